@@ -1,0 +1,18 @@
+"""jaxflow: optimizers and the differential equations they follow, run on one clock and compared."""
+
+from jaxflow import comparison as comparison
+from jaxflow import dynamics as dynamics
+from jaxflow import optim as optim
+from jaxflow import plot as plot
+from jaxflow import problems as problems
+from jaxflow import solve as solve
+from jaxflow.comparison import Comparison as Comparison
+from jaxflow.comparison import compare as compare
+from jaxflow.comparison import order_of_accuracy as order_of_accuracy
+from jaxflow.objective import Objective as Objective
+from jaxflow.solve import RKC2 as RKC2
+from jaxflow.solve import Trajectory as Trajectory
+from jaxflow.solve import ensemble as ensemble
+from jaxflow.solve import gradient_norm_below as gradient_norm_below
+from jaxflow.solve import integrate as integrate
+from jaxflow.solve import iterate as iterate

@@ -1,0 +1,274 @@
+"""The one idea of the library: a constructed thing is a pytree of the numbers it was constructed with.
+
+`traceable` wraps a constructor (of an optimizer, a schedule, a dynamics, an estimator) so that what it returns
+remembers its arguments: the numeric ones, each once, are its pytree leaves; everything else (functions, flags,
+strings, None) is static. The functions inside are rebuilt from the leaves when they are called, so that the
+thing passes through `jit` as an argument, stacks under `vmap` and has a gradient.
+"""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+P = ParamSpec("P")
+T = TypeVar("T", bound="Bound")
+
+_NUMERIC = (int, float, complex, np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct)
+
+
+def is_numeric(leaf: Any) -> bool:
+    """Whether a leaf may be traced: a number or an array, not a flag."""
+    return isinstance(leaf, _NUMERIC) and not isinstance(leaf, (bool, np.bool_))
+
+
+class Static:
+    """The half of a pytree that does not change under tracing: its structure and its non-numeric leaves."""
+
+    __slots__ = ("_hash", "leaves", "treedef")
+
+    def __init__(self, treedef, leaves: tuple):
+        self.treedef = treedef
+        # The type tells True from 1, which compare and hash alike.
+        self.leaves = tuple((i, type(leaf), leaf) for i, leaf in leaves)
+        try:
+            self._hash = hash((treedef, self.leaves))
+        except TypeError as error:
+            raise TypeError(
+                f"An argument that is not a number or an array must be hashable: {error}."
+            ) from None
+
+    def __hash__(self):
+        return self._hash
+
+    def __eq__(self, other):
+        return self is other or (
+            isinstance(other, Static) and self.leaves == other.leaves and self.treedef == other.treedef
+        )
+
+
+def partition(tree: Any, traced: Callable[[Any], bool] = is_numeric) -> tuple[list, Static]:
+    """Split a pytree into the leaves to trace and what is static; `combine` is the inverse."""
+    leaves, treedef = jax.tree.flatten(tree)
+    static = tuple((i, leaf) for i, leaf in enumerate(leaves) if not traced(leaf))
+    return [leaf for leaf in leaves if traced(leaf)], Static(treedef, static)
+
+
+def combine(dynamic, static: Static) -> Any:
+    """Put a partitioned pytree together again."""
+    if not static.leaves:
+        return jax.tree.unflatten(static.treedef, dynamic)
+    leaves = list(dynamic)
+    for i, _, leaf in static.leaves:
+        leaves.insert(i, leaf)
+    return jax.tree.unflatten(static.treedef, leaves)
+
+
+def compiled(function: Callable) -> Callable:
+    """`jit` for `function(settings, *arguments)`: numbers and arrays traced, all else static.
+
+    Unlike in `equinox.filter_jit`, Python numbers among the arguments are traced, so another learning rate
+    does not recompile. `settings` is hashable and static as a whole.
+    """
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def run(settings, static, dynamic):
+        return function(settings, *combine(dynamic, static))
+
+    @functools.wraps(function)
+    def call(settings: Hashable, *arguments):
+        dynamic, static = partition(arguments)
+        # NumPy scalars would be traced with a dtype of their own.
+        return run(settings, static, [x.item() if isinstance(x, np.generic) else x for x in dynamic])
+
+    call.cache_size = run._cache_size  # type: ignore[attr-defined]
+    return call
+
+
+class Bound:
+    """Something a traceable constructor made: the constructor and its arguments, as a pytree.
+
+    Subclasses say what the constructor's result is for and are registered by `kind`.
+    """
+
+    _static: tuple[Callable, Static, tuple[tuple[str, Any], ...]]
+    _dynamic: tuple
+    kinds: ClassVar[list[tuple[Callable[[Any], bool], Any]]] = []
+
+    @classmethod
+    def bind(cls, static: tuple, dynamic: tuple):
+        """An instance from its two halves; unflattening calls it, so it must not look at `dynamic`."""
+        self = cls.__new__(cls)
+        self._static, self._dynamic = static, dynamic
+        return self
+
+    @property
+    def _arguments(self) -> inspect.BoundArguments:
+        construct, static, fixed = self._static
+        arguments = combine(self._dynamic, static) | dict(fixed)
+        return inspect.BoundArguments(construct.signature, arguments)  # type: ignore[attr-defined]
+
+    def build(self) -> Any:
+        """Call the constructor's body on the current leaves."""
+        bound = self._arguments
+        return self._static[0].body(*bound.args, **bound.kwargs)  # type: ignore[attr-defined]
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The constructor's arguments by name, in its order; a new dict."""
+        bound = self._arguments
+        return {name: bound.arguments[name] for name in bound.signature.parameters}
+
+    def replace(self, **changes):
+        """A copy with some arguments changed.
+
+        Raises `ValueError` for a name that is not an argument, and whatever the constructor raises.
+        """
+        bound = self._arguments
+        for name in changes:
+            if name not in bound.arguments:
+                known = ", ".join(bound.signature.parameters)
+                raise ValueError(f"{self._static[0].__name__} has no argument {name!r}; it has {known}.")
+        bound.arguments.update(changes)
+        return self._static[0](*bound.args, **bound.kwargs)
+
+    def __repr__(self):
+        bound = self._arguments
+        if any(p.kind is p.VAR_POSITIONAL for p in bound.signature.parameters.values()):
+            shown = map(_show, bound.args)
+        else:
+            shown = (f"{name}={_show(value)}" for name, value in self.hyperparameters.items())
+        return f"{self._static[0].__name__}({', '.join(shown)})"
+
+    def __reduce__(self):
+        construct, bound = self._static[0], self._arguments
+        public: Any = sys.modules.get(construct.__module__)
+        for name in construct.__qualname__.split("."):
+            public = getattr(public, name, None)
+        if public is construct:
+            return _reconstruct, (construct, None, bound.args, bound.kwargs)
+        # A wrapper around somebody else's constructor is not importable by name, but that constructor is.
+        return _reconstruct, (construct.body, construct.structural, bound.args, bound.kwargs)  # type: ignore[attr-defined]
+
+
+def _reconstruct(function, structural, args, kwargs):
+    construct = function if structural is None else traceable(function, structural=structural)
+    return construct(*args, **kwargs)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, (jax.Array, np.ndarray)) and value.ndim:
+        return f"{value.dtype.name}{list(value.shape)}"
+    if isinstance(value, jax.Array) and not isinstance(value, Tracer):
+        return str(value)
+    return getattr(value, "__name__", None) or repr(value)
+
+
+def kind(accepts: Callable[[Any], bool]) -> Callable[[type[T]], type[T]]:
+    """Register a subclass of `Bound` as the type for constructors whose result `accepts` says is its own."""
+
+    def register(cls: type[T]) -> type[T]:
+        Bound.kinds.append((accepts, cls))
+
+        jax.tree_util.register_pytree_with_keys(
+            cls,
+            lambda self: (tuple(zip(_keys(self), self._dynamic, strict=True)), self._static),
+            lambda static, dynamic: cls.bind(static, tuple(dynamic)),
+            lambda self: (self._dynamic, self._static),
+        )
+        return cls
+
+    return register
+
+
+def _keys(bound: Bound) -> list[Any]:
+    """The path of every numeric leaf, such as `.learning_rate`, for messages about pytrees."""
+    static = {i for i, _, _ in bound._static[1].leaves}
+    paths = jax.tree_util.tree_flatten_with_path(combine(bound._dynamic, bound._static[1]))[0]
+    names = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths)
+    return [jax.tree_util.GetAttrKey(name) for i, name in enumerate(names) if i not in static]
+
+
+def _canonical(leaf: Any) -> Any:
+    """Plain numbers become Python floats, so that 1, 1.0 and np.float64(1) share one trace."""
+    if isinstance(leaf, (bool, np.bool_)):
+        return bool(leaf)
+    if isinstance(leaf, (complex, np.complexfloating)):
+        return complex(leaf)
+    return float(leaf) if isinstance(leaf, (int, float, np.number)) else leaf
+
+
+@functools.cache
+def _traceable(function: Callable, structural: tuple[str, ...]) -> Callable:
+    signature = inspect.signature(function)
+    for name in structural:
+        if name not in signature.parameters:
+            raise ValueError(f"structural names {name!r}, which is no argument of {function.__name__}.")
+
+    @functools.wraps(function)
+    def construct(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        result = function(*bound.args, **bound.kwargs)  # refuses bad arguments before anything is traced
+        cls = next((cls for accepts, cls in Bound.kinds if accepts(result)), None)
+        if cls is None:
+            raise TypeError(
+                f"{function.__name__} must return an optax transformation, a schedule, a dynamics "
+                f"or an estimator, got {result!r}."
+            )
+        fixed = tuple((name, bound.arguments.pop(name)) for name in structural)
+        dynamic, static = partition(jax.tree.map(_canonical, dict(bound.arguments)))
+        return cls.bind((construct, static, fixed), tuple(dynamic))
+
+    construct.signature = signature  # type: ignore[attr-defined]
+    construct.body = function  # type: ignore[attr-defined]
+    construct.structural = structural  # type: ignore[attr-defined]
+    return construct
+
+
+# Arguments of optax constructors that are structural although their annotation does not say so.
+_STRUCTURAL = {
+    "optax.contrib._muon.muon": ("ns_steps",),
+    "optax.contrib._reduce_on_plateau.reduce_on_plateau": ("factor", "rtol", "atol"),
+}
+
+
+def _declared(function: Callable) -> tuple[str, ...]:
+    """The arguments a constructor declares structural: those annotated `int`, and seeds."""
+    known = _STRUCTURAL.get(f"{function.__module__}.{function.__name__}", ())
+    parameters = inspect.signature(function).parameters.values()
+    return known + tuple(p.name for p in parameters if p.annotation in (int, "int") or p.name == "seed")
+
+
+def traceable(function: Callable[P, Any] | None = None, *, structural: tuple[str, ...] | None = None) -> Any:
+    """Make what a constructor returns a pytree whose leaves are the constructor's numeric arguments.
+
+    Works on any function that returns an optax transformation (the product is a real
+    `optax.GradientTransformationExtraArgs`), a schedule, a dynamics or an estimator: one of this library, of
+    optax, or the user's own. Numbers, arrays and pytrees of them (another traceable thing, say) become leaves;
+    bool, str, None and functions are static. Plain numbers are kept as Python floats.
+
+    - `structural`: names of arguments that must be concrete because the body branches on their value or uses
+      them as a shape; each of their values is a compilation of its own. Default: those annotated `int`.
+
+    The body must not branch in Python on any other numeric argument. Raises `ValueError` for a structural name
+    that is no argument, `TypeError` when the function returns something else.
+
+    >>> import jax, optax, jaxflow as jf
+    >>> lion = jf.optim.traceable(optax.lion)
+    >>> jax.tree.leaves(lion(1e-4, b1=0.8))
+    [0.8, 0.99, 0.0001, 0.001]
+    >>> stack = jax.vmap(lion)(jax.numpy.array([1e-4, 1e-3]))  # two optimizers in one
+    >>> stack.hyperparameters["learning_rate"].shape
+    (2,)
+    """
+    if function is None:
+        return functools.partial(traceable, structural=structural)
+    if hasattr(function, "structural"):
+        return function
+    return _traceable(function, _declared(function) if structural is None else tuple(structural))

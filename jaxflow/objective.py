@@ -1,0 +1,119 @@
+"""What is minimised: a mean of per-example losses over data.
+
+An `Objective` is a pytree whose leaves are its data, so that data enter compiled code as an argument and
+two objectives of the same shape share one compilation. Wherever mini-batches are not needed any callable
+`loss(params) -> scalar` serves as well.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxflow import _check
+
+PyTree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Objective:
+    r"""The mean loss $L(\theta) = \frac1N \sum_{i=1}^N \ell_i(\theta)$ over data, never the sum.
+
+    **Arguments**
+
+    - `losses`: `losses(params, batch) -> (B,)`, one loss for each of the B examples of `batch`.
+    - `data`: a pytree of arrays that share their leading axis N. `None` where the examples only ever arrive
+      as a stream; then `objective(params)` is refused.
+    - `chunk`: evaluate the mean over this many examples at a time (static), for data whose activations do
+      not fit in memory. The gradient recomputes each chunk, so its memory is that of one chunk too.
+
+    `objective(params)` is L; `objective.minibatch(params, indices)` the mean over some examples;
+    `objective.size` is N. An objective goes through `jit`, `vmap` and `grad` as an argument.
+
+    **Raises** `TypeError` when `losses` is not callable, `ValueError` when the leaves of `data` disagree in N
+    or when `losses` does not return one value per example.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxflow import Objective
+    >>> objective = Objective(lambda w, batch: 0.5 * (batch["x"] * w - batch["y"]) ** 2,
+    ...                       {"x": jnp.array([1.0, 2.0]), "y": jnp.array([1.0, 4.0])})
+    >>> objective.size, float(objective(1.0)), float(objective.minibatch(1.0, jnp.array([1])))
+    (2, 1.0, 2.0)
+    """
+
+    losses: Callable[[PyTree, PyTree], jax.Array] = field(metadata={"static": True})
+    data: PyTree = None
+    chunk: int | None = field(default=None, metadata={"static": True})
+
+    def __post_init__(self):
+        if not callable(self.losses):
+            raise TypeError(f"losses must be a function (params, batch) -> (B,), got {self.losses!r}.")
+        if self.chunk is not None:
+            _check.integer("chunk", self.chunk, 1)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(self.data) if hasattr(leaf, "shape")]
+        if any(len(shape) == 0 for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
+            raise ValueError(
+                "data must be a pytree of arrays that share their leading axis N, "
+                f"got leaves of shape {', '.join(map(str, shapes))}."
+            )
+
+    @property
+    def size(self) -> int:
+        """The number of examples N."""
+        leaves = jax.tree.leaves(self.data)
+        if not leaves:
+            raise ValueError("This objective has no data: it can only be minimised over a stream of batches.")
+        return leaves[0].shape[0]
+
+    def per_example(self, params: PyTree, batch: PyTree) -> jax.Array:
+        """The losses of `batch`, checked to be one per example; shape (B,)."""
+        losses = jnp.asarray(self.losses(params, batch))
+        size = np.shape(jax.tree.leaves(batch)[0])[0]
+        if losses.shape != (size,):
+            raise ValueError(
+                f"losses must return one value per example, shape ({size},), got shape {losses.shape}."
+            )
+        return losses
+
+    def __call__(self, params: PyTree) -> jax.Array:
+        """The mean loss over all data; a scalar."""
+        n = self.size
+        if self.chunk is None or self.chunk >= n:
+            return self.per_example(params, self.data).mean()
+        return self._chunked(params, n, self.chunk)
+
+    def _chunked(self, params: PyTree, n: int, chunk: int) -> jax.Array:
+        @jax.checkpoint
+        def chunk_sum(params, start):
+            batch = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, chunk), self.data)
+            return self.per_example(params, batch).sum()
+
+        rest = jax.tree.map(lambda x: x[n - n % chunk :], self.data)
+        total = self.per_example(params, rest).sum() if n % chunk else 0.0
+        starts = jnp.arange(n // chunk) * chunk
+        shape = jax.eval_shape(chunk_sum, params, starts[0])
+        body = lambda total, start: (total + chunk_sum(params, start), None)
+        return lax.scan(body, jnp.asarray(total, shape.dtype), starts)[0] / n
+
+    def minibatch(self, params: PyTree, indices: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+        r"""The mean loss over the examples `indices` (B,), or $\sum_j w_j \ell_{i_j}$ given `weights` (B,)."""
+        losses = self.per_example(params, jax.tree.map(lambda x: x[indices], self.data))
+        return losses.mean() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
+
+
+def gradient(loss: Callable[[PyTree], jax.Array]) -> Callable[[PyTree], PyTree]:
+    """The gradient of a real `loss`, conjugated where parameters are complex.
+
+    `jax.grad` returns the conjugate of the direction of steepest ascent there, so that subtracting it would
+    not descend.
+
+    >>> import jax.numpy as jnp
+    >>> print(gradient(lambda z: jnp.abs(z - (1 + 2j)) ** 2)(jnp.asarray(0j)))
+    (-2-4j)
+    """
+    return lambda params: jax.tree.map(jnp.conj, jax.grad(loss)(params))

@@ -1,0 +1,36 @@
+"""Discrete time: optimizers as pure `(init, update)` pairs that are pytrees of their hyperparameters."""
+
+from jaxflow._traceable import traceable as traceable
+from jaxflow.optim.adaptive import adagrad as adagrad
+from jaxflow.optim.adaptive import adam as adam
+from jaxflow.optim.adaptive import adamw as adamw
+from jaxflow.optim.adaptive import amsgrad as amsgrad
+from jaxflow.optim.adaptive import nadam as nadam
+from jaxflow.optim.adaptive import radam as radam
+from jaxflow.optim.adaptive import rmsprop as rmsprop
+from jaxflow.optim.descent import gd as gd
+from jaxflow.optim.descent import momentum as momentum
+from jaxflow.optim.descent import nesterov as nesterov
+from jaxflow.optim.descent import newton as newton
+from jaxflow.optim.descent import sgdw as sgdw
+from jaxflow.optim.descent import sign as sign
+from jaxflow.optim.evolution import genetic as genetic
+from jaxflow.optim.gradients import gradient_noise as gradient_noise
+from jaxflow.optim.gradients import l2_regularization as l2_regularization
+from jaxflow.optim.optimizer import Optimizer as Optimizer
+from jaxflow.optim.optimizer import chain as chain
+from jaxflow.optim.optimizer import hyperparameters as hyperparameters
+from jaxflow.optim.optimizer import learning_rate_of as learning_rate_of
+from jaxflow.optim.schedules import Schedule as Schedule
+from jaxflow.optim.schedules import constant as constant
+from jaxflow.optim.schedules import inverse_sqrt as inverse_sqrt
+from jaxflow.optim.schedules import one_cycle as one_cycle
+from jaxflow.optim.schedules import one_cycle_momentum as one_cycle_momentum
+from jaxflow.optim.schedules import sgdr as sgdr
+from jaxflow.optim.schedules import triangular as triangular
+from jaxflow.optim.schedules import warmup as warmup
+from jaxflow.optim.switching import adabound as adabound
+from jaxflow.optim.switching import lookahead as lookahead
+from jaxflow.optim.switching import swats as swats
+from jaxflow.optim.table import OPTIMIZERS as OPTIMIZERS
+from jaxflow.optim.table import SCHEDULES as SCHEDULES

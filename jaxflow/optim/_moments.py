@@ -1,0 +1,71 @@
+"""What the adaptive methods share: scalars, roots and dtypes handled so that derivatives stay finite."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+# Added under the root of a second moment. The derivative of sqrt at 0 is infinite, and infinity times the zero
+# that the chain rule brings along is NaN wherever a coordinate of the gradient is exactly 0. Its root, 1e-19,
+# is lost beside any eps in use.
+TINY = float(jnp.finfo(jnp.float32).tiny)
+
+
+def root(second_moment: jax.Array) -> jax.Array:
+    """The square root of a second moment, with a finite derivative at 0."""
+    return jnp.sqrt(second_moment + TINY)
+
+
+def tree_map(function, tree: PyTree, *rest: PyTree) -> PyTree:
+    """`jax.tree.map` that leaves `None` (a masked gradient) alone."""
+    return jax.tree.map(
+        lambda leaf, *others: None if leaf is None else function(leaf, *others),
+        tree,
+        *rest,
+        is_leaf=lambda x: x is None,
+    )
+
+
+def square(gradient: jax.Array) -> jax.Array:
+    """$|g|^2$ elementwise, real for complex gradients."""
+    return jnp.real(gradient * jnp.conj(gradient))
+
+
+def zeros(params: PyTree, real: bool = False) -> PyTree:
+    """Zeros like the parameters; `real` for second moments, which are real where parameters are complex."""
+    return tree_map(lambda p: jnp.zeros_like(p.real if real else p), params)
+
+
+def ema(average: PyTree, new: PyTree, decay: Any) -> PyTree:
+    r"""$\beta\, average + (1 - \beta)\, new$."""
+    return tree_map(lambda n, a: decay * a + (1 - decay) * n, new, average)
+
+
+def step_count(count: jax.Array) -> jax.Array:
+    """The 1-based step t as a float, in which powers and bias corrections keep float64."""
+    return jnp.asarray(count, float) + 1
+
+
+def increment(count: jax.Array) -> jax.Array:
+    """The next step count; stays at the largest integer rather than wrap around."""
+    return jnp.asarray(optax.safe_increment(count))
+
+
+def in_single(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Compute in float32 where the gradient is half precision: b2 = 0.999 is 1 and eps = 1e-8 is 0 there."""
+    transform = optax.with_extra_args_support(transform)
+
+    def widen(tree):
+        def wide(x):
+            half = hasattr(x, "dtype") and x.dtype in (jnp.bfloat16, jnp.float16)
+            return x.astype(jnp.float32) if half else x
+
+        return jax.tree.map(wide, tree)
+
+    def update(updates, state, params=None, **extra):
+        return transform.update(widen(updates), widen(state), widen(params), **extra)
+
+    return optax.GradientTransformationExtraArgs(transform.init, update)

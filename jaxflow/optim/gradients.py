@@ -1,0 +1,43 @@
+"""Transformations of the gradient, to be chained before an optimizer: noise and L2 regularization."""
+
+import optax
+
+from jaxflow import _check
+from jaxflow._traceable import traceable
+from jaxflow.optim._moments import in_single
+
+
+@traceable
+def gradient_noise(eta, gamma=0.55, *, key):
+    r"""Annealed Gaussian gradient noise (Neelakantan et al. 2015, 1511.06807).
+
+    $g + \xi_t$ with $\mathrm{Var}\,\xi_t = \eta/(1+t)^\gamma$; t counts from 0; `key` is a JAX PRNG key, a
+    leaf, so that `vmap` over keys gives independent noise.
+
+    Raises `ValueError` for a negative `eta` or `gamma`, `TypeError` when `key` is not a PRNG key.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> noisy = jf.optim.chain(jf.optim.gradient_noise(0.01, key=jax.random.key(0)), jf.optim.gd(0.1))
+    >>> noisy.update(jnp.ones(3), noisy.init(jnp.zeros(3)))[0].shape
+    (3,)
+    """
+    _check.nonnegative(eta=eta, gamma=gamma)
+    if not hasattr(key, "dtype"):
+        raise TypeError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.")
+    return in_single(optax.add_noise(eta, gamma, key))
+
+
+@traceable
+def l2_regularization(strength):
+    r"""Add $\lambda\theta$ to the gradient: that of the penalty $\frac\lambda2|\theta|^2$ in the loss.
+
+    With adaptive methods this is not decoupled weight decay (`adamw`): the penalty is divided by their
+    preconditioner too. Raises `ValueError` for a negative `strength`.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> ridge = jf.optim.chain(jf.optim.l2_regularization(0.5), jf.optim.gd(0.1))
+    >>> print(ridge.update(jnp.zeros(1), ridge.init(jnp.ones(1)), jnp.ones(1))[0])
+    [-0.05]
+    """
+    _check.nonnegative(strength=strength)
+    return in_single(optax.add_decayed_weights(strength))

@@ -1,0 +1,199 @@
+"""Learning-rate schedules: pure functions of the step count k = 0, 1, 2, …, traceable in every parameter.
+
+They are evaluated in the default float dtype (float64 under x64, whatever the dtype of the count), never
+branch on a parameter's value, and take fractional lengths, so that a sweep over lengths is one compilation.
+A schedule takes the place of a learning rate anywhere, in optax too.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow import _check
+from jaxflow._traceable import Bound, kind, traceable
+
+
+@kind(callable)
+class Schedule(Bound):
+    """A function `schedule(count) -> value` of the 0-based step count, as a pytree of its parameters.
+
+    `count` may be an integer or float array of any shape; the value has its shape and the default float dtype.
+
+    >>> import jaxflow as jf
+    >>> jf.optim.inverse_sqrt(0.1)
+    inverse_sqrt(value=0.1)
+    >>> print(jf.optim.inverse_sqrt(0.1)(3))
+    0.05
+    """
+
+    def __call__(self, count: Any) -> jax.Array:
+        return self.build()(jnp.asarray(count, float))
+
+
+def value_at(rate: Any, count: Any) -> Any:
+    """The value of a learning rate that may be a schedule."""
+    return rate(count) if callable(rate) else rate
+
+
+def check_rate(rate: Any, name: str = "learning_rate") -> None:
+    """Refuse a learning rate given as a negative, infinite or NaN number, or as no number at all."""
+    if not callable(rate):
+        _check.nonnegative(**{name: rate})
+
+
+@traceable
+def constant(value):
+    """The same value at every step.
+
+    >>> print(constant(0.5)(10))
+    0.5
+    """
+    _check.nonnegative(value=value)
+    return lambda k: jnp.broadcast_to(jnp.asarray(value, k.dtype), k.shape)
+
+
+@traceable
+def inverse_sqrt(value):
+    r"""$\eta / \sqrt{k + 1}$: the rate of online convex optimization (Zinkevich 2003).
+
+    >>> print(inverse_sqrt(1.0)(8))
+    0.333...
+    """
+    _check.nonnegative(value=value)
+    return lambda k: value / jnp.sqrt(k + 1)
+
+
+@traceable
+def warmup(peak, steps, start=0.0):
+    r"""Linear from `start` at k = 0 to `peak` at k = `steps`, then constant (Goyal et al. 2017, 1706.02677).
+
+    `peak` may be a schedule: it then begins at k = `steps`, counting from 0.
+
+    >>> print(warmup(1.0, 4)(1), warmup(1.0, 4)(9))
+    0.25 1.0
+    """
+    check_rate(peak, "peak")
+    _check.positive(steps=steps)
+    _check.nonnegative(start=start)
+
+    def schedule(k):
+        top = value_at(peak, jnp.maximum(k - steps, 0.0))
+        return start + (top - start) * jnp.clip(k / steps, 0.0, 1.0)
+
+    return schedule
+
+
+@traceable
+def triangular(low, high, half_period):
+    r"""Cyclical learning rate (Smith 2017, 1506.01186): from `low` up to `high` and back in 2·`half_period` steps.
+
+    With s = `half_period`: $c = \lfloor 1 + k/2s \rfloor$, $x = |k/s - 2c + 1|$,
+    $\eta_k = low + (high - low)\max(0, 1 - x)$.
+
+    >>> print(triangular(0.0, 1.0, 4)(jnp.arange(9)))
+    [0.   0.25 0.5  0.75 1.   0.75 0.5  0.25 0.  ]
+    """
+    _check.nonnegative(low=low, high=high)
+    _check.positive(half_period=half_period)
+
+    def schedule(k):
+        cycle = jnp.floor(1 + k / (2 * half_period))
+        x = jnp.abs(k / half_period - 2 * cycle + 1)
+        return low + (high - low) * jnp.maximum(0.0, 1 - x)
+
+    return schedule
+
+
+@traceable
+def sgdr(high, period, growth=1.0, low=0.0):
+    r"""Cosine annealing with warm restarts, without an end (Loshchilov & Hutter 2017, 1608.03983).
+
+    Cycle n has length $T_0 m^n$ for `period` $T_0$ and `growth` m ≥ 1; within a cycle
+    $\eta = low + \frac12 (high - low)(1 + \cos(\pi\, p))$ with p the elapsed fraction of the cycle.
+
+    >>> print(sgdr(1.0, 4)(jnp.arange(5)).round(3))
+    [1.    0.854 0.5   0.146 1.   ]
+    """
+    _check.nonnegative(high=high, low=low)
+    _check.positive(period=period)
+    if _check.is_concrete(growth):
+        _check.require("growth", growth, growth >= 1, "at least 1")
+
+    def schedule(k):
+        # Closed form of the cycle index; both branches of `where` are evaluated, so each is kept finite.
+        grows = growth > 1 + 1e-9
+        m = jnp.where(grows, growth, 2.0)
+        rounding = max(1e-12, 32 * float(jnp.finfo(k.dtype).eps))  # a restart must not come a step late
+        n = jnp.floor(jnp.log1p(k * (m - 1) / period) / jnp.log(m) + rounding)
+        begin = period * (m**n - 1) / (m - 1)
+        geometric = (k - begin) / (period * m**n)
+        fraction = jnp.clip(jnp.where(grows, geometric, jnp.mod(k, period) / period), 0.0, 1.0)
+        return low + (high - low) * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
+
+    return schedule
+
+
+def _one_cycle_phases(k, steps, warm_fraction):
+    """Fractions, in [0, 1], of the rising and of the falling phase, in PyTorch's placing of their ends."""
+    top = warm_fraction * steps - 1
+    rising = jnp.clip(k / top, 0.0, 1.0)
+    falling = jnp.clip((k - top) / (steps - 1 - top), 0.0, 1.0)
+    return rising, falling
+
+
+def _cosine(start, end, fraction):
+    return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
+
+
+def _check_one_cycle(steps, warm_fraction):
+    if _check.is_concrete(warm_fraction):
+        _check.require("warm_fraction", warm_fraction, 0 < warm_fraction < 1, "between 0 and 1")
+        if _check.is_concrete(steps):
+            rule = f"large enough that warm_fraction * steps > 1 (here {warm_fraction * steps:g})"
+            _check.require("steps", steps, warm_fraction * steps > 1, rule)
+
+
+@traceable
+def one_cycle(peak, steps, start_factor=25.0, final_factor=1e4, warm_fraction=0.3):
+    r"""One-cycle learning rate (Smith & Topin 2018, 1708.07120): cosine up to the peak, cosine down to almost 0.
+
+    From `peak/start_factor` at k = 0 to `peak` at k = `warm_fraction*steps` − 1, down to
+    `peak/(start_factor*final_factor)` at k = `steps` − 1 and constant after: PyTorch's placing of the ends
+    (optax's `cosine_onecycle_schedule` reaches them one step later). `one_cycle_momentum` is its partner.
+
+    >>> print(one_cycle(1.0, 100)(jnp.array([0, 29, 99])))
+    [4.e-02 1.e+00 4.e-06]
+    """
+    _check.nonnegative(peak=peak)
+    _check.positive(steps=steps, start_factor=start_factor, final_factor=final_factor)
+    _check_one_cycle(steps, warm_fraction)
+
+    def schedule(k):
+        rising, falling = _one_cycle_phases(k, steps, warm_fraction)
+        start = peak / start_factor
+        return jnp.where(
+            falling > 0, _cosine(peak, start / final_factor, falling), _cosine(start, peak, rising)
+        )
+
+    return schedule
+
+
+@traceable
+def one_cycle_momentum(steps, low=0.85, high=0.95, warm_fraction=0.3):
+    """The momentum of one-cycle training, opposite to the learning rate: high, low at its peak, high.
+
+    Give it as `beta` to `momentum` or `nesterov`, on the same `steps` and `warm_fraction` as `one_cycle`.
+
+    >>> print(one_cycle_momentum(100, low=0.5, high=1.0)(jnp.array([0, 29, 99])))
+    [1.  0.5 1. ]
+    """
+    _check.nonnegative(low=low, high=high)
+    _check.positive(steps=steps)
+    _check_one_cycle(steps, warm_fraction)
+
+    def schedule(k):
+        rising, falling = _one_cycle_phases(k, steps, warm_fraction)
+        return jnp.where(falling > 0, _cosine(low, high, falling), _cosine(high, low, rising))
+
+    return schedule

@@ -1,0 +1,216 @@
+"""Methods that turn from adaptive to plain descent, and Lookahead, which alternates fast and slow weights.
+
+AdaBound's rates are squeezed towards one rate; SWATS measures the rate at which SGD would go on and switches.
+Every phase is a `where`, so nothing recompiles at a switch and a vmapped sweep may switch lane by lane.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxflow import _check
+from jaxflow._traceable import traceable
+from jaxflow.optim._moments import in_single, increment, root, step_count, tree_map
+from jaxflow.optim.adaptive import MomentsState, check_adam, init_moments, next_moments
+from jaxflow.optim.schedules import value_at
+
+PyTree = Any
+
+
+@traceable
+def adabound(
+    learning_rate=1e-3,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    final_learning_rate=0.1,
+    gamma=1e-3,
+    *,
+    amsbound=False,
+    paper=False,
+):
+    r"""AdaBound (Luo et al. 2019, 1902.09843): Adam whose rates are clipped towards SGD's.
+
+    $\theta \leftarrow \theta - \mathrm{clip}(\alpha c_t/(\sqrt{v} + \epsilon),\, l_t,\, u_t)\, m$ with
+    $l_t = \alpha^*(1 - 1/(\gamma t + 1))$, $u_t = \alpha^*(1 + 1/(\gamma t))$, m and v uncorrected. Default, the
+    authors' code: $c_t = \sqrt{1-\beta_2^t}/(1-\beta_1^t)$; `paper=True`: $c_t = 1$ and no ε.
+    `amsbound=True` takes the maximum of v. `final_learning_rate` α* follows a schedule of `learning_rate` in
+    proportion, $\alpha^* \alpha_t/\alpha_0$. γ is a number of its own (it equals 1 − β₂ only at β₂ = .999).
+    It ends as EMA momentum with rate α*. Raises as `adam`, and for a non-positive α* or γ or a schedule whose
+    first rate is 0 (a warm-up from 0), as α* has no proportion to it.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> optimizer = jf.optim.adabound(0.1)
+    >>> print(optimizer.update(jnp.array([5.0, -2.0]), optimizer.init(jnp.zeros(2)))[0])
+    [-0.1  0.1]
+    """
+    check_adam(learning_rate, b1, b2, eps)
+    _check.positive(final_learning_rate=final_learning_rate, gamma=gamma)
+    if callable(learning_rate) and not isinstance(first := learning_rate(0), jax.core.Tracer):
+        _check.require(
+            "learning_rate", learning_rate, bool(np.all(np.asarray(first) > 0)), "above 0 at step 0"
+        )
+
+    def update(updates, state, params=None):
+        t = step_count(state.count)
+        rate = value_at(learning_rate, state.count)
+        final = final_learning_rate * (rate / learning_rate(0) if callable(learning_rate) else 1.0)
+        lower, upper = final * (1 - 1 / (gamma * t + 1)), final * (1 + 1 / (gamma * t))
+        correction = 1.0 if paper else jnp.sqrt(1 - b2**t) / (1 - b1**t)
+        state = next_moments(updates, state, b1, b2)
+
+        def direction(m, v):
+            rates = rate * correction / (root(v) + (0.0 if paper else eps))
+            return -jnp.clip(rates, lower, upper) * m
+
+        return tree_map(direction, state.mu, state.nu_max if amsbound else state.nu), state
+
+    return in_single(
+        optax.GradientTransformation(lambda params: init_moments(params, maximum=amsbound), update)
+    )
+
+
+class SwatsState(NamedTuple):
+    """Moments (mu turns into SGD's velocity at the switch) and, for each leaf of the parameters as scalars,
+    the averaged estimate of SGD's rate, whether the leaf has switched, and SGD's rate Λ and Adam's rate then.
+    """
+
+    moments: MomentsState
+    estimate: PyTree
+    switched: PyTree
+    rate: PyTree
+    adam_rate: PyTree
+
+
+def _inner_products(p: PyTree, g: PyTree, per_leaf: bool) -> tuple[PyTree, PyTree]:
+    """pᵀp and pᵀg for each leaf, or their sums over all leaves in every leaf's place."""
+    inner = lambda x, y: tree_map(lambda a, b: jnp.sum(jnp.real(jnp.conj(a) * b)), x, y)
+    pp, pg = inner(p, p), inner(p, g)
+    if per_leaf:
+        return pp, pg
+    total_pp, total_pg = sum(jax.tree.leaves(pp)), sum(jax.tree.leaves(pg))
+    return tree_map(lambda _: total_pp, pp), tree_map(lambda _: total_pg, pg)
+
+
+@traceable
+def swats(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-9, tolerance=1e-9, *, relative=False, per_leaf=False):
+    r"""SWATS: start as Adam, switch to SGD (Keskar & Socher 2017, 1712.07628).
+
+    Adam's step $p = -\alpha\frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}\frac{m}{\sqrt v + \epsilon}$ is the
+    step of SGD with rate $\gamma = p^Tp/(-p^Tg)$ projected on p (where $p^Tg \ne 0$); its average
+    $\lambda \leftarrow \beta_2\lambda + (1-\beta_2)\gamma$. When t > 1, $\Lambda = \lambda/(1-\beta_2^t) > 0$
+    and $|\Lambda - \gamma| <$ `tolerance`, the next steps are
+    $v \leftarrow \beta_1 v + g,\ \theta \leftarrow \theta - (1-\beta_1)\Lambda v$ from v = 0.
+
+    - `relative=True` tests $|\Lambda - \gamma| <$ `tolerance`·γ and `per_leaf=True` lets each array switch by
+      itself, as public codes do; the paper's test is absolute and over all parameters.
+    - Under a schedule Λ goes on in proportion to it.
+
+    Raises as `adam`, and for a negative `tolerance`.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> run = jf.iterate(jf.optim.swats(0.1, tolerance=0.5), lambda x: 0.5 * x @ x, jnp.ones(1), steps=20)
+    >>> print(run.state.optimizer.switched)
+    True
+    """
+    check_adam(learning_rate, b1, b2, eps)
+    _check.nonnegative(tolerance=tolerance)
+
+    def init(params):
+        fill = lambda value, dtype: tree_map(lambda p: jnp.asarray(value, dtype), params)
+        zero = fill(0.0, float)
+        return SwatsState(init_moments(params), zero, fill(False, bool), zero, fill(1.0, float))
+
+    def update(updates, state, params=None):
+        t = step_count(state.moments.count)
+        alpha = value_at(learning_rate, state.moments.count)
+        moments = next_moments(updates, state.moments, b1, b2)
+        scale = alpha * jnp.sqrt(1 - b2**t) / (1 - b1**t)
+        p = tree_map(lambda m, v: -scale * m / (root(v) + eps), moments.mu, moments.nu)
+        pp, pg = _inner_products(p, updates, per_leaf)
+
+        def decide(pp, pg, estimate):
+            gamma = pp / jnp.where(pg != 0, -pg, 1.0)
+            estimate = jnp.where(pg != 0, b2 * estimate + (1 - b2) * gamma, estimate)
+            rate = estimate / (1 - b2**t)
+            near = jnp.abs(rate - gamma) < (tolerance * gamma if relative else tolerance)
+            return estimate, rate, (pg != 0) & (t > 1) & (rate > 0) & near
+
+        decided = tree_map(decide, pp, pg, state.estimate)
+        pick = lambda i: tree_map(lambda _, triple: triple[i], pp, decided)
+        estimate, rate, now = pick(0), pick(1), pick(2)
+
+        keep = lambda old, new: tree_map(jnp.where, state.switched, old, new)
+        velocity = tree_map(lambda g, m: b1 * m + g, updates, state.moments.mu)
+        # Adam's rate may be 0 in a warm-up, which is before any switch, but its quotient has a derivative then too.
+        ratio = lambda a: alpha / jnp.where(a != 0, a, 1.0)
+        sgd_rate = tree_map(lambda r, a: (1 - b1) * r * ratio(a), state.rate, state.adam_rate)
+        step = keep(tree_map(lambda r, v: -r * v, sgd_rate, velocity), p)
+        mu = keep(velocity, tree_map(lambda n, m: jnp.where(n, 0.0, m), now, moments.mu))
+        new = SwatsState(
+            moments._replace(mu=mu, nu=keep(state.moments.nu, moments.nu)),
+            keep(state.estimate, estimate),
+            tree_map(jnp.logical_or, state.switched, now),
+            keep(state.rate, rate),
+            keep(state.adam_rate, tree_map(lambda e: alpha + 0.0 * e, estimate)),
+        )
+        return step, new
+
+    return in_single(optax.GradientTransformation(init, update))
+
+
+class LookaheadState(NamedTuple):
+    """Step count, slow weights φ and the inner optimizer's state."""
+
+    count: jax.Array
+    slow: PyTree
+    inner: PyTree
+
+
+@traceable
+def lookahead(inner, steps=5, alpha=0.5, *, reset=False):
+    r"""Lookahead (Zhang et al. 2019, 1907.08610): k fast steps of `inner`, one slow step.
+
+    $\phi \leftarrow \phi + \alpha(\theta_k - \phi)$ after every k = `steps` fast steps, and both weights continue
+    from the new φ. Parameters are plain: the fast weights go in and out, the slow ones live in the state. The
+    inner state is kept, or started afresh at each synchronisation with `reset=True`. The paper takes k = 5–10,
+    α = .5–.8. `update` needs `params`.
+
+    Raises `TypeError` when `inner` is no optimizer, `ValueError` for `steps` < 1 or `alpha` outside [0, 1].
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> optimizer = jf.optim.lookahead(jf.optim.gd(0.5), steps=2)
+    >>> print(jf.iterate(optimizer, lambda x: 0.5 * x @ x, jnp.ones(1), steps=2).values[:, 0])
+    [1.    0.5   0.625]
+    """
+    if not isinstance(inner, optax.GradientTransformation):
+        raise TypeError(f"inner must be an optimizer, got {inner!r}.")
+    if _check.is_concrete(steps):
+        _check.require("steps", steps, steps >= 1, "at least 1")
+    if _check.is_concrete(alpha):
+        _check.require("alpha", alpha, 0 <= alpha <= 1, "in [0, 1]")
+    fast = optax.with_extra_args_support(inner)
+
+    def init(params):
+        return LookaheadState(jnp.zeros([], jnp.int32), params, fast.init(params))
+
+    def update(updates, state, params=None, **extra):
+        if params is None:
+            raise ValueError("lookahead needs params in update.")
+        updates, inner_state = fast.update(updates, state.inner, params, **extra)
+        ahead = tree_map(lambda u, p: p + u, updates, params)
+        synchronise = jnp.mod(step_count(state.count), steps) < 0.5
+        pulled = tree_map(lambda a, s: s + alpha * (a - s), ahead, state.slow)
+        choose = lambda new, old: tree_map(
+            lambda n, o: jnp.where(synchronise, n, o).astype(o.dtype), new, old
+        )
+        slow = choose(pulled, state.slow)
+        updates = choose(tree_map(lambda s, p: s - p, pulled, params), updates)
+        if reset:
+            inner_state = choose(fast.init(slow), inner_state)
+        return updates, LookaheadState(increment(state.count), slow, inner_state)
+
+    return in_single(optax.GradientTransformationExtraArgs(init, update))

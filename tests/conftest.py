@@ -1,0 +1,22 @@
+"""The whole suite is strict: float64, no implicit rank or dtype promotion, every warning an error.
+
+optax promotes dtypes itself, so a module that calls it says `pytestmark = pytest.mark.promotes`.
+"""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def dtype_promotion(request):
+    promotes = request.node.get_closest_marker("promotes") or request.node.__class__.__name__ == "DoctestItem"
+    with jax.numpy_dtype_promotion("standard" if promotes else "strict"):
+        yield
