@@ -1,0 +1,51 @@
+"""Per-example losses of predictions, as values that compare equal when they do the same.
+
+The function an `Objective` holds is static: were it made anew for every problem, every problem would compile
+anew, and could not be pickled.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    r"""$-\log p(y)$ for integer labels y (B,): shape (B,), in nats.
+
+    p is the softmax of logits (B, C), or, of one logit z (B,), the logistic function $p(1) = 1/(1 + e^{-z})$.
+
+    >>> print(cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([1])).round(4))
+    [0.6931]
+    """
+    if outputs.ndim == 1:
+        return jax.nn.softplus(outputs) - y.astype(outputs.dtype) * outputs
+    chosen = jnp.take_along_axis(outputs, y[:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(outputs, axis=1) - chosen
+
+
+def squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    r"""$\frac12 |f - y|^2$ summed over outputs: shape (B,). Integer labels y (B,) stand for one-hot targets.
+
+    >>> print(squared_error(jnp.array([[1.0, 1.0]]), jnp.array([0])))
+    [0.5]
+    """
+    if jnp.issubdtype(y.dtype, jnp.integer):
+        y = jax.nn.one_hot(y, outputs.shape[1], dtype=outputs.dtype)
+    return 0.5 * jnp.sum((outputs - y).reshape(y.shape[0], -1) ** 2, axis=1)
+
+
+LOSSES = {"cross_entropy": cross_entropy, "mse": squared_error}
+
+
+@dataclass(frozen=True)
+class PredictionLosses:
+    """`losses(params, {"x", "y"}) -> (B,)`, the loss of a prediction; hashable, equal by its parts."""
+
+    predict: Callable[[Any, jax.Array], jax.Array]
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+
+    def __call__(self, params: Any, batch: Any) -> jax.Array:
+        return self.loss(self.predict(params, batch["x"]), batch["y"])

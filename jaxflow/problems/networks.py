@@ -1,0 +1,116 @@
+"""Small fully connected networks on real data: the test bed between toy functions and deep learning."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow import _check
+from jaxflow.objective import Objective
+from jaxflow.problems.datasets import load, split
+from jaxflow.problems.losses import LOSSES, PredictionLosses
+from jaxflow.problems.problem import Problem, as_key
+
+
+def _identity(x):
+    return x
+
+
+ACTIVATIONS = {
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,
+    "identity": _identity,
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "softplus": jax.nn.softplus,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """`network(params, x (B, P)) -> (B, C)`: layers `x @ w + b` with an activation between them.
+
+    Hashable and equal for the same activation, so that networks made anew compile nothing anew.
+    """
+
+    activation: str
+
+    def __call__(self, params: Any, x: jax.Array) -> jax.Array:
+        *hidden, last = params
+        for layer in hidden:
+            x = ACTIVATIONS[self.activation](x @ layer["w"] + layer["b"][None])
+        return x @ last["w"] + last["b"][None]
+
+
+def mlp(
+    dataset: Any,
+    hidden: Sequence[int] = (32,),
+    activation: str = "tanh",
+    loss: str | None = None,
+    *,
+    key: jax.Array | None = None,
+    test_fraction: float = 0.2,
+    standardize: bool = True,
+) -> Problem:
+    r"""A fully connected network on a data set.
+
+    The parameters are a tuple of layers `{"w": (m, n), "b": (n,)}`, in the default floating dtype; weights
+    are drawn from $\mathcal N(0, 1/m)$ (LeCun et al., 1998), biases are 0. `predict(params, x (B, P))` gives
+    the logits or outputs (B, C), `score` the accuracy or R² on the held-out examples.
+
+    - `dataset`: a name in `DATASETS`, the path of a `.csv` or `.npz` file, arrays `(x, y)`, or what `load`
+      returned; features are standardised and examples held out as said in `split`. The split depends on
+      neither `key` nor any other seed.
+    - `hidden`: the widths of the hidden layers; `()` is a linear model.
+    - `activation`: elu, gelu (tanh form), identity, relu, sigmoid, silu or swish, softplus or tanh.
+    - `loss`: `"cross_entropy"` $-\log \mathrm{softmax}(f)_y$, for classes; `"mse"` $\frac12 |f - y|^2$ summed
+      over outputs, with one-hot targets for classes and, for a regression, targets standardised like the
+      features. `None` is the first for classes, the second for a regression.
+    - `key`: draws the weights; by default `jax.random.key(0)`. May be traced, so
+      `jax.vmap(lambda key: mlp("digits", key=key).params)(keys)` is an ensemble of starts.
+
+    Raises `ValueError` for an unknown activation or loss, a width below 1, or cross-entropy on a regression;
+    `TypeError` when `hidden` is not a sequence of integers or `key` is a bare seed; and whatever `load` and
+    `split` raise.
+
+    >>> problem = mlp("digits", hidden=(32,))
+    >>> problem.objective.size, [layer["w"].shape for layer in problem.params], problem.test["x"].shape
+    (1437, [(64, 32), (32, 10)], (360, 64))
+    """
+    if isinstance(hidden, (str, bytes)) or not isinstance(hidden, Sequence):
+        raise TypeError(f"hidden must be a sequence of widths such as (32,), got {hidden!r}.")
+    for width in hidden:
+        _check.integer("hidden", width, 1)
+    _check.choice("activation", activation, ACTIVATIONS)
+    dataset = load(dataset)
+    loss = loss or ("mse" if dataset.classes is None else "cross_entropy")
+    _check.choice("loss", loss, LOSSES)
+    if dataset.classes is None and loss == "cross_entropy":
+        raise ValueError(f"{dataset.name} is a regression data set: its loss is 'mse', not 'cross_entropy'.")
+    train, test = split(dataset, test_fraction, standardize=standardize)
+    outputs = dataset.y.shape[1] if dataset.classes is None else len(dataset.classes)
+    network = Network("silu" if activation == "swish" else activation)
+    return Problem(
+        objective=Objective(PredictionLosses(network, LOSSES[loss]), train),
+        params=_layers(as_key(key), (dataset.x.shape[1], *hidden, outputs)),
+        test=test,
+        predict=network,
+        name=f"mlp on {dataset.name}",
+    )
+
+
+def _layers(key, widths):
+    # One draw for all layers: compiling a draw costs more than making it.
+    shapes = list(itertools.pairwise(widths))
+    ends = list(itertools.accumulate(m * n for m, n in shapes))
+    draws = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
+    return tuple(
+        {"w": draw.reshape(m, n) / m**0.5, "b": jnp.zeros(n)}
+        for draw, (m, n) in zip(draws, shapes, strict=True)
+    )
