@@ -1,0 +1,150 @@
+"""The type of everything that runs in continuous time, and its arithmetic.
+
+A dynamics says where a state drifts and how it diffuses; it takes no steps and draws no noise. The integrator
+does both, which is what makes one Brownian path at two step sizes, or chunked noise, possible.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow import _check
+from jaxflow._traceable import Bound, kind, traceable
+
+PyTree = Any
+
+
+class Field(NamedTuple):
+    r"""What the body of a dynamics constructor returns: the functions of $dz = f(t, z)\,dt + \sigma(t, z)\,dW$.
+
+    - `drift(t, state) -> d state/dt`, a pytree like the state.
+    - `init(params) -> state` and `params(state) -> params`; by default the state is the parameters.
+    - `diffusion(t, state, xi) -> σ(t, state)·xi`, linear in `xi`, whose shape `brownian(state)` tells.
+    - `step(t, state, dt, xi) -> state`, a one-step map to use in place of Euler–Maruyama.
+    - `time_step`: the time one step of the discrete process stands for.
+    """
+
+    drift: Callable[[Any, PyTree], PyTree]
+    init: Callable[[PyTree], PyTree] = lambda params: params
+    params: Callable[[PyTree], PyTree] = lambda state: state
+    diffusion: Callable[[Any, PyTree, PyTree], PyTree] | None = None
+    brownian: Callable[[PyTree], PyTree] | None = None
+    step: Callable[..., PyTree] | None = None
+    time_step: Any = None
+
+
+@kind(lambda result: isinstance(result, Field))
+class Dynamics(Bound):
+    """A dynamics as a pytree whose leaves are the objective and hyperparameters it was made with.
+
+    Its functions are those of `Field`. Dynamics over states of one structure add, and scale by a number:
+    `a + b` follows both drifts (and independent noises); `c * a` runs a at c times its speed.
+
+    A user's own is a traceable constructor that returns a `Field`:
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> @jf.dynamics.traceable
+    ... def damped(rate):
+    ...     return jf.dynamics.Field(drift=lambda t, x: -rate * x)
+    >>> path = jf.integrate(damped(2.0) + 0.5 * damped(2.0), jnp.ones(1), jnp.array([0.0, 1.0]))
+    >>> bool(abs(path.params[0] - jnp.exp(-3.0)) < 1e-4)
+    True
+    """
+
+    def drift(self, t: Any, state: PyTree) -> PyTree:
+        """The velocity d state/dt at time t."""
+        return self.build().drift(t, state)
+
+    def init(self, params: PyTree) -> PyTree:
+        """The state that starts at these parameters."""
+        return self.build().init(params)
+
+    def params(self, state: PyTree) -> PyTree:
+        """The parameters in a state."""
+        return self.build().params(state)
+
+    @property
+    def diffusion(self) -> Callable[[Any, PyTree, PyTree], PyTree] | None:
+        """`diffusion(t, state, xi)`, `None` for an ODE."""
+        return self.build().diffusion
+
+    @property
+    def brownian(self) -> Callable[[PyTree], PyTree] | None:
+        """`brownian(state)`: the shape of `xi`, `None` for an ODE."""
+        return self.build().brownian
+
+    @property
+    def step(self) -> Callable[..., PyTree] | None:
+        """`step(t, state, dt, xi)`, where there is a better one-step map than Euler–Maruyama."""
+        return self.build().step
+
+    @property
+    def time_step(self) -> Any:
+        """The time one step of the discrete process stands for, `None` where there is none."""
+        return self.build().time_step
+
+    def __add__(self, other):
+        return sum_of(self, other) if isinstance(other, Dynamics) else NotImplemented
+
+    def __mul__(self, factor):
+        return NotImplemented if isinstance(factor, Dynamics) else multiple(factor, self)
+
+    __rmul__ = __mul__
+
+
+def _add(a: PyTree, b: PyTree) -> PyTree:
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        raise ValueError(
+            "Dynamics add over states of one structure, "
+            f"got {jax.tree.structure(a)} and {jax.tree.structure(b)}."
+        )
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _added_noise(a: Field, b: Field) -> tuple[Callable | None, Callable | None]:
+    if a.diffusion is None or b.diffusion is None:
+        noisy = b if a.diffusion is None else a
+        return noisy.diffusion, noisy.brownian
+    assert a.brownian is not None
+    assert b.brownian is not None
+    first, second, shape_a, shape_b = a.diffusion, b.diffusion, a.brownian, b.brownian
+    diffusion = lambda t, z, xi: _add(first(t, z, xi[0]), second(t, z, xi[1]))
+    return diffusion, lambda z: (shape_a(z), shape_b(z))
+
+
+@traceable
+def sum_of(first: Dynamics, second: Dynamics) -> Field:
+    """`first + second`: both drifts, independent noises; `init`, `params` and `time_step` of the first."""
+    a, b = first.build(), second.build()
+    diffusion, brownian = _added_noise(a, b)
+    return Field(
+        drift=lambda t, z: _add(a.drift(t, z), b.drift(t, z)),
+        init=a.init,
+        params=a.params,
+        diffusion=diffusion,
+        brownian=brownian,
+        time_step=b.time_step if a.time_step is None else a.time_step,
+    )
+
+
+@traceable
+def multiple(factor, dynamics: Dynamics) -> Field:
+    r"""`factor * dynamics`: drift times c and diffusion times $\sqrt c$, which leaves a stationary law as it is.
+
+    Raises `ValueError` for a negative or NaN factor where there is noise.
+    """
+    a = dynamics.build()
+    scaled = lambda c, tree: jax.tree.map(lambda x: (c * x).astype(x.dtype), tree)
+    diffusion = a.diffusion
+    if diffusion is not None:
+        _check.nonnegative(factor=factor)
+        noise = diffusion
+        diffusion = lambda t, z, xi: scaled(jnp.sqrt(factor), noise(t, z, xi))
+    return a._replace(
+        drift=lambda t, z: scaled(factor, a.drift(t, z)),
+        diffusion=diffusion,
+        step=None,
+        time_step=None if a.time_step is None else a.time_step / factor,
+    )

@@ -1,0 +1,80 @@
+"""Many runs at once: one compiled program vmapped over keys, spread over the devices there are."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxflow.solve.trajectory import Trajectory
+
+PyTree = Any
+
+
+def ensemble(run: Callable[[Any], PyTree], keys: PyTree, mesh: Mesh | None = None) -> PyTree:
+    """`run(key)` for every key, vmapped, with the keys spread over the devices of `mesh`.
+
+    **Arguments**
+
+    - `run`: any pure function of a key; usually it calls `iterate` or `integrate`. The verbs inside are compiled
+      once, also when `run` is a new lambda at every call.
+    - `keys` (n, …): `jax.random.split(key, n)`, or any pytree of arrays with a leading axis n.
+    - `mesh`: the devices, default all local ones; a one-dimensional `jax.sharding.Mesh`. n need not be a
+      multiple of their number.
+
+    Returns what `run` returns with a leading axis n on every leaf, except that a `Trajectory` keeps its `times`
+    once, as all members share one clock. A member that diverges is marked so and costs the others nothing.
+
+    Raises `ValueError` when there are no keys, or when the times of its trajectories differ (checked
+    when concrete).
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> runs = jf.ensemble(
+    ...     lambda key: jf.iterate(jf.optim.gd(0.1), objective, 1.0, steps=10, batch_size=1, key=key),
+    ...     jax.random.split(jax.random.key(0), 64),
+    ... )
+    >>> runs.values.shape, runs.times.shape
+    ((64, 11), (11,))
+    """
+    leaves = jax.tree.leaves(keys)
+    n = np.shape(leaves[0])[0] if leaves and np.ndim(leaves[0]) else 0
+    if n == 0:
+        raise ValueError("keys must hold at least one key along a leading axis.")
+    if mesh is None:
+        mesh = jax.make_mesh(
+            (len(jax.local_devices()),), ("runs",), axis_types=(AxisType.Auto,), devices=jax.local_devices()
+        )
+    if not any(isinstance(leaf, Tracer) for leaf in leaves):
+        keys = _spread(keys, n, mesh)
+    is_trajectory = lambda part: isinstance(part, Trajectory)
+    members = jax.tree.map(lambda leaf: leaf[:n], jax.vmap(run)(keys))  # without the padding
+    return jax.tree.map(
+        lambda part: _one_clock(part) if is_trajectory(part) else part, members, is_leaf=is_trajectory
+    )
+
+
+def _one_clock(run: Trajectory) -> Trajectory:
+    """An ensemble with its times kept once."""
+    if not isinstance(run.times, Tracer):
+        times = np.asarray(run.times)
+        different = (times != times[:1]).any(1)
+        if different.any():
+            i = int(np.argmax(different))
+            raise ValueError(
+                f"The members of an ensemble must share their times, but member {i} differs from member 0."
+            )
+    return dataclasses.replace(run, times=run.times[0])
+
+
+def _spread(keys: PyTree, n: int, mesh: Mesh) -> PyTree:
+    """Keys laid over the devices, padded by repetition to a multiple of their number."""
+    devices = mesh.devices.size
+    padded = -(-n // devices) * devices
+    index = jnp.arange(padded) % n
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    return jax.tree.map(lambda k: jax.device_put(k[index] if padded != n else k, sharding), keys)

@@ -1,0 +1,293 @@
+"""Continuous time: solve a dynamics' differential equation through diffrax and save at the times asked.
+
+One compiled program; the dynamics, parameters, times and tolerances are its arguments.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from diffrax import RESULTS
+from jax.core import Tracer
+
+from jaxflow import _check
+from jaxflow._traceable import Static, combine, compiled, partition
+from jaxflow.dynamics import Dynamics
+from jaxflow.solve.automatic import choose
+from jaxflow.solve.rkc import RKC2
+from jaxflow.solve.trajectory import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    MAX_STEPS,
+    STOPPED,
+    Trajectory,
+    as_parameters,
+    identity,
+    is_finite,
+)
+
+PyTree = Any
+
+RTOL = {jnp.dtype(jnp.float64): 1e-8, jnp.dtype(jnp.float32): 1e-5}  # half precision: 1e-2
+LOOSEST = 1e-2
+
+
+class Settings(NamedTuple):
+    """What is static about a solve."""
+
+    substeps: int | None
+    max_steps: int | None
+    machinery: Static
+
+
+def gradient_norm_below(tolerance: float) -> diffrax.Event:
+    r"""An event for `integrate`: stop at the end of the first step where $|\dot z| \le$ `tolerance`.
+
+    Along gradient flow $|\dot z|$ is the norm of the gradient. Raises `ValueError` unless `tolerance` > 0.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> flow = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))
+    >>> path = jf.integrate(flow, jnp.ones(1), jnp.array([0.0, 50.0]), event=jf.gradient_norm_below(1e-3))
+    >>> path.message.split(" at")[0], bool(jnp.abs(path.params[0]) <= 1e-3)
+    ('stopped by the event', True)
+    """
+    _check.positive(tolerance=tolerance)
+    return diffrax.Event(jax.tree_util.Partial(_is_flat, jnp.asarray(tolerance, float)))
+
+
+def _is_flat(tolerance, t, y, args, *, terms, **kwargs):
+    squares = [jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(terms.vf(t, y, args))]
+    return jnp.sqrt(sum(squares)) <= tolerance
+
+
+def integrate(
+    dynamics: Dynamics,
+    params: PyTree,
+    times: Any,
+    *,
+    substeps: int | None = None,
+    step_size: Any = None,
+    rtol: Any = None,
+    atol: Any = None,
+    solver: diffrax.AbstractSolver | str | None = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+    event: diffrax.Event | None = None,
+    record: Callable[[PyTree], PyTree] | None = None,
+    max_steps: int | None = 4096,
+) -> Trajectory:
+    r"""Solve $\dot z = f(t, z)$ from `dynamics.init(params)` at `times[0]`, saved at exactly `times`.
+
+    **Arguments**
+
+    - `times` (T,), T ≥ 2, increasing: `discrete.times` of a run to compare with, say. The solver steps where it
+      likes and its interpolant is read off at `times`.
+    - `rtol`, `atol`: tolerances of the adaptive solver. Default rtol 1e-8 in float64, 1e-5 in float32, 1e-2 in
+      half precision; atol = rtol.
+    - `step_size`: fixed steps of this size instead; or `substeps` (static): so many equal steps between two
+      times.
+    - `solver`: any diffrax ODE solver. Default `diffrax.Tsit5()`; `RKC2()` for stiff late-time gradient flow;
+      `"auto"` measures the stiffness at the start and takes one of the two (on the host: not under `jit`).
+    - `adjoint`: default reverse mode by checkpoints; `diffrax.ForwardMode()` for forward mode (`jvp`,
+      `jacfwd`), `diffrax.DirectAdjoint()` for both.
+    - `event`: a `diffrax.Event`, such as `gradient_norm_below(1e-3)`. Times after it hold NaN.
+    - `record(params) -> pytree`: what to keep. Default: the parameters.
+    - `max_steps`: steps allowed, rejected ones counted.
+
+    A lane of a vmapped solve whose state stops being finite, or whose steps shrink below what the clock can
+    resolve, is marked diverged and stops at once; nothing is raised. `Trajectory.message` says how it ended.
+
+    Raises `ValueError` or `TypeError` for times that do not increase, tolerances or steps that are not
+    positive, an unknown solver, or a dynamics with noise.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> flow = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))
+    >>> print(jf.integrate(flow, jnp.ones(1), jnp.array([0.0, 1.0])).params.round(4))
+    [0.3679]
+    """
+    if not isinstance(dynamics, Dynamics):
+        raise TypeError(f"dynamics must be a Dynamics such as gradient_flow(objective), got {dynamics!r}.")
+    if dynamics.diffusion is not None:
+        raise ValueError(f"integrate solves ordinary differential equations; {dynamics!r} has a diffusion.")
+    times = _times(times)
+    params = as_parameters(params)
+    for name, value in (("step_size", step_size), ("rtol", rtol), ("atol", atol)):
+        if value is not None:
+            _check.positive(**{name: value})
+    if substeps is not None:
+        _check.integer("substeps", substeps, 1)
+        if step_size is not None:
+            raise ValueError(f"Give either substeps or step_size, got both (step_size={step_size!r}).")
+    if max_steps is not None:
+        _check.integer("max_steps", max_steps, 1)
+    dtype = jnp.finfo(jnp.result_type(*jax.tree.leaves(params))).dtype
+    rtol = RTOL.get(jnp.dtype(dtype), LOOSEST) if rtol is None else rtol
+    solver = _solver(solver, dynamics, params, times)
+    adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    # diffrax's own parts keep Python numbers that must stay so (limits of inner loops): only arrays are traced.
+    arrays, machinery = partition((solver, adjoint, event), lambda leaf: isinstance(leaf, jax.Array))
+    settings = Settings(substeps, max_steps, machinery)
+    atol = rtol if atol is None else atol
+    record = identity if record is None else record
+    return _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record)
+
+
+def _times(times) -> jax.Array:
+    if isinstance(times, Tracer):
+        return times
+    try:
+        array = np.asarray(times, float)
+    except (TypeError, ValueError):
+        raise TypeError(f"times must be a vector of numbers, got {times!r}.") from None
+    if array.ndim != 1 or array.size < 2:
+        raise ValueError(f"times must be a vector of at least two numbers, got shape {array.shape}.")
+    late = ~(np.diff(array) > 0) | ~np.isfinite(np.diff(array))
+    if late.any():
+        i = int(np.argmax(late))
+        raise ValueError(
+            f"times must be finite and increase, got {array[i]:g} followed by {array[i + 1]:g} at index {i + 1}."
+        )
+    return jnp.asarray(times, float)
+
+
+def _solver(solver, dynamics, params, times):
+    if solver is None:
+        return diffrax.Tsit5()
+    if isinstance(solver, str):
+        _check.choice("solver", solver, ["auto"])
+        return choose(dynamics, params, times)
+    if not isinstance(solver, diffrax.AbstractSolver):
+        raise TypeError(f'solver must be a diffrax solver or "auto", got {solver!r}.')
+    return solver
+
+
+def _steps(settings, times, step_size, rtol, atol, state, velocity, alive):
+    """The controller and the first step size."""
+    span = times[-1] - times[0]
+    if step_size is not None:
+        return diffrax.ConstantStepSize(), jnp.asarray(step_size, times.dtype)
+    if settings.substeps is not None:
+        fractions = jnp.arange(settings.substeps, dtype=times.dtype) / settings.substeps
+        fine = times[:-1, None] + jnp.diff(times)[:, None] * fractions[None]
+        return diffrax.StepTo(jnp.append(fine.ravel(), times[-1])), None
+    # Below dtmin two times are one number. A lane that gets there has diverged: stop, do not drag the others.
+    largest = jnp.maximum(jnp.maximum(jnp.abs(times[0]), jnp.abs(times[-1])), span)
+    dtmin = jnp.where(alive, 4 * jnp.finfo(times.dtype).eps * largest, 2 * span)
+    controller = diffrax.PIDController(rtol, atol, pcoeff=0.3, icoeff=0.4, dtmin=dtmin, force_dtmin=False)
+    return controller, _first_step(span, rtol, atol, state, velocity)
+
+
+def _first_step(span, rtol, atol, state, velocity):
+    """A step over which the state moves by 1 % (Hairer, Nørsett & Wanner 1993, II.4), and never NaN.
+
+    diffrax's own choice is NaN where the state or velocity is, and a NaN step never ends.
+    """
+    scale = jax.tree.map(lambda z: atol + rtol * jnp.abs(z), state)
+    norm = lambda tree: optax.tree.norm(jax.tree.map(jnp.divide, tree, scale))
+    size, speed = norm(state), norm(velocity)
+    step = 0.01 * jnp.where(size > 0, size, 1.0) / jnp.where(speed > 0, speed, 1.0)
+    known = (speed > 0) & jnp.isfinite(step)
+    return jnp.minimum(jnp.where(known, step, 1e-3 * span), span).astype(span.dtype)
+
+
+@compiled
+def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record):
+    solver, adjoint, event = combine(arrays, settings.machinery)
+    if (
+        not isinstance(solver, diffrax.AbstractAdaptiveSolver)
+        and step_size is None
+        and settings.substeps is None
+    ):
+        raise ValueError(f"{type(solver).__name__} has no error estimate; give step_size or substeps.")
+    field = dynamics.build()
+    state = field.init(params)
+    # The solver works in one dtype, at least single precision: its clock and its error estimates need it.
+    wide = jnp.result_type(jnp.float32, *(leaf.real.dtype for leaf in jax.tree.leaves(state)))
+    widen = lambda tree: jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, wide)), tree)
+    narrow = lambda tree: jax.tree.map(lambda x, like: x.astype(like.dtype), tree, state)
+    # From a start that is not finite the controller would never find a step: such a lane runs from zero with a
+    # dtmin that ends it at its first step, and is blanked afterwards.
+    alive = is_finite(state)
+    start = jax.tree.map(lambda z: jnp.where(alive, z, 0), widen(state))
+    drift = lambda t, y, dynamics: widen(dynamics.drift(t, narrow(y)))
+    clock = times.astype(wide)
+    if isinstance(solver, RKC2) and wide == jnp.float32:
+        rtol = jnp.maximum(rtol, RTOL[jnp.dtype(wide)])  # rounding over many stages is no smaller
+    controller, dt0 = _steps(
+        settings, clock, step_size, rtol, atol, start, drift(clock[0], start, dynamics), alive
+    )
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(drift),
+        solver,
+        clock[0],
+        clock[-1],
+        dt0,
+        start,
+        dynamics,
+        saveat=diffrax.SaveAt(
+            subs=[
+                diffrax.SubSaveAt(ts=clock, fn=lambda t, y, args: record(field.params(narrow(y)))),
+                diffrax.SubSaveAt(t1=True),
+            ],
+            solver_state=isinstance(solver, RKC2),
+        ),
+        stepsize_controller=controller,
+        adjoint=adjoint,
+        event=event,
+        max_steps=settings.max_steps,
+        throw=False,
+    )
+    assert solution.ts is not None
+    assert solution.ys is not None
+    (saved, ends), (values, states) = solution.ts, solution.ys
+    final = narrow(jax.tree.map(lambda leaf: _blank(leaf[0], alive), states))
+    # diffrax leaves infinity at times it did not reach.
+    reached = jnp.isfinite(saved) & alive
+    return Trajectory(
+        times=times,
+        values=jax.tree.map(lambda leaf: _blank(leaf, reached), values),
+        params=field.params(final),
+        state=final,
+        steps=jnp.asarray(solution.stats["num_steps"], jnp.int32),
+        evaluations=_evaluations(solver, solution, adaptive=isinstance(controller, diffrax.PIDController)),
+        status=jnp.where(alive, _status(solution.result), DIVERGED),
+        stopped=jnp.where(alive, ends[0].astype(times.dtype), times[0]),
+    )
+
+
+def _blank(leaf: jax.Array, reached: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return leaf
+    return jnp.where(reached.reshape(reached.shape + (1,) * (leaf.ndim - reached.ndim)), leaf, jnp.nan)
+
+
+def _status(result) -> jax.Array:
+    codes = {
+        FINISHED: RESULTS.successful,
+        STOPPED: RESULTS.event_occurred,
+        MAX_STEPS: RESULTS.max_steps_reached,
+        DIVERGED: RESULTS.dt_min_reached,
+    }
+    status = jnp.asarray(FAILED)
+    for code, meaning in codes.items():
+        status = jnp.where(result == meaning, code, status)
+    return status
+
+
+def _evaluations(solver, solution, adaptive: bool) -> jax.Array:
+    """Field evaluations spent; −1 for solvers that do not say (implicit ones)."""
+    steps = solution.stats["num_steps"]
+    if isinstance(solver, RKC2):
+        return jnp.asarray(solution.solver_state.evaluations, jnp.int32)
+    if isinstance(solver, diffrax.Euler):
+        return jnp.asarray(steps, jnp.int32)
+    tableau = getattr(solver, "tableau", None)
+    if not (isinstance(solver, diffrax.AbstractERK) and isinstance(tableau, diffrax.ButcherTableau)):
+        return jnp.asarray(-1, jnp.int32)
+    # Where the last stage is the next step's first, a step saves one; choosing the first step size costs one.
+    each, once = (tableau.num_stages - 1, 1) if tableau.fsal else (tableau.num_stages, 0)
+    return jnp.asarray(steps * each + once + (1 if adaptive else 0), jnp.int32)

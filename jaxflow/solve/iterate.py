@@ -1,0 +1,212 @@
+"""Discrete time: run an optimizer and keep what is asked for, on the clock t = k·learning_rate.
+
+One compiled program holds all steps; the optimizer, objective, parameters and key are its arguments, so other
+numbers of the same shapes compile nothing. Host-side streams of batches are in `stream.py`.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxflow import _check
+from jaxflow._traceable import compiled
+from jaxflow.optim import learning_rate_of
+from jaxflow.solve.estimators import Estimator, check_data, full_batch, with_replacement
+from jaxflow.solve.stepping import IterationState, advance, clock, end_time, finish, start
+from jaxflow.solve.stream import iterate_stream
+from jaxflow.solve.trajectory import Trajectory, as_parameters, identity, is_finite
+
+PyTree = Any
+LARGE = 2**30  # bytes of recorded parameters above which a warning is due
+
+
+class Settings(NamedTuple):
+    """What is static about a run; `steps` is `None` where it is traced."""
+
+    steps: int | None
+    every: int | None
+
+
+def iterate(
+    optimizer: optax.GradientTransformation,
+    objective: Callable[[PyTree], jax.Array],
+    params: PyTree,
+    *,
+    steps: int | jax.Array,
+    time_step: Any = None,
+    batch_size: int | None = None,
+    estimator: Estimator | Iterable[PyTree] | None = None,
+    key: jax.Array | None = None,
+    every: int | None = 1,
+    record: Callable[[PyTree], PyTree] | None = None,
+    state: IterationState | None = None,
+) -> Trajectory:
+    r"""Run $\theta_{k+1} = \theta_k + u(g_k, \theta_k)$ and record it every `every` steps.
+
+    **Arguments**
+
+    - `optimizer`: one of `jaxflow.optim`, or any optax transformation (static: one compilation an object). Its
+      `update` is handed `value`, `grad`, `value_fn` and `grad_fn` of the step's loss; unused, they cost nothing.
+    - `objective`: an `Objective`, or any `loss(params) -> scalar`. `params`: a pytree of float arrays.
+    - `steps`: how many. A traced number is allowed with `every=None` (then no reverse mode).
+    - `time_step`: the time a step stands for, a number or a schedule. Default: the optimizer's learning rate
+      (its running sum under a schedule), 1.0 where it has none.
+    - `batch_size`: mini-batches of so many independent draws with replacement; or an `estimator` from
+      `jaxflow.solve`; or an iterable of batches on the host, for data outside memory (not under `jit`).
+      `key` is then needed; step k uses `fold_in(key, k)`.
+    - `every`: steps between records; a last shorter interval when it does not divide `steps`. `None`: the two
+      ends only.
+    - `record(params) -> pytree`: what to keep. Default: the parameters.
+    - `state`: the `state` of an earlier trajectory, to go on from its `params` as if never interrupted.
+
+    Returns a `Trajectory` whose first value is that of the given `params`. A run that stops being finite is
+    marked diverged, at the first record where it is seen.
+
+    Raises `ValueError` or `TypeError` for steps or `every` < 1, a batch larger than the data without
+    replacement, a missing key, mini-batches of an objective without data, or parameters that are not floats.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> run = jf.iterate(jf.optim.gd(0.5), lambda x: 0.5 * x @ x, jnp.ones(1), steps=4, every=2)
+    >>> print(run.times, run.values[:, 0])
+    [0. 1. 2.] [1.     0.25   0.0625]
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
+    if not callable(objective):
+        raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
+    traced = isinstance(steps, jax.Array)
+    if traced:
+        if every is not None:
+            raise ValueError(f"every must be None when steps is a traced number, got {every!r}.")
+    else:
+        _check.integer("steps", steps, 1)
+        if every is not None:
+            _check.integer("every", every, 1)
+    params = as_parameters(params)
+    record = identity if record is None else record
+    rate = _time_step(optimizer, time_step)
+    if estimator is not None and not isinstance(estimator, Estimator):
+        if traced or batch_size is not None:
+            raise ValueError(
+                "A stream of batches sets the batch size itself and needs a concrete number of steps."
+            )
+        return iterate_stream(
+            optimizer, objective, params, steps, rate, estimator, every or steps, record, state
+        )
+    estimator = _estimator(estimator, batch_size, objective, key)
+    if not traced and record is identity:
+        _warn_if_large(params, 1 + -(-steps // (every or steps)))
+    settings = Settings(None if traced else int(steps), None if every is None else int(every))
+    return _iterate(
+        settings, optimizer, objective, params, rate, estimator, key, record, state, steps if traced else None
+    )
+
+
+def _time_step(optimizer, time_step):
+    if time_step is None:
+        time_step = learning_rate_of(optimizer)
+    if time_step is None:
+        time_step = 1.0
+    if not callable(time_step):
+        _check.nonnegative(time_step=time_step)
+        if jnp.ndim(time_step):
+            raise ValueError(
+                f"time_step must be one number or a schedule, got shape {jnp.shape(time_step)}; "
+                "a stack of optimizers goes through jax.vmap."
+            )
+    return time_step
+
+
+def _estimator(estimator, batch_size, objective, key) -> Estimator:
+    if estimator is not None and batch_size is not None:
+        raise ValueError(f"Give either estimator or batch_size, got both (batch_size={batch_size!r}).")
+    if estimator is None:
+        estimator = full_batch() if batch_size is None else with_replacement(batch_size)
+    draws = check_data(estimator, objective)
+    if draws.batch_size is not None and key is None:
+        raise ValueError(
+            "key must be a PRNG key such as jax.random.key(0) when mini-batches are drawn, got None."
+        )
+    return estimator
+
+
+def _warn_if_large(params: PyTree, records: int) -> None:
+    size = records * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    if size > LARGE:
+        warnings.warn(
+            f"Recording the parameters {records} times takes {size / 2**30:.1f} GiB; "
+            "keep less by record= or a larger every=.",
+            stacklevel=3,
+        )
+
+
+@compiled
+def _iterate(settings, optimizer, objective, params, rate, estimator, key, record, state, traced_steps):
+    draws = estimator.build()
+    if state is None:
+        state = start(optimizer, params, draws.init(objective, key))
+    first = state.step
+
+    def step(carry, k):
+        params, optimizer_state, estimator_state = carry
+        step_key = None if key is None else jax.random.fold_in(key, k)
+        loss, estimator_state = draws.draw(objective, estimator_state, k, step_key)
+        params, optimizer_state = advance(optimizer, params, optimizer_state, loss)
+        return (params, optimizer_state, estimator_state), None
+
+    carry = (params, state.optimizer, state.estimator)
+    if settings.steps is None:
+        carry, records, bad = _loop(step, carry, first, traced_steps, record)
+        steps = jnp.asarray(traced_steps, jnp.int32)
+        times = end_time(rate, first, state.time, steps)[None]
+    else:
+        steps = settings.steps
+        carry, records, bad = _scan(step, carry, first, steps, settings.every or steps, record)
+        ends = jnp.minimum(jnp.arange(1, records_of(settings) + 1) * (settings.every or steps), steps)
+        times = clock(rate, first, state.time, steps)[ends - 1]
+    values = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), record(params), records)
+    times = jnp.concatenate([state.time[None], times])
+    total = first + jnp.asarray(steps, jnp.int32)
+    final = IterationState(total, times[-1], carry[1], carry[2])
+    return finish(times, values, carry[0], final, total - first, bad)
+
+
+def records_of(settings: Settings) -> int:
+    """How many records follow the first."""
+    assert settings.steps is not None
+    return 1 if settings.every is None else -(-settings.steps // settings.every)
+
+
+def _scan(step, carry, first, steps: int, every: int, record):
+    """All steps as a scan over records of scans over steps; records, and whether each is not finite."""
+
+    def interval(length):
+        def run(carry, begin):
+            if length == 1:
+                carry, _ = step(carry, begin)
+            else:
+                carry, _ = lax.scan(step, carry, begin + jnp.arange(length, dtype=jnp.int32))
+            return carry, (record(carry[0]), ~is_finite(carry[0]))
+
+        return run
+
+    whole, rest = divmod(steps, every)
+    begins = first + jnp.arange(whole, dtype=jnp.int32) * every
+    carry, (records, bad) = lax.scan(interval(every), carry, begins)
+    if rest:
+        carry, (last, last_bad) = interval(rest)(carry, first + whole * every)
+        records = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), records, last)
+        bad = jnp.append(bad, last_bad)
+    return carry, records, bad
+
+
+def _loop(step, carry, first, steps, record):
+    """A traced number of steps, of which only the end is recorded."""
+    carry = lax.fori_loop(0, jnp.asarray(steps, jnp.int32), lambda k, c: step(c, first + k)[0], carry)
+    records = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], record(carry[0]))
+    return carry, records, ~is_finite(carry[0])[None]

@@ -1,0 +1,68 @@
+"""One step of an optimizer, the clock it advances and the state that resumes a run."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxflow.objective import gradient
+from jaxflow.solve.trajectory import DIVERGED, FINISHED, Trajectory
+
+PyTree = Any
+
+
+class IterationState(NamedTuple):
+    """What resumes a run: steps taken, the clock, the optimizer's and the estimator's states."""
+
+    step: jax.Array
+    time: jax.Array
+    optimizer: PyTree
+    estimator: PyTree
+
+
+def advance(optimizer, params: PyTree, state: PyTree, loss) -> tuple[PyTree, PyTree]:
+    """One step of an optimizer on a loss: new parameters and new optimizer state."""
+
+    def value_fn(params, grad_fn=None):  # optax's line searches hand the other arguments of `update` on to it
+        del grad_fn
+        return loss(params)
+
+    value, grad = jax.value_and_grad(loss)(params)
+    grad = jax.tree.map(jnp.conj, grad)
+    updates, state = optax.with_extra_args_support(optimizer).update(
+        grad, state, params, value=value, grad=grad, value_fn=value_fn, grad_fn=gradient(loss)
+    )
+    return optax.apply_updates(params, updates), state
+
+
+def clock(rate, start_step, start_time, steps: int) -> jax.Array:
+    """The times after each of the next `steps` steps; shape (steps,)."""
+    if callable(rate):
+        rates = jax.vmap(rate)(start_step + jnp.arange(steps))
+        return start_time + jnp.cumsum(jnp.asarray(rates, start_time.dtype))
+    # From the step count where nothing came before, so that t = k·rate to the last bit.
+    return start_time + (jnp.arange(1, steps + 1) * jnp.asarray(rate, start_time.dtype))
+
+
+def end_time(rate, first, time, steps) -> jax.Array:
+    """The time after a traced number of steps; a scalar."""
+    if callable(rate):
+        return lax.fori_loop(0, steps, lambda k, t: t + jnp.asarray(rate(first + k), t.dtype), time)
+    return time + steps * jnp.asarray(rate, time.dtype)
+
+
+def start(optimizer, params: PyTree, estimator_state: PyTree = ()) -> IterationState:
+    """The state of a run that has not begun."""
+    return IterationState(
+        jnp.zeros([], jnp.int32), jnp.zeros([], float), optimizer.init(params), estimator_state
+    )
+
+
+def finish(times, values, params, state, steps, bad) -> Trajectory:
+    """A trajectory from its parts; `bad` flags the records (all but the first) that are not finite."""
+    diverged = bad.any()
+    status = jnp.where(diverged, DIVERGED, FINISHED)
+    stopped = jnp.where(diverged, times[1:][jnp.argmax(bad)], times[-1])
+    return Trajectory(times, values, params, state, steps, steps, status, stopped)

@@ -1,0 +1,61 @@
+"""Iterates over batches that arrive from the host one by one, for data that do not fit in memory.
+
+A Python loop over one compiled step. Dispatch is asynchronous, so the next batch is read while the last step
+runs.
+"""
+
+import dataclasses
+import warnings
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow._traceable import compiled
+from jaxflow.objective import Objective
+from jaxflow.solve.stepping import advance, clock, finish, start
+from jaxflow.solve.trajectory import STREAM_ENDED, is_finite
+
+
+@compiled
+def _stream_step(settings, optimizer, objective, params, optimizer_state, batch):
+    return advance(optimizer, params, optimizer_state, lambda p: objective.per_example(p, batch).mean())
+
+
+@compiled
+def _observe(settings, record, params):
+    return record(params), ~is_finite(params)
+
+
+def iterate_stream(optimizer, objective, params, steps, rate, batches, every, record, state):
+    """`iterate` over an iterable of batches; a stream that ends early gives a shorter trajectory, with a warning."""
+    if not isinstance(objective, Objective):
+        raise TypeError(f"A stream of batches needs an Objective(losses), got {objective!r}.")
+    try:
+        stream = iter(batches)
+    except TypeError:
+        raise TypeError(
+            f"estimator must come from jaxflow.solve or be an iterable of batches, got {batches!r}."
+        ) from None
+    state = start(optimizer, params) if state is None else state
+    values, bad, ends = [_observe((), record, params)[0]], [], []
+    optimizer_state, done = state.optimizer, 0
+    for done, batch in enumerate((batch for _, batch in zip(range(steps), stream, strict=False)), 1):
+        params, optimizer_state = _stream_step((), optimizer, objective, params, optimizer_state, batch)
+        if done % every == 0 or done == steps:
+            value, not_finite = _observe((), record, params)
+            values, bad, ends = [*values, value], [*bad, not_finite], [*ends, done]
+    if done == 0:
+        raise ValueError("The stream of batches is empty.")
+    if ends[-1:] != [done]:
+        value, not_finite = _observe((), record, params)
+        values, bad, ends = [*values, value], [*bad, not_finite], [*ends, done]
+    times = clock(rate, state.step, state.time, done)[jnp.asarray(ends) - 1]
+    times = jnp.concatenate([state.time[None], times])
+    final = state._replace(step=state.step + done, time=times[-1], optimizer=optimizer_state)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *values)
+    trajectory = finish(times, stacked, params, final, jnp.asarray(done, jnp.int32), jnp.stack(bad))
+    if done < steps:
+        warnings.warn(f"The stream of batches ended after {done} of {steps} steps.", stacklevel=3)
+        ended = jnp.where(trajectory.diverged, trajectory.status, STREAM_ENDED)
+        return dataclasses.replace(trajectory, status=ended)
+    return trajectory

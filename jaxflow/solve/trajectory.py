@@ -1,0 +1,102 @@
+"""What both verbs return: values at times on one clock, and how the run went."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+PyTree = Any
+
+# Status codes, one a lane.
+FINISHED, STOPPED, DIVERGED, MAX_STEPS, FAILED, STREAM_ENDED = range(6)
+MEANING = {
+    FINISHED: "reached the last time",
+    STOPPED: "stopped by the event",
+    DIVERGED: "diverged",
+    MAX_STEPS: "ran out of steps (max_steps)",
+    FAILED: "the solver failed",
+    STREAM_ENDED: "the stream of batches ended",
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trajectory:
+    """A path on the clock t: made by `iterate` and `integrate`, compared by `compare`.
+
+    - `times` (T,): the times of the values, in the objective's clock (k·learning_rate for iterates).
+    - `values`: what `record` returned at each time, leaves (T, …); the parameters by default. Times that were
+      not reached hold NaN (in float leaves).
+    - `params`: the parameters at the end. `state`: what resumes the run, given back as `state=` (iterates).
+    - `steps`: steps taken. `evaluations`: gradient or field evaluations, −1 where the solver does not tell.
+    - `status`: a code, see `message`. `stopped`: the time at which the run ended.
+
+    It is a pytree; under `vmap` every leaf has a leading axis.
+    """
+
+    times: jax.Array
+    values: PyTree
+    params: PyTree
+    state: PyTree
+    steps: jax.Array
+    evaluations: jax.Array
+    status: jax.Array
+    stopped: jax.Array
+
+    @property
+    def diverged(self) -> jax.Array:
+        """Whether the run stopped being finite (one flag a lane)."""
+        return self.status == DIVERGED
+
+    @property
+    def message(self) -> str:
+        """How the run, or each lane of it, ended; needs concrete values."""
+        status, stopped = np.atleast_1d(self.status), np.atleast_1d(self.stopped)
+        if status.size == 1:
+            where = "" if status.item() == FINISHED else f" at t = {stopped.item():.6g}"
+            return MEANING[int(status.item())] + where
+        counts = {code: int((status == code).sum()) for code in MEANING}
+        return ", ".join(f"{n} of {status.size} lanes {MEANING[code]}" for code, n in counts.items() if n)
+
+    def __repr__(self):
+        if isinstance(self.status, Tracer) or not hasattr(self.status, "shape"):
+            return "Trajectory(<traced>)"
+        shapes = ", ".join(str(list(np.shape(leaf))) for leaf in jax.tree.leaves(self.values)[:3])
+        more = "" if len(jax.tree.leaves(self.values)) <= 3 else ", …"
+        times = np.asarray(self.times)
+        span = f"t = {times.min():.6g} … {times.max():.6g}" if times.size else "no times"
+        return (
+            f"Trajectory({times.shape[-1]} values of shape {shapes}{more}, {span}; "
+            f"{int(np.max(self.steps))} steps, {int(np.max(self.evaluations))} evaluations; {self.message})"
+        )
+
+
+def is_finite(tree: PyTree) -> jax.Array:
+    """Whether every number of a pytree is finite; one flag."""
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(finite).all() if finite else jnp.asarray(True)
+
+
+def identity(params: PyTree) -> PyTree:
+    """The default `record`: keep the parameters."""
+    return params
+
+
+def as_parameters(params: PyTree) -> PyTree:
+    """Parameters as arrays; refuses what has no gradient, in one sentence."""
+
+    def convert(path, leaf):
+        try:
+            array = jnp.asarray(float(leaf) if type(leaf) is int else leaf)
+        except (TypeError, ValueError):
+            array = None
+        if array is None or not jnp.issubdtype(array.dtype, jnp.inexact):
+            where = jax.tree_util.keystr(path) or "params"
+            kind = type(leaf).__name__ if array is None else f"dtype {array.dtype}"
+            raise TypeError(f"params must be a pytree of real or complex arrays; {where} has {kind}.")
+        return array
+
+    return jax.tree_util.tree_map_with_path(convert, params)

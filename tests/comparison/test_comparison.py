@@ -1,0 +1,148 @@
+"""Distances against hand-made ones, orders against known slopes, and how mismatches are refused."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxflow as jf
+
+pytestmark = pytest.mark.promotes
+RATES = jnp.array([1.0, 3.0])
+
+
+def loss(x):
+    return 0.5 * jnp.sum(RATES * x**2)
+
+
+def made(times, values):
+    """A trajectory of given values."""
+    run = jf.iterate(jf.optim.gd(1.0), lambda p: 0.0 * sum(map(jnp.sum, jax.tree.leaves(p))), 1.0, steps=1)
+    return dataclasses.replace(run, times=jnp.asarray(times), values=values)
+
+
+def test_distance_relative_final_and_largest_by_hand():
+    t = np.array([0.0, 1.0, 2.0])
+    a = made(t, {"w": jnp.array([[0.0], [3.0], [3.0]]), "b": jnp.array([0.0, 4.0, 0.0])})
+    b = made(t, {"w": jnp.array([[0.0], [0.0], [3.0]]), "b": jnp.array([0.0, 0.0, 1.0])})
+    gap = jf.compare(a, b)
+    np.testing.assert_allclose(gap.distance, [0, 5, 1])
+    np.testing.assert_allclose(gap.relative, [0, 1, 1 / 9])  # the path travelled: 5, then 5 + 4
+    assert (gap.final, gap.largest) == (1, 5)
+    assert repr(gap) == ("Comparison(distance 1 at t = 2, 11.1 % of the path travelled; largest 5 at t = 1)")
+
+
+def test_gradient_descent_leaves_the_flow_by_the_closed_form():
+    run = jf.iterate(jf.optim.gd(0.1), loss, jnp.ones(2), steps=20)
+    flow = jf.integrate(jf.dynamics.gradient_flow(loss), jnp.ones(2), run.times, rtol=1e-10, atol=1e-10)
+    k = np.arange(21)[:, None]
+    exact = np.linalg.norm((1 - 0.1 * np.asarray(RATES)) ** k - np.exp(-0.1 * np.asarray(RATES) * k), axis=1)
+    np.testing.assert_allclose(jf.compare(run, flow).distance, exact, atol=1e-8)
+
+
+def test_not_finite_values_are_told_and_do_not_hide_the_rest():
+    t = np.arange(4.0)
+    gap = jf.compare(made(t, jnp.array([0.0, 1, 2, jnp.nan])), made(t, jnp.array([0.0, 0, 0, 0])))
+    assert "not finite from t = 3 on" in repr(gap)
+    assert "largest 2 at t = 2" in repr(gap)
+    everything = jf.compare(made(t, jnp.full(4, jnp.nan)), made(t, jnp.zeros(4)))
+    assert repr(everything) == "Comparison(no finite distance)"
+
+
+def test_identical_trajectories_have_distance_zero_and_a_finite_derivative():
+    run = jf.iterate(jf.optim.gd(0.1), loss, jnp.ones(2), steps=3)
+    assert jf.compare(run, run).largest == 0
+    shifted = lambda s: jf.compare(run, jf.iterate(jf.optim.gd(0.1), loss, jnp.ones(2) + s, steps=3)).final
+    assert np.isfinite(jax.grad(shifted)(0.0))
+
+
+def test_an_ensemble_is_compared_member_by_member():
+    times = jnp.array([0.0, 1.0])
+    single = made(times, jnp.array([0.0, 0.0]))
+    members = dataclasses.replace(
+        jax.tree.map(lambda x: jnp.stack([x] * 3), single),
+        values=jnp.array([[0.0, 1.0], [0.0, 2.0], [0.0, jnp.nan]]),
+        times=times,
+    )
+    gap = jf.compare(single, members)
+    np.testing.assert_array_equal(gap.distance, [[0, 1], [0, 2], [0, np.nan]])
+    np.testing.assert_array_equal(gap.times, times)
+    np.testing.assert_array_equal(jf.compare(members, members).final, [0, 0, np.nan])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_times_match_up_to_rounding_of_their_dtype(dtype):
+    k = jnp.arange(1001)
+    product, summed = (k * 0.1).astype(dtype), jnp.linspace(0, 100, 1001).astype(dtype)
+    values = jnp.zeros(1001)
+    assert jf.compare(made(product, values), made(summed, values)).largest == 0
+    with pytest.raises(ValueError, match=r"differ in their times, first at index \d+: 0\.\d+ against"):
+        jf.compare(made(product, values), made(summed * 1.01, values))
+
+
+@pytest.mark.parametrize(
+    ("values", "times", "message"),
+    [
+        (jnp.zeros(3), [0.0, 1, 2], "number of times: 2 against 3, spanning 0 … 1 and 0 … 2"),
+        (jnp.zeros((2, 4)), [0.0, 1], r"differ in shape at the values: \(\) against \(4,\)"),
+        ({"w": jnp.zeros(2)}, [0.0, 1], "differ in structure"),
+    ],
+)
+def test_mismatches_are_refused_saying_how(values, times, message):
+    with pytest.raises(ValueError, match=message):
+        jf.compare(made([0.0, 1], jnp.zeros(2)), made(times, values))
+
+
+def test_only_trajectories_are_compared():
+    with pytest.raises(TypeError, match="b must be a Trajectory, got list"):
+        jf.compare(made([0.0, 1], jnp.zeros(2)), [1, 2])
+
+
+def test_slope_and_uncertainty_are_those_of_ordinary_least_squares():
+    from scipy.stats import linregress
+
+    h = np.geomspace(1e-3, 1e-1, 7)
+    wiggle = np.exp(0.1 * np.sin(np.arange(7)))
+    fit = jf.order_of_accuracy(lambda s: 2 * s**1.5 * jnp.interp(s, h, wiggle), h)
+    reference = linregress(np.log(h), np.log(2 * h**1.5 * wiggle))
+    np.testing.assert_allclose([fit.slope, fit.intercept], [reference.slope, reference.intercept], rtol=1e-10)
+    np.testing.assert_allclose(fit.uncertainty, reference.stderr, rtol=1e-8)
+
+
+def test_gradient_descent_leaves_the_flow_at_first_order_in_one_compilation():
+    from jaxflow.solve.iterate import _iterate
+
+    objective = jf.problems.rosenbrock().objective
+    start = jnp.array([-0.5, 0.5])
+
+    def gap(h):
+        run = jf.iterate(jf.optim.gd(h), objective, start, steps=jnp.round(0.5 / h), every=None)
+        flow = jf.integrate(jf.dynamics.gradient_flow(objective), start, run.times, rtol=1e-10, atol=1e-10)
+        return jf.compare(run, flow).final
+
+    before = _iterate.cache_size()
+    fit = jf.order_of_accuracy(gap, 0.5 / 2.0 ** jnp.arange(11, 17))
+    assert _iterate.cache_size() <= before + 1
+    assert abs(fit.slope - 1) <= 0.05
+    assert "slope 1.0" in repr(fit)
+
+
+@pytest.mark.parametrize(
+    ("run", "sizes", "message"),
+    [
+        (lambda h: h, [0.1, 0.2], "at least three"),
+        (lambda h: h, [0.1, 0.1, 0.2], "positive and distinct"),
+        (lambda h: h, [0.1, -0.1, 0.2], "positive and distinct"),
+        (lambda h: jnp.ones(2), [0.1, 0.2, 0.3], "one number a step size"),
+        (
+            lambda h: jnp.where(h > 0.15, jnp.nan, h),
+            [0.1, 0.2, 0.3],
+            "positive finite errors, got .*nan.* 0.2",
+        ),
+    ],
+)
+def test_bad_ladders_are_refused(run, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        jf.order_of_accuracy(run, sizes)
