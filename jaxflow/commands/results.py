@@ -1,0 +1,75 @@
+"""Results on disk: each file appears whole or not at all, and says with what it was made."""
+
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+PACKAGES = ("jaxflow", "jax", "jaxlib", "optax", "diffrax", "numpy")
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file atomically: under another name, flushed to disk, then renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON; numbers that are not finite become null, which JSON has, unlike NaN."""
+    write(path, (json.dumps(_plain(content), indent=2) + "\n").encode())
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write a compressed `.npz`."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()}
+    )
+    write(path, buffer.getvalue())
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a matplotlib figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    write(path, buffer.getvalue())
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and device of this run."""
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()}, {jax.device_count()} devices)",
+        "x64": bool(jax.config.read("jax_enable_x64")),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        return _plain(np.asarray(value).tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

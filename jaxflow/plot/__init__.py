@@ -1,0 +1,6 @@
+"""matplotlib pictures; every function takes and returns Axes."""
+
+from jaxflow.plot.lines import comparison as comparison
+from jaxflow.plot.lines import trajectories as trajectories
+from jaxflow.plot.orders import order as order
+from jaxflow.plot.planes import plane as plane

@@ -1,0 +1,32 @@
+"""Colours and strokes that tell lines apart in colour, to the colour-blind and in grayscale."""
+
+from typing import Any
+
+# Okabe & Ito (2008), ordered so that neighbours differ in lightness too.
+COLOURS = ("#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#E69F00")
+STROKES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)), (0, (8, 3)))
+CLOCK = "time t (steps × learning rate)"
+
+
+def stroke(i: int) -> dict[str, Any]:
+    """Colour and dash of the i-th line."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": STROKES[i % len(STROKES)], "linewidth": 1.7}
+
+
+def axes(ax: Any) -> Any:
+    """The given Axes, or the current ones; pyplot is imported only here, when a picture is made."""
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.gca()
+    return ax
+
+
+def tidy(ax: Any, legend: bool = True) -> Any:
+    """A light grid, no box, and a legend if anything is named."""
+    ax.grid(True, which="major", color="0.88", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    if legend and ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize="small")
+    return ax
