@@ -36,11 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     if command.x64:
         jax.config.update("jax_enable_x64", True)
     try:
-        compare.prepare(command)
+        prepared = compare.prepare(command)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"jaxflow compare: {error}", file=sys.stderr)
         return 2
-    compare.run(command)
+    compare.run(command, *prepared)
     return 0
 
 

@@ -5,7 +5,12 @@ optax promotes dtypes itself, so a module that calls it says `pytestmark = pytes
 
 import os
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+# Four devices on any machine; and little optimization, as the suite spends its time compiling, not running.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=4 "
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax

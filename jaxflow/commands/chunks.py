@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 import jaxflow as jf
+from jaxflow.solve.trajectory import FINISHED
 
 CHUNKS = 20
 
@@ -38,12 +39,11 @@ class Progress:
         self.bar.update(share)
 
 
-def iterate_in_chunks(run: Callable, params: Any, steps: int, every: int, progress: Progress):
+def iterate_in_chunks(run: Callable, params: Any, state: Any, steps: int, every: int, progress: Progress):
     """`run(params, state, steps)` in about `CHUNKS` pieces, each resumed from the last: trajectory and seconds."""
-    records = -(-steps // every)
-    length = every * -(-records // CHUNKS)
+    length = every * _piece(steps // every if steps % every == 0 else -(-steps // every))
     progress.start()
-    began, parts, done, state = time.perf_counter(), [], 0, None
+    began, parts, done = time.perf_counter(), [], 0
     while done < steps:
         piece = min(length, steps - done)
         part = jax.block_until_ready(run(params, state, piece))
@@ -52,9 +52,10 @@ def iterate_in_chunks(run: Callable, params: Any, steps: int, every: int, progre
     return _join(parts), time.perf_counter() - began
 
 
-def flow_in_chunks(dynamics, params, times: jax.Array, record, progress: Progress):
+def flow_in_chunks(dynamics, params, times: Any, record, progress: Progress):
     """`integrate` over about `CHUNKS` pieces of `times`, the solver chosen by stiffness in each."""
-    length = -(-(times.size - 1) // CHUNKS)
+    times = np.asarray(times)
+    length = _piece(times.size - 1)
     progress.start()
     began, parts = time.perf_counter(), []
     for first in range(0, times.size - 1, length):
@@ -65,21 +66,31 @@ def flow_in_chunks(dynamics, params, times: jax.Array, record, progress: Progres
     return _join(parts), time.perf_counter() - began
 
 
+def _piece(intervals: int) -> int:
+    """How many intervals a chunk takes: a divisor where there is one, as another length compiles once more."""
+    few = range(CHUNKS, CHUNKS // 4, -1)
+    return next((intervals // n for n in few if intervals % n == 0), -(-intervals // CHUNKS))
+
+
 def _join(parts: list[jf.Trajectory]) -> jf.Trajectory:
     """One trajectory from consecutive ones; the first of them that did not finish says how it ended."""
-    axis = parts[0].status.ndim
-    later = lambda x, at: jax.lax.slice_in_dim(x, 1, x.shape[at], axis=at)
-    joined = lambda at, *xs: jnp.concatenate([xs[0], *(later(x, at) for x in xs[1:])], at)
-    status, stopped = parts[-1].status, parts[-1].stopped
+    axis = np.ndim(parts[0].status)
+
+    def joined(at, *arrays):
+        later = (np.delete(x, 0, at) for x in arrays[1:])  # a part begins where the one before it ended
+        return np.concatenate([arrays[0], *later], at)
+
+    status, stopped = np.asarray(parts[-1].status), np.asarray(parts[-1].stopped)
     for part in reversed(parts):
-        status = jnp.where(part.status != 0, part.status, status)
-        stopped = jnp.where(part.status != 0, part.stopped, stopped)
+        status = np.where(part.status != FINISHED, part.status, status)
+        stopped = np.where(part.status != FINISHED, part.stopped, stopped)
+    total: Any = lambda name: np.sum([getattr(part, name) for part in parts], axis=0)
     return dataclasses.replace(
         parts[-1],
         times=joined(0, *(part.times for part in parts)),
         values=jax.tree.map(lambda *xs: joined(axis, *xs), *(part.values for part in parts)),
-        steps=sum(part.steps for part in parts),
-        evaluations=sum(part.evaluations for part in parts),
+        steps=total("steps"),
+        evaluations=total("evaluations"),
         status=status,
         stopped=stopped,
     )

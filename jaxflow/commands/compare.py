@@ -15,6 +15,7 @@ from jaxflow import _check
 from jaxflow.commands import results
 from jaxflow.commands.choose import make_optimizer
 from jaxflow.commands.chunks import Progress, flow_in_chunks, iterate_in_chunks
+from jaxflow.solve.stepping import start
 
 RECORDS = 200
 
@@ -83,9 +84,8 @@ def prepare(settings: Compare) -> tuple[Any, jf.optim.Optimizer]:
     return problem, optimizer
 
 
-def run(settings: Compare) -> list[Row]:
-    """Run, print and write everything; returns the rows of the table."""
-    problem, optimizer = prepare(settings)
+def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[Row]:
+    """Run what `prepare` made, print and write everything; returns the rows of the table."""
     objective, params = problem.objective, problem.params
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{settings.data}: {objective.size} training examples, {size} parameters; {optimizer}", flush=True)
@@ -99,7 +99,7 @@ def run(settings: Compare) -> list[Row]:
     def full(params, state, steps):
         return jf.iterate(optimizer, objective, params, steps=steps, state=state, **common)
 
-    def sampled(members, state, steps):
+    def sampled(members, states, steps):
         batch = settings.batch_size
         one = lambda member: jf.iterate(
             optimizer,
@@ -111,13 +111,15 @@ def run(settings: Compare) -> list[Row]:
             state=member[2],
             **common,
         )
-        return jf.ensemble(one, (keys, members, state))
+        return jf.ensemble(one, (keys, members, states))
 
-    members = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (settings.seeds, *x.shape)), params)
     name = settings.optimizer
+    begin = jax.jit(lambda params: start(optimizer, params))
+    members = jax.tree.map(lambda x: jnp.tile(x, (settings.seeds,) + (1,) * x.ndim), params)
+    states = jax.tree.map(lambda x: jnp.tile(x, (settings.seeds,) + (1,) * x.ndim), begin(params))
     with Progress(("full batch", "mini-batches", "gradient flow")) as progress:
-        discrete, time_full = iterate_in_chunks(full, params, settings.steps, every, progress)
-        batches, time_sampled = iterate_in_chunks(sampled, members, settings.steps, every, progress)
+        discrete, time_full = iterate_in_chunks(full, params, begin(params), settings.steps, every, progress)
+        batches, time_sampled = iterate_in_chunks(sampled, members, states, settings.steps, every, progress)
         flow, time_flow = flow_in_chunks(
             jf.dynamics.gradient_flow(objective), params, discrete.times, record, progress
         )
@@ -147,33 +149,23 @@ def _part(run: jf.Trajectory, name: str) -> jf.Trajectory:
 
 
 def _row(label, problem, run: jf.Trajectory, gap: jf.Comparison, share: float, seconds: float) -> Row:
-    losses, distance = np.asarray(run.values["loss"])[..., -1], np.asarray(gap.final)
-    members = bool(np.ndim(run.status))
-    score = np.asarray(jax.vmap(problem.score)(run.params) if members else problem.score(run.params))
-    good = np.isfinite(losses) & ~np.asarray(run.diverged)
-    mean = lambda x: float(np.mean(x[good])) if good.any() else float("nan")
-    losses, score, distance = (np.atleast_1d(x) for x in (losses, score, distance))
-    good = np.atleast_1d(good)
-    return Row(
-        label,
-        mean(losses),
-        mean(score),
-        mean(distance),
-        share * float(np.max(run.evaluations)),
-        seconds,
-        _status(run),
-    )
+    """A line of the table: means over the members that are still finite."""
+    score = jax.jit(jax.vmap(problem.score) if np.ndim(run.status) else problem.score)(run.params)
+    good = ~np.atleast_1d(run.diverged)
+    mean = lambda x: float(np.mean(np.atleast_1d(x)[good])) if good.any() else float("nan")
+    gradients = share * float(np.max(run.evaluations))
+    loss = np.asarray(run.values["loss"])[..., -1]
+    return Row(label, mean(loss), mean(score), mean(gap.final), gradients, seconds, _status(run))
 
 
 def _status(run: jf.Trajectory) -> str:
-    """How the run ended; divergence is told by the step too."""
-    if not np.any(run.diverged):
+    """How the run ended; for iterates divergence is told by the step too."""
+    if not np.any(run.status):
+        return "finished"
+    if not (np.ndim(run.status) == 0 and run.diverged and isinstance(run.state, jf.solve.IterationState)):
         return run.message
-    times, stopped = np.asarray(run.times), np.atleast_1d(run.stopped)[np.atleast_1d(run.diverged)]
-    if run.state is None or np.ndim(run.status):
-        return f"{run.message}, first at t = {stopped.min():.6g}"
-    step = int(np.max(run.steps) * np.searchsorted(times, stopped.min()) / (times.size - 1))
-    return f"diverged by step {step} (t = {stopped.min():.6g})"
+    share = float(np.searchsorted(run.times, run.stopped)) / (run.times.size - 1)
+    return f"diverged by step {round(share * int(run.steps))} (t = {float(run.stopped):.6g})"
 
 
 def table(rows: list[Row], score: str, seeds: int) -> str:
@@ -189,7 +181,7 @@ def table(rows: list[Row], score: str, seeds: int) -> str:
             number(row.distance, ".4g"),
             number(row.gradients, ".0f"),
             number(row.seconds, ".2f"),
-            "" if row.status == "reached the last time" else row.status,
+            "" if row.status == "finished" else row.status,
         )
         for row in rows
     ]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxflow._traceable import compiled
 from jaxflow.solve.trajectory import Trajectory
 
 PyTree = Any
@@ -85,12 +86,16 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
         return jax.vmap(compare, in_axes=axes, out_axes=out)(a, b)
     _check_structures(a.values, b.values)
     _check_times(a.times, b.times)
-    gap = jax.tree.map(jnp.subtract, a.values, b.values)
-    moves = jax.tree.map(lambda x: jnp.diff(x, axis=0), a.values)
+    return _compare((), a.times, a.values, b.values)
+
+
+@compiled
+def _compare(settings, times, a: PyTree, b: PyTree) -> Comparison:
+    moves = jax.tree.map(lambda x: jnp.diff(x, axis=0), a)
     travelled = jnp.concatenate([jnp.zeros(1), jnp.cumsum(_norms(moves))])
-    distance = _norms(gap)
+    distance = _norms(jax.tree.map(jnp.subtract, a, b))
     relative = jnp.where(distance == 0, 0.0, distance / jnp.where(distance == 0, 1.0, travelled))
-    return Comparison(a.times, distance, relative)
+    return Comparison(times, distance, relative)
 
 
 def _members(run: Trajectory) -> Trajectory | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 # Okabe & Ito (2008), ordered so that neighbours differ in lightness too.
-COLOURS = ("#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#E69F00")
+COLOURS = ("#000000", "#D55E00", "#56B4E9", "#009E73", "#E69F00", "#0072B2", "#CC79A7")
 STROKES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)), (0, (8, 3)))
 CLOCK = "time t (steps × learning rate)"
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -52,7 +51,9 @@ def ensemble(run: Callable[[Any], PyTree], keys: PyTree, mesh: Mesh | None = Non
     if not any(isinstance(leaf, Tracer) for leaf in leaves):
         keys = _spread(keys, n, mesh)
     is_trajectory = lambda part: isinstance(part, Trajectory)
-    members = jax.tree.map(lambda leaf: leaf[:n], jax.vmap(run)(keys))  # without the padding
+    members = jax.vmap(run)(keys)
+    if jax.tree.leaves(members)[0].shape[0] != n:
+        members = jax.tree.map(lambda leaf: leaf[:n], members)  # without the padding
     return jax.tree.map(
         lambda part: _one_clock(part) if is_trajectory(part) else part, members, is_leaf=is_trajectory
     )
@@ -75,6 +76,6 @@ def _spread(keys: PyTree, n: int, mesh: Mesh) -> PyTree:
     """Keys laid over the devices, padded by repetition to a multiple of their number."""
     devices = mesh.devices.size
     padded = -(-n // devices) * devices
-    index = jnp.arange(padded) % n
+    index = np.arange(padded) % n
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     return jax.tree.map(lambda k: jax.device_put(k[index] if padded != n else k, sharding), keys)

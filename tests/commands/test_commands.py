@@ -1,0 +1,180 @@
+"""The command line: the main job end to end on small settings, its files, and how bad input is refused."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxflow as jf
+from jaxflow.__main__ import main
+from jaxflow.commands import results
+
+pytestmark = pytest.mark.promotes
+SMALL = ["--data", "iris", "--hidden", "4", "--steps", "50", "--seeds", "2", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    assert main(["compare", *SMALL, "--output", str(folder)]) == 0
+    return folder, json.loads((folder / "summary.json").read_text())
+
+
+def test_the_table_is_what_the_library_computes(job):
+    _, summary = job
+    problem = jf.problems.mlp("iris", (4,), key=jax.random.key(0))
+    run = jf.iterate(jf.optim.gd(0.1), problem.objective, problem.params, steps=50)
+    flow = jf.integrate(jf.dynamics.gradient_flow(problem.objective), problem.params, run.times)
+    full, batches, continuous = summary["table"]
+    np.testing.assert_allclose(full["final_loss"], problem.objective(run.params), rtol=1e-6)
+    np.testing.assert_allclose(full["test_score"], problem.score(run.params), rtol=1e-12)
+    np.testing.assert_allclose(continuous["distance"], jf.compare(run, flow).final, rtol=1e-3)
+    assert (full["distance"], full["gradients"]) == (0, 50)
+    np.testing.assert_allclose(batches["gradients"], 50 * 8 / problem.objective.size)
+    assert batches["distance"] > continuous["distance"] > 0
+
+
+def test_every_setting_and_version_is_kept(job):
+    _, summary = job
+    assert summary["settings"]["steps"] == 50
+    assert summary["settings"]["hyperparameters"] == {"learning_rate": 0.1}
+    assert {"jax", "jaxlib", "optax", "diffrax", "jaxflow"} <= summary["versions"].keys()
+
+
+def test_arrays_and_picture_are_whole(job):
+    folder, _ = job
+    with np.load(folder / "trajectories.npz") as arrays:
+        assert arrays["mini_batch/loss"].shape == (2, arrays["times"].size)
+        np.testing.assert_allclose(arrays["times"][-1], 5.0)
+        assert arrays["gradient_flow/distance"][0] == 0
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir(folder)) == ["comparison.png", "summary.json", "trajectories.npz"]
+
+
+def test_chunks_change_nothing(job):
+    """37 steps are no multiple of a chunk, 41 no multiple of the steps between two records."""
+    from jaxflow.commands.chunks import Progress, flow_in_chunks, iterate_in_chunks
+    from jaxflow.solve.stepping import start
+
+    loss, point = jf.problems.rosenbrock().objective, jnp.array([-0.5, 0.5])
+    for steps, every in ((37, 1), (41, 3)):
+        run = lambda p, s, n, e=every: jf.iterate(jf.optim.adam(0.01), loss, p, steps=n, every=e, state=s)
+        with Progress(("a", "b")) as progress:
+            begin = start(jf.optim.adam(0.01), point)
+            whole, _ = iterate_in_chunks(run, point, begin, steps, every, progress)
+            flow, _ = flow_in_chunks(jf.dynamics.gradient_flow(loss), point, whole.times, None, progress)
+        alone = jf.iterate(jf.optim.adam(0.01), loss, point, steps=steps, every=every)
+        np.testing.assert_array_equal(whole.values, alone.values)
+        np.testing.assert_allclose(whole.times, alone.times, rtol=1e-14)
+        assert whole.steps == steps
+        direct = jf.integrate(jf.dynamics.gradient_flow(loss), point, whole.times)
+        np.testing.assert_allclose(flow.values, direct.values, atol=1e-5)
+
+
+def test_divergence_is_reported_by_its_step_and_the_figures_are_written(tmp_path, capsys):
+    arguments = ["--learning-rate", "1e6", "--activation", "relu", "--loss", "mse"]
+    assert main(["compare", *SMALL, *arguments, "--output", str(tmp_path)]) == 0
+    assert "diverged by step" in capsys.readouterr().out
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+    table = json.loads((tmp_path / "summary.json").read_text())["table"]
+    assert table[0]["final_loss"] is None
+
+
+def test_hyperparameters_by_name(tmp_path, capsys):
+    arguments = ["--optimizer", "momentum", "--set", "beta=0.5", "ema=true", "--learning-rate", "0.2"]
+    assert main(["compare", *SMALL, *arguments, "--output", str(tmp_path)]) == 0
+    assert "momentum(learning_rate=0.2, beta=0.5, ema=True, debias=False)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in jf.optim.OPTIMIZERS if name != "newton"])
+def test_every_optimizer_can_be_named(name):
+    from jaxflow.commands.choose import make_optimizer
+
+    optimizer = make_optimizer(name, None, (), 0)
+    run = jf.iterate(optimizer, jf.problems.himmelblau().objective, jnp.zeros(2), steps=5)
+    assert run.message == "reached the last time"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer", "addam"], "Did you mean 'adam'"),
+        (["--data", "digit"], "digits"),
+        (["--data", "nowhere.csv"], "nowhere.csv"),
+        (["--steps", "0"], "steps must be an integer at least 1, got 0"),
+        (["--batch-size", "-3"], "batch_size must be"),
+        (["--learning-rate", "-1"], "learning_rate must be a finite number at least 0, got -1.0"),
+        (["--learning-rate", "nan"], "learning_rate must be"),
+        (["--optimizer", "adam", "--set", "b3=1"], "b1"),
+        (["--optimizer", "adam", "--set", "b1=x"], "set b1 must be a number"),
+        (["--optimizer", "adam", "--set", "b1"], "NAME=VALUE"),
+        (["--optimizer", "adam", "--set", "b1=1.5"], r"b1 must be in \[0, 1\)"),
+        (["--optimizer", "genetic", "--learning-rate", "1"], "genetic has none"),
+        (["--activation", "tanhh"], "tanh"),
+        (["--data", "diabetes", "--loss", "cross_entropy"], "cross_entropy"),
+        (["--hidden", "0"], "hidden"),
+        (["--output", "pyproject.toml"], "is a file"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxflow.commands.compare.run", lambda *_: pytest.fail("it ran"))
+        assert main(["compare", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert re.search(message, error)
+
+
+def test_a_bad_option_or_command_exits_with_2(capsys):
+    for arguments in (["compare", "--stepz", "3"], ["compare", "--steps", "many"], ["compair"], []):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+    capsys.readouterr()
+
+
+def test_optimizers_lists_all(capsys):
+    assert main(["optimizers"]) == 0
+    listed = capsys.readouterr().out
+    for name in (*jf.optim.OPTIMIZERS, *jf.optim.SCHEDULES):
+        assert f"  {name}(" in listed
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--data", "--hidden", "--optimizer", "--set", "--learning-rate", "--x64", "--output"):
+        assert option in text
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    results.write_json(path, {"x": float("nan"), "y": np.float32(1)})
+    assert json.loads(path.read_text()) == {"x": None, "y": 1.0}
+
+    def full_disk(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        results.write_json(path, {"x": 2})
+    assert json.loads(path.read_text()) == {"x": None, "y": 1.0}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_import_leaves_pictures_and_data_sets_alone():
+    heavy = ("matplotlib.pyplot", "sklearn", "xarray", "tyro", "tqdm", "pandas", "scipy.stats")
+    code = f"import sys, jaxflow; print([m for m in {heavy!r} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
