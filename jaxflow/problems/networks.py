@@ -1,5 +1,6 @@
 """Small fully connected networks on real data: the test bed between toy functions and deep learning."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,11 +107,16 @@ def mlp(
 
 
 def _layers(key, widths):
-    # One draw for all layers: compiling a draw costs more than making it.
+    # Compiling a draw costs more than making it: one for all layers, and compiled apart from what uses it.
+    size = sum(m * n for m, n in itertools.pairwise(widths))
+    return _scaled(jax.random.normal(key, (size,)), widths)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _scaled(draws, widths):
     shapes = list(itertools.pairwise(widths))
     ends = list(itertools.accumulate(m * n for m, n in shapes))
-    draws = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
     return tuple(
         {"w": draw.reshape(m, n) / m**0.5, "b": jnp.zeros(n)}
-        for draw, (m, n) in zip(draws, shapes, strict=True)
+        for draw, (m, n) in zip(jnp.split(draws, ends[:-1]), shapes, strict=True)
     )

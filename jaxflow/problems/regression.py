@@ -57,19 +57,23 @@ def linear_regression(
         raise ValueError(f"x and y must be given together, got only {'y' if x is None else 'x'}.")
     test = None
     if x is None:
-        x, y, test = _gaussian_examples(as_key(key), examples, features, noise)
+        _check.integer("examples", examples, 1)
+        _check.integer("features", features, 1)
+        _check.nonnegative(noise=noise)
+        # One flat draw for everything, compiled apart from what uses it: compiling is what it costs.
+        draws = jax.random.normal(as_key(key), ((2 * examples + 1) * (features + 1),))
+        x, y, test = _gaussian_examples(draws.reshape(-1, features + 1), noise)
     x, y = as_floats("x", x), as_floats("y", y)
     if x.ndim != 2 or x.size == 0 or y.shape != x.shape[:1]:
         raise ValueError(f"x must have shape (N, P) and y (N,), got {x.shape} and {y.shape}.")
     y = y.astype(x.dtype)
-    directions, rates, minimizer, curvature = _least_squares(x, y)
-    objective = Objective(PredictionLosses(_linear, squared_error), {"x": x, "y": y})
+    directions, rates, minimizer, minimum, curvature = _least_squares(x, y)
     return Problem(
-        objective=objective,
+        objective=Objective(PredictionLosses(_linear, squared_error), {"x": x, "y": y}),
         params=jnp.zeros_like(minimizer),
         test=test,
         predict=_linear,
-        minimum=objective(minimizer),
+        minimum=minimum,
         minima=minimizer[None],
         curvature=curvature,
         flow=Partial(_linear_flow, directions, rates, minimizer),
@@ -86,18 +90,17 @@ def _least_squares(x, y):
     inverse = jnp.where(seen, 1.0 / jnp.where(seen, s, 1.0), 0.0)
     minimizer = directions.T @ (inverse * (left.T @ (y / n**0.5)))
     rates = jnp.where(seen, s**2, 0.0)
-    return directions, rates, minimizer, jnp.sort(jnp.concatenate([rates, jnp.zeros(p - s.size, x.dtype)]))
+    minimum = squared_error(x @ minimizer, y).mean()
+    curvature = jnp.sort(jnp.concatenate([rates, jnp.zeros(p - s.size, x.dtype)]))
+    return directions, rates, minimizer, minimum, curvature
 
 
-def _gaussian_examples(key, examples, features, noise):
-    _check.integer("examples", examples, 1)
-    _check.integer("features", features, 1)
-    _check.nonnegative(noise=noise)
-    # One draw for all of it: compiling a draw costs more than making it. The last row holds the weights.
-    draws = jax.random.normal(key, (2 * examples + 1, features + 1))
+@jax.jit
+def _gaussian_examples(draws, noise):
     x, weights = draws[:-1, :-1], draws[-1, :-1]
     y = x @ weights + noise * draws[:-1, -1]
-    return x[:examples], y[:examples], {"x": x[examples:], "y": y[examples:]}
+    half = len(x) // 2
+    return x[:half], y[:half], {"x": x[half:], "y": y[half:]}
 
 
 def logistic_regression(dataset: Any, *, test_fraction: float = 0.2, standardize: bool = True) -> Problem:
@@ -105,8 +108,8 @@ def logistic_regression(dataset: Any, *, test_fraction: float = 0.2, standardize
 
     Two classes: one logit $z = x \cdot w + b$, `w` (P,) and `b` (), $\ell = \log(1 + e^z) - y z$. More, C:
     the softmax of C logits, `w` (P, C) and `b` (C,), $\ell = \log \sum_c e^{z_c} - z_y$. The parameters are
-    `{"w", "b"}`. The objective is convex. Where hyperplanes separate the classes (all bundled sets but iris) its
-    infimum is approached only at infinity, so no `minimum` is stated.
+    `{"w", "b"}`. The objective is convex. Where a hyperplane separates one class from the rest, as in every
+    bundled set, its infimum is approached only at infinity; no `minimum` is stated.
 
     - `dataset`, `test_fraction`, `standardize`: as in `load` and `split`.
 

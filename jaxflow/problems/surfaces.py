@@ -19,13 +19,14 @@ def rosenbrock(dimension: int = 2) -> Problem:
     r"""A curved valley, $L(x) = \sum_{i<d} 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2$, from (−1.2, 1, −1.2, …).
 
     The minimum, 0, is at (1, …, 1); in two dimensions its curvatures are .3994 and 1001.6. From four
-    dimensions on there is another local minimum near (−1, 1, …, 1), which is not listed.
+    dimensions on there is another local minimum, which is not listed: in four at (−.776, .613, .382, .146),
+    of value 3.70.
 
     - `dimension`: d ≥ 2, a static integer.
 
     Raises `ValueError` or `TypeError` when `dimension` is not an integer at least 2.
 
-    Source: Rosenbrock (1960); the start of Moré, Garbow & Hillstrom (1981).
+    Source: Rosenbrock (1960); the other minimum Kok & Sandrock (2009); the start Moré, Garbow & Hillstrom (1981).
 
     >>> problem = rosenbrock()
     >>> float(problem.objective(problem.params)), problem.curvature.tolist()

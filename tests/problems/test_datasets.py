@@ -44,13 +44,13 @@ def numbered(n, y, **kind):
 def test_every_example_is_in_exactly_one_part(n, fraction):
     y = np.random.default_rng(n).normal(size=n)
     train, test = split(numbered(n, y), fraction, standardize=False)
-    found = [int(i) for part in (train, test) for i in part["x"][:, 0]]
+    found = np.concatenate([np.asarray(part["x"])[:, 0] for part in (train, test)])
     assert sorted(found) == list(range(n))
     assert len(test["x"]) == min(max(int(np.ceil(round(fraction * n, 6))), 1), n - 1)
     for part in (train, test):
-        index = np.asarray(part["x"][:, 0]).astype(int)
+        index = np.asarray(part["x"])[:, 0].astype(int)
         assert (np.diff(index) > 0).all()
-        np.testing.assert_array_equal(part["y"][:, 0], y[index])
+        np.testing.assert_array_equal(np.asarray(part["y"])[:, 0], y[index])
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.35])
@@ -75,15 +75,15 @@ def test_standardised_by_the_training_examples_alone():
     raw_train, raw_test = split(load((x, y)), standardize=False)
     for name in "xy":
         mean, std = np.asarray(raw_train[name]).mean(axis=0), np.asarray(raw_train[name]).std(axis=0)
-        np.testing.assert_allclose(train[name].mean(0), 0.0, atol=1e-14)
-        np.testing.assert_allclose(train[name].std(0), 1.0, rtol=1e-13)
+        np.testing.assert_allclose(np.asarray(train[name]).mean(axis=0), 0.0, atol=1e-14)
+        np.testing.assert_allclose(np.asarray(train[name]).std(axis=0), 1.0, rtol=1e-13)
         np.testing.assert_allclose(test[name], (np.asarray(raw_test[name]) - mean) / std, rtol=1e-10)
 
 
 def test_nothing_leaks_from_the_held_out_examples():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(50, 4)), rng.integers(3, size=50)
-    held_out = np.isin(x[:, 0], split(load((x, y)), standardize=False)[1]["x"][:, 0])
+    held_out = np.isin(x[:, 0], np.asarray(split(load((x, y)), standardize=False)[1]["x"])[:, 0])
     changed = np.where(held_out[:, None], 1e3 * x, x)
     np.testing.assert_array_equal(split(load((x, y)))[0]["x"], split(load((changed, y)))[0]["x"])
 
@@ -92,8 +92,8 @@ def test_nothing_leaks_from_the_held_out_examples():
 def test_constant_features_become_zero(value):
     x = np.column_stack([np.full(30, value), np.arange(30)])
     train, test = split(load((x, np.arange(30) % 2)))
-    assert (train["x"][:, 0] == 0).all()
-    assert (test["x"][:, 0] == 0).all()
+    assert not np.asarray(train["x"])[:, 0].any()
+    assert not np.asarray(test["x"])[:, 0].any()
     assert all(np.isfinite(part["x"]).all() for part in split(load("digits")))
 
 
