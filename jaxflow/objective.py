@@ -6,7 +6,7 @@ two objectives of the same shape share one compilation. Wherever mini-batches ar
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,7 +19,6 @@ from jaxflow import _check
 PyTree = Any
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Objective:
     r"""The mean loss $L(\theta) = \frac1N \sum_{i=1}^N \ell_i(\theta)$ over data, never the sum.
@@ -46,16 +45,16 @@ class Objective:
     (2, 1.0, 2.0)
     """
 
-    losses: Callable[[PyTree, PyTree], jax.Array] = field(metadata={"static": True})
+    losses: Callable[[PyTree, PyTree], jax.Array]
     data: PyTree = None
-    chunk: int | None = field(default=None, metadata={"static": True})
+    chunk: int | None = None
 
     def __post_init__(self):
         if not callable(self.losses):
             raise TypeError(f"losses must be a function (params, batch) -> (B,), got {self.losses!r}.")
         if self.chunk is not None:
             _check.integer("chunk", self.chunk, 1)
-        shapes = [leaf.shape for leaf in jax.tree.leaves(self.data) if hasattr(leaf, "shape")]
+        shapes: list[tuple[int, ...]] = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(self.data)]
         if any(len(shape) == 0 for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
             raise ValueError(
                 "data must be a pytree of arrays that share their leading axis N, "
@@ -104,6 +103,19 @@ class Objective:
         r"""The mean loss over the examples `indices` (B,), or $\sum_j w_j \ell_{i_j}$ given `weights` (B,)."""
         losses = self.per_example(params, jax.tree.map(lambda x: x[indices], self.data))
         return losses.mean() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
+
+
+def _unflatten(static: tuple, children: Any) -> Objective:
+    """Not through the constructor: any pytree operation may put other things than arrays of N in data's place."""
+    objective = object.__new__(Objective)
+    for name, value in zip(("losses", "chunk", "data"), (*static, *children), strict=True):
+        object.__setattr__(objective, name, value)
+    return objective
+
+
+jax.tree_util.register_pytree_with_keys(
+    Objective, lambda o: (((jax.tree_util.GetAttrKey("data"), o.data),), (o.losses, o.chunk)), _unflatten
+)
 
 
 def gradient(loss: Callable[[PyTree], jax.Array]) -> Callable[[PyTree], PyTree]:

@@ -42,8 +42,8 @@ class MomentsState(NamedTuple):
 
 def init_moments(params: PyTree, maximum: bool = False) -> MomentsState:
     """Zero moments; `maximum` keeps the running maximum too."""
-    nu = zeros(params, real=True)
-    return MomentsState(jnp.zeros([], jnp.int32), zeros(params), nu, nu if maximum else None)
+    nu, nu_max = zeros(params, real=True), zeros(params, real=True) if maximum else None  # two: donatable
+    return MomentsState(jnp.zeros([], jnp.int32), zeros(params), nu, nu_max)
 
 
 def next_moments(gradient: PyTree, state: MomentsState, b1, b2) -> MomentsState:

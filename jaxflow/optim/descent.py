@@ -230,4 +230,5 @@ def newton(learning_rate=1.0, damping=0.0):
         return unravel(step.astype(flat.dtype)), state
 
     direction = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-    return optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
+    # There is no solver for linear systems in half precision.
+    return in_single(optax.chain(direction, optax.scale_by_learning_rate(learning_rate)))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
@@ -87,7 +88,9 @@ def genetic(
         evaluate = lambda population: jax.vmap(lambda x: value_fn(unravel(x)))(population)
         # A loss that is not finite must never win a tournament.
         finite = lambda losses: jnp.where(jnp.isfinite(losses), losses, jnp.inf).astype(flat.dtype)
-        losses = jnp.where(state.count == 0, finite(evaluate(state.population)), state.losses)
+        # The first generation's losses are known only here, as `init` is not handed the loss.
+        first = lambda: finite(evaluate(state.population))
+        losses = lax.cond(state.count == 0, first, lambda: state.losses)
         population = offspring(state, losses)
         losses = finite(evaluate(population))
         best = population[jnp.argmin(losses)]

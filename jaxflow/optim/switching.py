@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
@@ -49,7 +50,7 @@ def adabound(
     """
     check_adam(learning_rate, b1, b2, eps)
     _check.positive(final_learning_rate=final_learning_rate, gamma=gamma)
-    if callable(learning_rate) and not isinstance(first := learning_rate(0), jax.core.Tracer):
+    if callable(learning_rate) and not isinstance(first := learning_rate(0), Tracer):
         _check.require(
             "learning_rate", learning_rate, bool(np.all(np.asarray(first) > 0)), "above 0 at step 0"
         )
@@ -121,8 +122,9 @@ def swats(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-9, tolerance=1e-9, *, rel
 
     def init(params):
         fill = lambda value, dtype: tree_map(lambda p: jnp.asarray(value, dtype), params)
-        zero = fill(0.0, float)
-        return SwatsState(init_moments(params), zero, fill(False, bool), zero, fill(1.0, float))
+        # Every field its own array, so that the state can be donated.
+        estimate, rate, adam_rate = fill(0.0, float), fill(0.0, float), fill(1.0, float)
+        return SwatsState(init_moments(params), estimate, fill(False, bool), rate, adam_rate)
 
     def update(updates, state, params=None):
         t = step_count(state.moments.count)
@@ -195,7 +197,8 @@ def lookahead(inner, steps=5, alpha=0.5, *, reset=False):
     fast = optax.with_extra_args_support(inner)
 
     def init(params):
-        return LookaheadState(jnp.zeros([], jnp.int32), params, fast.init(params))
+        slow = tree_map(jnp.array, params)  # a copy, so that parameters and state can both be donated
+        return LookaheadState(jnp.zeros([], jnp.int32), slow, fast.init(params))
 
     def update(updates, state, params=None, **extra):
         if params is None:

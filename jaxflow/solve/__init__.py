@@ -1,5 +1,6 @@
 """Time stepping: `iterate` for optimizers, `integrate` for dynamics, `ensemble` for many of either."""
 
+from jaxflow.solve.control import gradient_norm_below as gradient_norm_below
 from jaxflow.solve.ensemble import ensemble as ensemble
 from jaxflow.solve.estimators import Draws as Draws
 from jaxflow.solve.estimators import Estimator as Estimator
@@ -8,7 +9,6 @@ from jaxflow.solve.estimators import full_batch as full_batch
 from jaxflow.solve.estimators import svag as svag
 from jaxflow.solve.estimators import with_replacement as with_replacement
 from jaxflow.solve.estimators import without_replacement as without_replacement
-from jaxflow.solve.integrate import gradient_norm_below as gradient_norm_below
 from jaxflow.solve.integrate import integrate as integrate
 from jaxflow.solve.iterate import iterate as iterate
 from jaxflow.solve.rkc import RKC2 as RKC2

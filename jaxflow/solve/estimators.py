@@ -48,8 +48,9 @@ def check_data(estimator: Estimator, objective: Any) -> Draws:
             raise TypeError(
                 f"Mini-batches need an Objective(losses, data), got {objective!r}, a plain function without data."
             )
-        if draws.distinct and draws.batch_size > objective.size:
-            rule = f"at most the number of examples, {objective.size}, when drawn without replacement"
+        size = objective.size  # refuses an objective without data
+        if draws.distinct and draws.batch_size > size:
+            rule = f"at most the number of examples, {size}, when drawn without replacement"
             raise ValueError(f"batch_size must be {rule}, got {draws.batch_size}.")
     return draws
 

@@ -10,26 +10,15 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from diffrax import RESULTS
 from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._traceable import Static, combine, compiled, partition
 from jaxflow.dynamics import Dynamics
 from jaxflow.solve.automatic import choose
+from jaxflow.solve.control import controller, evaluations_of, fitted, status_of
 from jaxflow.solve.rkc import RKC2
-from jaxflow.solve.trajectory import (
-    DIVERGED,
-    FAILED,
-    FINISHED,
-    MAX_STEPS,
-    STOPPED,
-    Trajectory,
-    as_parameters,
-    identity,
-    is_finite,
-)
+from jaxflow.solve.trajectory import DIVERGED, Trajectory, as_parameters, identity, is_finite
 
 PyTree = Any
 
@@ -43,26 +32,6 @@ class Settings(NamedTuple):
     substeps: int | None
     max_steps: int | None
     machinery: Static
-
-
-def gradient_norm_below(tolerance: float) -> diffrax.Event:
-    r"""An event for `integrate`: stop at the end of the first step where $|\dot z| \le$ `tolerance`.
-
-    Along gradient flow $|\dot z|$ is the norm of the gradient. Raises `ValueError` unless `tolerance` > 0.
-
-    >>> import jax.numpy as jnp, jaxflow as jf
-    >>> flow = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))
-    >>> path = jf.integrate(flow, jnp.ones(1), jnp.array([0.0, 50.0]), event=jf.gradient_norm_below(1e-3))
-    >>> path.message.split(" at")[0], bool(jnp.abs(path.params[0]) <= 1e-3)
-    ('stopped by the event', True)
-    """
-    _check.positive(tolerance=tolerance)
-    return diffrax.Event(jax.tree_util.Partial(_is_flat, jnp.asarray(tolerance, float)))
-
-
-def _is_flat(tolerance, t, y, args, *, terms, **kwargs):
-    squares = [jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(terms.vf(t, y, args))]
-    return jnp.sqrt(sum(squares)) <= tolerance
 
 
 def integrate(
@@ -165,35 +134,6 @@ def _solver(solver, dynamics, params, times):
     return solver
 
 
-def _steps(settings, times, step_size, rtol, atol, state, velocity, alive):
-    """The controller and the first step size."""
-    span = times[-1] - times[0]
-    if step_size is not None:
-        return diffrax.ConstantStepSize(), jnp.asarray(step_size, times.dtype)
-    if settings.substeps is not None:
-        fractions = jnp.arange(settings.substeps, dtype=times.dtype) / settings.substeps
-        fine = times[:-1, None] + jnp.diff(times)[:, None] * fractions[None]
-        return diffrax.StepTo(jnp.append(fine.ravel(), times[-1])), None
-    # Below dtmin two times are one number. A lane that gets there has diverged: stop, do not drag the others.
-    largest = jnp.maximum(jnp.maximum(jnp.abs(times[0]), jnp.abs(times[-1])), span)
-    dtmin = jnp.where(alive, 4 * jnp.finfo(times.dtype).eps * largest, 2 * span)
-    controller = diffrax.PIDController(rtol, atol, pcoeff=0.3, icoeff=0.4, dtmin=dtmin, force_dtmin=False)
-    return controller, _first_step(span, rtol, atol, state, velocity)
-
-
-def _first_step(span, rtol, atol, state, velocity):
-    """A step over which the state moves by 1 % (Hairer, Nørsett & Wanner 1993, II.4), and never NaN.
-
-    diffrax's own choice is NaN where the state or velocity is, and a NaN step never ends.
-    """
-    scale = jax.tree.map(lambda z: atol + rtol * jnp.abs(z), state)
-    norm = lambda tree: optax.tree.norm(jax.tree.map(jnp.divide, tree, scale))
-    size, speed = norm(state), norm(velocity)
-    step = 0.01 * jnp.where(size > 0, size, 1.0) / jnp.where(speed > 0, speed, 1.0)
-    known = (speed > 0) & jnp.isfinite(step)
-    return jnp.minimum(jnp.where(known, step, 1e-3 * span), span).astype(span.dtype)
-
-
 @compiled
 def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record):
     solver, adjoint, event = combine(arrays, settings.machinery)
@@ -209,33 +149,37 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     wide = jnp.result_type(jnp.float32, *(leaf.real.dtype for leaf in jax.tree.leaves(state)))
     widen = lambda tree: jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, wide)), tree)
     narrow = lambda tree: jax.tree.map(lambda x, like: x.astype(like.dtype), tree, state)
-    # From a start that is not finite the controller would never find a step: such a lane runs from zero with a
-    # dtmin that ends it at its first step, and is blanked afterwards.
+    # From a start that is not finite the controller would never find a step, but on a NaN drift it shrinks the
+    # step to dtmin and stops: such a lane runs from zero along NaN, and is blanked afterwards.
     alive = is_finite(state)
     start = jax.tree.map(lambda z: jnp.where(alive, z, 0), widen(state))
-    drift = lambda t, y, dynamics: widen(dynamics.drift(t, narrow(y)))
+    args = (dynamics, alive)
     clock = times.astype(wide)
+    velocity = _drift(widen, narrow)(clock[0], start, args)
     if isinstance(solver, RKC2) and wide == jnp.float32:
         rtol = jnp.maximum(rtol, RTOL[jnp.dtype(wide)])  # rounding over many stages is no smaller
-    controller, dt0 = _steps(
-        settings, clock, step_size, rtol, atol, start, drift(clock[0], start, dynamics), alive
-    )
+    steps, dt0 = controller(solver, settings.substeps, clock, step_size, rtol, atol, start, velocity)
+    adaptive = isinstance(steps, diffrax.PIDController)
+    solver = fitted(solver, adjoint, adaptive)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(drift),
+        diffrax.ODETerm(_drift(widen, narrow)),
         solver,
         clock[0],
         clock[-1],
         dt0,
         start,
-        dynamics,
+        args,
         saveat=diffrax.SaveAt(
             subs=[
-                diffrax.SubSaveAt(ts=clock, fn=lambda t, y, args: record(field.params(narrow(y)))),
+                # The first value is known. Left to the solver, a lane that fails before its first step would, in
+                # a vmapped loop, save it anew at every step of the others.
+                diffrax.SubSaveAt(ts=clock[1:], fn=lambda t, y, args: record(field.params(narrow(y)))),
                 diffrax.SubSaveAt(t1=True),
             ],
             solver_state=isinstance(solver, RKC2),
+            controller_state=isinstance(solver, RKC2),
         ),
-        stepsize_controller=controller,
+        stepsize_controller=steps,
         adjoint=adjoint,
         event=event,
         max_steps=settings.max_steps,
@@ -246,48 +190,32 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     (saved, ends), (values, states) = solution.ts, solution.ys
     final = narrow(jax.tree.map(lambda leaf: _blank(leaf[0], alive), states))
     # diffrax leaves infinity at times it did not reach.
-    reached = jnp.isfinite(saved) & alive
+    reached = jnp.append(alive, jnp.isfinite(saved) & alive)
+    values = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), record(params), values)
     return Trajectory(
         times=times,
         values=jax.tree.map(lambda leaf: _blank(leaf, reached), values),
         params=field.params(final),
         state=final,
         steps=jnp.asarray(solution.stats["num_steps"], jnp.int32),
-        evaluations=_evaluations(solver, solution, adaptive=isinstance(controller, diffrax.PIDController)),
-        status=jnp.where(alive, _status(solution.result), DIVERGED),
+        evaluations=evaluations_of(solver, solution, adaptive),
+        status=jnp.where(alive, status_of(solution.result), DIVERGED),
         stopped=jnp.where(alive, ends[0].astype(times.dtype), times[0]),
     )
+
+
+def _drift(widen, narrow):
+    """The vector field in the solver's dtype; NaN in lanes that are not alive."""
+
+    def drift(t, y, args):
+        dynamics, alive = args
+        velocity = widen(dynamics.drift(t, narrow(y)))
+        return jax.tree.map(lambda v: jnp.where(alive, v, jnp.nan), velocity)
+
+    return drift
 
 
 def _blank(leaf: jax.Array, reached: jax.Array) -> jax.Array:
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
     return jnp.where(reached.reshape(reached.shape + (1,) * (leaf.ndim - reached.ndim)), leaf, jnp.nan)
-
-
-def _status(result) -> jax.Array:
-    codes = {
-        FINISHED: RESULTS.successful,
-        STOPPED: RESULTS.event_occurred,
-        MAX_STEPS: RESULTS.max_steps_reached,
-        DIVERGED: RESULTS.dt_min_reached,
-    }
-    status = jnp.asarray(FAILED)
-    for code, meaning in codes.items():
-        status = jnp.where(result == meaning, code, status)
-    return status
-
-
-def _evaluations(solver, solution, adaptive: bool) -> jax.Array:
-    """Field evaluations spent; −1 for solvers that do not say (implicit ones)."""
-    steps = solution.stats["num_steps"]
-    if isinstance(solver, RKC2):
-        return jnp.asarray(solution.solver_state.evaluations, jnp.int32)
-    if isinstance(solver, diffrax.Euler):
-        return jnp.asarray(steps, jnp.int32)
-    tableau = getattr(solver, "tableau", None)
-    if not (isinstance(solver, diffrax.AbstractERK) and isinstance(tableau, diffrax.ButcherTableau)):
-        return jnp.asarray(-1, jnp.int32)
-    # Where the last stage is the next step's first, a step saves one; choosing the first step size costs one.
-    each, once = (tableau.num_stages - 1, 1) if tableau.fsal else (tableau.num_stages, 0)
-    return jnp.asarray(steps * each + once + (1 if adaptive else 0), jnp.int32)

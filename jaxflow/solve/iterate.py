@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -22,6 +23,7 @@ from jaxflow.solve.stream import iterate_stream
 from jaxflow.solve.trajectory import Trajectory, as_parameters, identity, is_finite
 
 PyTree = Any
+EVERYTHING = full_batch()
 LARGE = 2**30  # bytes of recorded parameters above which a warning is due
 
 
@@ -64,8 +66,8 @@ def iterate(
     - `record(params) -> pytree`: what to keep. Default: the parameters.
     - `state`: the `state` of an earlier trajectory, to go on from its `params` as if never interrupted.
 
-    Returns a `Trajectory` whose first value is that of the given `params`. A run that stops being finite is
-    marked diverged, at the first record where it is seen.
+    Returns a `Trajectory` whose first value is that of the given `params`. A run whose parameters are not
+    finite at its end is marked diverged, since the first record where that is seen.
 
     Raises `ValueError` or `TypeError` for steps or `every` < 1, a batch larger than the data without
     replacement, a missing key, mini-batches of an objective without data, or parameters that are not floats.
@@ -83,6 +85,10 @@ def iterate(
     if traced:
         if every is not None:
             raise ValueError(f"every must be None when steps is a traced number, got {every!r}.")
+        if steps.ndim or not jnp.issubdtype(steps.dtype, jnp.integer):
+            raise TypeError(
+                f"steps must be an integer, got an array of shape {steps.shape} and dtype {steps.dtype}."
+            )
     else:
         _check.integer("steps", steps, 1)
         if every is not None:
@@ -126,7 +132,9 @@ def _estimator(estimator, batch_size, objective, key) -> Estimator:
     if estimator is not None and batch_size is not None:
         raise ValueError(f"Give either estimator or batch_size, got both (batch_size={batch_size!r}).")
     if estimator is None:
-        estimator = full_batch() if batch_size is None else with_replacement(batch_size)
+        if batch_size is None:
+            return EVERYTHING
+        estimator = with_replacement(batch_size)
     draws = check_data(estimator, objective)
     if draws.batch_size is not None and key is None:
         raise ValueError(
@@ -163,14 +171,13 @@ def _iterate(settings, optimizer, objective, params, rate, estimator, key, recor
     if settings.steps is None:
         carry, records, bad = _loop(step, carry, first, traced_steps, record)
         steps = jnp.asarray(traced_steps, jnp.int32)
-        times = end_time(rate, first, state.time, steps)[None]
+        times = jnp.stack([state.time, end_time(rate, first, state.time, steps)])
     else:
         steps = settings.steps
         carry, records, bad = _scan(step, carry, first, steps, settings.every or steps, record)
-        ends = jnp.minimum(jnp.arange(1, records_of(settings) + 1) * (settings.every or steps), steps)
-        times = clock(rate, first, state.time, steps)[ends - 1]
-    values = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), record(params), records)
-    times = jnp.concatenate([state.time[None], times])
+        ends = np.minimum(np.arange(records_of(settings) + 1) * (settings.every or steps), steps)
+        times = clock(rate, first, state.time, steps, ends)
+    values = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), record(params), records)
     total = first + jnp.asarray(steps, jnp.int32)
     final = IterationState(total, times[-1], carry[1], carry[2])
     return finish(times, values, carry[0], final, total - first, bad)
@@ -183,7 +190,9 @@ def records_of(settings: Settings) -> int:
 
 
 def _scan(step, carry, first, steps: int, every: int, record):
-    """All steps as a scan over records of scans over steps; records, and whether each is not finite."""
+    """All steps as a scan over records of scans over steps; records, and a function telling which are not finite."""
+    # Parameters that are kept can be looked at afterwards, all at once, which spares the loop the look.
+    looked_at = record if record is identity else lambda params: (record(params), ~is_finite(params))
 
     def interval(length):
         def run(carry, begin):
@@ -191,22 +200,24 @@ def _scan(step, carry, first, steps: int, every: int, record):
                 carry, _ = step(carry, begin)
             else:
                 carry, _ = lax.scan(step, carry, begin + jnp.arange(length, dtype=jnp.int32))
-            return carry, (record(carry[0]), ~is_finite(carry[0]))
+            return carry, looked_at(carry[0])
 
         return run
 
     whole, rest = divmod(steps, every)
     begins = first + jnp.arange(whole, dtype=jnp.int32) * every
-    carry, (records, bad) = lax.scan(interval(every), carry, begins)
+    carry, seen = lax.scan(interval(every), carry, begins)
     if rest:
-        carry, (last, last_bad) = interval(rest)(carry, first + whole * every)
-        records = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), records, last)
-        bad = jnp.append(bad, last_bad)
-    return carry, records, bad
+        carry, last = interval(rest)(carry, first + whole * every)
+        seen = jax.tree.map(lambda a, b: jnp.concatenate([a, jnp.asarray(b)[None]]), seen, last)
+    if record is identity:
+        return carry, seen, lambda: ~jax.vmap(is_finite)(seen)
+    records, bad = seen
+    return carry, records, lambda: bad
 
 
 def _loop(step, carry, first, steps, record):
     """A traced number of steps, of which only the end is recorded."""
     carry = lax.fori_loop(0, jnp.asarray(steps, jnp.int32), lambda k, c: step(c, first + k)[0], carry)
     records = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], record(carry[0]))
-    return carry, records, ~is_finite(carry[0])[None]
+    return carry, records, lambda: jnp.ones(1, bool)

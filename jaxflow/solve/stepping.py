@@ -1,14 +1,16 @@
 """One step of an optimizer, the clock it advances and the state that resumes a run."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
 from jaxflow.objective import gradient
-from jaxflow.solve.trajectory import DIVERGED, FINISHED, Trajectory
+from jaxflow.solve.trajectory import DIVERGED, FINISHED, Trajectory, is_finite
 
 PyTree = Any
 
@@ -37,13 +39,13 @@ def advance(optimizer, params: PyTree, state: PyTree, loss) -> tuple[PyTree, PyT
     return optax.apply_updates(params, updates), state
 
 
-def clock(rate, start_step, start_time, steps: int) -> jax.Array:
-    """The times after each of the next `steps` steps; shape (steps,)."""
+def clock(rate, start_step, start_time, steps: int, ends: np.ndarray) -> jax.Array:
+    """The times after `ends` (n,), from 0 to `steps`, of the next steps; shape (n,)."""
     if callable(rate):
         rates = jax.vmap(rate)(start_step + jnp.arange(steps))
-        return start_time + jnp.cumsum(jnp.asarray(rates, start_time.dtype))
-    # From the step count where nothing came before, so that t = k·rate to the last bit.
-    return start_time + (jnp.arange(1, steps + 1) * jnp.asarray(rate, start_time.dtype))
+        sums = jnp.cumsum(jnp.asarray(rates, start_time.dtype))
+        return start_time + jnp.append(0, sums)[ends]
+    return start_time + jnp.asarray(ends, start_time.dtype) * jnp.asarray(rate, start_time.dtype)
 
 
 def end_time(rate, first, time, steps) -> jax.Array:
@@ -60,9 +62,17 @@ def start(optimizer, params: PyTree, estimator_state: PyTree = ()) -> IterationS
     )
 
 
-def finish(times, values, params, state, steps, bad) -> Trajectory:
-    """A trajectory from its parts; `bad` flags the records (all but the first) that are not finite."""
-    diverged = bad.any()
+def finish(times, values, params, state, steps, bad: Callable[[], jax.Array]) -> Trajectory:
+    """A trajectory from its parts; `bad()` tells the records, all but the first, that are not finite.
+
+    It is called, inside the program too, only where the run has diverged.
+    """
+    diverged = ~is_finite(params)
+    last = times.size - 1
+
+    def first_bad():
+        return jnp.min(jnp.where(bad(), jnp.arange(1, last + 1), last))
+
+    stopped = times[lax.cond(diverged, first_bad, lambda: jnp.asarray(last))]
     status = jnp.where(diverged, DIVERGED, FINISHED)
-    stopped = jnp.where(diverged, times[1:][jnp.argmax(bad)], times[-1])
     return Trajectory(times, values, params, state, steps, steps, status, stopped)

@@ -9,6 +9,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxflow._traceable import compiled
 from jaxflow.objective import Objective
@@ -49,11 +50,10 @@ def iterate_stream(optimizer, objective, params, steps, rate, batches, every, re
     if ends[-1:] != [done]:
         value, not_finite = _observe((), record, params)
         values, bad, ends = [*values, value], [*bad, not_finite], [*ends, done]
-    times = clock(rate, state.step, state.time, done)[jnp.asarray(ends) - 1]
-    times = jnp.concatenate([state.time[None], times])
+    times = clock(rate, state.step, state.time, done, np.array([0, *ends]))
     final = state._replace(step=state.step + done, time=times[-1], optimizer=optimizer_state)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *values)
-    trajectory = finish(times, stacked, params, final, jnp.asarray(done, jnp.int32), jnp.stack(bad))
+    trajectory = finish(times, stacked, params, final, jnp.asarray(done, jnp.int32), lambda: jnp.stack(bad))
     if done < steps:
         warnings.warn(f"The stream of batches ended after {done} of {steps} steps.", stacklevel=3)
         ended = jnp.where(trajectory.diverged, trajectory.status, STREAM_ENDED)

@@ -87,6 +87,11 @@ def identity(params: PyTree) -> PyTree:
 
 def as_parameters(params: PyTree) -> PyTree:
     """Parameters as arrays; refuses what has no gradient, in one sentence."""
+    if all(
+        isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        for leaf in jax.tree.leaves(params)
+    ):
+        return params
 
     def convert(path, leaf):
         try:

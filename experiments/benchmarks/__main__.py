@@ -1,0 +1,107 @@
+"""Measure every figure the library claims, print them beside what is asked, and write them as JSON.
+
+Run it on a machine that is doing nothing else: ratios of medians are of turns taken in one process, but a busy
+machine still disturbs them. `--quick` makes sure that everything runs; its timings mean little.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments.benchmarks import accuracy, speed
+from experiments.common import start
+from jaxflow.commands import results
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Something measured: the number, what is asked of it, and what else was seen."""
+
+    what: str
+    measure: Callable[[bool], Any]
+    least: float = -float("inf")
+    most: float = float("inf")
+    unit: str = ""
+
+    def row(self, quick: bool) -> dict[str, Any]:
+        measured = self.measure(quick)
+        details = measured if isinstance(measured, dict) else {}
+        value = float(details.pop("ratio") if details else measured)
+        asked = f"≥ {self.least:g}" if self.most == float("inf") else f"≤ {self.most:g}"
+        if self.least > -float("inf") and self.most < float("inf"):
+            asked = f"{self.least:g} … {self.most:g}"
+        reached = self.least <= value <= self.most
+        return {
+            "what": self.what,
+            "measured": value,
+            "asked": asked + self.unit,
+            "reached": reached,
+        } | details
+
+
+# The accuracy figures are quick as they are.
+FIGURES = (
+    Figure(
+        "optimizers against NumPy recursions, 100 steps, float64: relative error",
+        accuracy.recursions,
+        most=1e-12,
+    ),
+    Figure(
+        "compilations for 20 sets of numbers, worst optimizer or schedule",
+        accuracy.compile_counts,
+        1,
+        1,
+    ),
+    Figure(
+        "vmapped constructors against a loop, float32: relative gap",
+        accuracy.vmapped_hyperparameters,
+        most=1e-6,
+    ),
+    Figure("gradients through 20 steps that are not finite", accuracy.derivatives, most=0),
+    Figure("updates that change a dtype or a state's structure", accuracy.dtypes, most=0),
+    Figure("iterate / hand-written scan, digits network", speed.iterate_network, most=1.03, unit=" ×"),
+    Figure(
+        "iterate / hand-written scan, 2-D function, every = 10", speed.iterate_plane, most=1.15, unit=" ×"
+    ),
+    Figure("overhead of one plain call of iterate", speed.plain_call, most=150, unit=" µs"),
+    Figure(
+        "integrate / evaluations × one gradient, digits network",
+        speed.integrate_network,
+        most=1.10,
+        unit=" ×",
+    ),
+    Figure(
+        "Tsit5 / RKC2, digits network at sharpness ≥ 90, rtol 1e-4", speed.stiff_network, least=8, unit=" ×"
+    ),
+    Figure(
+        "gradient flow of a quadratic over four decades: error / norm",
+        accuracy.quadratic_flow,
+        most=1e-9,
+    ),
+    Figure("slope of gradient descent − flow", accuracy.descent_slope, 0.95, 1.05),
+    Figure("import jaxflow / import jax, optax, diffrax", speed.import_time, most=1.15, unit=" ×"),
+    Figure("16 vmapped lanes, one of them NaN / 16 good ones", speed.nan_lane, most=1.2, unit=" ×"),
+)
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+    run = start("benchmarks", __doc__, arguments)
+    rows = []
+    for figure in tqdm(FIGURES, file=sys.stderr, disable=None, leave=False):
+        rows.append(figure.row(run.quick))
+        row = rows[-1]
+        more = "".join(
+            f"; {k} {v:.4g}" for k, v in row.items() if k not in ("what", "measured", "asked", "reached")
+        )
+        mark = "reached" if row["reached"] else "MISSED"
+        tqdm.write(f"{row['what']:<74} {row['measured']:>9.3g}  {row['asked']:<12} {mark}{more}")
+    content = {"quick": run.quick, "figures": rows, **results.provenance()}
+    results.write_json(run.output / "benchmarks.json", content)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What `integrate` asks of diffrax and reads back: step size control, events, status and cost of a solve."""
+
+import dataclasses
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import optax
+from diffrax import RESULTS
+
+from jaxflow import _check
+from jaxflow.solve.rkc import RKC2, CountingPID, evaluations
+from jaxflow.solve.trajectory import DIVERGED, FAILED, FINISHED, MAX_STEPS, STOPPED
+
+
+def gradient_norm_below(tolerance: float) -> diffrax.Event:
+    r"""An event for `integrate`: stop at the end of the first step where $|\dot z| \le$ `tolerance`.
+
+    Along gradient flow $|\dot z|$ is the norm of the gradient. Raises `ValueError` unless `tolerance` > 0.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> flow = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))
+    >>> path = jf.integrate(flow, jnp.ones(1), jnp.array([0.0, 50.0]), event=jf.gradient_norm_below(1e-3))
+    >>> path.message.split(" at")[0], bool(jnp.abs(path.params[0]) <= 1e-3)
+    ('stopped by the event', True)
+    """
+    _check.positive(tolerance=tolerance)
+    return diffrax.Event(jax.tree_util.Partial(_is_flat, jnp.asarray(tolerance, float)))
+
+
+def _is_flat(tolerance, t, y, args, *, terms, **kwargs):
+    squares = [jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(terms.vf(t, y, args))]
+    return jnp.sqrt(sum(squares)) <= tolerance
+
+
+def fitted(solver, adjoint, adaptive: bool):
+    """RKC2 told how its loop over stages will be differentiated, and to hand its cost to the controller."""
+    if not isinstance(solver, RKC2):
+        return solver
+    kinds = {diffrax.ForwardMode: "lax", diffrax.DirectAdjoint: "bounded"}
+    kind = next((kind for cls, kind in kinds.items() if isinstance(adjoint, cls)), "checkpointed")
+    return dataclasses.replace(solver, scan_kind=kind, counted=adaptive)
+
+
+def controller(solver, substeps, times, step_size, rtol, atol, state, velocity):
+    """The controller and the first step size."""
+    span = times[-1] - times[0]
+    if step_size is not None:
+        return diffrax.ConstantStepSize(), jnp.asarray(step_size, times.dtype)
+    if substeps is not None:
+        fractions = jnp.arange(substeps, dtype=times.dtype) / substeps
+        fine = times[:-1, None] + jnp.diff(times)[:, None] * fractions[None]
+        return diffrax.StepTo(jnp.append(fine.ravel(), times[-1])), None
+    # Below dtmin two times are one number. A lane that gets there has diverged: stop, do not drag the others.
+    largest = jnp.maximum(jnp.maximum(jnp.abs(times[0]), jnp.abs(times[-1])), span)
+    dtmin = 4 * jnp.finfo(times.dtype).eps * largest
+    kind = CountingPID if isinstance(solver, RKC2) else diffrax.PIDController
+    pid = kind(rtol, atol, pcoeff=0.3, icoeff=0.4, dtmin=dtmin, force_dtmin=False)
+    first = _first_step(span, rtol, atol, state, velocity)
+    return pid, jnp.where(jnp.isnan(first), 2 * dtmin, first)  # one step away from stopping
+
+
+def _first_step(span, rtol, atol, state, velocity):
+    """A step over which the state moves by 1 % (Hairer, Nørsett & Wanner 1993, II.4); NaN where they are.
+
+    diffrax's own choice is not used, as a step that is NaN never ends.
+    """
+    scale = jax.tree.map(lambda z: atol + rtol * jnp.abs(z), state)
+    norm = lambda tree: optax.tree.norm(jax.tree.map(jnp.divide, tree, scale))
+    size, speed = norm(state), norm(velocity)
+    step = 0.01 * jnp.where(size > 0, size, 1.0) / jnp.where(speed == 0, 1.0, speed)
+    return jnp.minimum(jnp.where(speed == 0, 1e-3 * span, step), span).astype(span.dtype)
+
+
+def status_of(result) -> jax.Array:
+    codes = {
+        FINISHED: RESULTS.successful,
+        STOPPED: RESULTS.event_occurred,
+        MAX_STEPS: RESULTS.max_steps_reached,
+        DIVERGED: RESULTS.dt_min_reached,
+    }
+    status = jnp.asarray(FAILED)
+    for code, meaning in codes.items():
+        status = jnp.where(result == meaning, code, status)
+    return status
+
+
+def evaluations_of(solver, solution, adaptive: bool) -> jax.Array:
+    """Field evaluations spent; −1 for solvers that do not say (implicit ones)."""
+    steps = solution.stats["num_steps"]
+    if isinstance(solver, RKC2):
+        return evaluations(solution)
+    if isinstance(solver, diffrax.Euler):
+        return jnp.asarray(steps, jnp.int32)
+    tableau = getattr(solver, "tableau", None)
+    if not (isinstance(solver, diffrax.AbstractERK) and isinstance(tableau, diffrax.ButcherTableau)):
+        return jnp.asarray(-1, jnp.int32)
+    # Where the last stage is the next step's first, a step saves one; choosing the first step size costs one.
+    each, once = (tableau.num_stages - 1, 1) if tableau.fsal else (tableau.num_stages, 0)
+    return jnp.asarray(steps * each + once + (1 if adaptive else 0), jnp.int32)

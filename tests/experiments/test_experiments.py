@@ -1,0 +1,168 @@
+"""Every experiment in its quick form, once: its headline numbers against theory, its figure and its JSON."""
+
+import importlib
+import json
+import struct
+
+import jax
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from jaxflow.optim import OPTIMIZERS
+
+pytestmark = pytest.mark.promotes
+
+NAMES = ("learning_rates", "moving_averages", "optimizers", "ravine")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """`run(name)`: what the script returned and where it wrote; each script runs once."""
+    done = {}
+
+    def once(name):
+        if name not in done:
+            output = tmp_path_factory.mktemp(name)
+            with jax.numpy_dtype_promotion("standard"):
+                module = importlib.import_module(f"experiments.{name}")
+                done[name] = module.main(["--quick", "--output", str(output)]), output
+        return done[name]
+
+    return once
+
+
+@pytest.fixture
+def measured(run):
+    return lambda name: {key: pair["measured"] for key, pair in run(name)[0]["headlines"].items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figure_and_numbers_are_written_whole(run, name):
+    returned, output = run(name)
+    assert sorted(path.name for path in output.iterdir()) == [f"{name}.json", f"{name}.png"]
+    content = json.loads((output / f"{name}.json").read_text())
+    assert content["quick"] is True
+    assert content["x64"] is True
+    assert content["versions"]["jax"] == jax.__version__
+    assert content["headlines"].keys() == returned["headlines"].keys()
+    png = (output / f"{name}.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    assert png[-8:-4] == b"IEND"
+    width, height = struct.unpack(">II", png[16:24])
+    assert width > 1000
+    assert height > 400
+
+
+def test_learning_rate_at_the_edge_is_no_cycle(measured):
+    """x' = −x + ⅔x³ + … shrinks |x| by ⅔|x|³ a step, so |x| → √(3/4k): .0433 at k = 400."""
+    numbers = measured("learning_rates")
+    assert numbers["x sin x, rate 1: |x| after 400 steps"] == pytest.approx(0.0433, rel=2e-3)
+    assert numbers["x sin x, rate 1: power of k by which |x| shrinks"] == pytest.approx(-0.5, abs=2e-3)
+    well = brentq(lambda x: np.sin(x) + x * np.cos(x), 4, 6)
+    for rate in ("0.1", "0.01"):
+        assert numbers[f"x sin x, rate {rate}: where it ends"] == pytest.approx(well, abs=1e-6)
+    steps = [numbers[f"x sin x, rate {rate}: steps until within .001"] for rate in ("0.1", "0.01")]
+    assert 8 < steps[1] / steps[0] < 15
+
+
+def test_the_staircase_is_crept_down_at_every_rate(measured):
+    numbers = {k: v for k, v in measured("learning_rates").items() if k.startswith("x + sin x")}
+    assert len(numbers) == 3
+    assert list(numbers.values()) == pytest.approx([1, 1, 1], abs=0.05)
+
+
+def test_the_hill_holds_small_rates_only(measured):
+    numbers = measured("learning_rates")
+    climb = lambda x: x + 0.1 * (25 * np.cos(x) - 2 * x)
+    low = brentq(lambda x: climb(climb(x)) - x, -0.2, 0.2)
+    assert numbers["25 sin x − x², rate 0.1: the two-cycle"] == pytest.approx([low, climb(low)], abs=1e-6)
+    assert [low, climb(low)] == pytest.approx([-0.002, 2.499], abs=1e-3)
+    slope = lambda x: 1 - 0.1 * (25 * np.sin(x) + 2)
+    multiplier = numbers["25 sin x − x², rate 0.1: its multiplier, stable below 1"]
+    assert multiplier == pytest.approx(abs(slope(low) * slope(climb(low))), abs=1e-5)
+    top = brentq(lambda x: 25 * np.cos(x) - 2 * x, 1, 2)
+    assert numbers["25 sin x − x², rate 0.01: where it ends"] == pytest.approx(top, abs=1e-6)
+    peaks = pytest.approx([-10.06, -4.356, 1.454, 7.237], abs=1e-3)
+    for name in ("rate 0.01", "gradient flow"):
+        assert numbers[f"25 sin x − x², {name}: share of starts that end on a maximum"] == 1
+        assert numbers[f"25 sin x − x², {name}: maxima reached"] == peaks
+    # Of the four curvatures, 2 + 25 sin x, only that of the lowest peak is below 2/.1.
+    assert numbers["25 sin x − x², rate 0.1: maxima reached"] == pytest.approx([-10.06], abs=1e-3)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.9, 0.98])
+def test_a_moving_average_remembers_for_its_memory(measured, beta):
+    numbers = {
+        k.split(": ")[1]: v for k, v in measured("moving_averages").items() if k.startswith(f"β = {beta:g}:")
+    }
+    memory = numbers["memory in steps, against −1/ln β"]
+    assert memory == pytest.approx(-1 / np.log(beta), rel=1e-6)
+    assert numbers["first step at or below 1/e, against 1/(1−β)"] == np.ceil(memory) == round(1 / (1 - beta))
+    # 19,400 draws with a correlation time of (1+β)/(1−β) ≤ 99: a standard error of at most 5 %.
+    ratio = numbers["noise left, against √((1−β)/(1+β))"] / np.sqrt((1 - beta) / (1 + beta))
+    assert ratio == pytest.approx(1, abs=0.2)
+    assert numbers["lag in steps, against β/(1−β)"] == pytest.approx(beta / (1 - beta), rel=1e-6)
+    assert numbers["uncorrected / corrected at step 1, against 1 − β"] == pytest.approx(1 - beta, rel=1e-9)
+    corrected, plain = (
+        numbers["the same, corrected"],
+        numbers["rms error over the first 1/(1−β) steps, uncorrected"],
+    )
+    assert corrected < 0.5 * plain
+
+
+RATES = {
+    "gradient descent": (99 / 101, 0),
+    "heavy ball": (9 / 11, 1),
+    "EMA momentum": (9 / 11, 1),
+    "Nesterov, look-ahead": (0.9, 1),
+    "Nesterov, shifted": (0.9, 1),
+}
+
+
+@pytest.mark.parametrize("method", RATES)
+def test_rates_in_a_ravine_are_the_textbooks(measured, method):
+    numbers, (rate, power) = measured("ravine"), RATES[method]
+    assert numbers[f"{method}, κ = 100: factor a step ρ"] == pytest.approx(rate, abs=1e-5)
+    # A double root is only known to the square root of the rounding error.
+    assert numbers[f"{method}, κ = 100: ρ of the companion matrix"] == pytest.approx(rate, abs=1e-6)
+    assert numbers[f"{method}, κ = 100: power m of k"] == pytest.approx(power, abs=0.03)
+
+
+def test_rates_hold_at_every_condition_number(measured):
+    numbers = measured("ravine")
+    assert numbers["all κ and methods: largest error of ρ"] < 1e-4
+    assert numbers["EMA momentum and heavy ball: largest distance"] < 1e-14
+
+
+def test_every_optimizer_is_in_the_table(run, measured):
+    table = run("optimizers")[0]["table"]
+    assert table["rosenbrock"].keys() == OPTIMIZERS.keys()
+    cells = table["rosenbrock"]
+    for name, cell in cells.items():
+        assert np.isfinite(cell["final"]), name
+        assert cell["final"] < 24.2, name  # the start
+    x, steps = np.array([-1.2, 1.0]), 0
+    while 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2 > 1e-6:
+        slope = np.array([-400 * x[0] * (x[1] - x[0] ** 2) - 2 * (1 - x[0]), 200 * (x[1] - x[0] ** 2)])
+        hessian = np.array([[1200 * x[0] ** 2 - 400 * x[1] + 2, -400 * x[0]], [-400 * x[0], 200.0]])
+        x, steps = x - np.linalg.solve(hessian, slope), steps + 1
+    assert cells["newton"]["steps"] == steps == 5
+    assert cells["newton"]["rate"] == pytest.approx(1)
+    assert cells["newton"]["final"] < 1e-20
+    # A step of bounded length cannot diverge to infinity in 1000 steps; one proportional to a quartic's gradient can.
+    assert all(cells[name]["diverged"] == 0 for name in ("sign", "adam", "rmsprop", "adagrad", "genetic"))
+    assert cells["gd"]["diverged"] > 0
+    assert cells["gd"]["rate"] < 2 / 300
+    assert cells["momentum"]["final"] < 1e-6 < cells["gd"]["final"]
+    assert {k: cells["swats"][k] for k in ("rate", "steps")} == {
+        k: cells["adam"][k] for k in ("rate", "steps")
+    }
+    assert measured("optimizers")["rosenbrock: fewest steps to the target, and whose"][1] == "newton"
+
+
+def test_digits_are_learned(run):
+    cells = run("optimizers")[0]["table"]["digits"]
+    for name, cell in cells.items():
+        assert cell["test accuracy"] > 0.85, name
+        assert cell["final"] < 0.5, name
