@@ -125,6 +125,9 @@ CASES = [
     ),
 ]
 
+# The last form of each optimizer, where the form makes no difference to what is tested.
+ONE_FORM_EACH = list({case.constructor: case for case in CASES}.values())
+
 
 class ScheduleCase(NamedTuple):
     """A schedule's constructor, its keyword arguments, and the NumPy schedule that takes the same."""
@@ -150,7 +153,7 @@ def _warmup_to_schedule(peak, steps, start):
 
 SCHEDULE_CASES = [
     _schedule("constant", {"value": 0.3}),
-    _schedule("inverse_sqrt", {"value": 0.3}),
+    _schedule("inverse_sqrt", {"value": 0.3}, lambda value: recursions.inverse_sqrt(value)),
     _schedule("warmup", {"peak": 0.3, "steps": 10, "start": 0.1}),
     _schedule(
         "warmup-peak", {"peak": jf.optim.inverse_sqrt(0.3), "steps": 10, "start": 0.1}, _warmup_to_schedule

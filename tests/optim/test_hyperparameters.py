@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, SCHEDULE_CASES, START, by_id, loss
+from cases import CASES, ONE_FORM_EACH, SCHEDULE_CASES, START, by_id, loss
 
 import jaxflow as jf
 
@@ -87,10 +87,18 @@ def run(optimizer, start):
 one, many = jax.jit(run), jax.jit(jax.vmap(run, (0, None)))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-14)])
 @pytest.mark.parametrize("case", CASES, **by_id)
-def test_a_vmapped_constructor_is_a_loop_over_its_values(case, dtype, tolerance):
+def test_a_vmapped_constructor_is_a_loop_over_its_values(case):
     """For every numeric hyperparameter; both programs are compiled once for all of them."""
+    check_vmapped(case, "float64", 1e-14)
+
+
+@pytest.mark.parametrize("case", [c for c in ONE_FORM_EACH if c.id != "genetic"], **by_id)
+def test_a_vmapped_constructor_is_a_loop_over_its_values_in_single_precision(case):
+    check_vmapped(case, "float32", 1e-6)
+
+
+def check_vmapped(case, dtype, tolerance):
     start = jnp.asarray(START, dtype)
     for name, value in settings_of(case):
         if not isinstance(value, float):
@@ -109,12 +117,12 @@ def test_a_vmapped_constructor_is_a_loop_over_its_values(case, dtype, tolerance)
 @pytest.mark.parametrize("case", SCHEDULE_CASES, **by_id)
 def test_a_vmapped_schedule_is_a_loop_over_its_values(case):
     counts = jnp.arange(80)
-    evaluate = jax.vmap(lambda schedule: schedule(counts))
+    one_of, many_of = jax.jit(lambda s: s(counts)), jax.jit(jax.vmap(lambda s: s(counts)))
     for name, value in settings_of(case):
         values = value * np.array([1.0, 1.1, 1.2])
         make_schedule = lambda v, name=name: make(case, name, v)
-        ours = evaluate(jax.vmap(make_schedule)(jnp.asarray(values)))
-        loop = np.stack([make_schedule(float(v))(counts) for v in values])
+        ours = many_of(jax.vmap(make_schedule)(jnp.asarray(values)))
+        loop = np.stack([one_of(make_schedule(float(v))) for v in values])
         assert np.abs(ours - loop).max() <= 1e-14
         assert np.abs(loop[0] - loop[-1]).max() > 1e-3, name
 
@@ -143,7 +151,7 @@ def test_derivatives_through_a_run_are_finite_where_a_coordinate_has_no_gradient
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((by_optimizer, by_start)))
     assert type(by_optimizer) is type(case.make())
     if not case.decays:
-        assert by_start[0] == pytest.approx(WEIGHTS[0], rel=1e-14)
+        assert float(by_start[0]) == pytest.approx(WEIGHTS[0], rel=1e-14)
 
 
 @pytest.mark.parametrize("constructor", ["adam", "swats"])
@@ -160,6 +168,6 @@ def test_derivatives_are_the_central_differences(id):
     case = next(case for case in CASES if case.id == id)
     arguments = (case.make(), jnp.asarray(START))
     shifted = [jax.tree.map(lambda leaf, s=sign: leaf * (1 + s * 1e-5), arguments) for sign in (-1, 1)]
-    difference = (outcome(shifted[1]) - outcome(shifted[0])) / 2e-5
+    difference = float(outcome(shifted[1]) - outcome(shifted[0])) / 2e-5
     terms = jax.tree.map(lambda g, leaf: jnp.sum(g * leaf), hypergradient(arguments), arguments)
-    assert sum(jax.tree.leaves(terms)) == pytest.approx(difference, rel=1e-7)
+    assert float(sum(jax.tree.leaves(terms))) == pytest.approx(difference, rel=1e-7)

@@ -1,0 +1,106 @@
+"""Updates come back in the gradient's dtype and states keep their dtypes, whatever those of hyperparameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import CASES, ONE_FORM_EACH, START, by_id
+
+import jaxflow as jf
+
+pytestmark = pytest.mark.promotes
+
+DTYPES = ["bfloat16", "float16", "float32", "float64", "complex64"]
+
+
+def quadratic(params):
+    """Half the squared norm, in the real dtype of the parameters; its gradient is the parameters."""
+    return 0.5 * sum(jnp.sum(jnp.real(leaf * jnp.conj(leaf))) for leaf in jax.tree.leaves(params))
+
+
+def update(optimizer, gradient, state, params):
+    return optimizer.update(
+        gradient, state, params,
+        value=quadratic(params), grad=gradient, value_fn=quadratic, grad_fn=lambda p: p,
+    )  # fmt: skip
+
+
+def kinds(tree):
+    """Structure, and shape, dtype and weakness of type of every leaf."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves]
+
+
+def parameters(dtype):
+    return {"w": jnp.asarray(START, dtype), "b": (jnp.zeros((), dtype),)}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, **by_id)
+def test_dtypes_are_kept_for_plain_and_for_vmapped_hyperparameters(case, dtype):
+    if dtype == "complex64" and not case.complex:
+        pytest.skip("not defined for complex parameters")
+    params = parameters(dtype)
+
+    def one_step(optimizer):
+        state = optimizer.init(params)
+        return state, *update(optimizer, params, state, params)
+
+    plain = case.make()
+    for hyper in (None, jnp.float32, jnp.float64):
+        if hyper is None:
+            optimizer = plain
+        else:  # as in a lane of a sweep, where every number is an array
+            optimizer = jax.tree.map(
+                lambda x, d=hyper: jnp.asarray(x, d) if isinstance(x, float) else x, plain
+            )
+        state, updates, new_state = jax.eval_shape(one_step, optimizer)
+        assert kinds(updates) == kinds(params)
+        assert kinds(new_state) == kinds(state)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("case", [c for c in CASES if c.needs is None], **by_id)
+def test_half_precision_stays_finite_and_descends(case, dtype):
+    """Coordinates whose gradient is 0, 1e-3 and of order 1; b2 = 0.999 and ε = 1e-8 would be 1 and 0 there."""
+    settings = {"b2": 0.999, "eps": 1e-8, "decay": 0.999}
+    optimizer = case.make(**{k: v for k, v in settings.items() if k in case.settings})
+    params = jnp.asarray([0.0, 1e-3, 1.0, -2.0], dtype)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = update(optimizer, params, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    last = jax.jit(lambda: jax.lax.scan(step, (params, optimizer.init(params)), None, 10)[0])
+    params_after, state = last()
+    assert params_after.dtype == dtype
+    assert all(np.isfinite(leaf.astype(float)).all() for leaf in jax.tree.leaves((params_after, state)))
+    assert params_after[0] == 0
+    assert quadratic(params_after) < quadratic(params)
+
+
+@jax.jit
+def first_updates(g):
+    optimizers = {case.id: case.make() for case in CASES if case.needs is None}
+    return {id: update(o, g, o.init(g), g)[0].astype(float) for id, o in optimizers.items()}
+
+
+def test_the_first_step_in_half_precision_is_that_of_single_precision():
+    """Rate and update are rounded once each, to 8 or 11 bits; float16 has no numbers below 2⁻²⁴."""
+    for dtype, unit in (("bfloat16", 2.0**-8), ("float16", 2.0**-11)):
+        half = jnp.asarray([1e-3, 1.0, -2.0], dtype)
+        ours, single = first_updates(half), first_updates(half.astype(jnp.float32))
+        for name in single:
+            assert (abs(ours[name] - single[name]) <= unit * abs(single[name]) + 2.0**-25).all(), name
+
+
+@pytest.mark.parametrize("case", [c for c in ONE_FORM_EACH if c.complex and c.needs is None], **by_id)
+def test_complex_parameters_descend_like_a_rotated_real_run(case):
+    """Along a ray through 0 the loss |z|²/2 is a real one: z_k = e^{iφ} x_k."""
+    phase = np.exp(0.7j)
+    x = jnp.asarray([1.5])
+    real = jf.iterate(case.make(), quadratic, x, steps=10).values
+    rotated = jf.iterate(case.make(), quadratic, phase * x, steps=10).values
+    assert np.abs(rotated - phase * real).max() <= 1e-12

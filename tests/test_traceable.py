@@ -1,0 +1,177 @@
+"""The decorator: which arguments are leaves, which are static, and what is compiled for whom."""
+
+import pickle
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxflow as jf
+from jaxflow._traceable import combine, compiled, is_numeric, partition
+
+pytestmark = pytest.mark.promotes
+
+traceable = jf.optim.traceable
+
+
+@traceable
+def user_optimizer(rate, power: int = 1, *, scale=None, shout=False, wrap=None):
+    """A user's own: rate·sign(g)|g|^power, built on a structural integer."""
+    del shout, scale, wrap
+
+    def update(updates, state, params=None):
+        step = lambda g: -rate * jnp.sign(g) * jnp.prod(jnp.stack([jnp.abs(g)] * power), axis=0)
+        return jax.tree.map(step, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def plain_constructor(rate):
+    return optax.sgd(rate)
+
+
+def test_a_users_constructor_becomes_an_optimizer():
+    optimizer = user_optimizer(0.5, 2)
+    assert isinstance(optimizer, jf.optim.Optimizer)
+    assert isinstance(optimizer, optax.GradientTransformationExtraArgs)
+    updates, _ = optimizer.update(jnp.array([2.0, -3.0]), optimizer.init(jnp.zeros(2)))
+    np.testing.assert_allclose(updates, [-2.0, 4.5])
+    twin = pickle.loads(pickle.dumps(optimizer))
+    assert (
+        repr(twin)
+        == repr(optimizer)
+        == "user_optimizer(rate=0.5, power=2, scale=None, shout=False, wrap=None)"
+    )
+    assert user_optimizer.__doc__.startswith("A user's own")
+
+
+def test_numbers_are_leaves_and_the_rest_is_static():
+    arrays = {"a": jnp.ones(3), "b": [2, np.float32(3)]}
+    optimizer = user_optimizer(1, scale=arrays, shout=True, wrap=jnp.tanh)
+    leaves = jax.tree.leaves(optimizer)
+    assert [type(leaf) for leaf in leaves if not hasattr(leaf, "shape")] == [float] * 3
+    assert len(leaves) == 4
+    assert jax.tree.structure(optimizer) == jax.tree.structure(
+        user_optimizer(2.5, scale=arrays, shout=True, wrap=jnp.tanh)
+    )
+    for changed in ({"power": 2}, {"shout": False}, {"wrap": jnp.sin}, {"scale": None}):
+        other = optimizer.replace(**changed)
+        assert jax.tree.structure(other) != jax.tree.structure(optimizer)
+
+
+def test_true_is_not_one():
+    """Both hash and compare alike in Python."""
+    flagged, counted = user_optimizer(1.0, wrap=(True,)), user_optimizer(1.0, wrap=(1,))
+    assert len(jax.tree.leaves(flagged)) + 1 == len(jax.tree.leaves(counted))
+    static = [partition((x, "s"))[1] for x in (True, "s")]
+    assert static[0] != static[1]
+    assert partition((True,))[1] != partition((False,))[1]
+
+
+@pytest.mark.parametrize(
+    "tree", [(), (1.0, "a", None, True), {"x": [np.ones(2), print]}, [[], (2, ("b", 3))]]
+)
+def test_partition_and_combine_are_inverse(tree):
+    dynamic, static = partition(tree)
+    assert all(map(is_numeric, dynamic))
+    back = combine(dynamic, static)
+    assert jax.tree.structure(back) == jax.tree.structure(tree)
+    assert all(a is b for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(tree), strict=True))
+
+
+def test_each_structural_value_compiles_and_numbers_do_not():
+    @jax.jit
+    @chex.assert_max_traces(n=2)
+    def update(optimizer):
+        return optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))[0]
+
+    chex.clear_trace_counter()
+    for power in (1, 2):
+        for rate in (0.1, 1, np.float64(0.3), np.int32(2)):
+            np.testing.assert_allclose(update(user_optimizer(rate, power)), -float(rate))
+
+
+def test_structural_names_may_be_given_and_are_checked():
+    two = traceable(plain_constructor, structural=("rate",))(0.5)
+    assert jax.tree.leaves(two) == []
+    assert two.hyperparameters == {"rate": 0.5}
+    with pytest.raises(
+        ValueError, match="structural names 'speed', which is no argument of plain_constructor"
+    ):
+        traceable(plain_constructor, structural=("speed",))
+    as_decorator = traceable(structural=("rate",))(plain_constructor)
+    assert jax.tree.structure(as_decorator(0.5)) == jax.tree.structure(two)
+
+
+def test_the_same_constructor_gives_the_same_structure_however_often_it_is_wrapped():
+    once, again = traceable(plain_constructor), traceable(plain_constructor)
+    assert once is again
+    assert traceable(once) is once
+    assert traceable(jf.optim.adam) is jf.optim.adam
+
+
+def test_a_wrapped_constructor_pickles_with_its_structural_arguments():
+    made = traceable(plain_constructor, structural=("rate",))(0.5)
+    twin = pickle.loads(pickle.dumps(made))
+    assert jax.tree.structure(twin) == jax.tree.structure(made)
+
+
+def test_what_returns_something_else_is_refused():
+    with pytest.raises(TypeError, match="must return an optax transformation, a schedule, a dynamics"):
+        traceable(lambda x: x)(1.0)
+
+
+def test_an_argument_that_cannot_be_hashed_is_refused():
+    class Unhashable:
+        __hash__ = None
+
+    with pytest.raises(TypeError, match="must be hashable"):
+        user_optimizer(0.1, wrap=Unhashable())
+
+
+def test_a_schedule_is_one_too():
+    @traceable
+    def halving(start, period):
+        return lambda k: start * 0.5 ** (k / period)
+
+    schedule = halving(1, 2)
+    assert isinstance(schedule, jf.optim.Schedule)
+    np.testing.assert_allclose(schedule(jnp.arange(5)), 0.5 ** (np.arange(5) / 2))
+    run = jf.iterate(jf.optim.gd(schedule), lambda x: x @ jnp.ones(1), jnp.zeros(1), steps=3)
+    np.testing.assert_allclose(run.params, [-(1 + 0.5**0.5 + 0.5)])
+
+
+def test_seeds_and_integers_by_annotation_are_structural_in_foreign_constructors():
+    def foreign(rate, seed, number: "int", length):
+        del seed, number, length
+        return optax.sgd(rate)
+
+    assert jax.tree.leaves(traceable(foreign)(1, 2, 3, 4)) == [4.0, 1.0]
+
+
+def test_compiled_traces_numbers_and_keeps_the_rest_static():
+    class Settings(NamedTuple):
+        double: bool
+
+    @compiled
+    @chex.assert_max_traces(n=3)
+    def apply(settings, function, x, extra):
+        return function(x) * (2 if settings.double else 1)
+
+    chex.clear_trace_counter()
+    for x in (1.0, 2.0, np.float64(3), 4):
+        assert float(apply(Settings(False), jnp.square, float(x), None)) == x**2
+    assert float(apply(Settings(True), jnp.square, 3.0, None)) == 18
+    assert float(apply(Settings(False), jnp.negative, 3.0, None)) == -3
+    assert apply.cache_size() == 3
+
+
+def test_paths_of_leaves_are_named_after_the_arguments():
+    optimizer = jf.optim.lookahead(jf.optim.gd(0.1), steps=3, alpha=0.2)
+    paths = jax.tree_util.tree_flatten_with_path(optimizer)[0]
+    names = {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in paths}
+    assert names == {"alpha": 0.2, "inner.learning_rate": 0.1, "steps": 3.0}
