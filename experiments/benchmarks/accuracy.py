@@ -120,7 +120,7 @@ def descent_slope(quick: bool) -> float:
     problem = jf.problems.rosenbrock()
 
     def gap(h):
-        steps = jnp.round(0.5 / h)
+        steps = jnp.round(0.5 / h).astype(int)
         run = jf.iterate(jf.optim.gd(h), problem.objective, problem.params, steps=steps, every=None)
         flow = jf.integrate(
             jf.dynamics.gradient_flow(problem.objective), problem.params, run.times, rtol=1e-10

@@ -34,7 +34,7 @@ def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order
     **Arguments**
 
     - `run(step_size) -> error`: a scalar, positive. It is vmapped over the ladder, so that all step sizes are
-      one compiled program: take a traced number of steps, `iterate(…, steps=T / h, every=None)`.
+      one compiled program: take a traced number of steps, `jnp.round(T / h).astype(int)`, and `every=None`.
     - `step_sizes` (n,), n ≥ 3, positive and distinct.
 
     Returns an `Order`: the slope p and its standard error from the residuals of the fit (n − 2 degrees of

@@ -55,7 +55,7 @@ def iterate(
     - `optimizer`: one of `jaxflow.optim`, or any optax transformation (static: one compilation an object). Its
       `update` is handed `value`, `grad`, `value_fn` and `grad_fn` of the step's loss; unused, they cost nothing.
     - `objective`: an `Objective`, or any `loss(params) -> scalar`. `params`: a pytree of float arrays.
-    - `steps`: how many. A traced number is allowed with `every=None` (then no reverse mode).
+    - `steps`: how many. A traced integer is allowed with `every=None` (then no reverse mode).
     - `time_step`: the time a step stands for, a number or a schedule. Default: the optimizer's learning rate
       (its running sum under a schedule), 1.0 where it has none.
     - `batch_size`: mini-batches of so many independent draws with replacement; or an `estimator` from

@@ -118,7 +118,7 @@ def test_gradient_descent_leaves_the_flow_at_first_order_in_one_compilation():
     start = jnp.array([-0.5, 0.5])
 
     def gap(h):
-        run = jf.iterate(jf.optim.gd(h), objective, start, steps=jnp.round(0.5 / h), every=None)
+        run = jf.iterate(jf.optim.gd(h), objective, start, steps=jnp.round(0.5 / h).astype(int), every=None)
         flow = jf.integrate(jf.dynamics.gradient_flow(objective), start, run.times, rtol=1e-10, atol=1e-10)
         return jf.compare(run, flow).final
 
