@@ -38,24 +38,25 @@ def iterate_stream(optimizer, objective, params, steps, rate, batches, every, re
             f"estimator must come from jaxflow.solve or be an iterable of batches, got {batches!r}."
         ) from None
     state = start(optimizer, params) if state is None else state
-    values, bad, ends = [_observe((), record, params)[0]], [], []
-    optimizer_state, done = state.optimizer, 0
-    for done, batch in enumerate((batch for _, batch in zip(range(steps), stream, strict=False)), 1):
+    records, ends, last = [_observe((), record, params)], [0], 0
+    optimizer_state = state.optimizer
+    for last, batch in enumerate((batch for _, batch in zip(range(steps), stream, strict=False)), 1):
         params, optimizer_state = _stream_step((), optimizer, objective, params, optimizer_state, batch)
-        if done % every == 0 or done == steps:
-            value, not_finite = _observe((), record, params)
-            values, bad, ends = [*values, value], [*bad, not_finite], [*ends, done]
-    if done == 0:
+        if last % every == 0:
+            records.append(_observe((), record, params))
+            ends.append(last)
+    if last == 0:
         raise ValueError("The stream of batches is empty.")
-    if ends[-1:] != [done]:
-        value, not_finite = _observe((), record, params)
-        values, bad, ends = [*values, value], [*bad, not_finite], [*ends, done]
-    times = clock(rate, state.step, state.time, done, np.array([0, *ends]))
-    final = state._replace(step=state.step + done, time=times[-1], optimizer=optimizer_state)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *values)
-    trajectory = finish(times, stacked, params, final, jnp.asarray(done, jnp.int32), lambda: jnp.stack(bad))
-    if done < steps:
-        warnings.warn(f"The stream of batches ended after {done} of {steps} steps.", stacklevel=3)
+    if ends[-1] != last:  # a last shorter interval
+        records.append(_observe((), record, params))
+        ends.append(last)
+    times = clock(rate, state.step, state.time, last, np.array(ends))
+    final = state._replace(step=state.step + last, time=times[-1], optimizer=optimizer_state)
+    values, bad = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
+    taken = jnp.asarray(last, jnp.int32)
+    trajectory = finish(times, values, params, final, taken, lambda: bad[1:])
+    if last < steps:
+        warnings.warn(f"The stream of batches ended after {last} of {steps} steps.", stacklevel=3)
         ended = jnp.where(trajectory.diverged, trajectory.status, STREAM_ENDED)
         return dataclasses.replace(trajectory, status=ended)
     return trajectory
