@@ -84,20 +84,42 @@ class Objective:
         n = self.size
         if self.chunk is None or self.chunk >= n:
             return self.per_example(params, self.data).mean()
-        return self._chunked(params, n, self.chunk)
+        return self._chunked(params, None) / n
 
-    def _chunked(self, params: PyTree, n: int, chunk: int) -> jax.Array:
+    def weighted(self, params: PyTree, weights: jax.Array) -> jax.Array:
+        r"""$\sum_i w_i \ell_i(\theta)$ over all data for `weights` (N,), in chunks too; a scalar.
+
+        >>> import jax.numpy as jnp, jaxflow as jf
+        >>> print(jf.Objective(lambda w, c: (w - c) ** 2, jnp.arange(3.0)).weighted(0.0, jnp.array([1.0, 1, -1])))
+        -3.0
+        """
+        if weights.shape != (self.size,):
+            raise ValueError(f"weights must have shape ({self.size},), one an example, got {weights.shape}.")
+        if self.chunk is None or self.chunk >= self.size:
+            losses = self.per_example(params, self.data)
+            return jnp.sum(weights.astype(losses.dtype) * losses)
+        return self._chunked(params, weights)
+
+    def _chunked(self, params: PyTree, weights: jax.Array | None) -> jax.Array:
+        """The (weighted) sum of all losses, a chunk at a time."""
+        n, chunk = self.size, self.chunk
+        assert chunk is not None
+        examples = (self.data, weights)
+
+        def total(params, examples):
+            batch, weights = examples
+            losses = self.per_example(params, batch)
+            return losses.sum() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
+
         @jax.checkpoint
         def chunk_sum(params, start):
-            batch = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, chunk), self.data)
-            return self.per_example(params, batch).sum()
+            return total(params, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, chunk), examples))
 
-        rest = jax.tree.map(lambda x: x[n - n % chunk :], self.data)
-        total = self.per_example(params, rest).sum() if n % chunk else 0.0
+        rest = total(params, jax.tree.map(lambda x: x[n - n % chunk :], examples)) if n % chunk else 0.0
         starts = jnp.arange(n // chunk) * chunk
         shape = jax.eval_shape(chunk_sum, params, starts[0])
-        body = lambda total, start: (total + chunk_sum(params, start), None)
-        return lax.scan(body, jnp.asarray(total, shape.dtype), starts)[0] / n
+        body = lambda partial, start: (partial + chunk_sum(params, start), None)
+        return lax.scan(body, jnp.asarray(rest, shape.dtype), starts)[0]
 
     def minibatch(self, params: PyTree, indices: jax.Array, weights: jax.Array | None = None) -> jax.Array:
         r"""The mean loss over the examples `indices` (B,), or $\sum_j w_j \ell_{i_j}$ given `weights` (B,)."""
@@ -129,3 +151,12 @@ def gradient(loss: Callable[[PyTree], jax.Array]) -> Callable[[PyTree], PyTree]:
     (-2-4j)
     """
     return lambda params: jax.tree.map(jnp.conj, jax.grad(loss)(params))
+
+
+def require_data(objective: Any, purpose: str) -> int:
+    """The number of examples; refuses, in one sentence, what has none and so no mini-batches."""
+    if not isinstance(objective, Objective):
+        raise TypeError(
+            f"{purpose} need an Objective(losses, data), got {objective!r}, a plain function without data."
+        )
+    return objective.size

@@ -21,9 +21,12 @@ class Field(NamedTuple):
 
     - `drift(t, state) -> d state/dt`, a pytree like the state.
     - `init(params) -> state` and `params(state) -> params`; by default the state is the parameters.
-    - `diffusion(t, state, xi) -> σ(t, state)·xi`, linear in `xi`, whose shape `brownian(state)` tells.
+    - `diffusion(t, state, xi) -> σ(t, state)·xi` in the sense of Itô, linear in `xi`. `brownian(state)` tells the
+      shape of `xi`: float leaves are standard normal; unsigned integer leaves are random bits, for noise that
+      picks examples.
     - `step(t, state, dt, xi) -> state`, a one-step map to use in place of Euler–Maruyama.
-    - `time_step`: the time one step of the discrete process stands for.
+    - `time_step`: the time one step of the discrete process stands for, a number or a function of the time.
+    - `additive`: whether σ is free of the state, so that Itô and Stratonovich agree.
     """
 
     drift: Callable[[Any, PyTree], PyTree]
@@ -33,6 +36,7 @@ class Field(NamedTuple):
     brownian: Callable[[PyTree], PyTree] | None = None
     step: Callable[..., PyTree] | None = None
     time_step: Any = None
+    additive: bool = False
 
 
 @kind(lambda result: isinstance(result, Field))
@@ -82,8 +86,13 @@ class Dynamics(Bound):
 
     @property
     def time_step(self) -> Any:
-        """The time one step of the discrete process stands for, `None` where there is none."""
+        """The time one step of the discrete process stands for (or a function of t), `None` where there is none."""
         return self.build().time_step
+
+    @property
+    def additive(self) -> bool:
+        """Whether the diffusion is free of the state."""
+        return self.build().additive
 
     def __add__(self, other):
         return sum_of(self, other) if isinstance(other, Dynamics) else NotImplemented
@@ -126,6 +135,7 @@ def sum_of(first: Dynamics, second: Dynamics) -> Field:
         diffusion=diffusion,
         brownian=brownian,
         time_step=b.time_step if a.time_step is None else a.time_step,
+        additive=all(part.additive for part in (a, b) if part.diffusion is not None),
     )
 
 
@@ -146,5 +156,11 @@ def multiple(factor, dynamics: Dynamics) -> Field:
         drift=lambda t, z: scaled(factor, a.drift(t, z)),
         diffusion=diffusion,
         step=None,
-        time_step=None if a.time_step is None else a.time_step / factor,
+        time_step=_divided(a.time_step, factor),
     )
+
+
+def _divided(time_step, factor):
+    if time_step is None:
+        return None
+    return (lambda t: time_step(t) / factor) if callable(time_step) else time_step / factor

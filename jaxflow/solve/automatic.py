@@ -20,7 +20,9 @@ STIFF = 100.0
 ITERATIONS = 30
 
 
-def choose(dynamics: Dynamics, params: PyTree, times: jax.Array) -> diffrax.AbstractSolver:
+def choose(
+    dynamics: Dynamics, params: PyTree, times: jax.Array, state: PyTree = None
+) -> diffrax.AbstractSolver:
     """`RKC2` where the equation is stiff with a real negative spectrum, `Tsit5` else.
 
     Measured at the initial state by a power iteration on the Jacobian of the drift. RKC2's stability region is
@@ -28,18 +30,18 @@ def choose(dynamics: Dynamics, params: PyTree, times: jax.Array) -> diffrax.Abst
 
     Raises `TypeError` under `jit` and `vmap`: the choice is made on the host.
     """
-    leaves = jax.tree.leaves((dynamics, params, times))
+    leaves = jax.tree.leaves((dynamics, params, times, state))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         raise TypeError('solver="auto" measures concrete numbers; under jit or vmap name the solver.')
-    radius, rayleigh = _stiffness((), dynamics, params, times[0])
+    radius, rayleigh = _stiffness((), dynamics, params, times[0], state)
     stiff = bool(radius * (times[-1] - times[0]) > STIFF) and bool(rayleigh < -0.9 * radius)
     return RKC2() if stiff else diffrax.Tsit5()
 
 
 @compiled
-def _stiffness(settings, dynamics, params, t):
+def _stiffness(settings, dynamics, params, t, state):
     """Spectral radius of the drift's Jacobian, and the Rayleigh quotient of its dominant direction."""
-    state = dynamics.init(params)
+    state = dynamics.init(params) if state is None else state
     drift = lambda z: dynamics.drift(t, z)
     flat = lambda v: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(v)])
     keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(state)))

@@ -14,7 +14,7 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._traceable import Bound, kind, traceable
-from jaxflow.objective import Objective
+from jaxflow.objective import require_data
 
 PyTree = Any
 Loss = Callable[[PyTree], jax.Array]
@@ -44,11 +44,7 @@ def check_data(estimator: Estimator, objective: Any) -> Draws:
     """Refuse an estimator the objective cannot feed."""
     draws = estimator.build()
     if draws.batch_size is not None:
-        if not isinstance(objective, Objective):
-            raise TypeError(
-                f"Mini-batches need an Objective(losses, data), got {objective!r}, a plain function without data."
-            )
-        size = objective.size  # refuses an objective without data
+        size = require_data(objective, "Mini-batches")
         if draws.distinct and draws.batch_size > size:
             rule = f"at most the number of examples, {size}, when drawn without replacement"
             raise ValueError(f"batch_size must be {rule}, got {draws.batch_size}.")

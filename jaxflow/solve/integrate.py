@@ -1,6 +1,7 @@
-"""Continuous time: solve a dynamics' differential equation through diffrax and save at the times asked.
+"""Continuous time: solve a dynamics' differential equation and save at the times asked.
 
-One compiled program; the dynamics, parameters, times and tolerances are its arguments.
+Ordinary differential equations go through diffrax, here; those with noise are stepped in `stochastic.py`. Either
+way it is one compiled program whose arguments are the dynamics, parameters, times, tolerances and key.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from jaxflow.dynamics import Dynamics
 from jaxflow.solve.automatic import choose
 from jaxflow.solve.control import controller, evaluations_of, fitted, status_of
 from jaxflow.solve.rkc import RKC2
+from jaxflow.solve.stochastic import diffuse
 from jaxflow.solve.trajectory import DIVERGED, Trajectory, as_parameters, identity, is_finite
 
 PyTree = Any
@@ -39,7 +41,9 @@ def integrate(
     params: PyTree,
     times: Any,
     *,
+    key: jax.Array | None = None,
     substeps: int | None = None,
+    noise_substeps: int | None = None,
     step_size: Any = None,
     rtol: Any = None,
     atol: Any = None,
@@ -48,13 +52,33 @@ def integrate(
     event: diffrax.Event | None = None,
     record: Callable[[PyTree], PyTree] | None = None,
     max_steps: int | None = 4096,
+    state: PyTree = None,
 ) -> Trajectory:
-    r"""Solve $\dot z = f(t, z)$ from `dynamics.init(params)` at `times[0]`, saved at exactly `times`.
+    r"""Solve $dz = f(t, z)\,dt + \sigma(t, z)\,dW$ from `dynamics.init(params)` at `times[0]`, saved at `times`.
 
     **Arguments**
 
-    - `times` (T,), T ≥ 2, increasing: `discrete.times` of a run to compare with, say. The solver steps where it
-      likes and its interpolant is read off at `times`.
+    - `times` (T,), T ≥ 2, increasing: `discrete.times` of a run to compare with, say. An ODE's solver steps
+      where it likes and its interpolant is read off at `times`.
+    - `record(params) -> pytree`: what to keep. Default: the parameters.
+    - `state`: the `state` of an earlier trajectory to go on from, instead of `dynamics.init(params)`; velocities
+      and second moments are kept. (A path with noise then needs another key.)
+
+    *With noise* (Itô) the steps are fixed, by Euler–Maruyama or the dynamics' own method:
+
+    - `key`: makes the path; one key is one path, on any number of devices. Under `ensemble`, one a member.
+    - `substeps` (static): steps between two times. Default: 16 for each step of the discrete process, where the
+      dynamics has a `time_step` and it and the times are concrete. Or `step_size`, the longest allowed. At
+      `substeps` of one a discrete step Euler–Maruyama *is* noisy descent and not the SDE, so that is refused; a
+      step above a quarter of it is warned of.
+    - `noise_substeps`, a multiple of the steps: Brownian increments drawn between two times, summed into the
+      steps. Runs that agree in it (and in `key` and `times`) are driven by one Brownian path whatever their
+      steps: strong convergence, differences between step sizes with little variance.
+    - `solver`: `diffrax.Heun()` instead, weak order 2, where the noise is additive; elsewhere it would solve
+      the Stratonovich equation.
+
+    *Without noise*, adaptive steps:
+
     - `rtol`, `atol`: tolerances of the adaptive solver. Default rtol 1e-8 in float64, 1e-5 in float32, 1e-2 in
       half precision; atol = rtol.
     - `step_size`: fixed steps of this size instead; or `substeps` (static): so many equal steps between two
@@ -64,14 +88,15 @@ def integrate(
     - `adjoint`: default reverse mode by checkpoints; `diffrax.ForwardMode()` for forward mode (`jvp`,
       `jacfwd`), `diffrax.DirectAdjoint()` for both.
     - `event`: a `diffrax.Event`, such as `gradient_norm_below(1e-3)`. Times after it hold NaN.
-    - `record(params) -> pytree`: what to keep. Default: the parameters.
     - `max_steps`: steps allowed, rejected ones counted.
 
-    A lane of a vmapped solve whose state stops being finite, or whose steps shrink below what the clock can
-    resolve, is marked diverged and stops at once; nothing is raised. `Trajectory.message` says how it ended.
+    A path with noise that is not finite at its end is marked diverged. A lane of a vmapped adaptive solve whose
+    state stops being finite, or whose steps shrink below what the clock can resolve, is marked diverged and
+    stops at once. Nothing is raised; `Trajectory.message` says how it ended.
 
     Raises `ValueError` or `TypeError` for times that do not increase, tolerances or steps that are not
-    positive, an unknown solver, or a dynamics with noise.
+    positive or too long, an unknown solver, a Stratonovich solver for noise that depends on the state, a missing
+    key, or an argument that is for the other kind of equation.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> flow = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))
@@ -80,8 +105,6 @@ def integrate(
     """
     if not isinstance(dynamics, Dynamics):
         raise TypeError(f"dynamics must be a Dynamics such as gradient_flow(objective), got {dynamics!r}.")
-    if dynamics.diffusion is not None:
-        raise ValueError(f"integrate solves ordinary differential equations; {dynamics!r} has a diffusion.")
     times = _times(times)
     params = as_parameters(params)
     for name, value in (("step_size", step_size), ("rtol", rtol), ("atol", atol)):
@@ -93,16 +116,25 @@ def integrate(
             raise ValueError(f"Give either substeps or step_size, got both (step_size={step_size!r}).")
     if max_steps is not None:
         _check.integer("max_steps", max_steps, 1)
+    record = identity if record is None else record
+    if dynamics.diffusion is not None or dynamics.step is not None:
+        unused = {"rtol": rtol, "atol": atol, "adjoint": adjoint, "event": event}
+        for name, value in unused.items():
+            if value is not None:
+                raise ValueError(f"{name} must be None for a dynamics stepped at fixed steps, got {value!r}.")
+        how = (substeps, noise_substeps, step_size, solver)
+        return diffuse(dynamics, params, times, key, *how, record, state)
+    if noise_substeps is not None:
+        raise ValueError(f"noise_substeps must be None for a dynamics without noise, got {noise_substeps!r}.")
     dtype = jnp.finfo(jnp.result_type(*jax.tree.leaves(params))).dtype
     rtol = RTOL.get(jnp.dtype(dtype), LOOSEST) if rtol is None else rtol
-    solver = _solver(solver, dynamics, params, times)
+    solver = _solver(solver, dynamics, params, times, state)
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
     # diffrax's own parts keep Python numbers that must stay so (limits of inner loops): only arrays are traced.
     arrays, machinery = partition((solver, adjoint, event), lambda leaf: isinstance(leaf, jax.Array))
     settings = Settings(substeps, max_steps, machinery)
     atol = rtol if atol is None else atol
-    record = identity if record is None else record
-    return _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record)
+    return _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record, state)
 
 
 def _times(times) -> jax.Array:
@@ -123,19 +155,19 @@ def _times(times) -> jax.Array:
     return jnp.asarray(times, float)
 
 
-def _solver(solver, dynamics, params, times):
+def _solver(solver, dynamics, params, times, state):
     if solver is None:
         return diffrax.Tsit5()
     if isinstance(solver, str):
         _check.choice("solver", solver, ["auto"])
-        return choose(dynamics, params, times)
+        return choose(dynamics, params, times, state)
     if not isinstance(solver, diffrax.AbstractSolver):
         raise TypeError(f'solver must be a diffrax solver or "auto", got {solver!r}.')
     return solver
 
 
 @compiled
-def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record):
+def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record, state):
     solver, adjoint, event = combine(arrays, settings.machinery)
     if (
         not isinstance(solver, diffrax.AbstractAdaptiveSolver)
@@ -144,7 +176,7 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     ):
         raise ValueError(f"{type(solver).__name__} has no error estimate; give step_size or substeps.")
     field = dynamics.build()
-    state = field.init(params)
+    state = field.init(params) if state is None else state
     # The solver works in one dtype, at least single precision: its clock and its error estimates need it.
     wide = jnp.result_type(jnp.float32, *(leaf.real.dtype for leaf in jax.tree.leaves(state)))
     widen = lambda tree: jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, wide)), tree)
@@ -191,7 +223,8 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     final = narrow(jax.tree.map(lambda leaf: _blank(leaf[0], alive), states))
     # diffrax leaves infinity at times it did not reach.
     reached = jnp.append(alive, jnp.isfinite(saved) & alive)
-    values = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), record(params), values)
+    first = record(field.params(state))
+    values = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), first, values)
     return Trajectory(
         times=times,
         values=jax.tree.map(lambda leaf: _blank(leaf, reached), values),

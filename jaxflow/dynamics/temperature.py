@@ -1,0 +1,69 @@
+"""How hot SGD runs: the variance of a mini-batch gradient and the temperature it means."""
+
+from typing import Any
+
+from jaxflow import _check
+
+
+def check_batch(batch_size: Any, size: int | None, replacement: bool) -> None:
+    """Refuse a batch size that is not positive, or larger than the data it is drawn from without replacement."""
+    if callable(batch_size):
+        return
+    _check.positive(batch_size=batch_size)
+    if not replacement and _check.is_concrete(batch_size) and size is not None and batch_size > size:
+        rule = f"at most the number of examples, {size}, when drawn without replacement"
+        raise ValueError(f"batch_size must be {rule}, got {batch_size}.")
+
+
+def batch_factor(batch_size: Any, size: int | None = None, *, replacement: bool = True) -> Any:
+    r"""$s_B$, the covariance of a mini-batch gradient over the per-sample covariance: $C = s_B \Sigma$.
+
+    $s_B = \frac1B$ for independent draws, $\frac1B \frac{N-B}{N-1}$ for a fresh batch without replacement from
+    `size` = N examples, with $\Sigma = \frac1N \sum_i (g_i - \bar g)(g_i - \bar g)^\top$.
+
+    Raises `ValueError` for `batch_size` ≤ 0, or > N without replacement, or a missing `size` there.
+
+    >>> batch_factor(4), batch_factor(4, 13, replacement=False)
+    (0.25, 0.1875)
+    """
+    check_batch(batch_size, size, replacement)
+    if replacement:
+        return 1 / batch_size
+    if size is None:
+        raise ValueError("size must be the number of examples when batches are drawn without replacement.")
+    # A single example is the whole of its data: its gradient has no variance.
+    return (size - batch_size) / (batch_size * max(size - 1, 1))
+
+
+def temperature(
+    learning_rate: Any,
+    batch_size: Any,
+    size: int | None = None,
+    *,
+    replacement: bool = True,
+    beta: Any = 0.0,
+) -> Any:
+    r"""The temperature of SGD, $T = \frac{\eta s_B}{2(1-\beta)}$: learning_rate / (2·batch_size) in the plain case.
+
+    SGD is $d\theta = -\nabla L\,dt + \sqrt{2 T \Sigma(\theta)}\,dW$ on the clock t = kη, and were Σ the
+    identity it would end in the Gibbs law $\propto e^{-L/T}$. T does not depend on the clock. Two settings with
+    one temperature have one SDE.
+
+    - `size` = N: the number of examples, needed (and used) only with `replacement=False`.
+    - `beta`: of heavy-ball momentum, which multiplies the rate by 1/(1−β); leave 0 for the averaging form.
+
+    Others' symbols: Smith & Le (2018, 1710.06451) sum the loss, so that their noise scale is g = 2NT;
+    Jastrzębski et al. (2017, 1711.04623) call η/B = 2T the ratio that matters; Chaudhari & Soatto (2018,
+    1710.11029) write β for 1/T and D for Σ; Mandt, Hoffman & Blei (2017, 1704.04289) run the clock t = k.
+
+    Numbers or arrays, traced or not. Raises `ValueError` for a negative rate, `batch_size` ≤ 0 or (without
+    replacement) > N, `beta` outside [0, 1).
+
+    >>> temperature(0.1, 32)
+    0.0015625
+    >>> temperature(0.1, 32, 32, replacement=False)  # all data in every batch: no noise
+    0.0
+    """
+    _check.nonnegative(learning_rate=learning_rate)
+    _check.fraction(beta=beta)
+    return learning_rate * batch_factor(batch_size, size, replacement=replacement) / (2 * (1 - beta))
