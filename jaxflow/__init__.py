@@ -9,6 +9,9 @@ from jaxflow import solve as solve
 from jaxflow.comparison import Comparison as Comparison
 from jaxflow.comparison import compare as compare
 from jaxflow.comparison import order_of_accuracy as order_of_accuracy
+from jaxflow.dynamics import NoiseScale as NoiseScale
+from jaxflow.dynamics import gradient_covariance as gradient_covariance
+from jaxflow.dynamics import noise_scale as noise_scale
 from jaxflow.dynamics import temperature as temperature
 from jaxflow.objective import Objective as Objective
 from jaxflow.solve import RKC2 as RKC2

@@ -103,13 +103,23 @@ class Dynamics(Bound):
     __rmul__ = __mul__
 
 
+def scale(factor: Any, tree: PyTree) -> PyTree:
+    """A number times a pytree, in the pytree's dtypes."""
+    return jax.tree.map(lambda x: jnp.asarray(factor).astype(x.real.dtype) * x, tree)
+
+
+def plus(a: PyTree, b: PyTree) -> PyTree:
+    """The sum of two pytrees of one structure."""
+    return jax.tree.map(jnp.add, a, b)
+
+
 def _add(a: PyTree, b: PyTree) -> PyTree:
     if jax.tree.structure(a) != jax.tree.structure(b):
         raise ValueError(
             "Dynamics add over states of one structure, "
             f"got {jax.tree.structure(a)} and {jax.tree.structure(b)}."
         )
-    return jax.tree.map(jnp.add, a, b)
+    return plus(a, b)
 
 
 def _added_noise(a: Field, b: Field) -> tuple[Callable | None, Callable | None]:
@@ -146,14 +156,13 @@ def multiple(factor, dynamics: Dynamics) -> Field:
     Raises `ValueError` for a negative or NaN factor where there is noise.
     """
     a = dynamics.build()
-    scaled = lambda c, tree: jax.tree.map(lambda x: (c * x).astype(x.dtype), tree)
     diffusion = a.diffusion
     if diffusion is not None:
         _check.nonnegative(factor=factor)
         noise = diffusion
-        diffusion = lambda t, z, xi: scaled(jnp.sqrt(factor), noise(t, z, xi))
+        diffusion = lambda t, z, xi: scale(jnp.sqrt(factor), noise(t, z, xi))
     return a._replace(
-        drift=lambda t, z: scaled(factor, a.drift(t, z)),
+        drift=lambda t, z: scale(factor, a.drift(t, z)),
         diffusion=diffusion,
         step=None,
         time_step=_divided(a.time_step, factor),

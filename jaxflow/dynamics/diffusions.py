@@ -7,23 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field
-from jaxflow.dynamics.noise import FULL, Noise, weighted_gradient
+from jaxflow.dynamics.base import Field, plus, scale
+from jaxflow.dynamics.noise import FULL, Noise, gradient_and_noise
 from jaxflow.dynamics.temperature import batch_factor, check_batch
 from jaxflow.objective import Objective, gradient, require_data
 from jaxflow.optim.schedules import check_rate, value_at
 
 PyTree = Any
-
-
-def scale(factor: Any, tree: PyTree) -> PyTree:
-    """A number times a pytree, in the pytree's dtypes."""
-    return jax.tree.map(lambda x: jnp.asarray(factor).astype(x.real.dtype) * x, tree)
-
-
-def plus(a: PyTree, b: PyTree) -> PyTree:
-    """The sum of two pytrees of one structure."""
-    return jax.tree.map(jnp.add, a, b)
 
 
 def normal_like(params: PyTree) -> PyTree:
@@ -131,10 +121,8 @@ def sgd(
         return scale(-amplitude(learning_rate, t), curved(params, t, draw) if order == "2+" else draw)
 
     def step(t, params, dt, xi):
-        weights = (dt / objective.size).astype(xi.dtype) + (
-            (jnp.sqrt(dt) * amplitude(learning_rate, t)).astype(xi.dtype) * sampling.weights(xi)
-        )
-        move = weighted_gradient(objective, params, weights)
+        push = jnp.sqrt(dt) * amplitude(learning_rate, t)
+        move = gradient_and_noise(objective, sampling, params, xi, dt, push)
         return plus(params, scale(-1.0, move if order == 1 else curved(params, t, move)))
 
     return Field(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow._traceable import Bound, kind, traceable
+from jaxflow.dynamics.base import plus, scale
 from jaxflow.dynamics.temperature import batch_factor, check_batch
 from jaxflow.objective import Objective, gradient, require_data
 
@@ -51,6 +52,18 @@ def _key(bits: jax.Array) -> jax.Array:
 def weighted_gradient(objective: Objective, params: PyTree, weights: jax.Array) -> PyTree:
     r"""$\sum_i w_i \nabla\ell_i(\theta)$ in one backward pass, for weights (N,)."""
     return gradient(lambda p: objective.weighted(p, weights))(params)
+
+
+def gradient_and_noise(
+    objective: Objective, sampling: Sampling, params: PyTree, xi: PyTree, pull: Any, push: Any
+) -> PyTree:
+    """`pull` ∇L + `push` times a draw: one backward pass where the noise is weights on all data."""
+    if sampling.weights is None:
+        draw = sampling.draw(objective, params, xi)
+        return plus(scale(pull, gradient(objective)(params)), scale(push, draw))
+    cast = lambda x: jnp.asarray(x).astype(xi.dtype)
+    weights = cast(pull) / objective.size + cast(push) * sampling.weights(xi)
+    return weighted_gradient(objective, params, weights)
 
 
 @traceable
@@ -152,9 +165,8 @@ def minibatch_noise(
     size = require_data(objective, "Mini-batches")
     check_batch(batch_size, size, replacement)
     sampling = (FULL if noise is None else noise).build()
-    scale = jnp.sqrt(jnp.asarray(batch_factor(batch_size, size, replacement=replacement)))
-    draw = sampling.draw(objective, params, xi)
-    return jax.tree.map(lambda g: scale.astype(g.real.dtype) * g, draw)
+    factor = batch_factor(batch_size, size, replacement=replacement)
+    return scale(jnp.sqrt(jnp.asarray(factor)), sampling.draw(objective, params, xi))
 
 
 FULL = full()
