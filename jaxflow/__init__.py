@@ -7,8 +7,11 @@ from jaxflow import plot as plot
 from jaxflow import problems as problems
 from jaxflow import solve as solve
 from jaxflow.comparison import Comparison as Comparison
+from jaxflow.comparison import EnsembleComparison as EnsembleComparison
 from jaxflow.comparison import compare as compare
+from jaxflow.comparison import compare_ensembles as compare_ensembles
 from jaxflow.comparison import order_of_accuracy as order_of_accuracy
+from jaxflow.comparison import weak_order as weak_order
 from jaxflow.dynamics import NoiseScale as NoiseScale
 from jaxflow.dynamics import gradient_covariance as gradient_covariance
 from jaxflow.dynamics import noise_scale as noise_scale

@@ -1,0 +1,86 @@
+"""Numbers of two ensembles side by side in units of their pooled spread, where rounding is told from spread."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# A spread of so many rounding errors is none.
+ROUNDING = 64
+
+
+class Columns(NamedTuple):
+    """k numbers of the members of both ensembles, in units of their pooled SD. Rows that do not count are zero.
+
+    `a` (n, k) and `b` (m, k) are about the middle between the two means, `own_a` and `own_b` about each mean.
+    A column without spread has `varies` False, 0 in `own_a` and `own_b`, and its size for a unit. `rounding` is
+    what of a gap may be rounding error.
+    """
+
+    a: jax.Array
+    b: jax.Array
+    own_a: jax.Array
+    own_b: jax.Array
+    varies: jax.Array
+    unit: jax.Array
+    rounding: jax.Array
+
+    @property
+    def scale(self) -> jax.Array:
+        """The pooled SD, 0 where there is no spread; shape (k,)."""
+        return jnp.where(self.varies, self.unit, 0.0)
+
+
+def standardised(a: jax.Array, b: jax.Array, used_a, used_b, precision: jax.Array) -> Columns:
+    """The columns of `a` (n, k) and `b` (m, k), of which the first `used` rows (a float) count, the others are zero.
+
+    `precision` (k,): the relative rounding error of each.
+    """
+    live_a, live_b = counted(len(a), used_a), counted(len(b), used_b)
+    size = jnp.maximum(jnp.abs(a).max(0), jnp.abs(b).max(0))
+    size = jnp.where(size > 0, size, 1.0)
+    # Seen from the first member, a column that is constant in both is exactly 0.
+    origin = a[:1]
+    a, b = live_a * ((a - origin) / size[None]), live_b * ((b - origin) / size[None])
+    mean_a, mean_b = mean(a, used_a)[None], mean(b, used_b)[None]
+    own_a, own_b = live_a * (a - mean_a), live_b * (b - mean_b)
+    spread = jnp.sqrt((variance(own_a, used_a) + variance(own_b, used_b)) / 2)
+    varies = spread > ROUNDING * precision
+    spread = jnp.where(varies, spread, 1.0)
+    middle, inside = (mean_a + mean_b) / 2, jnp.where(varies, 1 / spread, 0.0)[None]
+    return Columns(
+        live_a * (a - middle) / spread[None],
+        live_b * (b - middle) / spread[None],
+        own_a * inside,
+        own_b * inside,
+        varies,
+        size * spread,
+        ROUNDING * precision / spread,
+    )
+
+
+def projected(columns: Columns, used_a, used_b, key: jax.Array, count: int) -> Columns:
+    """`count` random projections of the columns that vary, each on a direction of about unit length."""
+    d = columns.varies.size
+    directions = jax.random.normal(key, (d, count), columns.a.dtype) / np.sqrt(d)
+    directions = jnp.where(columns.varies[:, None], directions, 0.0)
+    # A projection is of size 1, as the columns are.
+    precision = jnp.where(columns.varies, columns.rounding, 0.0).max() / ROUNDING
+    precision = jnp.full(count, precision)
+    return standardised(columns.a @ directions, columns.b @ directions, used_a, used_b, precision)
+
+
+def counted(n: int, used) -> jax.Array:
+    """1 in the first `used` of n rows, 0 in the others; shape (n, 1)."""
+    return (jnp.arange(n, dtype=float) < used)[:, None].astype(float)
+
+
+def mean(x: jax.Array, used) -> jax.Array:
+    """The mean over `used` rows, the others being zero."""
+    return x.sum(0) / jnp.maximum(used, 1)
+
+
+def variance(centred: jax.Array, used) -> jax.Array:
+    """The unbiased variance of centred columns."""
+    return (centred**2).sum(0) / jnp.maximum(used - 1, 1)
