@@ -11,6 +11,7 @@ from jaxflow.comparison import EnsembleComparison as EnsembleComparison
 from jaxflow.comparison import compare as compare
 from jaxflow.comparison import compare_ensembles as compare_ensembles
 from jaxflow.comparison import order_of_accuracy as order_of_accuracy
+from jaxflow.comparison import rescale as rescale
 from jaxflow.comparison import weak_order as weak_order
 from jaxflow.dynamics import NoiseScale as NoiseScale
 from jaxflow.dynamics import gradient_covariance as gradient_covariance

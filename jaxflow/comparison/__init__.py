@@ -10,5 +10,6 @@ from jaxflow.comparison.moments import moment_descent as moment_descent
 from jaxflow.comparison.moments import moment_flow as moment_flow
 from jaxflow.comparison.order import Order as Order
 from jaxflow.comparison.order import order_of_accuracy as order_of_accuracy
+from jaxflow.comparison.scaling import rescale as rescale
 from jaxflow.comparison.verdict import EnsembleComparison as EnsembleComparison
 from jaxflow.comparison.weak import weak_order as weak_order

@@ -2,6 +2,10 @@
 
 from jaxflow._traceable import traceable as traceable
 from jaxflow.dynamics import noise as noise
+from jaxflow.dynamics.adaptive import AdamState as AdamState
+from jaxflow.dynamics.adaptive import RMSPropState as RMSPropState
+from jaxflow.dynamics.adaptive import adam as adam
+from jaxflow.dynamics.adaptive import rmsprop as rmsprop
 from jaxflow.dynamics.base import Dynamics as Dynamics
 from jaxflow.dynamics.base import Field as Field
 from jaxflow.dynamics.clock import in_time as in_time
@@ -14,7 +18,9 @@ from jaxflow.dynamics.flows import gradient_flow as gradient_flow
 from jaxflow.dynamics.inertial import InertialState as InertialState
 from jaxflow.dynamics.inertial import momentum as momentum
 from jaxflow.dynamics.inertial import nesterov_sgd as nesterov_sgd
+from jaxflow.dynamics.named import sde_of as sde_of
 from jaxflow.dynamics.noise import minibatch_noise as minibatch_noise
+from jaxflow.dynamics.signed import sign_sgd as sign_sgd
 from jaxflow.dynamics.temperature import batch_factor as batch_factor
 from jaxflow.dynamics.temperature import temperature as temperature
 from jaxflow.dynamics.underdamped import LangevinState as LangevinState

@@ -1,0 +1,153 @@
+"""Another batch size, the same stochastic differential equation: the linear and the square-root scaling rule."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from jaxflow import _check
+from jaxflow._traceable import traceable
+from jaxflow.optim import (
+    Optimizer,
+    adam,
+    adamw,
+    amsgrad,
+    chain,
+    gd,
+    l2_regularization,
+    momentum,
+    nadam,
+    nesterov,
+    rmsprop,
+    sgdw,
+)
+
+
+@traceable
+def compressed(schedule, factor, speed):
+    """`factor` times a schedule, `speed` times as fast: k ↦ factor · schedule(speed · k)."""
+    return lambda k: factor * schedule(speed * k)
+
+
+def _rate(rate: Any, factor: Any, ratio: Any) -> Any:
+    return compressed(rate, factor, ratio) if callable(rate) else factor * rate
+
+
+def _linear(chosen: dict[str, Any], ratio: Any, batch_size: Any) -> dict[str, Any]:
+    changes = {"learning_rate": _rate(chosen["learning_rate"], ratio, ratio)}
+    if callable(chosen.get("beta")):
+        changes["beta"] = compressed(chosen["beta"], 1.0, ratio)
+    return changes | _paper_decay(chosen, ratio)
+
+
+def _paper_decay(chosen: dict[str, Any], ratio: Any) -> dict[str, Any]:
+    """Weight decay that no rate multiplies: as much of it for as many examples."""
+    multiplier = chosen.get("multiplier")
+    if multiplier is None:
+        return {}
+    return {"weight_decay": ratio * chosen["weight_decay"], "multiplier": _rate(multiplier, 1.0, ratio)}
+
+
+def _square_root(chosen: dict[str, Any], ratio: Any, batch_size: Any) -> dict[str, Any]:
+    if chosen.get("momentum_decay") is not None:
+        raise ValueError(
+            f"momentum_decay must be None to rescale nadam, got {chosen['momentum_decay']!r}: no rule is known."
+        )
+    root = ratio**0.5
+    changes = {
+        "learning_rate": _rate(chosen["learning_rate"], root, ratio),
+        "eps": chosen["eps"] / (ratio if chosen.get("eps_in_sqrt") else root),
+    }
+    for name in ("decay", "b1", "b2"):
+        if name in chosen:
+            changes[name] = _decay(name, chosen[name], ratio, batch_size)
+    if "weight_decay" in chosen and chosen["multiplier"] is None:
+        changes["weight_decay"] = root * chosen["weight_decay"]
+    return changes | _paper_decay(chosen, ratio)
+
+
+def _decay(name: str, beta: Any, ratio: Any, batch_size: Any) -> Any:
+    """1 − κ(1 − β); refused where that is negative."""
+    forgotten = ratio * (1 - beta)
+    if not _check.is_concrete(forgotten):
+        return 1 - forgotten
+    if forgotten > 1 + 1e-9:
+        raise ValueError(
+            f"new_batch_size must be at most {batch_size / (1 - beta):g} for {name}={beta:g}, whose rescaled value "
+            f"would be negative, got {ratio * batch_size:g}."
+        )
+    return max(0.0, 1 - forgotten)
+
+
+RULES: dict[Callable[..., Any], Callable[..., dict[str, Any]]] = {
+    **dict.fromkeys((gd, momentum, nesterov, sgdw), _linear),
+    **dict.fromkeys((rmsprop, adam, adamw, amsgrad, nadam), _square_root),
+}
+
+
+def rescale(optimizer: optax.GradientTransformation, batch_size: Any, new_batch_size: Any) -> Optimizer:
+    r"""The optimizer that on batches of `new_batch_size` follows the same SDE as `optimizer` on `batch_size`.
+
+    With κ = B′/B, and 1/κ as many steps for as many examples:
+
+    - **Linear rule**, for `gd`, `momentum`, `nesterov`, `sgdw`: η → κη (Goyal et al. 2017, 1706.02677). It keeps
+      $d\theta = -\nabla L\,dt + \sqrt{\eta\Sigma/B}\,dW$ on the clock t = kη, as η/B stays. β is kept, as in
+      practice (Smith et al. 2018, 1711.00489): with momentum the temperature η/(2B(1−β)) stays and so does the
+      limit η → 0, but the velocity's memory, η/(1−β), grows with η.
+    - **Square-root rule**, for `rmsprop`, `adam`, `adamw`: η → √κ η, 1 − β → κ(1 − β) for every β, ε → ε/√κ (Malladi,
+      Lyu, Panigrahi & Arora 2022, 2205.10287; ε inside the root → ε/κ). It keeps $\sigma_0 = \eta/\sqrt B$, $c_i$
+      and $\epsilon_0$ of `jaxflow.dynamics.adam(malladi=True)` on the clock t = kη². `nadam` and `amsgrad` are made
+      of the same averages and share their limit; for them it is not proved.
+    - **Weight decay**: what is taken off per example is kept. λ stays where ηλ is taken off and η is linear,
+      becomes √κ λ in `adamw`, and κλ with a `multiplier`, in whose form no rate stands beside it.
+    - **Schedules** become κ times as fast: $\eta'_k = \kappa\,\eta_{\kappa k}$ or $\sqrt\kappa\,\eta_{\kappa k}$.
+      They are asked for values between the steps.
+    - A `chain` is rescaled if it is of one such optimizer and `l2_regularization`, which stays.
+
+    **The rules break** where the SDE does. Linear: once κη times the sharpness is not small beside 2, and so at batch
+    sizes near the noise scale tr Σ/|∇L|² (`noise_scale`; Li, Malladi & Arora 2021, 2102.12470; McCandlish et al.
+    2018, 1812.06162); early in training, whence the warm-up of Goyal et al. Square-root: where the noise of a
+    mini-batch no longer outweighs its gradient, or κ(1 − β) is not small beside 1. Both take Σ/B for the covariance:
+    for batches without replacement that are no small part of N, give $1/s_B$ for the batch sizes.
+
+    Numbers may be traced; the result is a pytree of the same kind. Raises `TypeError` when `optimizer` is none;
+    `ValueError` for batch sizes that are not positive, an optimizer (or part) no rule is known for, or
+    κ(1 − β) > 1, naming the largest batch size.
+
+    >>> import jaxflow as jf
+    >>> jf.rescale(jf.optim.gd(0.1), 32, 128)
+    gd(learning_rate=0.4)
+    >>> print(round(jf.rescale(jf.optim.adam(1e-3), 32, 128).hyperparameters["b1"], 6))
+    0.6
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"optimizer must be one of jaxflow.optim, got {optimizer!r}.")
+    _check.positive(batch_size=batch_size, new_batch_size=new_batch_size)
+    ratio = new_batch_size / batch_size
+    if _made_by(optimizer) is chain:
+        return _chain(optimizer, ratio, batch_size)
+    return _rescaled(optimizer, ratio, batch_size)
+
+
+def _made_by(optimizer: optax.GradientTransformation) -> Any:
+    return optimizer._static[0] if isinstance(optimizer, Optimizer) else None
+
+
+def _rescaled(optimizer: Any, ratio: Any, batch_size: Any) -> Optimizer:
+    rule = RULES.get(_made_by(optimizer))
+    if rule is None:
+        shown = optimizer if isinstance(optimizer, Optimizer) else "a transformation that hides its numbers"
+        known = ", ".join(constructor.__name__ for constructor in RULES)
+        raise ValueError(f"optimizer must be one with a known scaling rule ({known}), got {shown!r}.")
+    return optimizer.replace(**rule(optimizer.hyperparameters, ratio, batch_size))
+
+
+def _chain(optimizer: Any, ratio: Any, batch_size: Any) -> Optimizer:
+    parts = optimizer.hyperparameters["transforms"]
+    ruled = [part for part in parts if _made_by(part) is not l2_regularization]
+    rescaled = [_rescaled(part, ratio, batch_size) for part in ruled]
+    if len(ruled) != 1:
+        raise ValueError(
+            f"A chain must hold one optimizer to be rescaled, got {len(ruled)} in {optimizer!r}."
+        )
+    return chain(*(rescaled[0] if part is ruled[0] else part for part in parts))
