@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxflow compare` and `python -m jaxflow optimizers`."""
+"""The command line: `python -m jaxflow compare`, `temperature` and `optimizers`."""
 
 import sys
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Annotated
 import jax
 import tyro
 
-from jaxflow.commands import compare
+from jaxflow.commands import compare, temperature
 from jaxflow.commands.choose import listing
 
 
@@ -18,6 +18,7 @@ class Optimizers:
 
 Command = (
     Annotated[compare.Compare, tyro.conf.subcommand("compare", prefix_name=False)]
+    | Annotated[temperature.Temperature, tyro.conf.subcommand("temperature", prefix_name=False)]
     | Annotated[Optimizers, tyro.conf.subcommand("optimizers", prefix_name=False)]
 )
 
@@ -33,14 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(command, Optimizers):
         print(listing())
         return 0
+    job, name = (compare, "compare") if isinstance(command, compare.Compare) else (temperature, "temperature")
     if command.x64:
         jax.config.update("jax_enable_x64", True)
     try:
-        prepared = compare.prepare(command)
+        prepared = job.prepare(command)  # type: ignore[arg-type]
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"jaxflow compare: {error}", file=sys.stderr)
+        print(f"jaxflow {name}: {error}", file=sys.stderr)
         return 2
-    compare.run(command, *prepared)
+    job.run(command, *prepared)  # type: ignore[arg-type]
     return 0
 
 

@@ -17,12 +17,14 @@ CHUNKS = 20
 
 
 class Progress:
-    """One bar over several runs of equal share; quiet when the output is not a terminal."""
+    """One bar over several runs, given by name with their shares of it; quiet when the output is not a terminal."""
 
-    def __init__(self, names: tuple[str, ...]):
-        self.names = iter(names)
+    def __init__(self, shares: dict[str, float]):
+        self.shares = iter(shares.items())
+        self.share = 0.0
         form = "{desc:<14} {bar} {percentage:3.0f} % [{elapsed}<{remaining}]"
-        self.bar = tqdm(total=float(len(names)), bar_format=form, file=sys.stderr, disable=None, leave=False)
+        total = sum(shares.values())
+        self.bar = tqdm(total=total, bar_format=form, file=sys.stderr, disable=None, leave=False)
 
     def __enter__(self):
         return self
@@ -32,11 +34,12 @@ class Progress:
 
     def start(self) -> None:
         """The next run begins."""
-        self.bar.set_description_str(next(self.names))
+        name, self.share = next(self.shares)
+        self.bar.set_description_str(name)
 
-    def advance(self, share: float) -> None:
-        """A share of the present run is done."""
-        self.bar.update(share)
+    def advance(self, part: float) -> None:
+        """A part of the present run is done."""
+        self.bar.update(part * self.share)
 
 
 def iterate_in_chunks(run: Callable, params: Any, state: Any, steps: int, every: int, progress: Progress):
@@ -52,17 +55,17 @@ def iterate_in_chunks(run: Callable, params: Any, state: Any, steps: int, every:
     return _join(parts), time.perf_counter() - began
 
 
-def flow_in_chunks(dynamics, params, times: Any, record, progress: Progress):
-    """`integrate` over about `CHUNKS` pieces of `times`, the solver chosen by stiffness in each."""
+def solve_in_chunks(run: Callable, state: Any, times: Any, progress: Progress):
+    """`run(state, times, piece)` over about `CHUNKS` pieces of `times`, each from the last one's state."""
     times = np.asarray(times)
     length = _piece(times.size - 1)
     progress.start()
     began, parts = time.perf_counter(), []
-    for first in range(0, times.size - 1, length):
-        piece = times[first : first + length + 1]
-        part = jf.integrate(dynamics, params, piece, solver="auto", record=record)
-        parts, params = [*parts, jax.block_until_ready(part)], part.params
-        progress.advance((piece.size - 1) / (times.size - 1))
+    for piece, first in enumerate(range(0, times.size - 1, length)):
+        some = times[first : first + length + 1]
+        part = jax.block_until_ready(run(state, some, piece))
+        parts, state = [*parts, part], part.state
+        progress.advance((some.size - 1) / (times.size - 1))
     return _join(parts), time.perf_counter() - began
 
 

@@ -5,16 +5,20 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxflow import _check
 from jaxflow.solve.trajectory import Trajectory
 
 PyTree = Any
 
 
-def ensemble(run: Callable[[Any], PyTree], keys: PyTree, mesh: Mesh | None = None) -> PyTree:
+def ensemble(
+    run: Callable[[Any], PyTree], keys: PyTree, mesh: Mesh | None = None, *, at_once: int | None = None
+) -> PyTree:
     """`run(key)` for every key, vmapped, with the keys spread over the devices of `mesh`.
 
     **Arguments**
@@ -24,11 +28,13 @@ def ensemble(run: Callable[[Any], PyTree], keys: PyTree, mesh: Mesh | None = Non
     - `keys` (n, …): `jax.random.split(key, n)`, or any pytree of arrays with a leading axis n.
     - `mesh`: the devices, default all local ones; a one-dimensional `jax.sharding.Mesh`. n need not be a
       multiple of their number.
+    - `at_once`: how many members to run together, one group after another, where all of them would not fit in
+      memory, or, on a CPU, not in its cache. Default: all.
 
     Returns what `run` returns with a leading axis n on every leaf, except that a `Trajectory` keeps its `times`
     once, as all members share one clock. A member that diverges is marked so and costs the others nothing.
 
-    Raises `ValueError` when there are no keys, or when the times of its trajectories differ (checked
+    Raises `ValueError` when there are no keys, `at_once` < 1, or when the times of its trajectories differ (checked
     when concrete).
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
@@ -44,6 +50,10 @@ def ensemble(run: Callable[[Any], PyTree], keys: PyTree, mesh: Mesh | None = Non
     n = np.shape(leaves[0])[0] if leaves and np.ndim(leaves[0]) else 0
     if n == 0:
         raise ValueError("keys must hold at least one key along a leading axis.")
+    if at_once is not None:
+        _check.integer("at_once", at_once, 1)
+        if at_once < n:
+            return _in_groups(run, keys, mesh, n, at_once)
     if mesh is None:
         mesh = jax.make_mesh(
             (len(jax.local_devices()),), ("runs",), axis_types=(AxisType.Auto,), devices=jax.local_devices()
@@ -57,6 +67,29 @@ def ensemble(run: Callable[[Any], PyTree], keys: PyTree, mesh: Mesh | None = Non
     return jax.tree.map(
         lambda part: _one_clock(part) if is_trajectory(part) else part, members, is_leaf=is_trajectory
     )
+
+
+def _in_groups(run, keys, mesh, n: int, size: int) -> PyTree:
+    """An ensemble a group at a time; the last group is filled up, as another size would compile anew."""
+    parts = []
+    for first in range(0, n, size):
+        members = np.arange(first, first + size) % n
+        part = ensemble(run, jax.tree.map(lambda k, members=members: k[members], keys), mesh)
+        parts.append(part)
+
+    def joined(*leaves):
+        return jnp.concatenate(leaves)[:n]
+
+    is_trajectory = lambda part: isinstance(part, Trajectory)
+
+    def together(*parts):
+        if not is_trajectory(parts[0]):
+            return joined(*parts)
+        members = [dataclasses.replace(part, times=part.times[None]) for part in parts]
+        whole = jax.tree.map(joined, *members)
+        return _one_clock(dataclasses.replace(whole, times=jnp.concatenate([m.times for m in members])))
+
+    return jax.tree.map(together, *parts, is_leaf=is_trajectory)
 
 
 def _one_clock(run: Trajectory) -> Trajectory:

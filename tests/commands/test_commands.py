@@ -17,7 +17,20 @@ from jaxflow.__main__ import main
 from jaxflow.commands import results
 
 pytestmark = pytest.mark.promotes
-SMALL = ["--data", "iris", "--hidden", "4", "--steps", "50", "--seeds", "2", "--batch-size", "8"]
+SMALL = [
+    "--data",
+    "iris",
+    "--hidden",
+    "4",
+    "--steps",
+    "50",
+    "--seeds",
+    "2",
+    "--batch-size",
+    "8",
+    "--substeps",
+    "4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +45,78 @@ def test_the_table_is_what_the_library_computes(job):
     problem = jf.problems.mlp("iris", (4,), key=jax.random.key(0))
     run = jf.iterate(jf.optim.gd(0.1), problem.objective, problem.params, steps=50)
     flow = jf.integrate(jf.dynamics.gradient_flow(problem.objective), problem.params, run.times)
-    full, batches, continuous = summary["table"]
+    full, batches, continuous, paths = summary["table"]
     np.testing.assert_allclose(full["final_loss"], problem.objective(run.params), rtol=1e-6)
     np.testing.assert_allclose(full["test_score"], problem.score(run.params), rtol=1e-12)
     np.testing.assert_allclose(continuous["distance"], jf.compare(run, flow).final, rtol=1e-3)
     assert (full["distance"], full["gradients"]) == (0, 50)
     np.testing.assert_allclose(batches["gradients"], 50 * 8 / problem.objective.size)
     assert batches["distance"] > continuous["distance"] > 0
+    assert 0.2 < paths["distance"] / batches["distance"] < 5
+    assert paths["gradients"] == 50 * 4
+
+
+def test_the_temperature_and_noise_scale_are_told(job):
+    _, summary = job
+    problem = jf.problems.mlp("iris", (4,), key=jax.random.key(0))
+    assert summary["temperature"] == pytest.approx(0.1 / 16)
+    scale = jf.noise_scale(problem.objective, problem.params).simple
+    np.testing.assert_allclose(summary["noise_scale"]["start"]["simple"], scale, rtol=1e-6)
+    assert "20 members" in summary["verdict"]  # two runs are too few, and it says how many are needed
+
+
+def test_a_verdict_on_the_sde_with_enough_runs_and_hyperparameters_by_name(tmp_path, capsys):
+    arguments = ["--optimizer", "momentum", "--set", "beta=0.5", "ema=true", "--learning-rate", "0.2"]
+    more = ["--seeds", "32", "--steps", "20", "--output", str(tmp_path)]
+    assert main(["compare", *SMALL, *arguments, *more]) == 0
+    verdict = json.loads((tmp_path / "summary.json").read_text())["verdict"]
+    assert 0 < verdict["p_value"] <= 1
+    text = capsys.readouterr().out
+    assert verdict["sentence"] in text
+    assert any("loss" in name for name in verdict["statistics"])
+    assert "momentum(learning_rate=0.2, beta=0.5, ema=True, debias=False)" in text
+
+
+def test_divergence_is_reported_by_its_step_and_an_optimizer_without_an_sde_runs_all_the_same(tmp_path, capsys):
+    arguments = ["--learning-rate", "1e6", "--activation", "relu", "--loss", "mse", "--optimizer", "sgdw"]
+    assert main(["compare", *SMALL, *arguments, "--output", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "diverged by step" in text
+    assert "No SDE is known of sgdw" in text
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert len(summary["table"]) == 3
+    assert summary["table"][0]["final_loss"] is None
+    assert summary["verdict"] is None
+    assert summary["temperature"] is None
+
+
+def test_temperature_prints_equivalents_at_other_batch_sizes(capsys):
+    small = ["--data", "iris", "--hidden", "4", "--steps", "10", "--batch-size", "8"]
+    assert main(["temperature", *small, "--batch-sizes", "4", "16"]) == 0
+    text = capsys.readouterr().out
+    assert "temperature T = 0.00625" in text
+    assert "noise scale" in text
+    assert re.search(r"^ +4 +learning_rate 0\.05", text, re.MULTILINE)
+    assert re.search(r"^ +16 +learning_rate 0\.2", text, re.MULTILINE)
+    assert main(["temperature", *small, "--optimizer", "adam", "--batch-sizes", "32"]) == 0
+    assert "learning_rate 0.002, b1 0.6" in capsys.readouterr().out
+    assert main(["temperature", *small, "--optimizer", "adagrad"]) == 0
+    assert "No equivalents: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "0"], "batch_size must be an integer at least 1, got 0"),
+        (["--batch-sizes", "8", "-1"], "batch_sizes must be an integer at least 1, got -1"),
+        (["--steps", "-1"], "steps must be"),
+        (["--optimizer", "addam"], "Did you mean 'adam'"),
+    ],
+)
+def test_bad_temperature(arguments, message, capsys):
+    assert main(["temperature", *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_every_setting_and_version_is_kept(job):
@@ -60,37 +138,24 @@ def test_arrays_and_picture_are_whole(job):
 
 def test_chunks_change_nothing(job):
     """37 steps are no multiple of a chunk, 41 no multiple of the steps between two records."""
-    from jaxflow.commands.chunks import Progress, flow_in_chunks, iterate_in_chunks
+    from jaxflow.commands.chunks import Progress, iterate_in_chunks, solve_in_chunks
     from jaxflow.solve.stepping import start
 
     loss, point = jf.problems.rosenbrock().objective, jnp.array([-0.5, 0.5])
+    gradient_flow = jf.dynamics.gradient_flow(loss)
+    solve = lambda state, times, piece: jf.integrate(gradient_flow, point, times, state=state)
     for steps, every in ((37, 1), (41, 3)):
         run = lambda p, s, n, e=every: jf.iterate(jf.optim.adam(0.01), loss, p, steps=n, every=e, state=s)
-        with Progress(("a", "b")) as progress:
+        with Progress({"a": 1.0, "b": 2.0}) as progress:
             begin = start(jf.optim.adam(0.01), point)
             whole, _ = iterate_in_chunks(run, point, begin, steps, every, progress)
-            flow, _ = flow_in_chunks(jf.dynamics.gradient_flow(loss), point, whole.times, None, progress)
+            flow, _ = solve_in_chunks(solve, point, whole.times, progress)
         alone = jf.iterate(jf.optim.adam(0.01), loss, point, steps=steps, every=every)
         np.testing.assert_array_equal(whole.values, alone.values)
         np.testing.assert_allclose(whole.times, alone.times, rtol=1e-14)
         assert whole.steps == steps
         direct = jf.integrate(jf.dynamics.gradient_flow(loss), point, whole.times)
         np.testing.assert_allclose(flow.values, direct.values, atol=1e-5)
-
-
-def test_divergence_is_reported_by_its_step_and_the_figures_are_written(tmp_path, capsys):
-    arguments = ["--learning-rate", "1e6", "--activation", "relu", "--loss", "mse"]
-    assert main(["compare", *SMALL, *arguments, "--output", str(tmp_path)]) == 0
-    assert "diverged by step" in capsys.readouterr().out
-    assert (tmp_path / "comparison.png").stat().st_size > 10_000
-    table = json.loads((tmp_path / "summary.json").read_text())["table"]
-    assert table[0]["final_loss"] is None
-
-
-def test_hyperparameters_by_name(tmp_path, capsys):
-    arguments = ["--optimizer", "momentum", "--set", "beta=0.5", "ema=true", "--learning-rate", "0.2"]
-    assert main(["compare", *SMALL, *arguments, "--output", str(tmp_path)]) == 0
-    assert "momentum(learning_rate=0.2, beta=0.5, ema=True, debias=False)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [name for name in jf.optim.OPTIMIZERS if name != "newton"])
@@ -110,6 +175,7 @@ def test_every_optimizer_can_be_named(name):
         (["--data", "nowhere.csv"], "nowhere.csv"),
         (["--steps", "0"], "steps must be an integer at least 1, got 0"),
         (["--batch-size", "-3"], "batch_size must be"),
+        (["--substeps", "1"], "substeps must be an integer at least 2, got 1"),
         (["--learning-rate", "-1"], "learning_rate must be a finite number at least 0, got -1.0"),
         (["--learning-rate", "nan"], "learning_rate must be"),
         (["--optimizer", "adam", "--set", "b3=1"], "b1"),

@@ -1,19 +1,30 @@
 """Every experiment in its quick form, once: its headline numbers against theory, its figure and its JSON."""
 
 import importlib
+import itertools
 import json
 import struct
 
 import jax
 import numpy as np
 import pytest
+from scipy.integrate import quad
 from scipy.optimize import brentq
 
 from jaxflow.optim import OPTIMIZERS
 
 pytestmark = pytest.mark.promotes
 
-NAMES = ("learning_rates", "moving_averages", "optimizers", "ravine")
+NAMES = (
+    "batch_scaling",
+    "gibbs",
+    "learning_rates",
+    "moving_averages",
+    "optimizers",
+    "ravine",
+    "sde_validity",
+    "temperature",
+)
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +177,71 @@ def test_digits_are_learned(run):
     for name, cell in cells.items():
         assert cell["test accuracy"] > 0.85, name
         assert cell["final"] < 0.5, name
+
+
+@pytest.mark.parametrize("temperature", [0.4, 0.2, 0.1])
+def test_langevin_ends_in_gibbs_law(run, temperature):
+    name = f"T = {temperature:g}: total variation from exp(−L/T), against the sampling floor"
+    pair = run("gibbs")[0]["headlines"][name]
+    assert pair["measured"] <= 0.02
+    # Exact draws: 20,000 of them in the same 32 bins are as far from the law as that on average.
+    edges = np.linspace(-2.4, 2.4, 33)
+    edges[[0, -1]] = -4, 4
+    density = lambda x: np.exp(-((x**2 - 1) ** 2) / (4 * temperature))
+    p = np.array([quad(density, a, b)[0] for a, b in itertools.pairwise(edges)])
+    draws = np.random.default_rng(0).multinomial(20_000, p / p.sum(), 400) / 20_000
+    distances = 0.5 * np.abs(draws - p / p.sum()).sum(1)
+    assert pair["expected"] == pytest.approx(distances.mean(), rel=0.02)
+    # Six times the passage time leaves ½ e⁻⁶ = .0012 of the start.
+    assert pair["measured"] < np.quantile(distances, 0.999) + 0.0012
+
+
+def test_escapes_take_kramers_time(run):
+    """Mean first passage times from −1 to +1 by nested adaptive quadrature; 500 passages: a standard error of 4.5 %."""
+    headlines = run("gibbs")[0]["headlines"]
+    height = lambda x: (x**2 - 1) ** 2 / 4
+    for beta in (4, 8, 12):
+        inner = lambda y, beta=beta: quad(lambda z: np.exp(beta * (height(y) - height(z))), -4, y)[0]
+        exact = beta * quad(inner, -1, 1)[0]
+        pair = headlines[f"1/T = {beta}: mean time from −1 to +1, against quadrature"]
+        assert pair["expected"] == pytest.approx(exact, rel=1e-4)
+        assert pair["measured"] == pytest.approx(exact, rel=0.16)
+        # Kramers' law lacks a factor of about 1 + 2.3 T.
+        assert exact / (np.sqrt(2) * np.pi * np.exp(beta / 4)) == pytest.approx(1 + 2.3 / beta, abs=0.03)
+    assert headlines["slope of log time in 1/T, against the barrier"]["measured"] == pytest.approx(
+        0.25, abs=0.025
+    )
+
+
+def test_the_stationary_loss_depends_on_rate_over_batch_size(measured):
+    numbers = measured("temperature")
+    assert numbers["η/B constant: smallest p of equal losses, adjusted"] > 0.01
+    assert numbers["η constant: largest p of equal losses, adjusted"] < 0.01
+    assert numbers["SGD and SDE of one T: p, gap"][0] > 0.01
+    # The relative standard error of a mean of 64 runs is 2 to 3 %, of the SDE's 32 4 %.
+    for name in ("SGD, η/B constant", "SGD, η constant", "SDE"):
+        assert numbers[f"{name}: excess loss / ½ T tr Σ"] == pytest.approx(1, abs=0.15), name
+    assert numbers["power of T in the excess loss"] == pytest.approx(1, abs=0.1)
+
+
+def test_svag_decides_where_the_sde_fails(measured):
+    numbers = measured("sde_validity")
+    assert numbers["cells where the SDE holds"] == 1
+    start, *_, end = numbers["η = 2, B = 4: distance in SD of SVAG(l) from the SDE, l = 1, 4, 32"]
+    assert start > 0.7
+    assert end < start / 2
+    p_start, p_end = numbers["η = 2, B = 4: p, SGD and SVAG(32)"]
+    assert p_start < 0.01 < p_end
+    assert numbers["SDE against SDE: distance in SD, p"][1] > 0.01
+
+
+@pytest.mark.parametrize("method", ["SGD", "Adam"])
+def test_rescaled_training_is_the_same_training(measured, method):
+    numbers = measured("batch_scaling")
+    p, gap, loss = numbers[f"{method}, κ = 4, rescaled: p, largest gap in SD, last gap / loss"]
+    p_naive, gap_naive, loss_naive = numbers[f"{method}, κ = 4, naive: p, largest gap in SD, last gap / loss"]
+    assert p > 0.01
+    assert p_naive < 0.01
+    assert gap < 1 < 3 < gap_naive
+    assert abs(loss) < 0.05
+    assert loss_naive > 0.2

@@ -129,3 +129,18 @@ def test_no_keys_and_times_that_depend_on_the_key_are_refused():
             jf.ensemble(sgd, keys)
     with pytest.raises(ValueError, match="must share their times"):
         jf.ensemble(lambda rate: jf.iterate(jf.optim.gd(rate), DATA, 1.0, steps=2), jnp.array([0.1, 0.2]))
+
+
+def test_groups_change_nothing():
+    """Ten members, four at a time: the last group is filled up and cut again."""
+    objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    run = lambda key: jf.iterate(jf.optim.gd(0.1), objective, 1.0, steps=5, batch_size=1, key=key)
+    keys = jax.random.split(jax.random.key(0), 10)
+    whole, groups = jf.ensemble(run, keys), jf.ensemble(run, keys, at_once=4)
+    assert jax.tree.structure(groups) == jax.tree.structure(whole)
+    jax.tree.map(np.testing.assert_array_equal, groups, whole)
+    pair = jf.ensemble(lambda key: (run(key), jax.random.normal(key, (2,))), keys, at_once=3)
+    np.testing.assert_array_equal(pair[0].values, whole.values)
+    assert pair[1].shape == (10, 2)
+    with pytest.raises(ValueError, match="at_once must be an integer at least 1, got 0"):
+        jf.ensemble(run, keys, at_once=0)

@@ -53,9 +53,7 @@ def test_moments_of_sgd_with_additive_noise(order, mean, variance):
     """Within 4 standard errors (a false alarm in 8,000 runs) of MATH 3; 64 substeps a step leave a bias of 3e-4."""
     dynamics = jf.dynamics.sgd(PAIR, 0.1, 1, order)
     keys = jax.random.split(jax.random.key(7), 10_000)
-    end = jf.ensemble(
-        lambda key: jf.integrate(dynamics, 1.0, [0.0, 1.0], key=key, substeps=640), keys
-    ).params
+    end = jf.ensemble(lambda key: jf.integrate(dynamics, 1.0, [0.0, 1.0], key=key, substeps=640), keys).params
     assert abs(end.mean() - mean) < 4 * np.sqrt(variance / 10_000) + 4e-4
     assert abs(end.var() - variance) < 4 * variance * np.sqrt(2 / 10_000) + 2e-4
 
@@ -65,9 +63,7 @@ def test_second_moment_with_multiplicative_noise():
     eta, n = 0.1, 10_000
     keys = jax.random.split(jax.random.key(3), n)
     dynamics = jf.dynamics.sgd(FACTORS, eta, 1)
-    end = jf.ensemble(
-        lambda key: jf.integrate(dynamics, 1.0, [0.0, 1.0], key=key, substeps=640), keys
-    ).params
+    end = jf.ensemble(lambda key: jf.integrate(dynamics, 1.0, [0.0, 1.0], key=key, substeps=640), keys).params
     exact = np.exp(-2 + eta)
     error = np.sqrt((np.exp(4 * eta) - 1) / n) * exact
     assert abs(jnp.mean(end**2) - exact) < 4 * error + 1e-3  # the last for 64 substeps a step
