@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.benchmarks import accuracy, speed
+from experiments.benchmarks import accuracy, speed, stochastic
 from experiments.common import start
 from jaxflow.commands import results
 
@@ -84,6 +84,25 @@ FIGURES = (
     Figure("slope of gradient descent − flow", accuracy.descent_slope, 0.95, 1.05),
     Figure("import jaxflow / import jax, optax, diffrax", speed.import_time, most=1.15, unit=" ×"),
     Figure("16 vmapped lanes, one of them NaN / 16 good ones", speed.nan_lane, most=1.2, unit=" ×"),
+    Figure("mini-batch noise against all batches: relative error", stochastic.noise_covariance, most=1e-12),
+    Figure("weak order, order 1: slope of the centred covariance", stochastic.covariance_slope, 1.9, 2.1),
+    Figure("weak order, order 2: slope of E|θ|²", stochastic.second_moment_slope, 1.9, 2.1),
+    Figure("the same with a wrong finite-population factor", stochastic.wrong_population_slope, 0.85, 1.15),
+    Figure("false alarms of the panel test at α = .05, 200 repetitions", stochastic.false_alarms, 0.02, 0.08),
+    Figure("its power at variance × 1.3, n = 256, d = 4", stochastic.power, least=0.85),
+    Figure(
+        "SDE step with full noise / gradient, digits network", stochastic.fused_step, most=1.25, unit=" ×"
+    ),
+    Figure(
+        "10,000 paths × 1,000 steps as one state / hand-written scan",
+        stochastic.as_one_state,
+        most=0.8,
+        unit=" ×",
+    ),
+    Figure("the same vmapped over keys / hand-written scan", stochastic.over_keys, most=1.1, unit=" ×"),
+    Figure(
+        "diffrax with its Brownian tree / ours as one state", stochastic.against_diffrax, least=50, unit=" ×"
+    ),
 )
 
 
