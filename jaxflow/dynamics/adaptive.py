@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, scale
-from jaxflow.dynamics.moments import (
+from jaxflow.dynamics.averages import (
     Gradients,
     cast,
     divided,
@@ -21,6 +20,7 @@ from jaxflow.dynamics.moments import (
     relaxation,
     towards,
 )
+from jaxflow.dynamics.base import Field, scale
 from jaxflow.dynamics.noise import FULL, Noise
 from jaxflow.objective import Objective
 

@@ -1,7 +1,6 @@
 """The covariance of per-example gradients: the matrix itself, its trace, and its largest eigenpairs without it."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,12 +13,12 @@ from matfree import decomp
 
 from jaxflow import _check
 from jaxflow._traceable import compiled
+from jaxflow.dynamics.coordinates import NUMBERS, gradient_variance
 from jaxflow.dynamics.noise import weighted_gradient
 from jaxflow.objective import Objective, gradient, require_data
 
 PyTree = Any
 MOST = 20_000  # parameters of a dense matrix: 3.2 GB in float64
-NUMBERS = 2**23  # of per-example gradients held at a time: 64 MiB in float64
 
 
 @jax.tree_util.register_dataclass
@@ -63,26 +62,6 @@ def _prepared(objective: Any, params: PyTree) -> tuple[PyTree, int]:
     return params, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _centred_sum(objective: Objective, params: PyTree, mean: jax.Array, function: Callable) -> PyTree:
-    r"""The sum over blocks of examples of `function(G)`, G (b, P) their gradients less the mean, 0 in padding.
-
-    Centring before squaring keeps the digits that $\overline{|g|^2} - |\bar g|^2$ loses where the noise is small.
-    """
-    size = objective.size
-    block = min(size, objective.chunk or max(NUMBERS // max(mean.size, 1), 1))
-    one = lambda i: ravel_pytree(gradient(lambda p: objective.minibatch(p, i[None]))(params))[0] - mean
-
-    def body(total, start):
-        examples = start + jnp.arange(block)
-        rows = jax.vmap(one)(jnp.minimum(examples, size - 1))
-        value = function(jnp.where((examples < size)[:, None], rows, 0))
-        return jax.tree.map(jnp.add, total, value), None
-
-    shape = jax.eval_shape(function, jax.ShapeDtypeStruct((block, mean.size), mean.dtype))
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-    return lax.scan(body, zero, jnp.arange(0, size, block))[0]
-
-
 def gradient_covariance(objective: Objective, params: PyTree) -> jax.Array:
     r"""The per-sample gradient covariance $\Sigma = \frac1N \sum_i (g_i - \bar g)(g_i - \bar g)^\top$; shape (P, P).
 
@@ -111,7 +90,19 @@ def gradient_covariance(objective: Objective, params: PyTree) -> jax.Array:
 @compiled
 def _covariance(settings, objective, params):
     mean = ravel_pytree(gradient(objective)(params))[0]
-    return _centred_sum(objective, params, mean, lambda rows: rows.T @ rows) / objective.size
+    size = objective.size
+    block = min(size, objective.chunk or max(NUMBERS // max(mean.size, 1), 1))
+    # Centring before squaring keeps the digits that E gg' - (E g)(E g)' loses where the noise is small.
+    one = lambda i: ravel_pytree(gradient(lambda p: objective.minibatch(p, i[None]))(params))[0] - mean
+
+    def body(total, start):
+        examples = start + jnp.arange(block)
+        rows = jax.vmap(one)(jnp.minimum(examples, size - 1))
+        rows = jnp.where((examples < size)[:, None], rows, 0)
+        return total + rows.T @ rows, None
+
+    zero = jnp.zeros((mean.size, mean.size), mean.dtype)
+    return lax.scan(body, zero, jnp.arange(0, size, block))[0] / size
 
 
 def noise_scale(objective: Objective, params: PyTree, *, eigenpairs: int = 0) -> NoiseScale:
@@ -145,10 +136,11 @@ def noise_scale(objective: Objective, params: PyTree, *, eigenpairs: int = 0) ->
 
 @compiled
 def _noise_scale(eigenpairs, objective, params):
-    mean = ravel_pytree(gradient(objective)(params))[0]
-    trace = _centred_sum(objective, params, mean, lambda rows: jnp.sum(rows**2)) / objective.size
+    mean = gradient(objective)(params)
+    total = lambda tree: jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]).sum()
+    trace = total(gradient_variance(objective, params, mean))
     values, vectors = _leading(objective, params, trace, eigenpairs)
-    return NoiseScale(trace, jnp.sum(mean**2), values, vectors)
+    return NoiseScale(trace, total(jax.tree.map(jnp.square, mean)), values, vectors)
 
 
 def _leading(objective, params, trace, count: int) -> tuple[jax.Array, PyTree]:

@@ -33,9 +33,9 @@ def sde_of(
 ) -> Dynamics:
     """The SDE of an optimizer on mini-batches of `batch_size`, on the clock `iterate` keeps.
 
-    Known for `gd`, `momentum`, `nesterov`, `rmsprop`, `adam` and `sign`, with the optimizer's own hyperparameters; see the dynamics named
-    alike for what they assume. Schedules over steps become functions of the time by `in_time`, which tabulates
-    `steps` of them.
+    Known for `gd`, `momentum`, `nesterov`, `rmsprop`, `adam` and `sign`, with the optimizer's own hyperparameters;
+    see the dynamics named alike (`sgd`, `momentum`, `nesterov_sgd`, …) for what they assume. Schedules over steps
+    become functions of the time by `in_time`, which tabulates `steps` of them.
 
     Raises `ValueError`, naming the optimizer, where no SDE is known, or for a schedule without `steps`.
 

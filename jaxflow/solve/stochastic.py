@@ -124,7 +124,8 @@ def _discrete_steps(dynamics: Dynamics, times: jax.Array) -> float | None:
         return None
     intervals = np.diff(np.asarray(times, float))
     if callable(time_step):
-        time_step = jax.vmap(lambda t: jnp.asarray(time_step(t), float))(jnp.asarray(times, float))
+        at = time_step
+        time_step = jax.vmap(lambda t: jnp.asarray(at(t), float))(jnp.asarray(times, float))
     if isinstance(time_step, Tracer):
         return None
     steps = np.broadcast_to(np.asarray(time_step, float), np.shape(times))

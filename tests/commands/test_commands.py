@@ -77,7 +77,9 @@ def test_a_verdict_on_the_sde_with_enough_runs_and_hyperparameters_by_name(tmp_p
     assert "momentum(learning_rate=0.2, beta=0.5, ema=True, debias=False)" in text
 
 
-def test_divergence_is_reported_by_its_step_and_an_optimizer_without_an_sde_runs_all_the_same(tmp_path, capsys):
+def test_divergence_is_reported_by_its_step_and_an_optimizer_without_an_sde_runs_all_the_same(
+    tmp_path, capsys
+):
     arguments = ["--learning-rate", "1e6", "--activation", "relu", "--loss", "mse", "--optimizer", "sgdw"]
     assert main(["compare", *SMALL, *arguments, "--output", str(tmp_path)]) == 0
     text = capsys.readouterr().out

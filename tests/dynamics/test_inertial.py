@@ -208,7 +208,9 @@ def test_order_two_with_noise_that_depends_on_the_state():
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.9])
-@pytest.mark.parametrize(("kind", "options"), [CASES[0], CASES[3], CASES[5]], ids=lambda x: str(x))
+@pytest.mark.parametrize(
+    ("kind", "options"), [CASES[0], CASES[3], CASES[5]], ids=[NAMES[i] for i in (0, 3, 5)]
+)
 def test_sixteen_steps_a_step_keep_the_stationary_law(kind, options, beta):
     eta = 0.1
     dynamics = kind(OBJECTIVE, eta, 1, beta, **options)
