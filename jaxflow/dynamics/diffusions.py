@@ -26,12 +26,13 @@ def normal_like(params: PyTree) -> PyTree:
 
 @traceable
 def langevin(objective: Callable[[PyTree], jax.Array], temperature: Any) -> Field:
-    r"""Overdamped Langevin dynamics $d\theta = -\nabla L\,dt + \sqrt{2T}\,dW$, order 1 in nothing: it is exact.
+    r"""Overdamped Langevin dynamics $d\theta = -\nabla L\,dt + \sqrt{2T}\,dW$.
 
     Its stationary density is Gibbs', $\propto e^{-L/T}$. `objective` is an `Objective` or any
     `loss(params) -> scalar`; `temperature` T ≥ 0 a number or a function of the time t (annealing). The clock is
-    that of gradient flow; no discrete step belongs to it, so `integrate` needs `substeps` or `step_size`. The
-    noise is additive. Source: Langevin (1908); as a sampler Roberts & Tweedie (1996).
+    that of gradient flow. It models no discrete method, so it has no order in a learning rate and no time step:
+    `integrate` needs `substeps` or `step_size`. The noise is additive (`solver=diffrax.Heun()` is of weak order
+    2). Source: Langevin (1908); as a sampler Roberts & Tweedie (1996), Bernoulli 2, 341.
 
     Raises `TypeError` for an objective that is not callable, `ValueError` for a negative temperature.
 
