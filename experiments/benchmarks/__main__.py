@@ -101,7 +101,10 @@ FIGURES = (
     ),
     Figure("the same vmapped over keys / hand-written scan", stochastic.over_keys, most=1.1, unit=" ×"),
     Figure(
-        "diffrax with its Brownian tree / ours as one state", stochastic.against_diffrax, least=50, unit=" ×"
+        "diffrax with its Brownian tree / ours, a key for each path",
+        stochastic.against_diffrax,
+        least=50,
+        unit=" ×",
     ),
 )
 

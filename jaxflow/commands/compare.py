@@ -28,7 +28,7 @@ class Compare(Training):
     trajectories.npz.
     """
 
-    steps: int = 300
+    steps: int = 200
     """Steps of the optimizer."""
     seeds: int = 32
     """Mini-batch runs, and paths of the SDE, each with a key of its own; a verdict takes at least 20."""

@@ -180,9 +180,14 @@ def _figure(settings, optimizer, runs: dict[str, Timed], gaps) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
     losses = {timed.label: part(timed.run, "loss") for timed in runs.values()}
     jf.plot.trajectories(losses, left, label="training loss")
+    # The losses nearly coincide; their ratios show the bands.
+    first = np.asarray(runs["full_batch"].run.values["loss"])
+    ratio = lambda run: dataclasses.replace(run, values=np.asarray(run.values) / first - 1)
+    label = "loss / loss of the full batch − 1"
+    jf.plot.trajectories({name: ratio(run) for name, run in losses.items()}, middle, log=False, label=label)
     jf.plot.comparison({runs[name].label: gap for name, gap in list(gaps.items())[1:]}, right)
     shape = "–".join(map(str, settings.hidden))
     figure.suptitle(f"{settings.data}, {settings.activation} network {shape}: {optimizer}", fontsize=11)

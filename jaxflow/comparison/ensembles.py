@@ -54,9 +54,9 @@ def compare_ensembles(
     - `key`: draws the resamples, and the projections where a record has more than 8 coordinates.
     - `at`: the recorded time to compare at, or a sequence of them for one joint test. Default: the last.
     - `test`: "panel" (default) looks at a panel of functions of the record: means, variances, covariances and
-      cosines of its coordinates, |θ|², their average variance and, where given, the mean of `objective`; of 8
-      random projections of the standardised coordinates where there are more than 8. The statistic is the largest
-      gap in standard errors; p-value and simultaneous intervals are from a multinomial bootstrap of the centred
+      cosines of its coordinates, their average variance, the squared norm and, where given, the mean of
+      `objective`; of 8 random projections of the standardised coordinates where there are more than 8. The
+      statistic is the largest gap in standard errors; p-value and simultaneous intervals are from a multinomial bootstrap of the centred
       maximum. "energy" takes the energy distance of the records as they are, all times together, with the p-value
       of a permutation test; it has no interval, as a bootstrap of a degenerate statistic covers nothing.
     - `paired`: member i of both ensembles shares its randomness (common random numbers). Resamples, and the
@@ -64,7 +64,7 @@ def compare_ensembles(
     - `level`: of the simultaneous intervals; 1 − level is the rate of false alarms. `repetitions`: of the test.
     - `objective(record) -> scalar`: a further function in the panel.
 
-    A member that diverged, or whose record (or its |θ|² or loss) is not finite, is left out, with its partner if
+    A member that diverged, or whose record (or its squared norm or loss) is not finite, is left out, with its partner if
     `paired`, and counted. Gaps below rounding are 0; a coordinate that is constant in both ensembles and differs
     counts as infinitely many standard errors apart. Works under `jit` and `vmap` (pass `at=None` where times are
     traced), so that a grid of comparisons is one program.
@@ -116,7 +116,7 @@ def compare_ensembles(
     found = _compare(settings, key, a, b, objective)
     many = width(a) > FEW
     own = [f"projection {i}" for i in range(FEW)] if many else coordinates(a)
-    extra = ["|θ|²"] * (width(a) > 1) + ["the objective"] * (objective is not None)
+    extra = ["the squared norm"] * (width(a) > 1) + ["the objective"] * (objective is not None)
     panel = ["energy distance"]
     if test == "panel":
         panel = [name + t for t in times for name in names(own, extra, many)]

@@ -73,7 +73,7 @@ def test_the_intervals_cover_all_gaps_together():
         "variance": 1 - sigma**2,
         "covariance": 0.0,
         "mean of cos": cosine(1) - cosine(sigma),
-        "mean of |θ|²": 4 * (1 - sigma**2 - mu**2),
+        "mean of the squared norm": 4 * (1 - sigma**2 - mu**2),
         "average variance": (1 - sigma**2) / scale**2,
     }
     exact = np.array([next(v for k, v in truth.items() if name.startswith(k)) for name in found.names])
