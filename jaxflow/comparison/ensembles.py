@@ -56,18 +56,19 @@ def compare_ensembles(
     - `test`: "panel" (default) looks at a panel of functions of the record: means, variances, covariances and
       cosines of its coordinates, their average variance, the squared norm and, where given, the mean of
       `objective`; of 8 random projections of the standardised coordinates where there are more than 8. The
-      statistic is the largest gap in standard errors; p-value and simultaneous intervals are from a multinomial bootstrap of the centred
-      maximum. "energy" takes the energy distance of the records as they are, all times together, with the p-value
-      of a permutation test; it has no interval, as a bootstrap of a degenerate statistic covers nothing.
+      statistic is the largest gap in standard errors; p-value and simultaneous intervals are from a multinomial
+      bootstrap of the centred maximum. "energy" takes the energy distance of the records as they are, all times
+      together, with the p-value of a permutation test; it has no interval, as a bootstrap of a degenerate
+      statistic covers nothing.
     - `paired`: member i of both ensembles shares its randomness (common random numbers). Resamples, and the
       random signs of the energy distance, are then of pairs.
     - `level`: of the simultaneous intervals; 1 − level is the rate of false alarms. `repetitions`: of the test.
     - `objective(record) -> scalar`: a further function in the panel.
 
-    A member that diverged, or whose record (or its squared norm or loss) is not finite, is left out, with its partner if
-    `paired`, and counted. Gaps below rounding are 0; a coordinate that is constant in both ensembles and differs
-    counts as infinitely many standard errors apart. Works under `jit` and `vmap` (pass `at=None` where times are
-    traced), so that a grid of comparisons is one program.
+    A member that diverged, or whose record (or its squared norm or loss) is not finite, is left out, with its
+    partner if `paired`, and counted. Gaps below rounding are 0; a coordinate that is constant in both ensembles
+    and differs counts as infinitely many standard errors apart. Works under `jit` and `vmap` (pass `at=None`
+    where times are traced), so that a grid of comparisons is one program.
 
     **Raises** `TypeError` or `ValueError` for trajectories that are not ensembles, whose records or times differ,
     a time that was not recorded, an unknown test, fewer than 20 members for the panel or for pairs, too few
