@@ -185,7 +185,9 @@ def _figure(settings, optimizer, runs: dict[str, Timed], gaps) -> None:
     jf.plot.trajectories(losses, left, label="training loss")
     # The losses nearly coincide; their ratios show the bands.
     first = np.asarray(runs["full_batch"].run.values["loss"])
-    ratio = lambda run: dataclasses.replace(run, values=np.asarray(run.values) / first - 1)
+    first = np.where(np.isfinite(first) & (first != 0), first, np.nan)  # a run may diverge
+    finite = lambda loss: np.where(np.isfinite(loss), loss, np.nan)
+    ratio = lambda run: dataclasses.replace(run, values=finite(run.values) / first - 1)
     label = "loss / loss of the full batch − 1"
     jf.plot.trajectories({name: ratio(run) for name, run in losses.items()}, middle, log=False, label=label)
     jf.plot.comparison({runs[name].label: gap for name, gap in list(gaps.items())[1:]}, right)
