@@ -333,3 +333,14 @@ def test_a_long_step_is_warned_of():
     with pytest.warns(UserWarning, match=r"takes 0\.5 of a discrete step's time"):
         jf.integrate(SGD, 1.0, TIMES, key=KEY, substeps=4)
     jf.integrate(SGD, 1.0, TIMES, key=KEY, substeps=8)  # a quarter is allowed
+
+
+def test_a_run_goes_on_from_its_state():
+    """Without heat the path is one; without the state its velocity would be lost."""
+    dynamics = jf.dynamics.underdamped_langevin(PAIR, 0.0, friction=0.1)
+    run = lambda x, times, state=None: jf.integrate(
+        dynamics, x, times, key=jax.random.key(0), substeps=50, state=state
+    )
+    whole, half = run(1.0, [0.0, 0.5, 1.0]), run(1.0, [0.0, 0.5])
+    np.testing.assert_allclose(run(half.params, [0.5, 1.0], half.state).params, whole.params, rtol=1e-12)
+    assert abs(run(half.params, [0.5, 1.0]).params - whole.params) > 0.1
