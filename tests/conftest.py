@@ -5,12 +5,13 @@ optax promotes dtypes itself, so a module that calls it says `pytestmark = pytes
 
 import os
 
-# Four devices on any machine; and little optimization, as the suite spends its time compiling, not running.
+# Four devices on any machine, whatever flags are set; and, unless they are, little optimization, as the suite
+# spends its time compiling, not running.
 os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=4 "
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=4"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax

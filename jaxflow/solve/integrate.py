@@ -152,7 +152,8 @@ def _times(times) -> jax.Array:
         raise ValueError(
             f"times must be finite and increase, got {array[i]:g} followed by {array[i + 1]:g} at index {i + 1}."
         )
-    return jnp.asarray(times, float)
+    with jax.ensure_compile_time_eval():  # under jit too, concrete times stay so
+        return jnp.asarray(times, float)
 
 
 def _solver(solver, dynamics, params, times, state):

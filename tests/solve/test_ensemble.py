@@ -14,7 +14,6 @@ pytestmark = pytest.mark.promotes
 
 iterate_compilations = import_module("jaxflow.solve.iterate")._iterate.cache_size
 DEVICES = jax.local_devices()
-four_devices = pytest.mark.skipif(len(DEVICES) < 4, reason="needs four devices")
 DATA = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 0.5, 2.0]))
 KEYS = jax.random.split(jax.random.key(0), 12)
 _compiled = []
@@ -53,7 +52,6 @@ def test_it_is_the_runs_one_by_one_with_their_times_once(n):
     assert isinstance(together, jf.Trajectory)
 
 
-@four_devices
 @pytest.mark.parametrize("n", [12, 10])
 def test_it_is_spread_over_the_devices_and_equal_to_one_device_bit_for_bit(n):
     spread = jf.ensemble(sgd, KEYS[:n])

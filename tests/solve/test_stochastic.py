@@ -1,7 +1,5 @@
 """SDEs: closed forms, orders of convergence, one key one path, and what is refused or warned of."""
 
-import warnings
-
 import chex
 import diffrax
 import jax
@@ -242,6 +240,11 @@ def test_it_is_traceable_and_differentiable():
     np.testing.assert_allclose(ends, [end(0.1), end(0.2)], rtol=1e-12)
 
 
+def test_the_default_steps_are_known_under_jit_where_the_times_are():
+    run = lambda key: jf.integrate(jf.dynamics.sgd(PAIR, 0.1, 1), 1.0, [0.0, 0.2], key=key).params
+    np.testing.assert_allclose(jax.jit(run)(KEY), run(KEY), rtol=1e-12)
+
+
 def test_half_precision_states_are_stepped_in_single():
     """A thousand increments of 1e-4 would each be lost beside 1 in bfloat16."""
     steady = lambda w: jnp.sum(-0.1 * w)
@@ -260,11 +263,10 @@ def test_a_diverged_path_is_marked_and_dated():
     explosive = jf.dynamics.langevin(lambda w: -jnp.sum(w**4), 0.1)
     keys = jax.random.split(jax.random.key(0), 4)
     starts = jnp.array([0.0, 0.0, 3.0, 0.0])
-    with warnings.catch_warnings():
-        run = jf.ensemble(
-            lambda item: jf.integrate(explosive, item[1], [0.0, 0.01, 0.2, 0.3], key=item[0], substeps=10),
-            (keys, starts),
-        )
+    run = jf.ensemble(
+        lambda item: jf.integrate(explosive, item[1], [0.0, 0.01, 0.2, 0.3], key=item[0], substeps=10),
+        (keys, starts),
+    )
     assert run.diverged.tolist() == [False, False, True, False]
     assert float(run.stopped[2]) == pytest.approx(0.3) or float(run.stopped[2]) == pytest.approx(0.2)
     assert "1 of 4 lanes diverged" in run.message
