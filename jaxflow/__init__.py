@@ -17,6 +17,8 @@ from jaxflow.dynamics import NoiseScale as NoiseScale
 from jaxflow.dynamics import gradient_covariance as gradient_covariance
 from jaxflow.dynamics import noise_scale as noise_scale
 from jaxflow.dynamics import temperature as temperature
+from jaxflow.games import VectorField as VectorField
+from jaxflow.games import game as game
 from jaxflow.objective import Objective as Objective
 from jaxflow.solve import RKC2 as RKC2
 from jaxflow.solve import Trajectory as Trajectory

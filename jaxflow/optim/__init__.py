@@ -14,6 +14,7 @@ from jaxflow.optim.descent import nesterov as nesterov
 from jaxflow.optim.descent import newton as newton
 from jaxflow.optim.descent import sgdw as sgdw
 from jaxflow.optim.descent import sign as sign
+from jaxflow.optim.alternating import alternating as alternating
 from jaxflow.optim.evolution import genetic as genetic
 from jaxflow.optim.gradients import gradient_noise as gradient_noise
 from jaxflow.optim.gradients import l2_regularization as l2_regularization

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxflow.objective import gradient
+from jaxflow.optim.updates import updates_of
 from jaxflow.solve.trajectory import DIVERGED, FINISHED, Trajectory, is_finite
 
 PyTree = Any
@@ -26,16 +26,7 @@ class IterationState(NamedTuple):
 
 def advance(optimizer, params: PyTree, state: PyTree, loss) -> tuple[PyTree, PyTree]:
     """One step of an optimizer on a loss: new parameters and new optimizer state."""
-
-    def value_fn(params, grad_fn=None):  # optax's line searches hand the other arguments of `update` on to it
-        del grad_fn
-        return loss(params)
-
-    value, grad = jax.value_and_grad(loss)(params)
-    grad = jax.tree.map(jnp.conj, grad)
-    updates, state = optax.with_extra_args_support(optimizer).update(
-        grad, state, params, value=value, grad=grad, value_fn=value_fn, grad_fn=gradient(loss)
-    )
+    updates, state = updates_of(optimizer, params, state, loss)
     return optax.apply_updates(params, updates), state
 
 

@@ -1,0 +1,111 @@
+"""What is played instead of minimised: a vector field that stands in the gradient's place.
+
+Where several players each descend a loss of their own, what they follow together is the gradient of nothing.
+Everything that only needs a gradient takes a `VectorField` for an objective: `iterate`, `gradient_flow`,
+`modified`.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class VectorField:
+    r"""A vector field $V(\theta)$ in the place of a gradient: descent is $\theta \leftarrow \theta - \eta V(\theta)$.
+
+    **Arguments**
+
+    - `field(params, *data) -> pytree` of the structure, shapes and dtypes of `params`.
+    - `data`: a tuple of arrays (or pytrees of them) that enter compiled code as arguments: two vector fields
+      of one `field` share a compilation.
+
+    There is no loss: `value` is NaN where an optimizer asks for it (a line search has nothing to search along).
+
+    Raises `TypeError` when `field` is not callable or `data` is no tuple, `ValueError` (when it is called) for a
+    field of another structure or shape than the parameters.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> rotation = jf.VectorField(lambda z, speed: speed * jnp.array([-z[1], z[0]]), (1.0,))
+    >>> run = jf.iterate(jf.optim.gd(0.1), rotation, jnp.array([1.0, 0.0]), steps=1)
+    >>> print(run.params)
+    [ 1.  -0.1]
+    """
+
+    field: Callable[..., PyTree]
+    data: tuple = ()
+
+    def __post_init__(self):
+        if not callable(self.field):
+            raise TypeError(f"field must be a function (params, *data) -> pytree, got {self.field!r}.")
+        if not isinstance(self.data, tuple):
+            raise TypeError(f"data must be a tuple of the field's further arguments, got {self.data!r}.")
+
+    def __call__(self, params: PyTree) -> PyTree:
+        """The field at `params`, checked to be of their structure and shapes."""
+        velocity = self.field(params, *self.data)
+        described = [jax.tree.map(jax.numpy.shape, tree) for tree in (velocity, params)]
+        if described[0] != described[1]:
+            raise ValueError(f"field must return shapes {described[1]} like params, got {described[0]}.")
+        return velocity
+
+
+def _unflatten(field, data) -> VectorField:
+    """Not through the constructor, which refuses what pytree operations may put in the data's place."""
+    made = object.__new__(VectorField)
+    object.__setattr__(made, "field", field)
+    object.__setattr__(made, "data", data[0])
+    return made
+
+
+jax.tree_util.register_pytree_with_keys(
+    VectorField, lambda v: (((jax.tree_util.GetAttrKey("data"), v.data),), v.field), _unflatten
+)
+
+
+def game(losses: Callable[..., Any], data: tuple = ()) -> VectorField:
+    r"""The game in which player i descends its own loss in its own parameters: $V_i = \nabla_{\theta_i} L_i(\theta)$.
+
+    **Arguments**
+
+    - `losses(params, *data) -> (L_1, …, L_n)`, scalars, one for each entry of `params`, which is a tuple or a list
+      with one entry (any pytree) a player. A zero-sum game has $L_2 = -L_1$.
+    - `data`: as in `VectorField`.
+
+    Under one optimizer all players move at once; `jaxflow.optim.alternating` moves them in turn. The cost is a
+    backward pass a player.
+
+    Raises as `VectorField`, and `ValueError` where losses and players differ in number.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> bilinear = jf.game(lambda players: (players[0] * players[1], -players[0] * players[1]))
+    >>> [float(v) for v in bilinear((jnp.array(2.0), jnp.array(3.0)))]
+    [3.0, -2.0]
+    """
+    if not callable(losses):
+        raise TypeError(f"losses must be a function (params, *data) -> one scalar a player, got {losses!r}.")
+    return VectorField(_players(losses), data)
+
+
+@functools.lru_cache(maxsize=None)
+def _players(losses):
+    """One function object for one `losses`, so that compiled programs are found again."""
+
+    def field(params, *data):
+        if not isinstance(params, (tuple, list)):
+            raise ValueError(f"params must be a tuple or list with one entry a player, got {params!r}.")
+        count = len(jax.eval_shape(losses, params, *data))
+        if count != len(params):
+            raise ValueError(f"losses must return one scalar a player, {len(params)}, got {count}.")
+
+        def loss(own, i):
+            return losses(type(params)([*params[:i], own, *params[i + 1 :]]), *data)[i]
+
+        return type(params)([jax.grad(loss)(own, i) for i, own in enumerate(params)])
+
+    return field

@@ -1,0 +1,32 @@
+"""How an optimizer is asked for its updates: with everything of the loss that optax's conventions know."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from jaxflow.objective import gradient, value_and_gradient
+
+PyTree = Any
+
+
+def updates_of(
+    optimizer: optax.GradientTransformation,
+    params: PyTree,
+    state: PyTree,
+    loss: Callable[[PyTree], jax.Array],
+    noise: PyTree = None,
+) -> tuple[PyTree, PyTree]:
+    """The updates of one step on a loss, and the new state. `noise` is added to the gradient at `params`."""
+
+    def value_fn(params, grad_fn=None):  # optax's line searches hand the other arguments of `update` on to it
+        del grad_fn
+        return loss(params)
+
+    value, grad = value_and_gradient(loss, params)
+    if noise is not None:
+        grad = jax.tree.map(jax.numpy.add, grad, noise)
+    return optax.with_extra_args_support(optimizer).update(
+        grad, state, params, value=value, grad=grad, value_fn=value_fn, grad_fn=gradient(loss)
+    )
