@@ -8,6 +8,7 @@ from jaxflow.dynamics.adaptive import adam as adam
 from jaxflow.dynamics.adaptive import rmsprop as rmsprop
 from jaxflow.dynamics.base import Dynamics as Dynamics
 from jaxflow.dynamics.base import Field as Field
+from jaxflow.dynamics.base import Prefix as Prefix
 from jaxflow.dynamics.clock import in_time as in_time
 from jaxflow.dynamics.covariance import NoiseScale as NoiseScale
 from jaxflow.dynamics.covariance import gradient_covariance as gradient_covariance

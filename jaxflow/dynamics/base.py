@@ -16,6 +16,18 @@ from jaxflow._traceable import Bound, kind, traceable
 PyTree = Any
 
 
+class Prefix(NamedTuple):
+    """Discrete steps a run begins with, before the flow takes over.
+
+    - `elapsed` (n + 1,): the time after 0, 1, …, n steps.
+    - `run(state) -> (path, state)`: the parameters at those times, leaves (n + 1, …), and the state at the last,
+      from the state `init` made.
+    """
+
+    elapsed: Any
+    run: Callable[[PyTree], tuple[PyTree, PyTree]]
+
+
 class Field(NamedTuple):
     r"""What the body of a dynamics constructor returns: the functions of $dz = f(t, z)\,dt + \sigma(t, z)\,dW$.
 
@@ -27,6 +39,7 @@ class Field(NamedTuple):
     - `step(t, state, dt, xi) -> state`, a one-step map to use in place of Euler–Maruyama.
     - `time_step`: the time one step of the discrete process stands for, a number or a function of the time.
     - `additive`: whether σ is free of the state, so that Itô and Stratonovich agree.
+    - `prefix(params) -> Prefix | None`: discrete steps to begin with, for an ODE whose `init` is not on its flow.
     """
 
     drift: Callable[[Any, PyTree], PyTree]
@@ -37,6 +50,7 @@ class Field(NamedTuple):
     step: Callable[..., PyTree] | None = None
     time_step: Any = None
     additive: bool = False
+    prefix: Callable[[PyTree], Prefix | None] = lambda params: None
 
 
 @kind(lambda result: isinstance(result, Field))
@@ -94,6 +108,10 @@ class Dynamics(Bound):
         """Whether the diffusion is free of the state."""
         return self.build().additive
 
+    def prefix(self, params: PyTree) -> Prefix | None:
+        """The discrete steps a run from these parameters begins with, `None` for none."""
+        return self.build().prefix(params)
+
     def __add__(self, other):
         return sum_of(self, other) if isinstance(other, Dynamics) else NotImplemented
 
@@ -135,7 +153,7 @@ def _added_noise(a: Field, b: Field) -> tuple[Callable | None, Callable | None]:
 
 @traceable
 def sum_of(first: Dynamics, second: Dynamics) -> Field:
-    """`first + second`: both drifts, independent noises; `init`, `params` and `time_step` of the first."""
+    """`first + second`: both drifts, independent noises; `init`, `params`, `prefix` and `time_step` of the first."""
     a, b = first.build(), second.build()
     diffusion, brownian = _added_noise(a, b)
     return Field(
@@ -145,6 +163,7 @@ def sum_of(first: Dynamics, second: Dynamics) -> Field:
         diffusion=diffusion,
         brownian=brownian,
         time_step=b.time_step if a.time_step is None else a.time_step,
+        prefix=a.prefix,
         additive=all(part.additive for part in (a, b) if part.diffusion is not None),
     )
 
@@ -166,7 +185,12 @@ def multiple(factor, dynamics: Dynamics) -> Field:
         diffusion=diffusion,
         step=None,
         time_step=_divided(a.time_step, factor),
+        prefix=lambda params: _sooner(a.prefix(params), factor),
     )
+
+
+def _sooner(prefix: Prefix | None, factor) -> Prefix | None:
+    return None if prefix is None else prefix._replace(elapsed=prefix.elapsed / factor)
 
 
 def _divided(time_step, factor):

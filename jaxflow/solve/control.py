@@ -10,7 +10,14 @@ from diffrax import RESULTS
 
 from jaxflow import _check
 from jaxflow.solve.rkc import RKC2, CountingPID, evaluations
-from jaxflow.solve.trajectory import DIVERGED, FAILED, FINISHED, MAX_STEPS, STOPPED
+from jaxflow.solve.trajectory import DIVERGED, FAILED, FINISHED, LEFT, MAX_STEPS, STOPPED, is_finite
+
+CODES = {
+    FINISHED: RESULTS.successful,
+    STOPPED: RESULTS.event_occurred,
+    MAX_STEPS: RESULTS.max_steps_reached,
+    DIVERGED: RESULTS.dt_min_reached,
+}
 
 
 def gradient_norm_below(tolerance: float) -> diffrax.Event:
@@ -72,17 +79,25 @@ def _first_step(span, rtol, atol, state, velocity):
     return jnp.minimum(jnp.where(speed == 0, 1e-3 * span, step), span).astype(span.dtype)
 
 
-def status_of(result) -> jax.Array:
-    codes = {
-        FINISHED: RESULTS.successful,
-        STOPPED: RESULTS.event_occurred,
-        MAX_STEPS: RESULTS.max_steps_reached,
-        DIVERGED: RESULTS.dt_min_reached,
-    }
+HUGE = 1e6  # growth of the state beyond which it was blowing up
+
+
+def ending(result, start, final, end, times, values) -> tuple[jax.Array, jax.Array]:
+    """How a solve ended, as a code, and when.
+
+    With fixed steps nothing stops where the state is lost: that is dated by the first of `values` to show it.
+    """
     status = jnp.asarray(FAILED)
-    for code, meaning in codes.items():
+    for code, meaning in CODES.items():
         status = jnp.where(result == meaning, code, status)
-    return status
+    lost = ~is_finite(final)
+    size = lambda tree: jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in jax.tree.leaves(tree)]))
+    moderate = ~lost & (size(final) < HUGE * (1 + size(start)))
+    status = jnp.where((status == DIVERGED) & moderate, LEFT, status)
+    blown = (status == FINISHED) & lost
+    bad = ~jax.vmap(is_finite)(values)
+    stopped = jnp.where(blown & bad.any(), times[jnp.argmax(bad)], end)
+    return jnp.where(blown, DIVERGED, status), stopped
 
 
 def evaluations_of(solver, solution, adaptive: bool) -> jax.Array:

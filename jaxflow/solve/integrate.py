@@ -17,7 +17,8 @@ from jaxflow import _check
 from jaxflow._traceable import Static, combine, compiled, partition
 from jaxflow.dynamics import Dynamics
 from jaxflow.solve.automatic import choose
-from jaxflow.solve.control import controller, evaluations_of, fitted, status_of
+from jaxflow.solve.control import controller, ending, evaluations_of, fitted
+from jaxflow.solve.prefix import check_prefix, recorded
 from jaxflow.solve.rkc import RKC2
 from jaxflow.solve.stochastic import diffuse
 from jaxflow.solve.trajectory import DIVERGED, Trajectory, as_parameters, identity, is_finite
@@ -90,9 +91,10 @@ def integrate(
     - `event`: a `diffrax.Event`, such as `gradient_norm_below(1e-3)`. Times after it hold NaN.
     - `max_steps`: steps allowed, rejected ones counted.
 
-    A path with noise that is not finite at its end is marked diverged. A lane of a vmapped adaptive solve whose
-    state stops being finite, or whose steps shrink below what the clock can resolve, is marked diverged and
-    stops at once. Nothing is raised; `Trajectory.message` says how it ended.
+    A path of fixed steps that is not finite at its end is marked diverged. A lane of a vmapped adaptive solve whose
+    state stops being finite, or whose steps shrink below what the clock can resolve, stops at once and is marked
+    diverged, or, where its state is of moderate size, as having left the domain of its equation: no drift is
+    defined ahead (a second moment below 0). Nothing is raised; `Trajectory.message` says how it ended, and when.
 
     Raises `ValueError` or `TypeError` for times that do not increase, tolerances or steps that are not
     positive or too long, an unknown solver, a Stratonovich solver for noise that depends on the state, a missing
@@ -128,6 +130,8 @@ def integrate(
         raise ValueError(f"noise_substeps must be None for a dynamics without noise, got {noise_substeps!r}.")
     dtype = jnp.finfo(jnp.result_type(*jax.tree.leaves(params))).dtype
     rtol = RTOL.get(jnp.dtype(dtype), LOOSEST) if rtol is None else rtol
+    if state is None:
+        check_prefix(dynamics, params, times)
     solver = _solver(solver, dynamics, params, times, state)
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
     # diffrax's own parts keep Python numbers that must stay so (limits of inner loops): only arrays are traced.
@@ -177,7 +181,12 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     ):
         raise ValueError(f"{type(solver).__name__} has no error estimate; give step_size or substeps.")
     field = dynamics.build()
+    prefix = field.prefix(params) if state is None else None
     state = field.init(params) if state is None else state
+    first, begin = record(field.params(state)), times
+    if prefix is not None:
+        path, state = prefix.run(state)
+        begin = jnp.maximum(times, times[0] + jnp.asarray(prefix.elapsed, times.dtype)[-1])
     # The solver works in one dtype, at least single precision: its clock and its error estimates need it.
     wide = jnp.result_type(jnp.float32, *(leaf.real.dtype for leaf in jax.tree.leaves(state)))
     widen = lambda tree: jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, wide)), tree)
@@ -187,7 +196,7 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     alive = is_finite(state)
     start = jax.tree.map(lambda z: jnp.where(alive, z, 0), widen(state))
     args = (dynamics, alive)
-    clock = times.astype(wide)
+    clock = begin.astype(wide)
     velocity = _drift(widen, narrow)(clock[0], start, args)
     if isinstance(solver, RKC2) and wide == jnp.float32:
         rtol = jnp.maximum(rtol, RTOL[jnp.dtype(wide)])  # rounding over many stages is no smaller
@@ -224,17 +233,21 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     final = narrow(jax.tree.map(lambda leaf: _blank(leaf[0], alive), states))
     # diffrax leaves infinity at times it did not reach.
     reached = jnp.append(alive, jnp.isfinite(saved) & alive)
-    first = record(field.params(state))
     values = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), first, values)
+    values = jax.tree.map(lambda leaf: _blank(leaf, reached), values)
+    status, stopped = ending(solution.result, start, final, ends[0].astype(times.dtype), times, values)
+    status = jnp.where(alive, status, DIVERGED)
+    if prefix is not None:
+        values = recorded(record, prefix.elapsed, path, times, values)
     return Trajectory(
         times=times,
-        values=jax.tree.map(lambda leaf: _blank(leaf, reached), values),
+        values=values,
         params=field.params(final),
         state=final,
         steps=jnp.asarray(solution.stats["num_steps"], jnp.int32),
         evaluations=evaluations_of(solver, solution, adaptive),
-        status=jnp.where(alive, status_of(solution.result), DIVERGED),
-        stopped=jnp.where(alive, ends[0].astype(times.dtype), times[0]),
+        status=status,
+        stopped=jnp.where(alive, stopped, begin[0]),
     )
 
 

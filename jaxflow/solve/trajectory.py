@@ -11,7 +11,7 @@ from jax.core import Tracer
 PyTree = Any
 
 # Status codes, one a lane.
-FINISHED, STOPPED, DIVERGED, MAX_STEPS, FAILED, STREAM_ENDED = range(6)
+FINISHED, STOPPED, DIVERGED, MAX_STEPS, FAILED, STREAM_ENDED, LEFT = range(7)
 MEANING = {
     FINISHED: "reached the last time",
     STOPPED: "stopped by the event",
@@ -19,6 +19,7 @@ MEANING = {
     MAX_STEPS: "ran out of steps (max_steps)",
     FAILED: "the solver failed",
     STREAM_ENDED: "the stream of batches ended",
+    LEFT: "left the domain of its equation",
 }
 
 
@@ -48,8 +49,8 @@ class Trajectory:
 
     @property
     def diverged(self) -> jax.Array:
-        """Whether the run stopped being finite (one flag a lane)."""
-        return self.status == DIVERGED
+        """Whether the run stopped being finite, or left the domain of its equation (one flag a lane)."""
+        return (self.status == DIVERGED) | (self.status == LEFT)
 
     @property
     def message(self) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
-from jaxflow.solve.trajectory import DIVERGED, FINISHED, MAX_STEPS, STOPPED
+from jaxflow.solve.trajectory import DIVERGED, FINISHED, LEFT, MAX_STEPS, STOPPED
 
 pytestmark = pytest.mark.promotes
 CURVATURE = jnp.array([1.0, 10.0])
@@ -129,9 +129,18 @@ def test_a_drift_that_turns_nan_on_the_way_stops_there():
         return jf.dynamics.Field(drift=lambda t, x: jnp.where(x > 0.5, -rate * x, jnp.nan))
 
     path = jf.integrate(torn(1.0), jnp.ones(1), jnp.linspace(0.0, 2.0, 5))
-    assert path.status == DIVERGED
+    assert path.status == LEFT
+    assert path.diverged
+    assert path.message.startswith("left the domain of its equation at t = 0.693")
     np.testing.assert_allclose(path.stopped, np.log(2), atol=1e-3)
     assert path.steps < 200
+
+
+def test_fixed_steps_that_lose_the_state_say_so():
+    flow = jf.dynamics.gradient_flow(lambda x: -jnp.sum(x**3))
+    path = jf.integrate(flow, jnp.ones(1), [0.0, 0.2, 1.0, 2.0], substeps=50)
+    assert path.status == DIVERGED
+    assert path.stopped == 1.0  # the first time whose value is not finite; it is lost at 1/3
 
 
 def test_running_out_of_steps_is_said():

@@ -1,0 +1,46 @@
+"""The discrete steps some flows begin with: where they end, and what is recorded at times among them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import Tracer
+
+from jaxflow.dynamics import Dynamics
+
+PyTree = Any
+
+
+def check_prefix(dynamics: Dynamics, params: PyTree, times: jax.Array) -> None:
+    """Refuse times that end among the discrete steps, where the numbers are concrete."""
+    prefix = dynamics.prefix(params)
+    if prefix is None or any(isinstance(x, Tracer) for x in (times, prefix.elapsed)):
+        return
+    last, span = float(prefix.elapsed[-1]), float(times[-1]) - float(times[0])
+    if last > span * (1 + 1e-9):
+        steps = len(prefix.elapsed) - 1
+        raise ValueError(
+            f"warmup must end within the times, which span {span:.6g}: its {steps} steps take {last:.6g}."
+        )
+
+
+def recorded(
+    record: Callable[[PyTree], PyTree], elapsed: Any, path: PyTree, times: jax.Array, values: PyTree
+) -> PyTree:
+    """`values`, with those before the flow took over recorded from the discrete `path`, by straight lines."""
+    elapsed = jnp.asarray(elapsed, times.dtype)
+
+    def at(t):
+        i = jnp.clip(jnp.searchsorted(elapsed, t, side="right") - 1, 0, elapsed.size - 2)
+        share = (t - elapsed[i]) / (elapsed[i + 1] - elapsed[i])
+        between = lambda xs: xs[i] + share.astype(xs.real.dtype) * (xs[i + 1] - xs[i])
+        return record(jax.tree.map(between, path))
+
+    def one(_, each):
+        t, value = each
+        # Not vmapped: `record` may be as costly as the loss, and few of the times are early.
+        return None, lax.cond(t <= elapsed[-1], at, lambda _: value, t)
+
+    return lax.scan(one, None, (times - times[0], values))[1]
