@@ -19,8 +19,10 @@ from jaxflow.dynamics.flows import gradient_flow as gradient_flow
 from jaxflow.dynamics.inertial import InertialState as InertialState
 from jaxflow.dynamics.inertial import momentum as momentum
 from jaxflow.dynamics.inertial import nesterov_sgd as nesterov_sgd
+from jaxflow.dynamics.modified import modified as modified
 from jaxflow.dynamics.named import sde_of as sde_of
 from jaxflow.dynamics.noise import minibatch_noise as minibatch_noise
+from jaxflow.dynamics.series import ModifiedState as ModifiedState
 from jaxflow.dynamics.signed import sign_sgd as sign_sgd
 from jaxflow.dynamics.temperature import batch_factor as batch_factor
 from jaxflow.dynamics.temperature import temperature as temperature
