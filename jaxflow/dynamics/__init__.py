@@ -2,6 +2,8 @@
 
 from jaxflow._traceable import traceable as traceable
 from jaxflow.dynamics import noise as noise
+from jaxflow.dynamics.accumulation import AdagradState as AdagradState
+from jaxflow.dynamics.accumulation import adagrad as adagrad
 from jaxflow.dynamics.adaptive import AdamState as AdamState
 from jaxflow.dynamics.adaptive import RMSPropState as RMSPropState
 from jaxflow.dynamics.adaptive import adam as adam
@@ -13,15 +15,24 @@ from jaxflow.dynamics.clock import in_time as in_time
 from jaxflow.dynamics.covariance import NoiseScale as NoiseScale
 from jaxflow.dynamics.covariance import gradient_covariance as gradient_covariance
 from jaxflow.dynamics.covariance import noise_scale as noise_scale
+from jaxflow.dynamics.dense import PrincipalState as PrincipalState
+from jaxflow.dynamics.dense import newton_flow as newton_flow
+from jaxflow.dynamics.dense import principal_flow as principal_flow
 from jaxflow.dynamics.diffusions import langevin as langevin
 from jaxflow.dynamics.diffusions import sgd as sgd
 from jaxflow.dynamics.flows import gradient_flow as gradient_flow
+from jaxflow.dynamics.flows import implicit_gradient_regularization as implicit_gradient_regularization
+from jaxflow.dynamics.flows import momentum_loss_flow as momentum_loss_flow
+from jaxflow.dynamics.flows import sign_descent as sign_descent
 from jaxflow.dynamics.inertial import InertialState as InertialState
 from jaxflow.dynamics.inertial import momentum as momentum
 from jaxflow.dynamics.inertial import nesterov_sgd as nesterov_sgd
+from jaxflow.dynamics.limits import limit_of as limit_of
 from jaxflow.dynamics.modified import modified as modified
 from jaxflow.dynamics.named import sde_of as sde_of
 from jaxflow.dynamics.noise import minibatch_noise as minibatch_noise
+from jaxflow.dynamics.oscillators import heavy_ball as heavy_ball
+from jaxflow.dynamics.oscillators import nesterov as nesterov
 from jaxflow.dynamics.series import ModifiedState as ModifiedState
 from jaxflow.dynamics.signed import sign_sgd as sign_sgd
 from jaxflow.dynamics.temperature import batch_factor as batch_factor

@@ -1,4 +1,4 @@
-"""RMSProp and Adam with mini-batch noise as stochastic differential equations.
+"""RMSProp and Adam as differential equations, stochastic ones where they run on mini-batches.
 
 The second moment is a state of its own. In the limit of small steps it is driven by the same noise as the
 parameters; in Malladi's, of large noise, it follows a differential equation without noise.
@@ -14,15 +14,17 @@ from jaxflow._traceable import traceable
 from jaxflow.dynamics.averages import (
     Gradients,
     cast,
+    check_adaptive,
     divided,
     gradients_of,
     noise_of_square,
+    real,
     relaxation,
     towards,
 )
 from jaxflow.dynamics.base import Field, scale
+from jaxflow.dynamics.flows import Loss
 from jaxflow.dynamics.noise import FULL, Noise
-from jaxflow.objective import Objective
 
 PyTree = Any
 
@@ -43,28 +45,23 @@ class AdamState(NamedTuple):
     steps: jax.Array
 
 
-def _check_adaptive(learning_rate, eps) -> None:
-    if not callable(learning_rate):
-        _check.positive(learning_rate=learning_rate)
-    _check.nonnegative(eps=eps)
-
-
 def _clock(learning_rate: Any, gradients: Gradients) -> Any:
     return gradients.time_step if callable(learning_rate) else gradients.time_step(0.0)
 
 
-def _real(params: PyTree) -> PyTree:
-    for leaf in jax.tree.leaves(params):
-        if jnp.iscomplexobj(leaf):
-            raise TypeError(f"params must be real for an adaptive method's SDE, got dtype {leaf.dtype}.")
-    return params
+def _field(drift, init, time_step, batch_size, diffusion, brownian, step) -> Field:
+    """Without mini-batches a differential equation, for a solver to step."""
+    field = Field(drift=drift, init=init, params=lambda state: state.params, time_step=time_step)
+    if batch_size is None:
+        return field
+    return field._replace(diffusion=diffusion, brownian=brownian, step=step)
 
 
 @traceable
 def rmsprop(
-    objective: Objective,
+    objective: Loss,
     learning_rate: Any,
-    batch_size: Any,
+    batch_size: Any = None,
     decay: Any = 0.9,
     eps: Any = 1e-8,
     *,
@@ -72,7 +69,7 @@ def rmsprop(
     replacement: bool = True,
     noise: Noise = FULL,
 ) -> Field:
-    r"""RMSProp on mini-batches as a diffusion.
+    r"""RMSProp as a diffusion on mini-batches, and without (`batch_size=None`) as an ordinary differential equation.
 
     On the clock t = kη, with $n\,dW_1$ the noise of a mini-batch gradient, of covariance $C = s_B\Sigma$:
     $d\theta = -\frac{1}{\sqrt v + \epsilon}(\nabla L\,dt + \sqrt\eta\,n\,dW_1)$,
@@ -81,6 +78,10 @@ def rmsprop(
     $\lambda = \frac{2(1-\alpha)}{\eta(1+\alpha)}$.
     $W_1$ is one and the same. It is the limit η → 0 at λ fixed, of weak order 1 in η; without the noise on v the
     mean is as good but the variance of θ is wrong at leading order.
+
+    **Without mini-batches** C = 0: $\dot\theta = -\frac{\nabla L}{\sqrt v + \epsilon},\ \dot v = \lambda(\nabla L^2 -
+    v)$, within O(η) of the iterates at λ fixed: $v_{k+1} - v_k = (1-\alpha)(g^2 - v_k)$ is $\eta\dot v$ to leading
+    order, and $\lambda = -\frac{\ln\alpha}\eta + O(\eta^2)$, the rate at which the discrete average forgets.
 
     `malladi=True`: the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their clock
     **t = kη²**: $d\theta = -P^{-1}(\nabla L\,dt + \sigma_0\Sigma^{1/2}dW)$,
@@ -92,13 +93,13 @@ def rmsprop(
 
     **Arguments**
 
-    - `objective`: an `Objective` with data. `learning_rate` η, `batch_size` B: numbers, or functions of the time
-      t. `decay` α, `eps` ε as in `jaxflow.optim.rmsprop`.
+    - `objective`: an `Objective` with data; without mini-batches any `loss(params) -> scalar`. `learning_rate` η,
+      `batch_size` B: numbers, or functions of the time t. `decay` α, `eps` ε as in `jaxflow.optim.rmsprop`.
     - `replacement`, `noise`: as in `jaxflow.dynamics.sgd`. n is taken as Gaussian.
 
     The state is `RMSPropState(params, second_moment)`, v in units of a squared gradient in either limit. It starts at
-    v = 0, as the optimizer does, whose first steps are then long, $\eta/\sqrt{1-\alpha}$, and no SDE describes them
-    well. For an accurate comparison start both from a v as large as the squared gradients: here by `state=` of
+    v = 0, as the optimizer does, whose first steps are then long, $\eta/\sqrt{1-\alpha}$, and no equation describes
+    them well. For an accurate comparison start both from a v as large as the squared gradients: here by `state=` of
     `integrate`. v counts in the denominator as at least 1 − α of $E g^2$, as it does in the discrete method.
 
     **Cost.** `drift` and `diffusion` form diag Σ from every per-example gradient, 4 to 5 gradients of the mean loss
@@ -107,8 +108,9 @@ def rmsprop(
     the same mean and covariance. It keeps the correlations of g² between coordinates, $2 C_{ij}^2$, in place of which
     `diffusion` has $2 C_{ij}\sqrt{C_{ii}C_{jj}}$.
 
-    Raises `TypeError` for an objective without data or complex parameters, `ValueError` for a rate ≤ 0,
-    `decay` outside [0, 1), a negative `eps` or `batch_size` ≤ 0 (or > N without replacement).
+    Raises `TypeError` for an objective without data where there are mini-batches or complex parameters, `ValueError`
+    for a rate ≤ 0, `decay` outside [0, 1), a negative `eps`, `batch_size` ≤ 0 (or > N without replacement), or
+    `malladi` without a batch size.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
@@ -118,14 +120,14 @@ def rmsprop(
     >>> path.values.shape
     (3,)
     """
-    _check_adaptive(learning_rate, eps)
+    check_adaptive(learning_rate, eps)
     _check.fraction(decay=decay)
     gradients = gradients_of(objective, learning_rate, batch_size, malladi, replacement, noise)
     rate, time_step = gradients.rate, gradients.time_step
     forget = relaxation(decay, malladi)
 
     def init(params):
-        return RMSPropState(params, jax.tree.map(jnp.zeros_like, _real(params)))
+        return RMSPropState(params, jax.tree.map(jnp.zeros_like, real(params)))
 
     def preconditioned(x, state, square):
         return divided(x, state.second_moment, square, 1 - decay, eps)
@@ -152,22 +154,15 @@ def rmsprop(
         params = jax.tree.map(jnp.add, state.params, move)
         return RMSPropState(params, towards(state.second_moment, target, -jnp.expm1(-forget * dt / tau)))
 
-    return Field(
-        drift=drift,
-        init=init,
-        params=lambda state: state.params,
-        diffusion=diffusion,
-        brownian=lambda state: gradients.brownian(state.params),
-        step=step,
-        time_step=_clock(learning_rate, gradients),
-    )
+    brownian = lambda state: gradients.brownian(state.params)
+    return _field(drift, init, _clock(learning_rate, gradients), batch_size, diffusion, brownian, step)
 
 
 @traceable
 def adam(
-    objective: Objective,
+    objective: Loss,
     learning_rate: Any,
-    batch_size: Any,
+    batch_size: Any = None,
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
@@ -176,7 +171,7 @@ def adam(
     replacement: bool = True,
     noise: Noise = FULL,
 ) -> Field:
-    r"""Adam on mini-batches as a diffusion.
+    r"""Adam as a diffusion on mini-batches, and without (`batch_size=None`) as an ordinary differential equation.
 
     In terms of the bias-corrected moments $\hat m, \hat v$, on the clock t = kη, with k the step count, a float,
     $\lambda_i = \frac{2(1-\beta_i)}{\eta(1+\beta_i)}$ and $\gamma_i = 1 - e^{-\lambda_i\eta(k + 1/2)}$:
@@ -185,6 +180,14 @@ def adam(
     $d\hat v = \frac{\lambda_2}{\gamma_2}\big((\nabla L^2 + \mathrm{diag}\,C - \hat v)\,dt
     + \sqrt\eta\,(2\nabla L\,n\,dW_1 + \sqrt2\,\mathrm{diag}\,C\,dW_2)\big)$, $dk = dt/\eta$, with the n of
     `jaxflow.dynamics.rmsprop`. The limit η → 0 at $\lambda_i$ fixed, of weak order 1 in η.
+
+    **Without mini-batches** C = n = 0, any loss will do, and this is the equation of da Silva & Gazeau (2020,
+    1810.13108), $\dot\theta = -m/\sqrt{v + \epsilon},\ \dot m = h\nabla L - rm,\ \dot v = p(\nabla L)^2 - qv$, for $h
+    = r = \lambda_1/\gamma_1$ and $p = q = \lambda_2/\gamma_2$, but for an ε under the root and the half step in γ:
+    $m_{k+1} - m_k = (1-\beta_1)(g - m_k)$ is $\dot m = \lambda_1(\nabla L - m)$, whose share of gradients is $1 -
+    e^{-\lambda_1 t} = \gamma_1$, $\dot\gamma_1 = \lambda_1(1 - \gamma_1)$, so that $\hat m = m/\gamma_1$ has
+    $\dot{\hat m} = \frac{\dot m - \hat m\dot\gamma_1}{\gamma_1} = \frac{\lambda_1}{\gamma_1}(\nabla L - \hat m)$;
+    likewise v.
 
     `malladi=True`: the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their clock
     **t = kη²**: $d\theta = -\frac{\sqrt{\gamma_2}}{\gamma_1}P^{-1}m\,dt$,
@@ -209,14 +212,14 @@ def adam(
     >>> print(path.state.steps.round(3))
     10.0
     """
-    _check_adaptive(learning_rate, eps)
+    check_adaptive(learning_rate, eps)
     _check.fraction(b1=b1, b2=b2)
     gradients = gradients_of(objective, learning_rate, batch_size, malladi, replacement, noise)
     rate, time_step = gradients.rate, gradients.time_step
     forget = relaxation(b1, malladi), relaxation(b2, malladi)
 
     def init(params):
-        begin = gradients.moments(0.0, _real(params))
+        begin = gradients.moments(0.0, real(params))
         steps = jnp.zeros([], jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(params))))
         return AdamState(params, begin.mean, begin.target, steps)
 
@@ -267,12 +270,5 @@ def adam(
             jax.tree.map(jnp.add, state.params, scale(-rate(t) / tau * dt, move)), first, second, steps
         )
 
-    return Field(
-        drift=drift,
-        init=init,
-        params=lambda state: state.params,
-        diffusion=diffusion,
-        brownian=lambda state: gradients.brownian(state.params),
-        step=step,
-        time_step=_clock(learning_rate, gradients),
-    )
+    brownian = lambda state: gradients.brownian(state.params)
+    return _field(drift, init, _clock(learning_rate, gradients), batch_size, diffusion, brownian, step)

@@ -1,4 +1,4 @@
-"""What adaptive methods average, the gradient and its square, in continuous time and with mini-batch noise."""
+"""What adaptive methods average, the gradient and its square, in continuous time, with noise or without."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxflow import _check
 from jaxflow.dynamics.base import scale
 from jaxflow.dynamics.coordinates import gradient_variance, mix, mixing, pair_of_gradients
 from jaxflow.dynamics.diffusions import noise_amplitude
+from jaxflow.dynamics.flows import Loss, slope_of
 from jaxflow.dynamics.noise import Noise
-from jaxflow.objective import Objective, gradient
+from jaxflow.objective import gradient
 from jaxflow.optim._moments import root
 from jaxflow.optim.schedules import value_at
 
@@ -34,20 +36,38 @@ class Gradients(NamedTuple):
 
     - `rate(t)` η and `time_step(t)` τ; `moments(t, params)`; `draw(t, params, xi)` of the noise n.
     - `seen(t, params, dt, xi)`: what a step of length dt sees of g, what of v's target, and the mean of g².
+
+    The last three are of mini-batches and `None` without.
     """
 
     rate: Callable[[Any], Any]
     time_step: Callable[[Any], Any]
     moments: Callable[[Any, PyTree], Moments]
-    draw: Callable[..., PyTree]
-    seen: Callable[..., tuple[PyTree, PyTree, PyTree]]
-    brownian: Callable[[PyTree], PyTree]
+    draw: Any = None
+    seen: Any = None
+    brownian: Any = None
+
+
+def _without_noise(objective: Loss, learning_rate: Any, malladi: bool) -> Gradients:
+    if malladi:
+        raise ValueError("batch_size must be given for malladi=True, the limit of large noise, got None.")
+    slope = slope_of(objective)
+    rate = lambda t: value_at(learning_rate, t)
+
+    def moments(t, params):
+        mean = slope(params)
+        square = jax.tree.map(jnp.square, mean)
+        return Moments(mean, jax.tree.map(jnp.zeros_like, mean), square, square)
+
+    return Gradients(rate, rate, moments)
 
 
 def gradients_of(
-    objective: Objective, learning_rate: Any, batch_size: Any, malladi: bool, replacement: bool, noise: Noise
+    objective: Any, learning_rate: Any, batch_size: Any, malladi: bool, replacement: bool, noise: Noise
 ) -> Gradients:
     """The gradients of an objective's mini-batches; `malladi` tells whose limit, and so whose clock."""
+    if batch_size is None:
+        return _without_noise(objective, learning_rate, malladi)
     amplitude = noise_amplitude(objective, batch_size, replacement)
     spread = lambda t: amplitude(1.0, t)
     rate = lambda t: value_at(learning_rate, t)
@@ -76,6 +96,19 @@ def gradients_of(
         seen,
         lambda params: (sampling.brownian(objective, params),) * 2,
     )
+
+
+def check_adaptive(learning_rate: Any, eps: Any) -> None:
+    if not callable(learning_rate):
+        _check.positive(learning_rate=learning_rate)
+    _check.nonnegative(eps=eps)
+
+
+def real(params: PyTree) -> PyTree:
+    for leaf in jax.tree.leaves(params):
+        if jnp.iscomplexobj(leaf):
+            raise TypeError(f"params must be real for an adaptive method's equation, got dtype {leaf.dtype}.")
+    return params
 
 
 def cast(value: Any, like: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxflow import optim
+from jaxflow import _check, optim
 from jaxflow.dynamics.adaptive import adam, rmsprop
 from jaxflow.dynamics.base import Dynamics
 from jaxflow.dynamics.clock import in_time
@@ -44,6 +44,8 @@ def sde_of(
     >>> jf.dynamics.sde_of(jf.optim.momentum(0.1, 0.5), objective, 1).time_step
     0.1
     """
+    if not callable(batch_size):
+        _check.positive(batch_size=batch_size)  # None would be the flow without noise
     constructor = getattr(optimizer, "_static", (None,))[0]
     found = next((entry for entry in KNOWN.values() if entry[0] is constructor), None)
     chosen = optim.hyperparameters(optimizer)
