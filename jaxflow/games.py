@@ -92,7 +92,7 @@ def game(losses: Callable[..., Any], data: tuple = ()) -> VectorField:
     return VectorField(_players(losses), data)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _players(losses):
     """One function object for one `losses`, so that compiled programs are found again."""
 

@@ -12,6 +12,8 @@ from jaxflow.dynamics.base import Dynamics as Dynamics
 from jaxflow.dynamics.base import Field as Field
 from jaxflow.dynamics.base import Prefix as Prefix
 from jaxflow.dynamics.clock import in_time as in_time
+from jaxflow.dynamics.convergence import Convergence as Convergence
+from jaxflow.dynamics.convergence import convergence as convergence
 from jaxflow.dynamics.covariance import NoiseScale as NoiseScale
 from jaxflow.dynamics.covariance import gradient_covariance as gradient_covariance
 from jaxflow.dynamics.covariance import noise_scale as noise_scale
