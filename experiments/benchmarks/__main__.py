@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.benchmarks import accuracy, speed, stochastic
+from experiments.benchmarks import accuracy, modified, speed, stochastic
 from experiments.common import start
 from jaxflow.commands import results
 
@@ -104,6 +104,20 @@ FIGURES = (
         "diffrax with its Brownian tree / ours, a key for each path",
         stochastic.against_diffrax,
         least=50,
+        unit=" ×",
+    ),
+    Figure(
+        "modified equation: field of order p / p gradients, worst of 1–4",
+        modified.field_cost,
+        most=1.10,
+        unit=" ×",
+    ),
+    Figure("its compile time, order 4 / order 1", modified.compile_time, most=1.5, unit=" ×"),
+    Figure("its field, float32 against float64, rates down to 1e-4", modified.rounding, most=2e-6),
+    Figure(
+        "error of order 1 / order 4, 100 steps of Adam, momentum, digits",
+        modified.gain_of_order_four,
+        least=500,
         unit=" ×",
     ),
 )
