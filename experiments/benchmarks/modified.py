@@ -67,7 +67,7 @@ def compile_time(quick: bool) -> float:
 
 
 def rounding(quick: bool) -> float:
-    """The field of descent on digits in single against double precision, relative; worst of orders and rates ≥ 1e-4."""
+    """The field of descent on digits, single against double precision, relative; worst of orders and rates."""
     single, double = digits("float32"), digits("float64")
     params = jax.tree.map(lambda x: x.astype(float), single.params)
 
@@ -86,7 +86,7 @@ def rounding(quick: bool) -> float:
 
 
 def gain_of_order_four(quick: bool) -> dict[str, float]:
-    """Error of order 1 over that of order 4, 100 steps after the warm-up, on digits; the smaller of two optimizers."""
+    """Error of order 1 over that of order 4, 100 steps after the warm-up, on digits; the lesser of two optimizers."""
     problem = digits("float64")
     gains = {}
     for name, optimizer in (
