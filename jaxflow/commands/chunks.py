@@ -69,6 +69,15 @@ def solve_in_chunks(run: Callable, state: Any, times: Any, progress: Progress):
     return _join(parts), time.perf_counter() - began
 
 
+def timed(run: Callable[[], Any], progress: Progress):
+    """The next run in one piece, and its seconds."""
+    progress.start()
+    began = time.perf_counter()
+    result = jax.block_until_ready(run())
+    progress.advance(1.0)
+    return result, time.perf_counter() - began
+
+
 def _piece(intervals: int) -> int:
     """How many intervals a chunk takes: a divisor where there is one, as another length compiles once more."""
     few = range(CHUNKS, CHUNKS // 4, -1)

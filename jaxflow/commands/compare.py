@@ -1,6 +1,8 @@
-"""The main job: iterates, full-batch and mini-batch, against gradient flow and the SDE, on one clock."""
+"""The main job: iterates, full-batch and mini-batch, against gradient and modified flows and the SDE, on one clock."""
 
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import optax
 import jaxflow as jf
 from jaxflow import _check
 from jaxflow.commands import report
-from jaxflow.commands.chunks import Progress, iterate_in_chunks, solve_in_chunks
+from jaxflow.commands.chunks import Progress, iterate_in_chunks, solve_in_chunks, timed
 from jaxflow.commands.training import Training
+from jaxflow.dynamics.modified import HIGHEST, warm_steps
+from jaxflow.dynamics.smoothness import roughness
 from jaxflow.solve.stepping import start
 
 RECORDS = 200
@@ -20,10 +24,11 @@ RECORDS = 200
 
 @dataclass(frozen=True)
 class Compare(Training):
-    """Measure how far an optimizer's iterates leave gradient flow, and whether its SDE describes them.
+    """Measure how far an optimizer's iterates leave gradient flow and their modified flow, and its SDE.
 
     Runs, from the same parameters and on the clock t = steps × learning rate: the optimizer on all data, an
-    ensemble of it on mini-batches, gradient flow, and an ensemble of paths of the optimizer's SDE. Prints a table,
+    ensemble of it on mini-batches, gradient flow, the optimizer's modified equation to the orders asked, and an
+    ensemble of paths of its SDE. Prints a table,
     the temperature, the noise scale and a verdict on the SDE; writes comparison.png, summary.json and
     trajectories.npz.
     """
@@ -34,6 +39,8 @@ class Compare(Training):
     """Mini-batch runs, and paths of the SDE, each with a key of its own; a verdict takes at least 20."""
     substeps: int = 8
     """Steps of the SDE for each step of the optimizer."""
+    order: tuple[int, ...] = (2,)
+    """Orders of the modified equation, 1 to 8; none to leave it out."""
     output: Path = Path("results/compare")
     """Folder for the results."""
 
@@ -42,6 +49,8 @@ def prepare(settings: Compare) -> tuple[Any, jf.optim.Optimizer]:
     """The problem and the optimizer; every bad setting is refused here, before anything compiles."""
     for name, least in (("steps", 1), ("seeds", 1), ("substeps", 2)):
         _check.integer(name, getattr(settings, name), least)
+    for order in settings.order:
+        _check.require("order", order, 1 <= order <= HIGHEST, f"an integer from 1 to {HIGHEST}")
     made = settings.make()
     for folder in (settings.output, *settings.output.parents):
         if folder.exists() and not folder.is_dir():
@@ -55,7 +64,8 @@ def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{settings.data}: {objective.size} training examples, {size} parameters; {optimizer}", flush=True)
     sde = _sde(settings, objective, optimizer)
-    runs = _runs(settings, objective, params, optimizer, sde)
+    flows = _modified(settings, objective, params, optimizer)
+    runs = _runs(settings, objective, params, optimizer, flows, sde)
     verdict = _verdict(settings, params, runs) if sde is not None else None
     noise = jf.noise_scale(objective, params), jf.noise_scale(objective, runs["full_batch"].run.params)
     rows = report.rows(settings, problem, runs)
@@ -75,7 +85,21 @@ def _sde(settings: Compare, objective: Any, optimizer: jf.optim.Optimizer) -> jf
         return None
 
 
-def _runs(settings: Compare, objective, params, optimizer, sde) -> dict[str, report.Timed]:
+def _modified(settings: Compare, objective, params, optimizer) -> dict[int, jf.dynamics.Dynamics]:
+    """The optimizer's modified equation to each order asked; none (said so) where there is none."""
+    try:
+        rough = roughness(optimizer, params, optimizer.init(params))
+        warm = min(warm_steps(optimizer, params, None), settings.steps // 2)
+    except ValueError as error:
+        print(f"{error} Its modified equation is left out.")
+        return {}
+    if rough and settings.order:
+        print(rough)
+    make = lambda order: jf.dynamics.modified(optimizer, objective, order=order, warmup=warm)
+    return {order: make(order) for order in sorted(set(settings.order))}
+
+
+def _runs(settings: Compare, objective, params, optimizer, flows, sde) -> dict[str, report.Timed]:
     """Every run by a short name, each in pieces behind one progress bar."""
     # Losses and parameters are both wanted along the way: one for the picture, the other for distances.
     record = jax.tree_util.Partial(_observe, objective)
@@ -100,6 +124,14 @@ def _runs(settings: Compare, objective, params, optimizer, sde) -> dict[str, rep
         dynamics = jf.dynamics.gradient_flow(objective)
         return jf.integrate(dynamics, params, times, solver="auto", record=record, state=state)
 
+    # A field that jumps would be followed in ever smaller steps.
+    most = max(4096, 20 * settings.steps)
+
+    def corrected(dynamics, times):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The update of")  # said before
+            return jf.integrate(dynamics, params, times, solver="auto", record=record, max_steps=most)
+
     def paths(states, times, piece):
         keys = jax.vmap(jax.random.fold_in, (0, None))(path_keys, piece)
         substeps = settings.substeps * every
@@ -109,9 +141,8 @@ def _runs(settings: Compare, objective, params, optimizer, sde) -> dict[str, rep
         return jf.ensemble(one, (keys, states), at_once=at_once)
 
     begin = jax.jit(lambda params: start(optimizer, params))(params)
-    shares = {"full batch": 1.0, "mini-batches": 1.0, "gradient flow": 1.0} | (
-        {} if sde is None else {"SDE": 12.0}
-    )
+    shares = {"full batch": 1.0, "mini-batches": 1.0, "gradient flow": 1.0}
+    shares |= {f"order {order}": 1.0 for order in flows} | ({} if sde is None else {"SDE": 12.0})
     with Progress(shares) as progress:
         discrete, seconds = iterate_in_chunks(full, params, begin, settings.steps, every, progress)
         runs = {"full_batch": report.Timed(f"{name}, full batch", discrete, 1.0, seconds)}
@@ -121,6 +152,11 @@ def _runs(settings: Compare, objective, params, optimizer, sde) -> dict[str, rep
         runs["mini_batch"] = report.Timed(label, batches, batch / objective.size, seconds)
         solution, seconds = solve_in_chunks(flow, params, discrete.times, progress)
         runs["gradient_flow"] = report.Timed("gradient flow", solution, 1.0, seconds)
+        for order, dynamics in flows.items():
+            # In one piece: its first steps are the optimizer's own, and must not be cut.
+            solution, seconds = timed(partial(corrected, dynamics, discrete.times), progress)
+            label = f"modified flow of {name}, order {order}"
+            runs[f"modified_{order}"] = report.Timed(label, solution, float(order), seconds)
         if sde is not None:
             states = repeated(jax.jit(lambda sde, p: sde.init(p))(sde, params))
             solution, seconds = solve_in_chunks(paths, states, discrete.times, progress)

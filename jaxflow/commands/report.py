@@ -180,7 +180,7 @@ def _figure(settings, optimizer, runs: dict[str, Timed], gaps) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
     losses = {timed.label: part(timed.run, "loss") for timed in runs.values()}
     jf.plot.trajectories(losses, left, label="training loss")
     # The losses nearly coincide; their ratios show the bands.
@@ -191,6 +191,11 @@ def _figure(settings, optimizer, runs: dict[str, Timed], gaps) -> None:
     label = "loss / loss of the full batch − 1"
     jf.plot.trajectories({name: ratio(run) for name, run in losses.items()}, middle, log=False, label=label)
     jf.plot.comparison({runs[name].label: gap for name, gap in list(gaps.items())[1:]}, right)
+    # A modified flow begins with the iterates themselves, up to rounding, which is not to be looked at.
+    right.set_ylim(bottom=max(right.get_ylim()[0], 1e-6 * right.get_ylim()[1]))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    for ax in (left, middle, right):
+        ax.get_legend().remove()
     shape = "–".join(map(str, settings.hidden))
     figure.suptitle(f"{settings.data}, {settings.activation} network {shape}: {optimizer}", fontsize=11)
     results.write_figure(settings.output / "comparison.png", figure)
