@@ -8,9 +8,12 @@ from jaxflow import problems as problems
 from jaxflow import solve as solve
 from jaxflow.comparison import Comparison as Comparison
 from jaxflow.comparison import EnsembleComparison as EnsembleComparison
+from jaxflow.comparison import OrderStudy as OrderStudy
 from jaxflow.comparison import compare as compare
 from jaxflow.comparison import compare_ensembles as compare_ensembles
+from jaxflow.comparison import family_of as family_of
 from jaxflow.comparison import order_of_accuracy as order_of_accuracy
+from jaxflow.comparison import order_study as order_study
 from jaxflow.comparison import rescale as rescale
 from jaxflow.comparison import weak_order as weak_order
 from jaxflow.dynamics import NoiseScale as NoiseScale

@@ -1,13 +1,13 @@
-"""The command line: `python -m jaxflow compare`, `temperature` and `optimizers`."""
+"""The command line: `python -m jaxflow compare`, `order`, `temperature` and `optimizers`."""
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
 
-from jaxflow.commands import compare, temperature
+from jaxflow.commands import compare, order, temperature
 from jaxflow.commands.choose import listing
 
 
@@ -18,9 +18,16 @@ class Optimizers:
 
 Command = (
     Annotated[compare.Compare, tyro.conf.subcommand("compare", prefix_name=False)]
+    | Annotated[order.Orders, tyro.conf.subcommand("order", prefix_name=False)]
     | Annotated[temperature.Temperature, tyro.conf.subcommand("temperature", prefix_name=False)]
     | Annotated[Optimizers, tyro.conf.subcommand("optimizers", prefix_name=False)]
 )
+# Each has `prepare`, which refuses bad settings, and `run`, which is given what that made.
+JOBS: dict[type, tuple[str, Any]] = {
+    compare.Compare: ("compare", compare),
+    order.Orders: ("order", order),
+    temperature.Temperature: ("temperature", temperature),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,15 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(command, Optimizers):
         print(listing())
         return 0
-    job, name = (compare, "compare") if isinstance(command, compare.Compare) else (temperature, "temperature")
+    name, job = JOBS[type(command)]
     if command.x64:
         jax.config.update("jax_enable_x64", True)
     try:
-        prepared = job.prepare(command)  # type: ignore[arg-type]
+        prepared = job.prepare(command)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"jaxflow {name}: {error}", file=sys.stderr)
         return 2
-    job.run(command, *prepared)  # type: ignore[arg-type]
+    job.run(command, *prepared)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The main job: iterates, full-batch and mini-batch, against gradient and modified flows and the SDE, on one clock."""
+"""The main job: iterates, full-batch and mini-batch, against their flows and the SDE, on one clock."""
 
 import warnings
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import optax
 
 import jaxflow as jf
 from jaxflow import _check
-from jaxflow.commands import report
+from jaxflow.commands import report, results
 from jaxflow.commands.chunks import Progress, iterate_in_chunks, solve_in_chunks, timed
 from jaxflow.commands.training import Training
 from jaxflow.dynamics.modified import HIGHEST, warm_steps
@@ -52,9 +52,7 @@ def prepare(settings: Compare) -> tuple[Any, jf.optim.Optimizer]:
     for order in settings.order:
         _check.require("order", order, 1 <= order <= HIGHEST, f"an integer from 1 to {HIGHEST}")
     made = settings.make()
-    for folder in (settings.output, *settings.output.parents):
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"output must be a folder, but {folder} is a file.")
+    results.check_folder(settings.output)
     return made
 
 

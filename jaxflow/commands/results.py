@@ -16,6 +16,13 @@ import numpy as np
 PACKAGES = ("jaxflow", "jax", "jaxlib", "optax", "diffrax", "numpy")
 
 
+def check_folder(output: Path) -> None:
+    """Refuse a folder for results in whose way a file lies."""
+    for folder in (output, *output.parents):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"output must be a folder, but {folder} is a file.")
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file atomically: under another name, flushed to disk, then renamed into place."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -69,10 +69,22 @@ def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order
             raise ValueError(
                 f"run must return positive finite errors, got {e[i]!r} at step size {float(h[i]):g}."
             )
-    x, y = jnp.log(h), jnp.log(errors)
-    centred = x - x.mean()
-    slope = jnp.sum(centred * y) / jnp.sum(centred**2)
-    intercept = y.mean() - slope * x.mean()
+    return fit(h, errors)
+
+
+def fit(step_sizes: jax.Array, errors: jax.Array, used: Any = None) -> Order:
+    """The line of least squares through log–log points (n,), those of the mask `used` (n,) where one is given.
+
+    Slope and uncertainty are NaN where fewer than three points are used.
+    """
+    used = jnp.ones(step_sizes.shape, bool) if used is None else jnp.asarray(used)
+    count, weights = used.sum(), used.astype(step_sizes.dtype)
+    mean = lambda values: jnp.sum(weights * values) / count
+    x, y = jnp.log(step_sizes), jnp.log(jnp.where(used, errors, 1.0))
+    centred = x - mean(x)
+    spread = jnp.sum(weights * centred**2)
+    slope = jnp.where(count < 3, jnp.nan, jnp.sum(weights * centred * y) / spread)
+    intercept = mean(y) - slope * mean(x)
     residual = y - intercept - slope * x
-    uncertainty = jnp.sqrt(jnp.sum(residual**2) / (h.size - 2) / jnp.sum(centred**2))
-    return Order(h, errors, slope, intercept, uncertainty)
+    uncertainty = jnp.sqrt(jnp.sum(weights * residual**2) / (count - 2) / spread)
+    return Order(step_sizes, errors, slope, intercept, uncertainty)

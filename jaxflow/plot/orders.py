@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.comparison import Order
+from jaxflow.comparison import Order, OrderStudy
 from jaxflow.plot.style import COLOURS, axes, stroke, tidy
 
+MARKERS = "osD^vPX"
 
-def order(orders: Mapping[str, Order] | Order, ax: Any = None) -> Any:
+
+def order(orders: OrderStudy | Mapping[str, Order] | Order, ax: Any = None) -> Any:
     """Errors against step size, log–log, each with its fitted line; the legend gives slope ± standard error.
+
+    Of an `OrderStudy` also, in grey beside each line, the slope it should have; points not fitted are hollow.
 
     >>> import jaxflow as jf
     >>> from matplotlib.figure import Figure
@@ -20,12 +24,44 @@ def order(orders: Mapping[str, Order] | Order, ax: Any = None) -> Any:
     ['gap: slope 2.00 ± 0.00']
     """
     ax = axes(ax)
-    if isinstance(orders, Order):
-        orders = {"": orders}
-    for i, (name, fit) in enumerate(orders.items()):
-        h = np.asarray(fit.step_sizes)
-        label = f"{name + ': ' if name else ''}slope {float(fit.slope):.2f} ± {float(fit.uncertainty):.2f}"
-        ax.plot(h, np.asarray(fit.errors), "o", color=COLOURS[i % len(COLOURS)], markersize=5)
-        ax.plot(h, np.exp(float(fit.intercept)) * h ** float(fit.slope), label=label, **stroke(i))
-    ax.set(xscale="log", yscale="log", xlabel="step size (time a step)", ylabel="error")
+    named, used, expected = _parts(orders)
+    for i, (name, fit) in enumerate(named.items()):
+        h, errors = np.asarray(fit.step_sizes), np.asarray(fit.errors)
+        slope = f"slope {float(fit.slope):.2f} ± {float(fit.uncertainty):.2f}"
+        label = f"{name + ': ' if name else ''}{slope if np.isfinite(fit.slope) else 'no slope'}"
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        fitted = np.asarray(used.get(name, np.ones(h.shape, bool)))
+        points = {"marker": marker, "color": colour, "linestyle": "none", "markersize": 5, "zorder": 3}
+        ax.plot(h[fitted], errors[fitted], **points)
+        if not fitted.all():
+            ax.plot(h[~fitted], errors[~fitted], markerfacecolor="none", **points)
+        line = np.exp(float(fit.intercept)) * h ** float(fit.slope)
+        ax.plot(h, line, label=label, **stroke(i))
+        if name in expected and np.isfinite(line).all():
+            _guide(ax, h, line, expected[name])
+    seen = any(np.any(line.get_ydata() > 0) for line in ax.lines)
+    ax.set(
+        xscale="log", yscale="log" if seen else "linear", xlabel="step size h (time a step)", ylabel="error"
+    )
     return tidy(ax)
+
+
+def _parts(orders: Any) -> tuple[Mapping[str, Order], dict[str, Any], dict[str, int]]:
+    """The fits by name, and for a study which points are fitted and the slopes expected."""
+    if not isinstance(orders, OrderStudy):
+        return {"": orders} if isinstance(orders, Order) else orders, {}, {}
+    name = "order {}".format
+    used = {name(p): mask for p, mask in orders.used.items()}
+    return {name(p): fit for p, fit in orders.fits.items()}, used, {name(p): p for p in orders.fits}
+
+
+def _guide(ax: Any, h: np.ndarray, line: np.ndarray, power: int) -> None:
+    """A grey line of the slope expected, below the larger half of the steps, and its power of h."""
+    some = np.sort(h)[h.size // 2 :]
+    below = 0.4 * line[np.argmax(h)] * (some / h.max()) ** power
+    if np.isfinite(below).all():
+        ax.plot(some, below, color="0.6", linewidth=1, zorder=1)
+        text = "h" if power == 1 else f"$h^{power}$"
+        ax.annotate(
+            text, (some[-1], below[-1]), xytext=(4, 0), textcoords="offset points", color="0.4", va="center"
+        )

@@ -36,7 +36,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
-    assert main(["compare", *SMALL, "--output", str(folder)]) == 0
+    assert main(["compare", *SMALL, "--order", "2", "1", "--output", str(folder)]) == 0
     return folder, json.loads((folder / "summary.json").read_text())
 
 
@@ -45,7 +45,7 @@ def test_the_table_is_what_the_library_computes(job):
     problem = jf.problems.mlp("iris", (4,), key=jax.random.key(0))
     run = jf.iterate(jf.optim.gd(0.1), problem.objective, problem.params, steps=50)
     flow = jf.integrate(jf.dynamics.gradient_flow(problem.objective), problem.params, run.times)
-    full, batches, continuous, paths = summary["table"]
+    full, batches, continuous, *corrected, paths = summary["table"]
     np.testing.assert_allclose(full["final_loss"], problem.objective(run.params), rtol=1e-6)
     np.testing.assert_allclose(full["test_score"], problem.score(run.params), rtol=1e-12)
     np.testing.assert_allclose(continuous["distance"], jf.compare(run, flow).final, rtol=1e-3)
@@ -54,6 +54,10 @@ def test_the_table_is_what_the_library_computes(job):
     assert batches["distance"] > continuous["distance"] > 0
     assert 0.2 < paths["distance"] / batches["distance"] < 5
     assert paths["gradients"] == 50 * 4
+    assert [row["method"] for row in corrected] == [f"modified flow of gd, order {p}" for p in (1, 2)]
+    np.testing.assert_allclose(corrected[0]["distance"], continuous["distance"], rtol=1e-3)
+    assert corrected[1]["distance"] < 0.2 * continuous["distance"]
+    assert corrected[1]["gradients"] % 2 == 0
 
 
 def test_the_temperature_and_noise_scale_are_told(job):
@@ -67,7 +71,7 @@ def test_the_temperature_and_noise_scale_are_told(job):
 
 def test_a_verdict_on_the_sde_with_enough_runs_and_hyperparameters_by_name(tmp_path, capsys):
     arguments = ["--optimizer", "momentum", "--set", "beta=0.5", "ema=true", "--learning-rate", "0.2"]
-    more = ["--seeds", "32", "--steps", "20", "--output", str(tmp_path)]
+    more = ["--seeds", "32", "--steps", "20", "--order", "--output", str(tmp_path)]
     assert main(["compare", *SMALL, *arguments, *more]) == 0
     verdict = json.loads((tmp_path / "summary.json").read_text())["verdict"]
     assert 0 < verdict["p_value"] <= 1
@@ -87,7 +91,8 @@ def test_divergence_is_reported_by_its_step_and_an_optimizer_without_an_sde_runs
     assert "No SDE is known of sgdw" in text
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert len(summary["table"]) == 3
+    assert len(summary["table"]) == 4
+    assert summary["table"][3]["method"] == "modified flow of sgdw, order 2"
     assert summary["table"][0]["final_loss"] is None
     assert summary["verdict"] is None
     assert summary["temperature"] is None
@@ -119,6 +124,45 @@ def test_temperature_prints_equivalents_at_other_batch_sizes(capsys):
 def test_bad_temperature(arguments, message, capsys):
     assert main(["temperature", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_order_prints_the_slopes_and_writes_them(tmp_path, capsys):
+    small = ["--data", "iris", "--hidden", "4", "--examples", "20", "--orders", "2", "1"]
+    assert main(["order", "gd", *small, "--learning-rate", "0.05", "--output", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "20 training examples, 35 parameters; gd(learning_rate=0.05), in float64" in text
+    assert re.search(r"step size +order 1 +order 2", text)
+    assert re.search(r"slope +1\.\d\d ± .* +(1\.9|2\.0)\d ± ", text)
+    summary = json.loads((tmp_path / "order.json").read_text())
+    assert abs(summary["orders"]["2"]["slope"] - 2) < 0.1
+    assert len(summary["orders"]["1"]["errors"]) == len(summary["step_sizes"]) == 8
+    assert all(summary["orders"]["2"]["fitted"])
+    assert summary["settings"]["examples"] == 20
+    assert sorted(os.listdir(tmp_path)) == ["order.json", "order.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lookahead"], "optimizer must be one with a known family .* got lookahead"),
+        (["genetic"], "known family"),
+        (["addam"], "Did you mean 'adam'"),
+        (["adam", "--orders", "9"], "orders must be integers from 1 to 8, got 9"),
+        (["adam", "--orders", "1", "1"], "distinct"),
+        (["adam", "--examples", "0"], "examples must be an integer at least 1, got 0"),
+        (["adam", "--time", "-1"], "time must be a finite number above 0, got -1.0"),
+        (["adam", "--warmup", "0.0123456789"], "warmup must be a simple fraction of time"),
+        (["adam", "--output", "pyproject.toml"], "is a file"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_bad_order(arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr("jaxflow.commands.order.run", lambda *_: pytest.fail("it ran"))
+    assert main(["order", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert re.search(message, error)
 
 
 def test_every_setting_and_version_is_kept(job):
@@ -178,6 +222,7 @@ def test_every_optimizer_can_be_named(name):
         (["--steps", "0"], "steps must be an integer at least 1, got 0"),
         (["--batch-size", "-3"], "batch_size must be"),
         (["--substeps", "1"], "substeps must be an integer at least 2, got 1"),
+        (["--order", "9"], "order must be an integer from 1 to 8, got 9"),
         (["--learning-rate", "-1"], "learning_rate must be a finite number at least 0, got -1.0"),
         (["--learning-rate", "nan"], "learning_rate must be"),
         (["--optimizer", "adam", "--set", "b3=1"], "b1"),

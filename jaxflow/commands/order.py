@@ -1,0 +1,121 @@
+"""`python -m jaxflow order`: at which orders an optimizer's modified equations close in on its iterates."""
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+import jaxflow as jf
+from jaxflow import _check
+from jaxflow.commands import results
+from jaxflow.commands.chunks import Progress
+from jaxflow.commands.training import Training
+from jaxflow.comparison.families import Family
+from jaxflow.comparison.study import plan
+
+
+@dataclass(frozen=True)
+class Orders(Training):
+    """Measure the order of an optimizer's modified equations: how fast their error falls with the step size.
+
+    The optimizer is run at eight step sizes, its decay rates and learning rate scaled so that its iterates keep one
+    limit, and after a warm-up compared with the modified equation of each order p, whose error should fall as h^p.
+    Computes in float64, as these errors are soon below what float32 resolves. Prints a table of errors and slopes;
+    writes order.png and order.json.
+    """
+
+    optimizer: tyro.conf.Positional[str] = "adam"
+    """Any optimizer that `python -m jaxflow optimizers` lists, if it has such a limit."""
+    orders: tuple[int, ...] = (1, 2, 3, 4)
+    """Orders of the modified equations, 1 to 8."""
+    time: float | None = None
+    """Time compared over; the steps are time/80 down to time/960. Default: 40 learning rates."""
+    warmup: float | None = None
+    """Time before that. Default: time/2."""
+    hidden: tuple[int, ...] = (16,)
+    """Widths of the hidden layers."""
+    examples: int = 300
+    """Training examples, the first so many of the data, or all where there are fewer."""
+    output: Path = Path("results/order")
+    """Folder for the results."""
+    batch_size: tyro.conf.Suppress[int] = 1
+    x64: tyro.conf.Suppress[bool] = True
+
+
+def prepare(settings: Orders) -> tuple[jf.Objective, Any, Family]:
+    """The objective, the parameters and the family; every bad setting is refused here."""
+    _check.integer("examples", settings.examples, 1)
+    results.check_folder(settings.output)
+    problem, optimizer = settings.make()
+    family = jf.family_of(optimizer)
+    plan(family, problem.params, settings.orders, settings.time, settings.warmup)
+    objective: Any = problem.objective
+    some = jax.tree.map(lambda leaf: leaf[: settings.examples], objective.data)
+    return jf.Objective(objective.losses, some), problem.params, family
+
+
+def run(settings: Orders, objective: jf.Objective, params: Any, family: Family) -> jf.OrderStudy:
+    """Study what `prepare` made, order by order; print and write everything."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    what = f"{settings.data}: {objective.size} training examples, {size} parameters; {family.optimizer}"
+    print(f"{what}, in float64", flush=True)
+    study, said = _study(settings, objective, params, family)
+    for message in said:
+        print(f"Note: {message}")
+    print(f"\nError over the distance travelled, and its slope:\n{study}")
+    _write(settings, study, family, said)
+    print(f"Wrote order.png and order.json to {settings.output}")
+    return study
+
+
+def _study(settings: Orders, objective, params, family) -> tuple[jf.OrderStudy, list[str]]:
+    """The study, an order at a time for the progress bar's sake, and what was warned of."""
+    study, said = jf.OrderStudy({}, {}), []
+    orders = sorted(settings.orders)
+    with Progress({f"order {order}": 1.0 for order in orders}) as progress:
+        for order in orders:
+            progress.start()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                part = jf.order_study(
+                    family, objective, params, orders=(order,), time=settings.time, warmup=settings.warmup
+                )
+            study = jf.OrderStudy(study.fits | part.fits, study.used | part.used)
+            said += [str(warning.message) for warning in caught]
+            progress.advance(1.0)
+    return study, list(dict.fromkeys(said))
+
+
+def _write(settings: Orders, study: jf.OrderStudy, family: Family, said: list[str]) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
+    jf.plot.order(study, ax)
+    ax.set_ylabel("error / distance travelled")
+    ax.set_title(f"{settings.data}, {settings.activation} network: {family.optimizer}", fontsize=9)
+    results.write_figure(settings.output / "order.png", figure)
+    plt.close(figure)
+    hyperparameters = jf.optim.hyperparameters(family.optimizer)
+    summary = {
+        "step_sizes": next(iter(study.fits.values())).step_sizes,
+        "orders": {
+            order: {
+                "slope": fit.slope,
+                "uncertainty": fit.uncertainty,
+                "errors": fit.errors,
+                "fitted": study.used[order],
+            }
+            for order, fit in study.fits.items()
+        },
+        "notes": said,
+        "settings": dataclasses.asdict(settings) | {"hyperparameters": hyperparameters},
+        **results.provenance(),
+    }
+    results.write_json(settings.output / "order.json", summary)
