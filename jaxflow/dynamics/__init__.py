@@ -12,6 +12,7 @@ from jaxflow.dynamics.base import Dynamics as Dynamics
 from jaxflow.dynamics.base import Field as Field
 from jaxflow.dynamics.base import Prefix as Prefix
 from jaxflow.dynamics.clock import in_time as in_time
+from jaxflow.dynamics.coefficients import coefficients as coefficients
 from jaxflow.dynamics.convergence import Convergence as Convergence
 from jaxflow.dynamics.convergence import convergence as convergence
 from jaxflow.dynamics.covariance import NoiseScale as NoiseScale
@@ -22,6 +23,8 @@ from jaxflow.dynamics.dense import newton_flow as newton_flow
 from jaxflow.dynamics.dense import principal_flow as principal_flow
 from jaxflow.dynamics.diffusions import langevin as langevin
 from jaxflow.dynamics.diffusions import sgd as sgd
+from jaxflow.dynamics.effective import Effective as Effective
+from jaxflow.dynamics.effective import effective as effective
 from jaxflow.dynamics.flows import gradient_flow as gradient_flow
 from jaxflow.dynamics.flows import implicit_gradient_regularization as implicit_gradient_regularization
 from jaxflow.dynamics.flows import momentum_loss_flow as momentum_loss_flow
@@ -37,6 +40,7 @@ from jaxflow.dynamics.oscillators import heavy_ball as heavy_ball
 from jaxflow.dynamics.oscillators import nesterov as nesterov
 from jaxflow.dynamics.series import ModifiedState as ModifiedState
 from jaxflow.dynamics.signed import sign_sgd as sign_sgd
+from jaxflow.dynamics.slow import slow_manifold as slow_manifold
 from jaxflow.dynamics.temperature import batch_factor as batch_factor
 from jaxflow.dynamics.temperature import temperature as temperature
 from jaxflow.dynamics.underdamped import LangevinState as LangevinState

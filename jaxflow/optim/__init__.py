@@ -8,13 +8,13 @@ from jaxflow.optim.adaptive import amsgrad as amsgrad
 from jaxflow.optim.adaptive import nadam as nadam
 from jaxflow.optim.adaptive import radam as radam
 from jaxflow.optim.adaptive import rmsprop as rmsprop
+from jaxflow.optim.alternating import alternating as alternating
 from jaxflow.optim.descent import gd as gd
 from jaxflow.optim.descent import momentum as momentum
 from jaxflow.optim.descent import nesterov as nesterov
 from jaxflow.optim.descent import newton as newton
 from jaxflow.optim.descent import sgdw as sgdw
 from jaxflow.optim.descent import sign as sign
-from jaxflow.optim.alternating import alternating as alternating
 from jaxflow.optim.evolution import genetic as genetic
 from jaxflow.optim.gradients import gradient_noise as gradient_noise
 from jaxflow.optim.gradients import l2_regularization as l2_regularization
