@@ -52,28 +52,32 @@ class Convergence:
     @property
     def code(self) -> jax.Array:
         """0, 1 or 2 at every time."""
-        worst = jnp.maximum(self.radius, self.ratio)
-        return jnp.where(worst < MARGINAL, 0, jnp.where(worst < NONE, 1, 2))
+        return _code(jnp.maximum(self.radius, self.ratio))
 
     @property
     def verdict(self) -> str:
         """The verdict in words, stretch by stretch of the times; needs concrete values of one run."""
-        times, worst = np.asarray(self.times), np.maximum(self.radius, self.ratio)
+        times, radius, ratio = map(np.asarray, (self.times, self.radius, self.ratio))
         codes = [int(code) for code in np.asarray(self.code)]
+        shown = lambda x: f"{x.min():.2g}" if x.size == 1 else f"{x.min():.2g} … {x.max():.2g}"
         number = "h·sharpness" if self.stride == 1 else f"|Φ^{self.stride} − 1|"
         said = []
         for code, group in groupby(range(len(codes)), codes.__getitem__):
             stretch = list(group)
             since = f" from t = {times[stretch[0]]:.6g} on" if said else ""
-            low, high = (float(f(worst[stretch])) for f in (np.min, np.max))
-            span = f"{low:.2g}" if len(stretch) == 1 else f"{low:.2g} … {high:.2g}"
-            said.append(f"{VERDICTS[code]}{since}: {number} = {span}")
+            # The sharpness may be harmless here, and the run's own terms grow all the same.
+            terms = f", ratio of terms {shown(ratio[stretch])}" if _code(radius[stretch]).max() < code else ""
+            said.append(f"{VERDICTS[code]}{since}: {number} = {shown(radius[stretch])}{terms}")
         return "; ".join(said)
 
     def __repr__(self):
         if isinstance(self.radius, Tracer) or np.ndim(self.radius) != 1:
             return f"Convergence(radius of shape {np.shape(self.radius)})"
         return f"Convergence({self.verdict})"
+
+
+def _code(worst: Any) -> jax.Array:
+    return jnp.where(worst < MARGINAL, 0, jnp.where(worst < NONE, 1, 2))
 
 
 class Settings(NamedTuple):
@@ -105,7 +109,9 @@ def convergence(
     by a power iteration: the sharpness times the step as the method feels it, also in directions the run does not
     move in. And the ratio of two successive terms along the run. The series at order p errs by about ρᵖ of the
     part of the velocity in that direction. Past 1 no order helps. With `stride=2` the radius of gradient descent is
-    |(1 − ηλ)² − 1|, below 1 for ηλ < 1 + √2 but at ηλ = 1, where a step is no longer invertible.
+    |(1 − ηλ)² − 1|, below 1 for ηλ < 1 + √2 but at ηλ = 1, where a step is no longer invertible. A network whose
+    largest ηλ is above 1 has some λ near that: its verdict is "marginal" at best, and the pairs' flow still accurate,
+    as what such directions held is gone after a step.
 
     **Arguments**
 

@@ -52,7 +52,7 @@ def modified(
     - `optimizer`: any of `jaxflow.optim` or optax, chains, schedules, decay and clipping with it. Its step counts
       are carried as floats.
     - `objective`: an `Objective`, any `loss(params) -> scalar`, or a `VectorField` that stands for a gradient (a
-      game).
+      game). Order 1 is a step over its time, which for `alternating` players is not the game's flow at any h > 0.
     - `order` p, 1 to 8 (static): p gradients an evaluation, in a loop.
     - `time_step` τ: the time of a step, a number or a schedule. Default, as in `iterate`: the optimizer's learning
       rate (on the clock $t_k = \sum \eta_i$ under a schedule), 1.0 where it has none.

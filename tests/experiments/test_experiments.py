@@ -17,8 +17,13 @@ pytestmark = pytest.mark.promotes
 
 NAMES = (
     "batch_scaling",
+    "continuous_limit",
+    "dirac_gan",
     "gibbs",
+    "implicit_regularization",
     "learning_rates",
+    "modified_equations",
+    "momentum_is_an_ode",
     "moving_averages",
     "optimizers",
     "ravine",
@@ -247,3 +252,86 @@ def test_rescaled_training_is_the_same_training(measured, method):
     assert gap < 1 < 3 < gap_naive
     assert abs(loss) < 0.05
     assert loss_naive > 0.2
+
+
+@pytest.mark.parametrize("name", ["gradient descent, digits", "Adam, 2-D"])
+def test_the_modified_equation_closes_in_at_its_order(measured, name):
+    slopes = measured("modified_equations")[f"{name}: slopes of orders 1, 2, 3, 4"]
+    assert slopes[:3] == pytest.approx([1, 2, 3], abs=0.15)
+    assert slopes[3] == pytest.approx(4, abs=0.3)
+
+
+def test_pairs_of_steps_have_a_flow_where_single_steps_have_none(measured):
+    numbers = measured("continuous_limit")
+    for stride, edge in ((1, 1.0), (2, 1 + np.sqrt(2))):
+        name = f"quadratic, stride {stride}"
+        assert numbers[f"{name}: the gauge passes 1 at hλ"] == pytest.approx(edge, abs=0.005)
+        low, high = numbers[f"{name}: it says converges up to, no limit from hλ"]
+        assert edge - 0.15 < low < edge < high < edge + 0.15
+    # The sharp coordinate, (1 − x)⁴, no flow of single steps has: it is the whole error, over the distance travelled.
+    for x in (1.85, 2.15):
+        sharp, weak = (1 - x) ** 4, (1 - 0.1 * x) ** 4
+        lost = sharp / np.hypot(1 - sharp, 1 - weak)
+        (single,), (pairs,) = (
+            numbers[f"quadratic, stride {m}: error at hλ = {x:g}, order 4"] for m in (1, 2)
+        )
+        assert single == pytest.approx(lost, rel=1e-3)
+        assert pairs < single / 100
+    assert numbers["quadratic, principal flow: largest error at any hλ"] < 1e-7
+
+
+def test_longer_steps_descend_a_penalised_loss(measured):
+    numbers = measured("implicit_regularization")
+    assert numbers["slope of the distance from the gradient flow"] == pytest.approx(1, abs=0.05)
+    assert numbers["slope of the distance from the flow of L + (h/4)|∇L|²"] == pytest.approx(2, abs=0.1)
+    flatter = {h: numbers[f"h = {h:g}: |∇L|² at L = 1 below gradient flow's, %"] for h in (0.1, 0.4)}
+    assert flatter[0.1] > 1
+    assert flatter[0.4] / flatter[0.1] == pytest.approx(4, rel=0.05)
+
+
+def test_momentum_has_the_mass_of_its_formula(measured):
+    numbers = measured("momentum_is_an_ode")
+    for name, found in (("heavy ball", 0.95), ("Nesterov", 0.86)):
+        assert numbers[f"{name}, β = 0.9: mass / η"] == pytest.approx(found, abs=1e-5)
+        off = numbers[f"{name}, all β: largest error of mass / η, of friction / (1−β)"]
+        assert max(off) < 1e-5
+    slopes = {key: value for key, value in numbers.items() if "slope of the distance" in key}
+    right = {
+        key: value for key, value in slopes.items() if "½(1+β)η" in key or "0.9η" in key or "0.74η" in key
+    }
+    assert len(slopes) == 8
+    assert list(right.values()) == pytest.approx([2, 2, 2], abs=0.25)
+    assert [slopes[key] for key in slopes if key not in right] == pytest.approx([1] * 5, abs=0.1)
+    assert numbers["Nesterov: largest loss × t² / |θ₀ − θ*|², at most 2"] < 2
+
+
+def test_a_game_spirals_as_its_modified_flow_does(measured):
+    numbers = measured("dirac_gan")
+    assert numbers["bilinear game: factor of the radius a step, h = 0.2, against √(1 + h²)"] == pytest.approx(
+        np.sqrt(1.04), rel=1e-12
+    )
+    slopes = {key: value for key, value in numbers.items() if "slope of the error" in key}
+    assert list(slopes.values()) == pytest.approx([1, 1, 3, 2], abs=0.2)
+    about = "alternating, h = 0.4: largest radius in 100,000 steps"
+    assert numbers[f"bilinear game, {about}, against r/√(1 − h/2)"] == pytest.approx(
+        0.7 / np.sqrt(0.8), rel=1e-4
+    )
+    assert numbers[f"Dirac-GAN, {about}"] < 0.8
+
+
+@pytest.mark.parametrize(
+    "case", ["simultaneous", "alternating", "simultaneous, with the R1 penalty γ = 0.15"]
+)
+def test_drift_is_of_second_order_in_every_game(run, case):
+    headlines = run("dirac_gan")[0]["headlines"]
+    radius = lambda name: headlines[
+        f"Dirac-GAN, {case}: radius at t = 18 of {name}, against the iterates"
+    ].values()
+    flow, iterates = radius("the flow of the game")
+    modified, _ = radius("modified flow, order 2")
+    assert modified == pytest.approx(iterates, rel=0.07)
+    if case == "alternating":
+        assert iterates == pytest.approx(0.7, abs=0.1)
+    else:
+        assert abs(flow - iterates) > 0.2
+        assert (iterates > 1.4) == (case == "simultaneous")
