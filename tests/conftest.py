@@ -3,7 +3,9 @@
 optax promotes dtypes itself, so a module that calls it says `pytestmark = pytest.mark.promotes`.
 """
 
+import gc
 import os
+from pathlib import Path
 
 # Four devices on any machine, whatever flags are set; and, unless they are, little optimization, as the suite
 # spends its time compiling, not running.
@@ -26,3 +28,13 @@ def dtype_promotion(request):
     promotes = request.node.get_closest_marker("promotes") or request.node.__class__.__name__ == "DoctestItem"
     with jax.numpy_dtype_promotion("standard" if promotes else "strict"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """Every compiled program holds some memory maps, of which a process has 65,530: past that XLA crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 25_000:
+        jax.clear_caches()
+        gc.collect()

@@ -31,7 +31,8 @@ def heavy_ball(objective: Loss, friction: Any, mass: Any) -> Field:
     velocity is a function of θ: with $u = -\frac gf + u_1$, $m\dot u = -\frac mf H u = \frac{m}{f^2}Hg + O(m^2)$ must
     be $-f u_1$, hence $\dot\theta = -\frac gf - \frac{m}{f^3}Hg$, which is the modified equation of momentum,
     $-\frac{g}{1-\beta} - \frac{\eta(1+\beta)}{2(1-\beta)^3}Hg$ (`momentum_loss_flow`), for this mass only. The start
-    still shifts the path by O(η). `limit_of(jaxflow.optim.momentum(η, β), objective)` makes this choice; with
+    still shifts the path by O(η), as the velocity is that of half a step before: begin at t = −η/2, and it is of
+    second order from the beginning. `limit_of(jaxflow.optim.momentum(η, β), objective)` makes this choice; with
     `ema=True` it is friction 1, mass $\frac{\eta(1+\beta)}{2(1-\beta)}$. With mini-batches: `momentum`.
 
     `objective` is an `Objective` or any `loss(params) -> scalar`; `friction` f ≥ 0, `mass` m > 0 are numbers. The

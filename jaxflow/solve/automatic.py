@@ -9,6 +9,7 @@ from jax.core import Tracer
 
 from jaxflow._traceable import compiled
 from jaxflow.dynamics import Dynamics
+from jaxflow.solve.prefix import begun
 from jaxflow.solve.rkc import RKC2
 
 PyTree = Any
@@ -41,7 +42,7 @@ def choose(
 @compiled
 def _stiffness(settings, dynamics, params, t, state):
     """Spectral radius of the drift's Jacobian, and the Rayleigh quotient of its dominant direction."""
-    state = dynamics.init(params) if state is None else state
+    state = begun(dynamics.build(), params)[2] if state is None else state
     drift = lambda z: dynamics.drift(t, z)
     flat = lambda v: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(v)])
     keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(state)))

@@ -55,9 +55,7 @@ def controller(solver, substeps, times, step_size, rtol, atol, state, velocity):
     if step_size is not None:
         return diffrax.ConstantStepSize(), jnp.asarray(step_size, times.dtype)
     if substeps is not None:
-        fractions = jnp.arange(substeps, dtype=times.dtype) / substeps
-        fine = times[:-1, None] + jnp.diff(times)[:, None] * fractions[None]
-        return diffrax.StepTo(jnp.append(fine.ravel(), times[-1])), None
+        return diffrax.StepTo(_equal_steps(times, substeps)), None
     # Below dtmin two times are one number. A lane that gets there has diverged: stop, do not drag the others.
     largest = jnp.maximum(jnp.maximum(jnp.abs(times[0]), jnp.abs(times[-1])), span)
     dtmin = 4 * jnp.finfo(times.dtype).eps * largest
@@ -65,6 +63,16 @@ def controller(solver, substeps, times, step_size, rtol, atol, state, velocity):
     pid = kind(rtol, atol, pcoeff=0.3, icoeff=0.4, dtmin=dtmin, force_dtmin=False)
     first = _first_step(span, rtol, atol, state, velocity)
     return pid, jnp.where(jnp.isnan(first), 2 * dtmin, first)  # one step away from stopping
+
+
+def _equal_steps(times: jax.Array, substeps: int) -> jax.Array:
+    """So many equal steps between two times. Times of a prefix are all where it ends: theirs go into the next one."""
+    fractions = jnp.arange(substeps, dtype=times.dtype) / substeps
+    fine = times[:-1, None] + jnp.diff(times)[:, None] * fractions[None]
+    fine = jnp.append(fine.ravel(), times[-1])
+    spent = jnp.sum(fine <= times[0])
+    share = jnp.arange(fine.size, dtype=times.dtype) / spent
+    return jnp.where(share < 1, times[0] + share * (fine[spent] - times[0]), fine)
 
 
 def _first_step(span, rtol, atol, state, velocity):

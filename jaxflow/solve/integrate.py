@@ -18,7 +18,7 @@ from jaxflow._traceable import Static, combine, compiled, partition
 from jaxflow.dynamics import Dynamics
 from jaxflow.solve.automatic import choose
 from jaxflow.solve.control import controller, ending, evaluations_of, fitted
-from jaxflow.solve.prefix import check_prefix, recorded
+from jaxflow.solve.prefix import begun, check_prefix, recorded
 from jaxflow.solve.rkc import RKC2
 from jaxflow.solve.stochastic import diffuse
 from jaxflow.solve.trajectory import DIVERGED, Trajectory, as_parameters, identity, is_finite
@@ -62,6 +62,8 @@ def integrate(
     - `times` (T,), T ≥ 2, increasing: `discrete.times` of a run to compare with, say. An ODE's solver steps
       where it likes and its interpolant is read off at `times`.
     - `record(params) -> pytree`: what to keep. Default: the parameters.
+    - A dynamics may begin with discrete steps (the warm-up of `modified`): values at those times are theirs, along
+      straight lines in between, and the solver starts where they end.
     - `state`: the `state` of an earlier trajectory to go on from, instead of `dynamics.init(params)`; velocities
       and second moments are kept. (A path with noise then needs another key.)
 
@@ -181,11 +183,9 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     ):
         raise ValueError(f"{type(solver).__name__} has no error estimate; give step_size or substeps.")
     field = dynamics.build()
-    prefix = field.prefix(params) if state is None else None
-    state = field.init(params) if state is None else state
-    first, begin = record(field.params(state)), times
+    prefix, path, state = begun(field, params) if state is None else (None, None, state)
+    first, begin = record(params if prefix is not None else field.params(state)), times
     if prefix is not None:
-        path, state = prefix.run(state)
         begin = jnp.maximum(times, times[0] + jnp.asarray(prefix.elapsed, times.dtype)[-1])
     # The solver works in one dtype, at least single precision: its clock and its error estimates need it.
     wide = jnp.result_type(jnp.float32, *(leaf.real.dtype for leaf in jax.tree.leaves(state)))

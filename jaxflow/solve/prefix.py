@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 
-from jaxflow.dynamics import Dynamics
+from jaxflow.dynamics import Dynamics, Field, Prefix
 
 PyTree = Any
 
@@ -19,11 +19,19 @@ def check_prefix(dynamics: Dynamics, params: PyTree, times: jax.Array) -> None:
     if prefix is None or any(isinstance(x, Tracer) for x in (times, prefix.elapsed)):
         return
     last, span = float(prefix.elapsed[-1]), float(times[-1]) - float(times[0])
-    if last > span * (1 + 1e-9):
+    if last > span * (1 - 1e-9):
         steps = len(prefix.elapsed) - 1
         raise ValueError(
-            f"warmup must end within the times, which span {span:.6g}: its {steps} steps take {last:.6g}."
+            f"warmup must end before the times do, which span {span:.6g}: its {steps} steps take {last:.6g}."
         )
+
+
+def begun(field: Field, params: PyTree) -> tuple[Prefix | None, PyTree, PyTree]:
+    """The prefix, its path, and the state in which the flow takes over."""
+    prefix, state = field.prefix(params), field.init(params)
+    if prefix is None:
+        return None, None, state
+    return prefix, *prefix.run(state)
 
 
 def recorded(

@@ -133,9 +133,7 @@ def test_the_loss_is_not_the_optimizer():
 
 def test_one_warning_in_one_sentence():
     optimizer = jf.optim.sign(0.1)
-    with pytest.warns(
-        UserWarning, match=r"^The update of sign takes the sign of .* first order[^.]*\.$"
-    ):
+    with pytest.warns(UserWarning, match=r"^The update of sign takes the sign of .* first order[^.]*\.$"):
         warn_if_rough(optimizer, PARAMS, optimizer.init(PARAMS))
     adam = jf.optim.adam(0.1)
     with warnings.catch_warnings():
