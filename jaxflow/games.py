@@ -21,7 +21,7 @@ class VectorField:
 
     **Arguments**
 
-    - `field(params, *data) -> pytree` of the structure, shapes and dtypes of `params`.
+    - `field(params, *data) -> pytree` of the structure and shapes of `params`.
     - `data`: a tuple of arrays (or pytrees of them) that enter compiled code as arguments: two vector fields
       of one `field` share a compilation.
 
@@ -53,6 +53,11 @@ class VectorField:
         if described[0] != described[1]:
             raise ValueError(f"field must return shapes {described[1]} like params, got {described[0]}.")
         return velocity
+
+
+def like(players: Any, entries: list) -> Any:
+    """The entries as the tuple, named tuple or list that the players are."""
+    return type(players)(*entries) if hasattr(players, "_fields") else type(players)(entries)
 
 
 def _unflatten(field, data) -> VectorField:
@@ -92,7 +97,7 @@ def game(losses: Callable[..., Any], data: tuple = ()) -> VectorField:
     return VectorField(_players(losses), data)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _players(losses):
     """One function object for one `losses`, so that compiled programs are found again."""
 
@@ -104,8 +109,9 @@ def _players(losses):
             raise ValueError(f"losses must return one scalar a player, {len(params)}, got {count}.")
 
         def loss(own, i):
-            return losses(type(params)([*params[:i], own, *params[i + 1 :]]), *data)[i]
+            return losses(like(params, [*params[:i], own, *params[i + 1 :]]), *data)[i]
 
-        return type(params)([jax.grad(loss)(own, i) for i, own in enumerate(params)])
+        slope = lambda own, i: jax.tree.map(jax.numpy.conj, jax.grad(loss)(own, i))
+        return like(params, [slope(own, i) for i, own in enumerate(params)])
 
     return field

@@ -1,5 +1,7 @@
 """Games: vector fields in a gradient's place, simultaneous and alternating descent, and their modified flows."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,21 @@ def test_every_player_descends_its_own_loss():
         jf.game(losses, (1.0,))({"a": jnp.ones(1), "b": jnp.ones(1)})
     with pytest.raises(ValueError, match="losses must return one scalar a player, 3, got 2"):
         jf.game(lambda p: (p[0], p[1]))((*map(jnp.sum, PLAYERS), jnp.array(1.0)))
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+def test_players_may_be_complex_or_named():
+    away = jf.game(lambda p: (jnp.abs(p.first - (1 + 2j)) ** 2, (p.second + 3.0) ** 2))
+    players = Pair(jnp.array(0j), jnp.array(0.0))
+    run = jf.iterate(jf.optim.gd(0.1), away, players, steps=60)
+    np.testing.assert_allclose([run.params.first, run.params.second], [1 + 2j, -3.0], atol=1e-4)
+    turns = jf.optim.alternating(jf.optim.nesterov(0.05, 0.5, lookahead=True), jf.optim.gd(0.1))
+    run = jf.iterate(turns, away, players, steps=80, time_step=0.1)
+    np.testing.assert_allclose([run.params.first, run.params.second], [1 + 2j, -3.0], atol=1e-4)
 
 
 def test_games_of_one_function_share_a_compilation():

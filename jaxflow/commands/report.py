@@ -10,6 +10,7 @@ import numpy as np
 
 import jaxflow as jf
 from jaxflow.commands import results
+from jaxflow.solve.trajectory import FINISHED
 
 
 class Timed(NamedTuple):
@@ -57,10 +58,10 @@ def rows(settings: Any, problem: Any, runs: dict[str, Timed]) -> list[Row]:
 
 
 def _row(problem: Any, timed: Timed, gap: jf.Comparison) -> Row:
-    """A line of the table: means over the members that are still finite."""
+    """A line of the table: means over the members that reached the last time."""
     run = timed.run
     score = jax.jit(jax.vmap(problem.score) if np.ndim(run.status) else problem.score)(run.params)
-    good = ~np.atleast_1d(run.diverged)
+    good = np.atleast_1d(run.status) == FINISHED
     mean = lambda x: float(np.mean(np.atleast_1d(x)[good])) if good.any() else float("nan")
     gradients = timed.share * float(np.max(run.evaluations))
     loss = np.asarray(run.values["loss"])[..., -1]

@@ -188,7 +188,11 @@ def _powers(optimizer: Any) -> Powers:
             f"optimizer must be one with a known family ({known}, or a traceable one with learning_rate, b1 and b2), "
             f"got {shown}."
         )
-    return rule(optimizer.hyperparameters) if callable(rule) else rule
+    powers = rule(optimizer.hyperparameters) if callable(rule) else rule
+    memory = [optimizer.hyperparameters.get(name) for name in ("beta", "momentum")]
+    if powers["learning_rate"] == 2 and any(_check.is_concrete(beta) and beta == 0 for beta in memory):
+        raise ValueError(f"beta must be above 0 for a family with momentum, got {optimizer!r}.")
+    return powers
 
 
 def _at(optimizer: Any, s: Any) -> Optimizer:

@@ -24,7 +24,7 @@ from jaxflow.comparison.families import Family
 from jaxflow.comparison.order import Order, fit
 from jaxflow.dynamics.base import Field, scale
 from jaxflow.dynamics.modified import HIGHEST
-from jaxflow.dynamics.series import ModifiedState, increment, lift, logarithm, weights
+from jaxflow.dynamics.series import increment, logarithm, modified_state, weights
 from jaxflow.dynamics.smoothness import roughness
 from jaxflow.optim import Optimizer
 from jaxflow.solve.integrate import integrate
@@ -263,8 +263,7 @@ def _iterates(sequential, optimizers, step_sizes, before, after, objective, para
             optimizer, objective, params, steps=steps, every=None, time_step=h, state=state
         )
         warm = walk(params, before, None)
-        start = ModifiedState(warm.params, lift(warm.state.optimizer), before.astype(float))
-        return start, walk(warm.params, after, warm.state).params
+        return modified_state(warm), walk(warm.params, after, warm.state).params
 
     return _spread(sequential, one, (optimizers, step_sizes, before, after))
 

@@ -39,6 +39,7 @@ from jaxflow.dynamics.noise import minibatch_noise as minibatch_noise
 from jaxflow.dynamics.oscillators import heavy_ball as heavy_ball
 from jaxflow.dynamics.oscillators import nesterov as nesterov
 from jaxflow.dynamics.series import ModifiedState as ModifiedState
+from jaxflow.dynamics.series import modified_state as modified_state
 from jaxflow.dynamics.signed import sign_sgd as sign_sgd
 from jaxflow.dynamics.slow import slow_manifold as slow_manifold
 from jaxflow.dynamics.temperature import batch_factor as batch_factor

@@ -153,7 +153,7 @@ def _added_noise(a: Field, b: Field) -> tuple[Callable | None, Callable | None]:
 
 @traceable
 def sum_of(first: Dynamics, second: Dynamics) -> Field:
-    """`first + second`: both drifts, independent noises; `init`, `params`, `prefix` and `time_step` of the first."""
+    """`first + second`: both drifts, independent noises; `init`, `params` and `time_step` of the first."""
     a, b = first.build(), second.build()
     diffusion, brownian = _added_noise(a, b)
     return Field(
@@ -163,7 +163,7 @@ def sum_of(first: Dynamics, second: Dynamics) -> Field:
         diffusion=diffusion,
         brownian=brownian,
         time_step=b.time_step if a.time_step is None else a.time_step,
-        prefix=a.prefix,
+        prefix=lambda params: _none(a.prefix(params), b.prefix(params)),
         additive=all(part.additive for part in (a, b) if part.diffusion is not None),
     )
 
@@ -189,8 +189,18 @@ def multiple(factor, dynamics: Dynamics) -> Field:
     )
 
 
+def _none(*prefixes: Prefix | None) -> None:
+    if any(prefix is not None for prefix in prefixes):
+        raise ValueError(
+            "warmup must be 0 for a sum of dynamics: one's discrete steps know nothing of the other."
+        )
+
+
 def _sooner(prefix: Prefix | None, factor) -> Prefix | None:
-    return None if prefix is None else prefix._replace(elapsed=prefix.elapsed / factor)
+    if prefix is None:
+        return None
+    _check.positive(factor=factor)  # discrete steps are not taken back
+    return prefix._replace(elapsed=prefix.elapsed / factor)
 
 
 def _divided(time_step, factor):

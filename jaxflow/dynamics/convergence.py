@@ -22,6 +22,7 @@ from jaxflow._traceable import compiled
 from jaxflow.dynamics.base import plus, scale
 from jaxflow.dynamics.modified import check_arguments, clock_of, warm_steps
 from jaxflow.dynamics.series import ModifiedState, cold, increment, logarithm
+from jaxflow.games import VectorField
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any
@@ -36,7 +37,8 @@ class Convergence:
     r"""How fast the series of the modified equation converges, at one or more times of a run.
 
     - `times` (T,), on the clock of the optimizer.
-    - `radius` (T,): spectral radius of $D\Phi^m - 1$; for gradient descent and m = 1 it is η × sharpness.
+    - `radius` (T,): spectral radius of $D\Phi^m - 1$; `measure` names it. For an optimizer without a state and m = 1
+      it is the step times the sharpness; memory that forgets 1 − β a step makes it at least that.
     - `ratio` (T,): $|\Delta^4\theta| / |\Delta^3\theta|$ along the run: what of it the run excites.
     - `code` (T,): 0 converges, 1 marginal (the larger of the two is within .05 of 1), 2 no continuous limit (above
       that, or not finite). `verdict`: in words.
@@ -47,7 +49,7 @@ class Convergence:
     times: jax.Array
     radius: jax.Array
     ratio: jax.Array
-    stride: int = field(default=1, metadata={"static": True})
+    measure: str = field(default="h·sharpness", metadata={"static": True})
 
     @property
     def code(self) -> jax.Array:
@@ -60,14 +62,13 @@ class Convergence:
         times, radius, ratio = map(np.asarray, (self.times, self.radius, self.ratio))
         codes = [int(code) for code in np.asarray(self.code)]
         shown = lambda x: f"{x.min():.2g}" if x.size == 1 else f"{x.min():.2g} … {x.max():.2g}"
-        number = "h·sharpness" if self.stride == 1 else f"|Φ^{self.stride} − 1|"
         said = []
         for code, group in groupby(range(len(codes)), codes.__getitem__):
             stretch = list(group)
             since = f" from t = {times[stretch[0]]:.6g} on" if said else ""
             # The sharpness may be harmless here, and the run's own terms grow all the same.
             terms = f", ratio of terms {shown(ratio[stretch])}" if _code(radius[stretch]).max() < code else ""
-            said.append(f"{VERDICTS[code]}{since}: {number} = {shown(radius[stretch])}{terms}")
+            said.append(f"{VERDICTS[code]}{since}: {self.measure} = {shown(radius[stretch])}{terms}")
         return "; ".join(said)
 
     def __repr__(self):
@@ -112,6 +113,9 @@ def convergence(
     |(1 − ηλ)² − 1|, below 1 for ηλ < 1 + √2 but at ηλ = 1, where a step is no longer invertible. A network whose
     largest ηλ is above 1 has some λ near that: its verdict is "marginal" at best, and the pairs' flow still accurate,
     as what such directions held is gone after a step.
+
+    A sign has derivative 0, and so radius 0, which tells nothing (`modified` warns of it); memory that is replaced
+    whole at every step (a last gradient) counts as 1.
 
     **Arguments**
 
@@ -164,7 +168,10 @@ def _convergence(settings, optimizer, objective, params, tau, state) -> Converge
     carry = (cold(optimizer, params) if state is None else state), jnp.zeros([], float)
     carry, _ = lax.scan(step, carry, None, length=settings.warmup)
     _, (times, radius, ratio) = lax.scan(record, carry, None, length=1 + settings.steps // settings.every)
-    return Convergence(times, radius, ratio, settings.stride)
+    descent = not jax.tree.leaves(carry[0].optimizer) and not isinstance(objective, VectorField)
+    power = "" if settings.stride == 1 else f"^{settings.stride}"
+    measure = "h·sharpness" if descent and not power else f"|Φ{power} − 1|"
+    return Convergence(times, radius, ratio, measure)
 
 
 def _radius(steps, state: ModifiedState, iterations: int) -> jax.Array:

@@ -67,7 +67,8 @@ def modified(
       $\frac1{\sqrt\tau} \partial_g\Phi\, n\,dW$. It leaves out that averages of g² grow by the noise's variance
       (`jaxflow.dynamics.adam` has that) and has no warm-up. Of weak order 1, as the noise's.
 
-    The state is `ModifiedState(params, optimizer, steps)`; `state=` of `integrate` goes on from it.
+    The state is `ModifiedState(params, optimizer, steps)`; `state=` of `integrate` goes on from it, or from where a
+    run of `iterate` ended: `modified_state(run)`.
 
     **Valid** where the optimizer is smooth (one that is not is warned of: a sign, a clip, a condition on the step
     count) and τ times the sharpness is below 1, which `convergence` measures. A flow that leaves the optimizer's

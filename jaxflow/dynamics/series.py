@@ -55,6 +55,17 @@ def lift(tree: PyTree) -> PyTree:
     return jax.tree.map(_lifted, tree)
 
 
+def modified_state(run: Any) -> ModifiedState:
+    """Where a run of `iterate` ended, as the state from which a modified equation goes on (`state=` of `integrate`).
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> run = jf.iterate(jf.optim.adam(0.1), jnp.sum, jnp.ones(2), steps=7)
+    >>> print(modified_state(run).steps)
+    7.0
+    """
+    return ModifiedState(run.params, lift(run.state.optimizer), _lifted(run.state.step))
+
+
 def state_shapes(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
     """The shapes and dtypes of an optimizer's own state; refuses one that is random or not made of arrays."""
     try:

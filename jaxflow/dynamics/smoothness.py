@@ -81,19 +81,24 @@ def roughness(optimizer: optax.GradientTransformation, params: PyTree, state: Py
     jaxpr, leaves = _traced(optimizer, params, state), jax.tree.leaves(state)
     inputs = [Value(GRADIENT if _is(leaf, jnp.inexact) else COUNT, None, True) for leaf in leaves]
     inputs += [Value(GRADIENT)] * (len(jaxpr.in_avals) - len(leaves))
-    # What the update keeps at least 0 if it was so is taken to start so: counts, second moments, their maxima.
+    # What the update keeps at least 0 if it was so is taken to start so: counts, second moments, their maxima. And a
+    # flag that it sets to a constant ("is this the first step?") is that constant.
     reader, kept = Reader(), []
     while kept != inputs:
         reader, inputs = Reader(), kept or inputs
         outputs = reader.read(jaxpr, inputs)[: len(leaves)]
-        stay = lambda a, b: a._replace(nonnegative=a.nonnegative and b.nonnegative)
-        kept = [*map(stay, inputs, outputs), *inputs[len(outputs) :]]
+        kept = [*map(_stay, inputs, outputs, leaves), *inputs[len(outputs) :]]
     if "random" in reader.found:
         raise ValueError(RANDOM.format(_name(optimizer)))
     for kind in reversed(PLATEAUS):
         if what := reader.found.get(kind):
             return f"The update of {_name(optimizer)} {what}, so the error of its modified equation {PLATEAUS[kind]}."
     return None
+
+
+def _stay(before: Value, after: Value, leaf: Any) -> Value:
+    depends = before.depends if after.depends or not _is(leaf, jnp.bool_) else 0
+    return before._replace(depends=depends, nonnegative=before.nonnegative and after.nonnegative)
 
 
 def _name(optimizer: optax.GradientTransformation) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import optax
 
 from jaxflow._traceable import traceable
+from jaxflow.games import like
 
 PyTree = Any
 
@@ -17,7 +18,7 @@ def alternating(*optimizers: optax.GradientTransformation) -> optax.GradientTran
     i = 1 … n. The parameters are a tuple or a list with one entry (any pytree) a player; with one optimizer all
     entries use it. On a loss instead of a game it is block coordinate (Gauss–Seidel) descent. A step evaluates the
     gradient n times. `update` needs `params` and `grad_fn=` (`iterate` hands them over); the optimizers see the
-    gradient and the parameters of their own player.
+    gradient (as a function too) and the parameters of their own player, and no value.
 
     Raises `TypeError` when an argument is not a transformation, `ValueError` for none, or when `init` finds another
     number of entries than of optimizers.
@@ -53,10 +54,11 @@ def alternating(*optimizers: optax.GradientTransformation) -> optax.GradientTran
             raise ValueError("alternating needs params and grad_fn=, the gradient as a function.")
         moved, moves, states = list(params), [], []
         for i, optimizer in players(params):
-            own = (updates if i == 0 else grad_fn(type(params)(moved)))[i]
-            move, inner = optimizer.update(own, state[i], params[i])
+            slope = lambda own, i=i, at=tuple(moved): grad_fn(like(params, [*at[:i], own, *at[i + 1 :]]))[i]
+            own = updates[i] if i == 0 else slope(params[i])
+            move, inner = optimizer.update(own, state[i], params[i], grad_fn=slope)
             moved[i] = optax.apply_updates(params[i], move)
             moves, states = [*moves, move], [*states, inner]
-        return type(params)(moves), tuple(states)
+        return like(params, moves), tuple(states)
 
     return optax.GradientTransformationExtraArgs(init, update)

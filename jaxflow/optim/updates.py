@@ -18,15 +18,16 @@ def updates_of(
     loss: Callable[[PyTree], jax.Array],
     noise: PyTree = None,
 ) -> tuple[PyTree, PyTree]:
-    """The updates of one step on a loss, and the new state. `noise` is added to the gradient at `params`."""
+    """The updates of one step on a loss, and the new state. `noise` is added to its gradient, wherever taken."""
 
     def value_fn(params, grad_fn=None):  # optax's line searches hand the other arguments of `update` on to it
         del grad_fn
         return loss(params)
 
+    noisy = lambda slope: slope if noise is None else jax.tree.map(jax.numpy.add, slope, noise)
     value, grad = value_and_gradient(loss, params)
-    if noise is not None:
-        grad = jax.tree.map(jax.numpy.add, grad, noise)
+    grad = noisy(grad)
+    grad_fn = lambda params: noisy(gradient(loss)(params))
     return optax.with_extra_args_support(optimizer).update(
-        grad, state, params, value=value, grad=grad, value_fn=value_fn, grad_fn=gradient(loss)
+        grad, state, params, value=value, grad=grad, value_fn=value_fn, grad_fn=grad_fn
     )

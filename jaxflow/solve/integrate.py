@@ -20,8 +20,9 @@ from jaxflow.solve.automatic import choose
 from jaxflow.solve.control import controller, ending, evaluations_of, fitted
 from jaxflow.solve.prefix import begun, check_prefix, recorded
 from jaxflow.solve.rkc import RKC2
+from jaxflow.solve.stepping import IterationState
 from jaxflow.solve.stochastic import diffuse
-from jaxflow.solve.trajectory import DIVERGED, Trajectory, as_parameters, identity, is_finite
+from jaxflow.solve.trajectory import DIVERGED, WARMING, Trajectory, as_parameters, identity, is_finite
 
 PyTree = Any
 
@@ -120,6 +121,10 @@ def integrate(
             raise ValueError(f"Give either substeps or step_size, got both (step_size={step_size!r}).")
     if max_steps is not None:
         _check.integer("max_steps", max_steps, 1)
+    if isinstance(state, IterationState):
+        raise TypeError(
+            "state must be a state of the dynamics, got an optimizer's; dynamics.modified_state(run) makes one of it."
+        )
     record = identity if record is None else record
     if dynamics.diffusion is not None or dynamics.step is not None:
         unused = {"rtol": rtol, "atol": atol, "adjoint": adjoint, "event": event}
@@ -156,7 +161,8 @@ def _times(times) -> jax.Array:
     if late.any():
         i = int(np.argmax(late))
         raise ValueError(
-            f"times must be finite and increase, got {array[i]:g} followed by {array[i + 1]:g} at index {i + 1}."
+            f"times must be finite and increase, got {array[i]:g} followed by {array[i + 1]:g} at index {i + 1}"
+            + ("; let a schedule begin above 0." if array[i] == array[i + 1] else ".")
         )
     with jax.ensure_compile_time_eval():  # under jit too, concrete times stay so
         return jnp.asarray(times, float)
@@ -189,8 +195,10 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
         begin = jnp.maximum(times, times[0] + jnp.asarray(prefix.elapsed, times.dtype)[-1])
     # The solver works in one dtype, at least single precision: its clock and its error estimates need it.
     wide = jnp.result_type(jnp.float32, *(leaf.real.dtype for leaf in jax.tree.leaves(state)))
-    widen = lambda tree: jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, wide)), tree)
-    narrow = lambda tree: jax.tree.map(lambda x, like: x.astype(like.dtype), tree, state)
+    dtype = jnp.result_type(wide, *(leaf.dtype for leaf in jax.tree.leaves(state)))
+    widen = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)
+    real = lambda x, like: x if jnp.iscomplexobj(like) else x.real
+    narrow = lambda tree: jax.tree.map(lambda x, like: real(x, like).astype(like.dtype), tree, state)
     # From a start that is not finite the controller would never find a step, but on a NaN drift it shrinks the
     # step to dtmin and stops: such a lane runs from zero along NaN, and is blanked afterwards.
     alive = is_finite(state)
@@ -236,9 +244,14 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     values = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), first, values)
     values = jax.tree.map(lambda leaf: _blank(leaf, reached), values)
     status, stopped = ending(solution.result, start, final, ends[0].astype(times.dtype), times, values)
-    status = jnp.where(alive, status, DIVERGED)
+    status, stopped = jnp.where(alive, status, DIVERGED), jnp.where(alive, stopped, begin[0])
     if prefix is not None:
         values = recorded(record, prefix.elapsed, path, times, values)
+        lost = ~jax.vmap(is_finite)(values)
+        stopped = jnp.where(alive | ~lost.any(), stopped, times[jnp.argmax(lost)])
+        late = begin[0] > times[-1]  # refused where the numbers are concrete
+        final = jax.tree.map(lambda leaf: _blank(leaf, ~late), final)
+        status, stopped = jnp.where(late, WARMING, status), jnp.where(late, times[-1], stopped)
     return Trajectory(
         times=times,
         values=values,
@@ -247,7 +260,7 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
         steps=jnp.asarray(solution.stats["num_steps"], jnp.int32),
         evaluations=evaluations_of(solver, solution, adaptive),
         status=status,
-        stopped=jnp.where(alive, stopped, begin[0]),
+        stopped=stopped,
     )
 
 

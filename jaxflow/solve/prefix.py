@@ -19,10 +19,11 @@ def check_prefix(dynamics: Dynamics, params: PyTree, times: jax.Array) -> None:
     if prefix is None or any(isinstance(x, Tracer) for x in (times, prefix.elapsed)):
         return
     last, span = float(prefix.elapsed[-1]), float(times[-1]) - float(times[0])
-    if last > span * (1 - 1e-9):
+    if last > span * (1 - 8 * float(jnp.finfo(times.dtype).eps)):
         steps = len(prefix.elapsed) - 1
         raise ValueError(
-            f"warmup must end before the times do, which span {span:.6g}: its {steps} steps take {last:.6g}."
+            f"warmup must end before the times do, which span {span:.6g}: its {steps} steps take {last:.6g}; "
+            "give fewer."
         )
 
 
@@ -43,7 +44,9 @@ def recorded(
     def at(t):
         i = jnp.clip(jnp.searchsorted(elapsed, t, side="right") - 1, 0, elapsed.size - 2)
         share = (t - elapsed[i]) / (elapsed[i + 1] - elapsed[i])
-        between = lambda xs: xs[i] + share.astype(xs.real.dtype) * (xs[i + 1] - xs[i])
+        # Not past a last finite iterate, unless it is asked for.
+        step = lambda xs: share.astype(xs.real.dtype) * (xs[i + 1] - xs[i])
+        between = lambda xs: xs[i] + jnp.where(share > 0, step(xs), 0)
         return record(jax.tree.map(between, path))
 
     def one(_, each):

@@ -11,7 +11,7 @@ from jax.core import Tracer
 PyTree = Any
 
 # Status codes, one a lane.
-FINISHED, STOPPED, DIVERGED, MAX_STEPS, FAILED, STREAM_ENDED, LEFT = range(7)
+FINISHED, STOPPED, DIVERGED, MAX_STEPS, FAILED, STREAM_ENDED, LEFT, WARMING = range(8)
 MEANING = {
     FINISHED: "reached the last time",
     STOPPED: "stopped by the event",
@@ -20,6 +20,7 @@ MEANING = {
     FAILED: "the solver failed",
     STREAM_ENDED: "the stream of batches ended",
     LEFT: "left the domain of its equation",
+    WARMING: "was still taking its first, discrete steps",
 }
 
 

@@ -86,7 +86,9 @@ def test_a_start_at_a_minimum_has_no_slope():
 def test_a_rough_optimizer_is_warned_of_and_runs():
     with pytest.warns(UserWarning, match="sign"):
         study = jf.order_study(jf.family_of(O.sign(0.001)), loss, POINT, orders=(1,))
-    assert study.fits[1].errors.shape == (8,)
+    assert (
+        study.fits[1].errors < 1e-10
+    ).all()  # where no coordinate turns, steps and flow are one straight line
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,10 @@ def test_what_a_run_does_not_excite_is_seen_too():
     )
 
 
+def test_memory_is_named_apart_from_sharpness():
+    assert convergence(jf.optim.momentum(1e-6, 0.5), bowl, START).verdict == "converges: |Φ − 1| = 0.5"
+
+
 def test_momentum_and_preconditioner_are_accounted_for():
     """Against the eigenvalues of the step map, formed densely in NumPy; at its threshold one of them is −1."""
     for beta in (0.5, 0.9):

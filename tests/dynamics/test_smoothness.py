@@ -29,11 +29,11 @@ OURS = {
 SETTINGS = {"lookahead": {"inner": jf.optim.gd(0.1)}, "newton": {}}
 
 SMOOTH = "sgd adam adamw nadam nadamw adagrad adadelta rmsprop adabelief lamb lars novograd adan fromage"
+SMOOTH += " optimistic_gradient_descent"
 ALIASES = {
     **dict.fromkeys(SMOOTH.split()),
     **dict.fromkeys(("adamax", "amsgrad", "adafactor", "sm3"), "kink"),
     **dict.fromkeys(("lion", "yogi", "sign_sgd", "signum", "radam", "rprop"), "jump"),
-    "optimistic_gradient_descent": "jump",
 }
 CONTRIB = {
     **dict.fromkeys(("ademamix", "madgrad", "muon")),
