@@ -140,7 +140,7 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde) -> dict[s
 
     begin = jax.jit(lambda params: start(optimizer, params))(params)
     shares = {"full batch": 1.0, "mini-batches": 1.0, "gradient flow": 1.0}
-    shares |= {f"order {order}": 1.0 for order in flows} | ({} if sde is None else {"SDE": 12.0})
+    shares |= ({} if sde is None else {"SDE": 12.0}) | {f"order {order}": 1.0 for order in flows}
     with Progress(shares) as progress:
         discrete, seconds = iterate_in_chunks(full, params, begin, settings.steps, every, progress)
         runs = {"full_batch": report.Timed(f"{name}, full batch", discrete, 1.0, seconds)}
@@ -150,17 +150,17 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde) -> dict[s
         runs["mini_batch"] = report.Timed(label, batches, batch / objective.size, seconds)
         solution, seconds = solve_in_chunks(flow, params, discrete.times, progress)
         runs["gradient_flow"] = report.Timed("gradient flow", solution, 1.0, seconds)
-        for order, dynamics in flows.items():
-            # In one piece: its first steps are the optimizer's own, and must not be cut.
-            solution, seconds = timed(partial(corrected, dynamics, discrete.times), progress)
-            label = f"modified flow of {name}, order {order}"
-            runs[f"modified_{order}"] = report.Timed(label, solution, float(order), seconds)
         if sde is not None:
             states = repeated(jax.jit(lambda sde, p: sde.init(p))(sde, params))
             solution, seconds = solve_in_chunks(paths, states, discrete.times, progress)
             runs["sde"] = report.Timed(
                 f"SDE of {name}, batch {batch} ({seeds} paths)", solution, 1.0, seconds
             )
+        for order, dynamics in flows.items():
+            # In one piece: its first steps are the optimizer's own, and must not be cut.
+            solution, seconds = timed(partial(corrected, dynamics, discrete.times), progress)
+            label = f"modified flow of {name}, order {order}"
+            runs[f"modified_{order}"] = report.Timed(label, solution, float(order), seconds)
     return runs
 
 

@@ -45,7 +45,7 @@ def test_the_table_is_what_the_library_computes(job):
     problem = jf.problems.mlp("iris", (4,), key=jax.random.key(0))
     run = jf.iterate(jf.optim.gd(0.1), problem.objective, problem.params, steps=50)
     flow = jf.integrate(jf.dynamics.gradient_flow(problem.objective), problem.params, run.times)
-    full, batches, continuous, *corrected, paths = summary["table"]
+    full, batches, continuous, paths, *corrected = summary["table"]
     np.testing.assert_allclose(full["final_loss"], problem.objective(run.params), rtol=1e-6)
     np.testing.assert_allclose(full["test_score"], problem.score(run.params), rtol=1e-12)
     np.testing.assert_allclose(continuous["distance"], jf.compare(run, flow).final, rtol=1e-3)
