@@ -144,6 +144,10 @@ def convergence(
     _check.integer("iterations", iterations, 4)
     if state is not None and not isinstance(state, ModifiedState):
         raise TypeError(f"state must be a ModifiedState, got {type(state).__name__}.")
+    params = jax.tree.map(jnp.asarray, params)
+    for leaf in jax.tree.leaves(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(f"params must be real or complex arrays, got dtype {leaf.dtype}.")
     warm = warm_steps(optimizer, params, warmup) if state is None else 0
     settings = Settings(steps, every, stride, warm, iterations)
     return _convergence(settings, optimizer, objective, params, clock_of(optimizer, time_step), state)

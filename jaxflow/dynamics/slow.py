@@ -54,7 +54,8 @@ def slow_manifold(
 
     **Arguments**
 
-    - `optimizer`, `objective`: as in `modified`. All hyperparameters are numbers, no schedules.
+    - `optimizer`, `objective`: as in `modified`. All hyperparameters are numbers, no schedules; one hidden in a plain
+      optax optimizer is not seen, and stands at its end.
     - `order` p, 1 to 4 (static). A drift costs $1 + p + 6p(p-1)$ gradients: 2, 15, 40, 77.
     - `time_step` τ: default the optimizer's learning rate, 1.0 where it has none.
 

@@ -60,7 +60,7 @@ def integrate(
 
     **Arguments**
 
-    - `times` (T,), T ≥ 2, increasing: `discrete.times` of a run to compare with, say. An ODE's solver steps
+    - `times` (T,), T ≥ 2, increasing (without noise some may be equal): `discrete.times` of a run to compare with, say. An ODE's solver steps
       where it likes and its interpolant is read off at `times`.
     - `record(params) -> pytree`: what to keep. Default: the parameters.
     - A dynamics may begin with discrete steps (the warm-up of `modified`): values at those times are theirs, along
@@ -110,7 +110,8 @@ def integrate(
     """
     if not isinstance(dynamics, Dynamics):
         raise TypeError(f"dynamics must be a Dynamics such as gradient_flow(objective), got {dynamics!r}.")
-    times = _times(times)
+    noisy = dynamics.diffusion is not None or dynamics.step is not None
+    times = _times(times, repeated=not noisy and substeps is None)
     params = as_parameters(params)
     for name, value in (("step_size", step_size), ("rtol", rtol), ("atol", atol)):
         if value is not None:
@@ -126,7 +127,7 @@ def integrate(
             "state must be a state of the dynamics, got an optimizer's; dynamics.modified_state(run) makes one of it."
         )
     record = identity if record is None else record
-    if dynamics.diffusion is not None or dynamics.step is not None:
+    if noisy:
         unused = {"rtol": rtol, "atol": atol, "adjoint": adjoint, "event": event}
         for name, value in unused.items():
             if value is not None:
@@ -148,7 +149,8 @@ def integrate(
     return _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record, state)
 
 
-def _times(times) -> jax.Array:
+def _times(times, repeated: bool) -> jax.Array:
+    """Times that increase; `repeated` ones are let through, which a schedule makes that begins or ends at 0."""
     if isinstance(times, Tracer):
         return times
     try:
@@ -157,12 +159,13 @@ def _times(times) -> jax.Array:
         raise TypeError(f"times must be a vector of numbers, got {times!r}.") from None
     if array.ndim != 1 or array.size < 2:
         raise ValueError(f"times must be a vector of at least two numbers, got shape {array.shape}.")
-    late = ~(np.diff(array) > 0) | ~np.isfinite(np.diff(array))
+    passed = np.diff(array)
+    good = (passed >= 0) if repeated and array[-1] > array[0] else (passed > 0)
+    late = ~(good & np.isfinite(passed))
     if late.any():
         i = int(np.argmax(late))
         raise ValueError(
-            f"times must be finite and increase, got {array[i]:g} followed by {array[i + 1]:g} at index {i + 1}"
-            + ("; let a schedule begin above 0." if array[i] == array[i + 1] else ".")
+            f"times must be finite and increase, got {array[i]:g} followed by {array[i + 1]:g} at index {i + 1}."
         )
     with jax.ensure_compile_time_eval():  # under jit too, concrete times stay so
         return jnp.asarray(times, float)

@@ -43,7 +43,8 @@ def recorded(
 
     def at(t):
         i = jnp.clip(jnp.searchsorted(elapsed, t, side="right") - 1, 0, elapsed.size - 2)
-        share = (t - elapsed[i]) / (elapsed[i + 1] - elapsed[i])
+        length = elapsed[i + 1] - elapsed[i]  # 0 where a schedule is
+        share = (t - elapsed[i]) / jnp.where(length == 0, 1.0, length)
         # Not past a last finite iterate, unless it is asked for.
         step = lambda xs: share.astype(xs.real.dtype) * (xs[i + 1] - xs[i])
         between = lambda xs: xs[i] + jnp.where(share > 0, step(xs), 0)

@@ -148,6 +148,18 @@ def test_a_schedule_sets_the_clock_of_the_field_too():
     np.testing.assert_allclose(counted.params, run.params, atol=1e-4)
 
 
+def test_a_schedule_may_begin_and_end_at_zero():
+    """Steps of rate 0 take no time: the iterates' times repeat, and so do the values."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.05, 10, 60)
+    run = jf.iterate(jf.optim.adam(schedule), uneven, START, steps=40)
+    flow = jf.integrate(modified(jf.optim.adam(schedule), uneven, order=3), START, run.times)
+    assert run.times[1] == run.times[0]
+    np.testing.assert_allclose(flow.values[:21], run.values[:21], atol=1e-12)
+    assert jf.compare(run, flow).largest < 1e-4
+    still = jf.integrate(jf.dynamics.gradient_flow(bowl), START, [0.0, 0.5, 0.5])
+    np.testing.assert_array_equal(still.values[1], still.values[2])
+
+
 def test_with_a_batch_size_it_is_the_sde_of_sgd():
     losses = lambda w, c: 0.5 * jnp.sum((w[None] - c) ** 2, -1) + jnp.sum(w**4)
     objective = jf.Objective(losses, jnp.arange(8.0).reshape(4, 2))

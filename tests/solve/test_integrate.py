@@ -199,7 +199,12 @@ def test_numbers_compile_nothing_new():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"times": [0.0, 1.0, 1.0]}, "times must be finite and increase, got 1 followed by 1 at index 2"),
+        ({"times": [0.0, 1.0, 0.5]}, "times must be finite and increase, got 1 followed by 0.5 at index 2"),
+        ({"times": [1.0, 1.0]}, "times must be finite and increase, got 1 followed by 1 at index 1"),
+        (
+            {"times": [0.0, 1.0, 1.0], "substeps": 2},
+            "times must be finite and increase, got 1 followed by 1 at index 2",
+        ),
         ({"times": [1.0]}, "at least two numbers"),
         ({"times": [0.0, np.nan]}, "times must be finite"),
         ({"rtol": -1e-3}, "rtol must be a finite number above 0, got -0.001"),
