@@ -60,8 +60,8 @@ def integrate(
 
     **Arguments**
 
-    - `times` (T,), T ≥ 2, increasing (without noise some may be equal): `discrete.times` of a run to compare with, say. An ODE's solver steps
-      where it likes and its interpolant is read off at `times`.
+    - `times` (T,), T ≥ 2, increasing: `discrete.times` of a run to compare with, say. Without noise some may be
+      equal. An ODE's solver steps where it likes and its interpolant is read off at `times`.
     - `record(params) -> pytree`: what to keep. Default: the parameters.
     - A dynamics may begin with discrete steps (the warm-up of `modified`): values at those times are theirs, along
       straight lines in between, and the solver starts where they end.
