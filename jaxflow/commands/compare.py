@@ -85,13 +85,15 @@ def _sde(settings: Compare, objective: Any, optimizer: jf.optim.Optimizer) -> jf
 
 def _modified(settings: Compare, objective, params, optimizer) -> dict[int, jf.dynamics.Dynamics]:
     """The optimizer's modified equation to each order asked; none (said so) where there is none."""
+    if not settings.order:
+        return {}
     try:
         rough = roughness(optimizer, params, optimizer.init(params))
         warm = min(warm_steps(optimizer, params, None), settings.steps // 2)
     except ValueError as error:
         print(f"{error} Its modified equation is left out.")
         return {}
-    if rough and settings.order:
+    if rough:
         print(rough)
     make = lambda order: jf.dynamics.modified(optimizer, objective, order=order, warmup=warm)
     return {order: make(order) for order in sorted(set(settings.order))}

@@ -15,7 +15,7 @@ from jaxflow.commands import results
 from jaxflow.commands.chunks import Progress
 from jaxflow.commands.training import Training
 from jaxflow.comparison.families import Family
-from jaxflow.comparison.study import plan
+from jaxflow.comparison.study import by_order, plan
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,22 @@ def run(settings: Orders, objective: jf.Objective, params: Any, family: Family) 
 
 
 def _study(settings: Orders, objective, params, family) -> tuple[jf.OrderStudy, list[str]]:
-    """The study, an order at a time for the progress bar's sake, and what was warned of."""
-    study, said = jf.OrderStudy({}, {}), []
-    orders = sorted(settings.orders)
-    with Progress({f"order {order}": 1.0 for order in orders}) as progress:
-        for order in orders:
-            progress.start()
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                part = jf.order_study(
-                    family, objective, params, orders=(order,), time=settings.time, warmup=settings.warmup
-                )
-            study = jf.OrderStudy(study.fits | part.fits, study.used | part.used)
-            said += [str(warning.message) for warning in caught]
+    """The study, with a bar that moves at each order, and what was warned of."""
+    chosen = plan(family, params, settings.orders, settings.time, settings.warmup)
+    parts = []
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        Progress({f"order {order}": 1.0 for order in chosen.orders}) as progress,
+    ):
+        warnings.simplefilter("always")
+        progress.start()
+        for part in by_order(chosen, family, objective, params):
+            parts.append(part)
             progress.advance(1.0)
-    return study, list(dict.fromkeys(said))
+            if len(parts) < len(chosen.orders):
+                progress.start()
+    said = [str(warning.message) for warning in caught]
+    return jf.OrderStudy.of(parts), list(dict.fromkeys(said))
 
 
 def _write(settings: Orders, study: jf.OrderStudy, family: Family, said: list[str]) -> None:

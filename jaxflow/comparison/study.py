@@ -5,7 +5,7 @@ shares of the increments, in which alone the orders differ, are an argument of i
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -54,6 +54,12 @@ class OrderStudy:
 
     fits: dict[int, Order]
     used: dict[int, jax.Array]
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[int, Order, jax.Array]]) -> "OrderStudy":
+        """A study of its orders, each with its fit and the points used."""
+        parts = list(parts)
+        return cls({order: fitted for order, fitted, _ in parts}, {order: used for order, _, used in parts})
 
     @property
     def slopes(self) -> dict[int, jax.Array]:
@@ -151,18 +157,25 @@ def order_study(
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
     params = as_parameters(params)
-    orders, time, h, before, after = plan(family, params, orders, time, warmup, step_sizes)
+    chosen = plan(family, params, orders, time, warmup, step_sizes)
+    return OrderStudy.of(by_order(chosen, family, objective, params))
+
+
+def by_order(
+    chosen: Plan, family: Callable, objective: Callable, params: PyTree
+) -> Iterator[tuple[int, Order, jax.Array]]:
+    """Each order with its fit and the points used, as it is done; the iterates are common to all."""
+    orders, time, h, before, after = chosen
     optimizers, rough = _members(family, h, params)
     rtol = max(RTOL[_dtype(params)], ROUGH if rough else 0.0)
     on_cpu = jax.default_backend() == "cpu"
     starts, ends = _iterates(on_cpu, optimizers, h, before, after, objective, params)
-    found = {}
+    length = next(length for length in PADDED if max(orders) <= length)
     for order in orders:
-        length = next(length for length in PADDED if max(orders) <= length)
         shares = jnp.asarray(np.pad(weights(order), (0, length - order)))
-        found[order] = _errors(on_cpu, shares, optimizers, h, starts, ends, time, objective, rtol)
-    used = {order: errors > floor for order, (errors, floor) in found.items()}
-    return OrderStudy({order: fit(h, errors, used[order]) for order, (errors, _) in found.items()}, used)
+        errors, floor = _errors(on_cpu, shares, optimizers, h, starts, ends, time, objective, rtol)
+        used = errors > floor
+        yield order, fit(h, errors, used), used
 
 
 def plan(
@@ -238,7 +251,7 @@ def _members(family: Callable, h: jax.Array, params: PyTree) -> tuple[Optimizer,
         )
     rough = roughness(first, params, jax.eval_shape(first.init, params))
     if rough is not None:
-        warnings.warn(rough, stacklevel=3)
+        warnings.warn(rough, stacklevel=5)
     # Not weakly typed, as defaults would be: that would compile once more.
     return jax.tree.map(lambda x: x.astype(x.dtype), jax.vmap(family)(h)), rough is not None
 

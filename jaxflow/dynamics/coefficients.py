@@ -30,9 +30,8 @@ HIGHEST = 6
 # digits rounding is the larger part of the error.
 REACH = {jnp.dtype(jnp.float64): 0.3, jnp.dtype(jnp.float32): 1.0}
 TRIAL = 0.05  # what a trial step's differences fall by, from one to the next
-FARTHEST = (
-    1e3  # how many times its own size the state may move in the largest step, where the field is constant
-)
+# How many times its own size the state may move in the largest step, where the field is constant.
+FARTHEST = 1e3
 
 
 class Settings(NamedTuple):

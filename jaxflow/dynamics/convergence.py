@@ -183,10 +183,8 @@ def _radius(steps, state: ModifiedState, iterations: int) -> jax.Array:
 
     The eigenvalues may be a pair that rotates, as with momentum; the mean growth does not mind.
     """
-    leaves, treedef = jax.tree.flatten(state.params)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    start = jax.tree.map(jnp.zeros_like, state)._replace(params=jax.tree.unflatten(treedef, drawn))
+    drawn = optax.tree.random_like(jax.random.key(0), state.params)
+    start = jax.tree.map(jnp.zeros_like, state)._replace(params=drawn)
 
     def iterate(v, _):
         norm = optax.tree.norm(v)
