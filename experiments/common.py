@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from jaxflow.commands import results
+from jaxflow import _results as results
 
 
 @dataclass(frozen=True)

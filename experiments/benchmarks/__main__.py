@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from experiments.benchmarks import accuracy, modified, speed, stochastic
 from experiments.common import start
-from jaxflow.commands import results
+from jaxflow import _results as results
 
 
 @dataclass(frozen=True)

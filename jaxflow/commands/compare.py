@@ -12,7 +12,8 @@ import optax
 
 import jaxflow as jf
 from jaxflow import _check
-from jaxflow.commands import report, results
+from jaxflow import _results as results
+from jaxflow.commands import report
 from jaxflow.commands.chunks import Progress, iterate_in_chunks, solve_in_chunks, timed
 from jaxflow.commands.training import Training
 from jaxflow.dynamics.modified import HIGHEST, warm_steps

@@ -11,7 +11,7 @@ import tyro
 
 import jaxflow as jf
 from jaxflow import _check
-from jaxflow.commands import results
+from jaxflow import _results as results
 from jaxflow.commands.chunks import Progress
 from jaxflow.commands.training import Training
 from jaxflow.comparison.families import Family

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow as jf
-from jaxflow.commands import results
+from jaxflow import _results as results
 from jaxflow.solve.trajectory import FINISHED
 
 
