@@ -6,6 +6,7 @@ from jaxflow import optim as optim
 from jaxflow import plot as plot
 from jaxflow import problems as problems
 from jaxflow import solve as solve
+from jaxflow import sweeps as sweeps
 from jaxflow.comparison import Comparison as Comparison
 from jaxflow.comparison import EnsembleComparison as EnsembleComparison
 from jaxflow.comparison import OrderStudy as OrderStudy
@@ -29,3 +30,4 @@ from jaxflow.solve import ensemble as ensemble
 from jaxflow.solve import gradient_norm_below as gradient_norm_below
 from jaxflow.solve import integrate as integrate
 from jaxflow.solve import iterate as iterate
+from jaxflow.sweeps import sweep as sweep

@@ -1,0 +1,124 @@
+"""The result of a sweep as an `xarray.Dataset`: named dimensions, coordinates, units, where it came from."""
+
+import functools
+import inspect
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxflow import _results as results
+from jaxflow.sweeps.axes import SEED, TRIAL, Design
+from jaxflow.sweeps.layout import Layout
+
+CLOCK = "steps × learning rate"
+UNITS = {"learning_rate": "time a step", "batch_size": "examples", "steps": "steps", "stopped": CLOCK}
+
+
+def dataset(
+    design: Design, layout: Layout, arrays: dict[str, np.ndarray], diverged: np.ndarray, seeds: int
+) -> Any:
+    """Arrays (trials, …) by name as variables over the axes, the seed and their own dimensions."""
+    import xarray
+
+    shape, dims = (*design.dims.values(), seeds), (*design.dims, SEED)
+    variables, clocks = {}, {}
+    for name, variable in layout.variables.items():
+        array = arrays[name].reshape(*shape, *variable.shape)
+        whole = xarray.Variable((*dims, *variable.dims), array, _units(name))
+        if variable.clock:
+            clocks[name] = _reduced(whole, dims)
+        else:
+            variables[name] = whole
+    flags = {"long_name": "whether the trial diverged"}
+    variables["diverged"] = xarray.Variable(dims, diverged.reshape(shape), flags)
+    return xarray.Dataset(variables, _coordinates(design, seeds) | _times(clocks))
+
+
+def _coordinates(design: Design, seeds: int) -> dict[str, Any]:
+    import xarray
+
+    along = {name: name if design.is_grid else TRIAL for name in design.axes}
+    coordinates: dict[str, Any] = {
+        name: xarray.Variable((along[name],), axis.labels, _units(name)) for name, axis in design.axes.items()
+    }
+    if not design.is_grid:
+        coordinates[TRIAL] = np.arange(design.size)
+    return coordinates | {SEED: np.arange(seeds)}
+
+
+def _reduced(variable: Any, dims: tuple[str, ...]) -> Any:
+    """Without the dimensions along which it does not vary."""
+    for dim in dims:
+        first = variable.isel({dim: slice(0, 1)})
+        if (variable.values == first.values).all():
+            variable = first.isel({dim: 0})
+    return variable
+
+
+def _times(clocks: dict[str, Any]) -> dict[str, Any]:
+    """Times as the coordinate of their dimension where all trials share them, else beside it."""
+    coordinates = {}
+    for name, clock in clocks.items():
+        dim = clock.dims[-1]
+        peers = [other for other in clocks.values() if other.dims[-1] == dim]
+        shared = all(other.dims == (dim,) and np.array_equal(other.values, clock.values) for other in peers)
+        parts = name.split(".")[:-1]
+        clock.attrs["units"] = CLOCK
+        coordinates[dim if shared else ".".join((*parts, "times"))] = clock
+    return coordinates
+
+
+def _units(name: str) -> dict[str, str]:
+    unit = UNITS.get(name.split(".")[-1])
+    return {"units": unit} if unit else {}
+
+
+def attributes(trial: Callable, settings: dict[str, Any], seconds: float, trials: int) -> dict[str, Any]:
+    """What made the dataset, as attributes that every file format holds: text and numbers."""
+    made = results.provenance()
+    described = {"git_describe": git_describe(_folder_of(trial))}
+    return {
+        "trial": _name_of(trial),
+        "settings": json.dumps(settings),
+        "device": made["device"],
+        "float64": int(made["x64"]),
+        "wall_time": seconds,
+        "wall_time_per_trial": seconds / trials,
+        **{f"version_{name}": version for name, version in made["versions"].items()},
+        **{name: value for name, value in described.items() if value},
+    }
+
+
+def _function_of(trial: Any) -> Any:
+    while hasattr(trial, "func"):  # a partial
+        trial = trial.func
+    return inspect.unwrap(trial) if callable(trial) else trial
+
+
+def _name_of(trial: Any) -> str:
+    function = _function_of(trial)
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def _folder_of(trial: Any) -> str:
+    """The folder of the trial's source, or the present one."""
+    try:
+        file = Path(inspect.getfile(_function_of(trial)))
+    except (TypeError, OSError):
+        file = Path()
+    return str(file.parent.resolve() if file.is_file() else Path.cwd())
+
+
+@functools.cache
+def git_describe(folder: str) -> str | None:
+    """What `git describe` calls the state of a folder's repository; `None` where there is none."""
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--tags"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

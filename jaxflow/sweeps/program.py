@@ -1,0 +1,195 @@
+"""The compiled heart of a sweep: one program that runs a batch of trials, vmapped and sharded over devices."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxflow._traceable import Static, combine, partition
+from jaxflow.sweeps.axes import Design, Group
+from jaxflow.sweeps.layout import Layout, layout, named
+
+PyTree = Any
+Trial = Callable[[dict[str, Any], jax.Array], PyTree]
+
+
+class Settings(NamedTuple):
+    """What is static about a batch: the trial's functions, its static hyperparameters, all names, the devices.
+
+    A value carries its type, which tells True and 1.0 from 1.
+    """
+
+    trial: Static
+    fixed: tuple[tuple[str, type, Any], ...]
+    names: tuple[str, ...]
+    mesh: Mesh | None = None
+
+
+def _call(settings: Settings, dynamic: list, column: dict[str, Any], key: jax.Array) -> PyTree:
+    """The trial on its hyperparameters, in the order of the axes."""
+    given = column | {name: value for name, _, value in settings.fixed}
+    return combine(dynamic, settings.trial)({name: given[name] for name in settings.names}, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _one(settings: Settings, dynamic, column, key):
+    return named(_call(settings, dynamic, column, key))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _batch(settings: Settings, dynamic, columns, seeds, key):
+    def lanes(dynamic, columns, seeds, key):
+        run = lambda column, seed: named(_call(settings, dynamic, column, jax.random.fold_in(key, seed)))
+        return jax.vmap(run)(columns, seeds)
+
+    if settings.mesh is not None:
+        # Each device runs lanes of its own: left to the partitioner, loops would wait for one another.
+        split, whole = PartitionSpec(settings.mesh.axis_names), PartitionSpec()
+        specs = (whole, split, split, whole)
+        lanes = jax.shard_map(lanes, mesh=settings.mesh, in_specs=specs, out_specs=split, check_vma=False)
+    return lanes(dynamic, columns, seeds, key)
+
+
+class Program:
+    """The program of one group of cells."""
+
+    def __init__(
+        self, trial: Trial, design: Design, group: Group, seeds: int, key: jax.Array, mesh: Mesh | None
+    ):
+        # Numbers and arrays of the trial itself (a `jax.tree_util.Partial`) are arguments too.
+        self.dynamic, functions = partition(trial)
+        fixed = tuple((name, type(value), value) for name, value in group.fixed)
+        self.settings = Settings(functions, fixed, tuple(design.axes), mesh)
+        self.design, self.group, self.seeds, self.key = design, group, seeds, key
+        self.devices = 1 if mesh is None else mesh.devices.size
+        self.shared = self.dynamic, key
+        if mesh is not None:
+            self.shared = jax.device_put(self.shared, NamedSharding(mesh, PartitionSpec()))
+
+    @property
+    def trials(self) -> int:
+        """The number of trials of the group."""
+        return self.group.cells.size * self.seeds
+
+    def places(self, trials: np.ndarray) -> np.ndarray:
+        """Where some trials of the group stand among all trials of the sweep."""
+        cells, seeds = np.divmod(trials, self.seeds)
+        return self.group.cells[cells] * self.seeds + seeds
+
+    def trace(self) -> Any:
+        """One trial traced, by itself; `TypeError` where it needs a hyperparameter's concrete value."""
+        column = {name: values[0] for name, values in self.design.columns(self.group.cells[:1]).items()}
+        try:
+            return _one.trace(self.settings, self.dynamic, column, self.key)
+        except Exception as error:
+            forced = self._forced(column)
+            if forced is None:
+                raise
+            raise TypeError(_advice(forced, error)) from error
+
+    def layout(self) -> Layout:
+        """What a trial returns."""
+        return layout(self.trace().out_info[0], self.design.axes)
+
+    def _forced(self, column: dict[str, Any]) -> list[str] | None:
+        """The fewest hyperparameters whose concrete values let the trial be traced; `None` if nothing does."""
+
+        def works(concrete: list[str]) -> bool:
+            traced = {name: value for name, value in column.items() if name not in concrete}
+            fixed = tuple((name, type(column[name].item()), column[name].item()) for name in concrete)
+            settings = self.settings._replace(fixed=self.settings.fixed + fixed)
+            try:
+                jax.eval_shape(lambda c, k: named(_call(settings, self.dynamic, c, k)), traced, self.key)
+            except Exception:
+                return False
+            return True
+
+        concrete = list(column)
+        if not concrete or not works(concrete):
+            return None
+        for name in list(column):
+            fewer = [other for other in concrete if other != name]
+            if works(fewer):
+                concrete = fewer
+        return concrete
+
+    def compile(self, size: int) -> int:
+        """Compile a batch of that size, if it is not yet; bytes a device needs for it, 0 where not told."""
+        trials = np.zeros(self._padded(size), np.int64)
+        used = _batch.lower(*self._arguments(trials)).compile().memory_analysis()
+        return 0 if used is None else used.temp_size_in_bytes + used.output_size_in_bytes
+
+    def batch_size(self, wanted: int) -> int:
+        """The trials a batch may hold: those wanted, or fewer where the compiled program needs too much memory."""
+        size, budget = self._padded(min(wanted, self.trials)), _memory_of_device() / 2
+        while (need := self.compile(size)) > budget and size > self.devices:
+            size = max(int(0.9 * size * budget / need) // self.devices, 1) * self.devices
+        return size
+
+    def run(self, trials: np.ndarray, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Some trials of the group, by number, as a batch of `size`: their arrays, and which diverged."""
+        # The last batch is filled up, as another size would compile anew.
+        filled = np.resize(trials, self._padded(size))
+        arrays, diverged = jax.device_get(_batch(*self._arguments(filled)))
+        return {name: array[: trials.size] for name, array in arrays.items()}, diverged[: trials.size]
+
+    def _padded(self, size: int) -> int:
+        """The next multiple of the number of devices."""
+        return -(-size // self.devices) * self.devices
+
+    def _arguments(self, trials: np.ndarray) -> tuple:
+        cells, seeds = np.divmod(trials, self.seeds)
+        columns = self.design.columns(self.group.cells[cells]), seeds
+        if self.settings.mesh is not None:
+            split = NamedSharding(self.settings.mesh, PartitionSpec(self.settings.mesh.axis_names))
+            columns = jax.device_put(columns, split)
+        dynamic, key = self.shared
+        return self.settings, dynamic, *columns, key
+
+
+def _advice(forced: list[str], error: Exception) -> str:
+    names = " and ".join(map(repr, forced))
+    inside = ", ".join(map(repr, forced)) + ("," if len(forced) == 1 else "")
+    first = str(error).splitlines()[0] if str(error) else "no message"
+    return (
+        f"trial needs the concrete value of {names}, which a vmapped sweep traces; name it in "
+        f"static=({inside}), one compilation for each of its values. ({type(error).__name__}: {first})"
+    )
+
+
+def _memory_of_device() -> float:
+    """Bytes of a local device, or its share of the machine's memory."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    return physical_memory() / jax.local_device_count()
+
+
+def physical_memory() -> int:
+    """Bytes of the machine's memory."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return 8 * 2**30
+
+
+def local_mesh(mesh: Mesh | None) -> Mesh | None:
+    """This process's devices of a mesh, in one line; `None` for the only default device.
+
+    Raises `TypeError` unless `mesh` is a `jax.sharding.Mesh`, `ValueError` where it has no device here.
+    """
+    if mesh is None:
+        devices = jax.local_devices()
+        if len(devices) == 1:
+            return None
+    elif not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}.")
+    else:
+        devices = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+        if not devices:
+            raise ValueError(f"mesh must have a device of this process, got {mesh.devices.size} devices.")
+    return Mesh(np.array(devices), ("trials",), axis_types=(AxisType.Auto,))

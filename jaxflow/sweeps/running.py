@@ -1,0 +1,155 @@
+"""The loop of a sweep: batch after batch, read where it is finished, run and kept where it is not."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxflow.sweeps import processes
+from jaxflow.sweeps.layout import Layout
+from jaxflow.sweeps.program import Program, physical_memory
+from jaxflow.sweeps.store import Batch, Store
+
+# Batches by default: a sixteenth of the trials, as a kill loses the batch in flight, but enough lanes to be worth
+# vmapping, and not more than help.
+PARTS, FEWEST, MOST = 16, 64, 4096
+PATIENCE = 0.2  # seconds between looks at batches that another process runs
+
+
+class Results:
+    """The arrays of all trials, in memory, or, where they would fill a quarter of it, in a file without a name."""
+
+    def __init__(self, layout: Layout, trials: int, store: Store | None):
+        self.layout, self.seconds = layout, 0.0
+        size, memory = trials * layout.nbytes, physical_memory()
+        if store is None and size > memory:
+            raise ValueError(
+                f"directory must be given: the results take {size / 2**30:.3g} GiB, more than the memory of "
+                f"{memory / 2**30:.3g} GiB."
+            )
+        self.diverged = np.zeros(trials, bool)
+        folder = store.directory if store is not None and 4 * size > memory else None
+        self.arrays = {
+            name: _empty((trials, *variable.shape), variable.dtype, folder)
+            for name, variable in layout.variables.items()
+        }
+
+    def put(self, places: np.ndarray, batch: Batch) -> None:
+        """The trials of a batch into their places."""
+        self.diverged[places] = batch.diverged
+        self.seconds += batch.seconds
+        for name, array in self.layout.masked(batch.arrays, batch.diverged).items():
+            self.arrays[name][places] = array
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype, folder: Path | None) -> np.ndarray:
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if folder is None or not size:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, and a crash later
+        return np.asarray(
+            np.memmap(file, dtype, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
+        )
+
+
+def run(
+    program: Program, group: int, store: Store | None, wanted: int | None, results: Results, bar: tqdm
+) -> int:
+    """This process's batches of a group; returns their size."""
+    size = _size(program, group, store, wanted)
+    pending = [i for i in range(_count(program, size)) if processes.owner(group, i) == jax.process_index()]
+    while pending:
+        held = [index for index in pending if not _batch(program, group, index, size, store, results, bar)]
+        if len(held) == len(pending):
+            time.sleep(PATIENCE)
+        pending = held
+    return size
+
+
+def _count(program: Program, size: int) -> int:
+    return -(-program.trials // size)
+
+
+def _trials(program: Program, index: int, size: int) -> np.ndarray:
+    return np.arange(index * size, min((index + 1) * size, program.trials))
+
+
+def _size(program: Program, group: int, store: Store | None, wanted: int | None) -> int:
+    """Trials in a batch: as the batches on disk, as asked, or what memory allows."""
+    if store is not None and str(group) in store.sizes:
+        known = store.sizes[str(group)]
+        if wanted is not None and wanted != known:
+            raise ValueError(f"batch must be {known}, as in {store.directory}, or left out, got {wanted}.")
+        return known
+    if wanted is None:
+        share = -(-program.trials // PARTS)
+        wanted = processes.agreed(program.batch_size(min(max(share, FEWEST), MOST)))
+    return wanted if store is None else store.size(group, wanted)
+
+
+def _batch(program, group: int, index: int, size: int, store: Store | None, results: Results, bar) -> bool:
+    """One batch into the results; `False` while another process runs it."""
+    trials = _trials(program, index, size)
+    if store is None:
+        batch = _computed(program, trials, size)
+    else:
+        batch = store.read(group, index)
+        if batch is None:
+            with store.claim(group, index) as mine:
+                if not mine:
+                    return False
+                batch = store.read(group, index, quiet=True)
+                if batch is None:
+                    batch = _computed(program, trials, size)
+                    store.write(group, index, batch)
+    results.put(program.places(trials), batch)
+    bar.update(trials.size)
+    bar.set_postfix(diverged=int(results.diverged.sum()))
+    return True
+
+
+def _computed(program: Program, trials: np.ndarray, size: int) -> Batch:
+    program.compile(size)  # outside of the time it takes
+    began = time.perf_counter()
+    arrays, diverged = program.run(trials, size)
+    return Batch(arrays, diverged, time.perf_counter() - began)
+
+
+@contextmanager
+def progress(trials: int, wanted: bool) -> Iterator[tqdm]:
+    """A bar with trials a second, the time left and the number diverged; quiet where there is no terminal."""
+    quiet = None if wanted else True
+    with tqdm(total=trials, desc="sweep", unit=" trials", disable=quiet, leave=False) as bar:
+        yield bar
+
+
+def together(programs: list[Program], sizes: list[int], store: Store | None, results: Results) -> None:
+    """Fetch what the other processes ran: from the folder they share, or from them."""
+    if jax.process_count() == 1:
+        return
+    processes.wait()
+    owners = np.zeros(results.diverged.size, np.int32)
+    for group, (program, size) in enumerate(zip(programs, sizes, strict=True)):
+        for index in range(_count(program, size)):
+            places, owner = program.places(_trials(program, index, size)), processes.owner(group, index)
+            owners[places] = owner
+            if store is not None and owner != jax.process_index():
+                batch = store.read(group, index)
+                if batch is None:
+                    raise ValueError(
+                        f"directory must be one that all processes share, but {store.directory} lacks batch "
+                        f"{index} of process {owner} here."
+                    )
+                results.put(places, batch)
+    if store is None:
+        for array in (results.diverged, *results.arrays.values()):
+            processes.exchange(array, owners)
+        results.seconds = processes.total(results.seconds)
