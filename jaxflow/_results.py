@@ -1,5 +1,6 @@
 """Results on disk: each file appears whole or not at all, and says with what it was made."""
 
+import functools
 import importlib.metadata
 import io
 import json
@@ -60,11 +61,18 @@ def write_figure(path: Path, figure: Any) -> None:
     write(path, buffer.getvalue())
 
 
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and the packages that numbers depend on."""
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in PACKAGES
+    }
+
+
 def provenance() -> dict[str, Any]:
     """Versions and device of this run."""
     return {
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()}, {jax.device_count()} devices)",
         "x64": bool(jax.config.read("jax_enable_x64")),
     }

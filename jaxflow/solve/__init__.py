@@ -6,6 +6,7 @@ from jaxflow.solve.estimators import Draws as Draws
 from jaxflow.solve.estimators import Estimator as Estimator
 from jaxflow.solve.estimators import epochs as epochs
 from jaxflow.solve.estimators import full_batch as full_batch
+from jaxflow.solve.estimators import masked_draws as masked_draws
 from jaxflow.solve.estimators import svag as svag
 from jaxflow.solve.estimators import with_replacement as with_replacement
 from jaxflow.solve.estimators import without_replacement as without_replacement

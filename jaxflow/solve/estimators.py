@@ -73,6 +73,58 @@ def with_replacement(batch_size: int) -> Draws:
 
 
 @traceable
+def masked_draws(batch_size, largest: int) -> Draws:
+    r"""`with_replacement(B)` whose B may be traced: a number that a sweep maps over with `vmap`.
+
+    Every step draws `largest` indices and weighs their losses by $w_j = 1/B$ for $j < B$, else 0. The first B
+    indices are those of `with_replacement(B)` with the same key (JAX's default random numbers), so the runs
+    agree up to rounding.
+
+    - `batch_size` B: a number, traced or not. No derivative passes through it: that is 0.
+    - `largest` (static): the largest B that will come.
+
+    A step costs `largest` examples whatever B. So n sizes in one program take ρ = $n \max B_i / \sum B_i$
+    times the examples of a program for each, and about that times their running time (1.2 to 2.2 for ρ from
+    1.3 to 2.3 on a CPU), but n − 1 compilations fewer, of some 0.7 s each. Masked is cheaper while the static
+    runs would together take less than $0.7\,\frac{n-1}{\rho-1}$ s, which for the sizes 8, 32, 128 is about
+    one second.
+
+    Raises `ValueError` or `TypeError` unless `batch_size` is an integer from 1 to `largest`, itself an
+    integer at least 1. A traced one that is not cannot be refused: its gradients are NaN, so that the run
+    diverges.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 0.0, 4.0]))
+    >>> run = lambda size: jf.iterate(jf.optim.gd(0.4), objective, 0.0, steps=10_000, key=jax.random.key(0),
+    ...                               estimator=jf.solve.masked_draws(size, largest=16))
+    >>> print(jax.vmap(run)(jnp.array([1, 4, 16])).values.std(axis=1).round(1))  # falls as 1/√B
+    [1.1 0.5 0.3]
+    """
+    _check.integer("largest", largest, 1)
+    if callable(batch_size):
+        raise TypeError(f"batch_size must be a number, got {batch_size!r}.")
+    _check.positive(batch_size=batch_size)
+    if jnp.shape(batch_size):
+        shape = jnp.shape(batch_size)
+        raise ValueError(f"batch_size must be one number, got shape {shape}; a stack goes through jax.vmap.")
+    if _check.is_concrete(batch_size):
+        allowed = batch_size % 1 == 0 and 1 <= batch_size <= largest
+        _check.require("batch_size", batch_size, allowed, f"an integer from 1 to largest = {largest}")
+
+    def draw(objective, state, step, key):
+        size = lax.stop_gradient(jnp.asarray(batch_size, float))
+        taken = jnp.arange(largest, dtype=size.dtype) < size
+        indices = jax.random.randint(key, (largest,), 0, objective.size)
+        # The others repeat an example of the batch: one outside it whose loss overflows would give 0·∞.
+        indices = jnp.where(taken, indices, indices[0])
+        allowed = (size >= 1) & (size <= largest) & (size == jnp.round(size))
+        weights = jnp.where(allowed, jnp.where(taken, 1 / size, 0), jnp.nan)
+        return (lambda params: objective.minibatch(params, indices, weights)), state
+
+    return Draws(draw, batch_size=largest)
+
+
+@traceable
 def without_replacement(batch_size: int) -> Draws:
     r"""B distinct examples, a fresh draw at every step: covariance $\frac{1}{B}\frac{N-B}{N-1}\Sigma$.
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxflow._traceable import is_numeric
 from jaxflow.solve.trajectory import Trajectory
 from jaxflow.sweeps.axes import SEED, TIME
 
@@ -97,11 +98,13 @@ def _parts(run: Trajectory) -> dict[str, Any]:
 
 
 def _is_inexact(leaf: Any) -> bool:
-    return not isinstance(leaf, Trajectory) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    return is_numeric(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
 def _array(name: str, leaf: Any) -> jax.Array:
     """A leaf as an array that a file can hold."""
+    if not is_numeric(leaf) and not isinstance(leaf, (bool, np.bool_)):
+        raise TypeError(f"trial must return arrays, but {name!r} is {leaf!r}.")
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         raise TypeError(
             f"trial must return plain arrays, but {name!r} holds keys; return jax.random.key_data of them."

@@ -54,6 +54,18 @@ def _batch(settings: Settings, dynamic, columns, seeds, key):
     return lanes(dynamic, columns, seeds, key)
 
 
+_KNOWN: dict[tuple, Any] = {}
+
+
+def _remembered(key: tuple, make: Callable[[], Any]) -> Any:
+    """What was found out about a program before: asking JAX again takes longer than running a small one."""
+    if key not in _KNOWN:
+        if len(_KNOWN) > 1000:
+            _KNOWN.clear()
+        _KNOWN[key] = make()
+    return _KNOWN[key]
+
+
 class Program:
     """The program of one group of cells."""
 
@@ -93,7 +105,7 @@ class Program:
 
     def layout(self) -> Layout:
         """What a trial returns."""
-        return layout(self.trace().out_info[0], self.design.axes)
+        return _remembered(self._key(0), lambda: layout(self.trace().out_info[0], self.design.axes))
 
     def _forced(self, column: dict[str, Any]) -> list[str] | None:
         """The fewest hyperparameters whose concrete values let the trial be traced; `None` if nothing does."""
@@ -119,9 +131,20 @@ class Program:
 
     def compile(self, size: int) -> int:
         """Compile a batch of that size, if it is not yet; bytes a device needs for it, 0 where not told."""
-        trials = np.zeros(self._padded(size), np.int64)
-        used = _batch.lower(*self._arguments(trials)).compile().memory_analysis()
-        return 0 if used is None else used.temp_size_in_bytes + used.output_size_in_bytes
+
+        def analysed() -> int:
+            trials = np.zeros(self._padded(size), np.int64)
+            used = _batch.lower(*self._arguments(trials)).compile().memory_analysis()
+            return 0 if used is None else used.temp_size_in_bytes + used.output_size_in_bytes
+
+        return _remembered(self._key(size), analysed)
+
+    def _key(self, size: int) -> tuple:
+        """What the program of a batch depends on."""
+        column = self.design.columns(self.group.cells[:1])
+        leaves = [*self.dynamic, *column.values(), self.key]
+        shapes = tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+        return self.settings, size, shapes, bool(jax.config.read("jax_enable_x64"))
 
     def batch_size(self, wanted: int) -> int:
         """The trials a batch may hold: those wanted, or fewer where the compiled program needs too much memory."""

@@ -89,7 +89,7 @@ def sweep(
     layout = _layout(programs)
     store = None
     if directory is not None:
-        store = Store(directory, _identity(made, programs, layout), results.provenance()["versions"])
+        store = Store(directory, _identity(made, programs, layout), results.versions())
     found = running.Results(layout, made.size * seeds, store)
     with running.progress(found.diverged.size, progress) as bar:
         sizes = [running.run(program, i, store, batch, found, bar) for i, program in enumerate(programs)]

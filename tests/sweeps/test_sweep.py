@@ -1,0 +1,391 @@
+"""What a sweep returns: every cell in its place, named, labelled, NaN where it diverged; and what it refuses."""
+
+import io
+import itertools
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray
+from jax.sharding import Mesh
+
+import jaxflow as jf
+from jaxflow.sweeps import running
+
+pytestmark = pytest.mark.promotes
+
+
+def place(hyperparameters, key):
+    """Where a trial stands, in digits, and a number of its seed's key."""
+    a, b = hyperparameters["a"], hyperparameters["b"]
+    return {"number": 100 * a + b, "drawn": jax.random.uniform(key)}
+
+
+def descent(hyperparameters, key):
+    """Gradient descent on ½|x|², which multiplies x by 1 − η a step."""
+    start = jnp.asarray([1.0, 2.0])
+    loss = lambda x: 0.5 * jnp.sum(x**2)
+    return jf.iterate(jf.optim.gd(hyperparameters["learning_rate"]), loss, start, steps=8, every=2)
+
+
+@pytest.mark.parametrize("batch", [None, 1, 4, 100])
+def test_every_cell_is_in_its_place(batch):
+    a, b = [3, 1, 2], [0.5, 0.25]
+    table = jf.sweep(place, {"a": a, "b": b}, seeds=2, key=jax.random.key(7), batch=batch)
+    assert table["number"].dims == ("a", "b", "seed")
+    for x, y, seed in itertools.product(a, b, range(2)):
+        cell = table.sel(a=x, b=y, seed=seed)
+        assert cell["number"].item() == 100 * x + y
+        drawn = jax.random.uniform(jax.random.fold_in(jax.random.key(7), seed))
+        assert cell["drawn"].item() == drawn.item()
+    assert table["a"].values.tolist() == a
+    assert table["number"].dtype == float
+    assert not table["diverged"].any()
+
+
+def test_samples_are_trials_with_their_hyperparameters_beside():
+    rows = [{"a": 1, "b": 0.5}, {"b": 0.25, "a": 2}, {"a": 1, "b": 0.5}]
+    fields = np.array([(1, 0.5), (2, 0.25), (1, 0.5)], [("a", int), ("b", float)])
+    for axes in (rows, fields):
+        table = jf.sweep(place, axes, seeds=2)
+        assert table["number"].dims == ("trial", "seed")
+        assert table["number"].values[:, 0].tolist() == [100.5, 200.25, 100.5]
+        assert table["b"].dims == ("trial",)
+        assert table["a"].values.tolist() == [1, 2, 1]
+
+
+def test_static_axes_are_given_as_they_are_and_everything_stays_in_its_place():
+    seen = set()
+
+    def trial(h, key):
+        seen.add((h["shape"], h["name"]))
+        assert isinstance(h["x"], jax.core.Tracer)
+        return jnp.ones(h["shape"]).sum() * h["x"] + {"plus": 1000, "minus": -1000}[h["name"]]
+
+    axes = {"x": [1.0, 2.0], "shape": [(2,), (3, 2)], "y": [0, 1], "name": ["plus", "minus"]}
+    table = jf.sweep(trial, axes, static=("shape", "name"), batch=3)
+    assert table["value"].dims == ("x", "shape", "y", "name", "seed")
+    assert table["shape"].values.tolist() == ["(2,)", "(3, 2)"]
+    for x, name in itertools.product([1.0, 2.0], ["plus", "minus"]):
+        for shape, size in (("(2,)", 2), ("(3, 2)", 6)):
+            cell = table.sel(x=x, shape=shape, name=name, y=0, seed=0)["value"]
+            assert cell.item() == size * x + (1000 if name == "plus" else -1000)
+    assert seen == set(itertools.product([(2,), (3, 2)], ["plus", "minus"]))
+
+
+def test_static_samples_share_a_program_where_they_are_alike():
+    traces = []
+
+    def trial(h, key):
+        traces.append(h["n"])
+        return h["x"] * h["n"]
+
+    axes = [{"x": float(i), "n": n} for i, n in enumerate([2, 3, 2, True, 1])]
+    table = jf.sweep(trial, axes, static=["n"])
+    assert table["value"].values[:, 0].tolist() == [0, 3, 4, 3, 4]
+    assert {(type(n), n) for n in traces} == {(int, 2), (int, 3), (bool, True), (int, 1)}
+
+
+def test_1_and_true_are_programs_of_their_own():
+    trial = lambda h, key: jnp.asarray(10.0 if h["flag"] is True else 1.0) * h["x"]
+    table = jf.sweep(trial, [{"x": 1.0, "flag": 1}, {"x": 1.0, "flag": True}], static="flag")
+    assert table["value"].values[:, 0].tolist() == [1, 10]
+
+
+def test_a_trajectory_keeps_time_record_and_end_and_divergence_leaves_what_was_finite():
+    rates = np.array([0.5, 1.5, 1e60])
+    table = jf.sweep(descent, {"learning_rate": rates}, seeds=2)
+    assert table["values"].dims == ("learning_rate", "seed", "time", "values_1")
+    assert table["times"].dims == ("learning_rate", "time")
+    np.testing.assert_allclose(table["times"], rates[:, None] * np.array([0, 2, 4, 6, 8]), rtol=1e-15)
+    expected = np.array([1.0, 2.0]) * (1 - rates[:2, None, None]) ** np.array([0, 2, 4, 6, 8])[:, None]
+    np.testing.assert_allclose(table["values"].values[:2, 0], expected, rtol=1e-12)
+    assert table["diverged"].values.tolist() == [[False, False], [False, False], [True, True]]
+    lost = table["values"].sel(learning_rate=1e60)
+    assert np.isfinite(lost).all(("seed", "values_1")).values.tolist() == [True, True, True, False, False]
+    assert np.isnan(lost.values[:, 3:]).all()
+    assert (table["status"].values == [[0, 0], [0, 0], [2, 2]]).all()
+    assert np.isfinite(table["stopped"]).all()
+    assert table["times"].attrs["units"] == "steps × learning rate"
+
+
+def test_time_is_a_coordinate_where_all_trials_share_it():
+    loss = lambda x: 0.5 * jnp.sum(x**2)
+    times = jnp.linspace(0.0, 1.0, 5)
+
+    def trial(h, key):
+        flow = jf.integrate(jf.dynamics.gradient_flow(loss), h["scale"] * jnp.ones(2), times, record=loss)
+        return {
+            "flow": flow,
+            "gap": jf.compare(flow, flow),
+            "first": jnp.arange(5),
+            "other": jnp.zeros((3, 5)),
+        }
+
+    table = jf.sweep(trial, {"scale": [1.0, 2.0]})
+    assert table.indexes["time"].tolist() == [0, 0.25, 0.5, 0.75, 1]
+    np.testing.assert_allclose(table["flow.values"].sel(time=1.0, scale=2.0), 4 * np.exp(-2), rtol=1e-4)
+    assert table["gap.distance"].dims == ("scale", "seed", "time")
+    assert table["first"].dims == ("scale", "seed", "first_0")
+    assert table["other"].dims == ("scale", "seed", "other_0", "other_1")
+
+
+def test_two_clocks_of_different_lengths_are_two_dimensions():
+    trial = lambda h, key: {
+        "a": {"times": jnp.arange(3.0), "x": jnp.zeros((3, 2))},
+        "b": {"times": h["r"] * jnp.arange(4.0), "x": jnp.zeros(4)},
+    }
+    table = jf.sweep(trial, {"r": [1.0, 2.0]})
+    assert table["a.x"].dims == ("r", "seed", "a.time", "a.x_1")
+    assert table["a.time"].values.tolist() == [0, 1, 2]
+    assert table["b.x"].dims == ("r", "seed", "b.time")
+    assert table["b.times"].values.tolist() == [[0, 1, 2, 3], [0, 2, 4, 6]]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_number_that_is_not_finite_means_diverged_unless_the_trial_says(own):
+    def trial(h, key):
+        result = {"passage": jnp.where(h["x"] > 1, jnp.inf, h["x"]), "other": h["x"], "count": jnp.int32(3)}
+        return result | ({"diverged": h["x"] < 1} if own else {})
+
+    table = jf.sweep(trial, {"x": [0.5, 1.0, 2.0]}).isel(seed=0)
+    if own:
+        assert table["diverged"].values.tolist() == [True, False, False]
+        np.testing.assert_array_equal(table["passage"], [np.nan, 1, np.inf])
+        np.testing.assert_array_equal(table["other"], [np.nan, 1, 2])
+    else:
+        assert table["diverged"].values.tolist() == [False, False, True]
+        np.testing.assert_array_equal(table["other"], [0.5, 1, np.nan])
+    assert table["count"].values.tolist() == [3, 3, 3]
+
+
+def test_a_run_stopped_by_its_event_has_not_diverged():
+    loss = lambda x: 0.5 * jnp.sum(x**2)
+    times = jnp.linspace(0.0, 4.0, 5)
+
+    def trial(h, key):
+        event = jf.gradient_norm_below(0.3)
+        flow = jf.dynamics.gradient_flow(loss)
+        return jf.integrate(flow, h["x"] * jnp.ones(1), times, event=event, record=loss)
+
+    table = jf.sweep(trial, {"x": [1.0, 100.0]}).isel(seed=0)
+    assert not table["diverged"].any()
+    assert np.isnan(table["values"].values[0]).any()
+
+
+def test_the_dataset_survives_netcdf(tmp_path):
+    axes = {"learning_rate": [0.5, 1e60], "kind": ["a", "b"]}
+    table = jf.sweep(lambda h, key: descent(h, key), axes, seeds=2, static=["kind"])
+    table.to_netcdf(tmp_path / "sweep.nc")
+    with xarray.open_dataset(tmp_path / "sweep.nc") as read:
+        assert read.equals(table)
+        assert json.loads(read.attrs["settings"])["axes"] == {"learning_rate": 2, "kind": 2}
+        assert read.attrs["version_jax"] == jax.__version__
+        assert read.attrs["wall_time_per_trial"] > 0
+        assert read.attrs["float64"] == 1
+        assert read["learning_rate"].attrs["units"] == "time a step"
+
+
+def test_small_floats_are_kept_as_float32_and_flags_and_integers_as_they_are():
+    trial = lambda h, key: {
+        "half": h["x"].astype(jnp.bfloat16),
+        "flag": h["x"] > 1,
+        "count": jnp.uint8(3),
+    }
+    table = jf.sweep(trial, {"x": [1.0, 1.5]})
+    assert table["half"].dtype == np.float32
+    assert table["half"].values.ravel().tolist() == [1, 1.5]
+    assert table["flag"].values.ravel().tolist() == [False, True]
+    assert table["count"].dtype == np.uint8
+
+
+def test_arrays_of_the_trial_itself_are_arguments():
+    traces = []
+
+    def trial(data, h, key):
+        traces.append(1)
+        return (data["x"] * h["scale"]).sum()
+
+    for data in ({"x": jnp.arange(4.0)}, {"x": jnp.ones(4)}):
+        table = jf.sweep(jax.tree_util.Partial(trial, data), {"scale": [1.0, 2.0]})
+        assert table["value"].values.ravel().tolist() == [data["x"].sum(), 2 * data["x"].sum()]
+    assert len(traces) == 2  # once by itself, once vmapped
+
+
+def test_results_that_would_fill_the_memory_stay_on_disk(tmp_path, monkeypatch):
+    trial = lambda h, key: {"x": h["a"] * jnp.ones(100), "n": jnp.int32(1)}
+    axes = {"a": np.arange(50.0)}
+    monkeypatch.setattr(running, "physical_memory", lambda: 10_000)
+    with pytest.raises(ValueError, match=r"directory must be given: the results take .* GiB"):
+        jf.sweep(trial, axes)
+    table = jf.sweep(trial, axes, directory=tmp_path, batch=7)
+    array = table["x"].values
+    while array is not None and not isinstance(array, np.memmap):
+        array = array.base
+    assert array is not None
+    np.testing.assert_array_equal(table["x"].values[:, 0], np.arange(50.0)[:, None] * np.ones(100))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["batches", "lock", "manifest.json"]
+
+
+def test_a_batch_that_needs_too_much_memory_is_made_smaller(monkeypatch):
+    from jaxflow.sweeps import program
+
+    def trial(h, key):
+        table = jnp.outer(jnp.arange(200.0), jnp.arange(200.0) * h["a"])  # 320 kB a lane
+        return jnp.linalg.norm(jnp.sin(table) @ jnp.cos(table))
+
+    axes = {"a": np.linspace(0, 1, 64)}
+    whole = jf.sweep(trial, axes, mesh=Mesh(np.array(jax.devices()[:1]), ("d",)))
+    monkeypatch.setattr(program, "_memory_of_device", lambda: 20e6)
+    sizes, run = [], program.Program.run
+    monkeypatch.setattr(
+        program.Program, "run", lambda self, t, size: sizes.append(size) or run(self, t, size)
+    )
+    parts = jf.sweep(trial, axes, mesh=Mesh(np.array(jax.devices()[:1]), ("d",)))
+    assert 1 <= sizes[0] < 32
+    np.testing.assert_allclose(parts["value"], whole["value"], rtol=1e-12)
+
+
+def test_the_bar_counts_trials_and_divergence_on_a_terminal_only(monkeypatch):
+    class Terminal(io.StringIO):
+        terminal = True
+
+        def isatty(self):
+            return self.terminal
+
+    for terminal, wanted in itertools.product([True, False], [True, False]):
+        screen = Terminal()
+        screen.terminal = terminal
+        monkeypatch.setattr(sys, "stderr", screen)
+        jf.sweep(descent, {"learning_rate": [0.5, 1e60]}, seeds=3, progress=wanted)
+        shown = screen.getvalue()
+        if terminal and wanted:
+            assert "6/6" in shown
+            assert "trials/s" in shown
+            assert "diverged=3" in shown
+        else:
+            assert shown == ""
+
+
+def refused(error, match, trial, axes, **settings):
+    with pytest.raises(error, match=match) as caught:
+        jf.sweep(trial, axes, **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("axes", "error", "match"),
+    [
+        ({}, ValueError, "axes must name at least one hyperparameter"),
+        ([], ValueError, "empty list"),
+        (3, TypeError, "axes must be a dict from names to values"),
+        (np.ones((3, 2)), TypeError, "NumPy array with named fields"),
+        ({"a": []}, ValueError, r"axes\['a'\] must hold at least one value"),
+        ({"a": 0.1}, TypeError, r"axes\['a'\] must be a sequence of values, got 0.1"),
+        ({"a": "adam"}, TypeError, r"axes\['a'\] must be a sequence of values, got 'adam'"),
+        ({"a": {1, 2}}, TypeError, "must be a sequence"),
+        ({"a": [1, 2, 1]}, ValueError, r"axes\['a'\] must not hold a value twice, got 1 again"),
+        ({"a": [1, 1.0]}, ValueError, "twice"),
+        ({"a": [1.0, float("nan")]}, ValueError, r"axes\['a'\] must not hold NaN"),
+        ({"a": ["x", "y"]}, TypeError, r"axes\['a'\] must hold numbers, got 'x'; name it in static="),
+        ({"a": [1.0, None]}, TypeError, r"must hold numbers, got None"),
+        ({"a": np.ones((2, 2))}, TypeError, r"axes\['a'\] must hold numbers"),
+        ({"a": [1j]}, TypeError, "must hold numbers"),
+        ({"seed": [1, 2]}, ValueError, "axes must not be named 'seed'"),
+        ({"time": [1, 2]}, ValueError, "axes must not be named 'time'"),
+        ({1: [1, 2]}, TypeError, "named by strings, got the name 1"),
+        ([{"a": 1}, {"b": 1}], ValueError, r"sample 1 has \['b'\] and sample 0 \['a'\]"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,
+)
+def test_bad_axes_are_refused(axes, error, match):
+    refused(error, match, lambda h, key: 1.0, axes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"seeds": 0}, ValueError, "seeds must be an integer at least 1"),
+        ({"seeds": 2.0}, TypeError, "seeds must be an integer"),
+        ({"batch": 0}, ValueError, "batch must be"),
+        ({"key": 3}, TypeError, "key must be a random key"),
+        ({"static": ["rate"]}, ValueError, "static must be one of a, b; got 'rate'"),
+        ({"mesh": 4}, TypeError, "mesh must be a jax.sharding.Mesh"),
+        ({"mesh": Mesh(np.array([]), ("x",))}, ValueError, "mesh must have a device of this process"),
+    ],
+    ids=["no seeds", "seeds", "batch", "key", "static", "mesh", "empty mesh"],
+)
+def test_bad_settings_are_refused(settings, error, match):
+    refused(error, match, place, {"a": [1], "b": [2]}, **settings)
+
+
+def test_unhashable_static_values_are_refused():
+    refused(TypeError, r"must be hashable, got \[1\]", place, {"a": [[1], [2]], "b": [1]}, static=["a"])
+
+
+def test_a_trial_that_is_no_function_is_refused():
+    refused(TypeError, "trial must be a function", 3, {"a": [1]})
+
+
+def test_a_trial_that_needs_a_concrete_value_is_told_which():
+    def branches(h, key):
+        return jnp.zeros(()) if h["b"] > 0 else h["a"]
+
+    def counts(h, key):
+        return jnp.zeros(h["b"]).sum() + h["a"]
+
+    def checks(h, key):
+        loss = lambda x: 0.5 * jnp.sum(x**2)
+        return jf.iterate(jf.optim.gd(h["a"]), loss, jnp.ones(1), steps=h["b"]).params
+
+    for trial in (branches, counts, checks):
+        refused(
+            TypeError, r"needs the concrete value of 'b'.* static=\('b',\)", trial, {"a": [0.5], "b": [1, 2]}
+        )
+
+    def both(h, key):
+        return float(h["a"]) + float(h["b"]) + jnp.zeros(())
+
+    refused(TypeError, r"'a' and 'b'.* static=\('a', 'b'\)", both, {"a": [0.5], "b": [1], "c": [2]})
+
+
+def test_an_error_of_the_trial_itself_is_left_as_it_is():
+    def trial(h, key):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        jf.sweep(trial, {"a": [1.0]})
+
+
+def test_trials_that_do_not_agree_in_what_they_return_are_refused():
+    trial = lambda h, key: {"x": jnp.zeros(h["n"]) + h["a"]}
+    axes = {"a": [1.0], "n": [2, 3]}
+    refused(
+        ValueError,
+        r"for \{'n': 2\} and \{'n': 3\} 'x' is float64\[2\] and float64\[3\]",
+        trial,
+        axes,
+        static="n",
+    )
+    trial = lambda h, key: {"x": h["a"], **({"y": h["a"]} if h["n"] == 3 else {})}
+    refused(ValueError, "only one of them returns 'y'", trial, axes, static="n")
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "match"),
+    [
+        ({}, TypeError, "at least one array"),
+        ({"a": 1.0}, ValueError, "trial must not return 'a', as an axis has that name"),
+        ({"x": {"y": 1.0}, "x.y": 2.0}, ValueError, "'x.y' again"),
+        ({"diverged": np.ones(2, bool)}, TypeError, "one flag as 'diverged'"),
+        ({"diverged": 1.0, "x": 1.0}, TypeError, "one flag as 'diverged'"),
+        ({"key": jax.random.key(0)}, TypeError, "'key' holds keys"),
+        ({"x": "text"}, TypeError, "'x'.* 'text'"),
+    ],
+    ids=["nothing", "collision", "twice", "flags", "no flag", "keys", "text"],
+)
+def test_results_that_no_dataset_can_hold_are_refused(result, error, match):
+    refused(error, match, lambda h, key: result, {"a": [1.0, 2.0]})
