@@ -98,13 +98,13 @@ def _size(program: Program, group: int, store: Store | None, wanted: int | None)
 def _batch(program, group: int, index: int, size: int, store: Store | None, results: Results, bar) -> bool:
     """One batch into the results; `False` while another process runs it."""
     trials = _trials(program, index, size)
-    batch = None if store is None else store.read(group, index)
-    if batch is not None and not bar.disable:  # what is only read does not count for the trials a second
-        bar.initial += trials.size
-        bar.last_print_n += trials.size
-    if batch is None and store is None:
+    if store is None:
         batch = _computed(program, trials, size)
-    elif batch is None:
+    elif (batch := store.read(group, index)) is not None:
+        if not bar.disable:  # what is only read does not count for the trials a second
+            bar.initial += trials.size
+            bar.last_print_n += trials.size
+    else:
         with store.claim(group, index) as mine:
             if not mine:
                 return False

@@ -1,0 +1,129 @@
+"""Scales of a sweep's axes and colours: linear or logarithmic, where cells end, which values get a tick."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FEW = 8  # as many values are labelled one by one
+CHARACTER, LINE = 0.085, 0.19  # inches a tick label takes
+
+
+class Scale(NamedTuple):
+    """The values of one hyperparameter along an axis: numbers, or names at 0, 1, 2, …"""
+
+    label: str
+    points: np.ndarray
+    log: bool
+    names: list[str] | None = None
+    sampled: bool = False  # drawn at random, so no values to put ticks at
+
+    @classmethod
+    def of(cls, coordinate: Any, sampled: bool = False) -> "Scale":
+        """The scale of a coordinate, an `xarray.DataArray` of one dimension."""
+        values, label = coordinate.values, labelled(coordinate)
+        if not is_numeric(coordinate):
+            return cls(label, np.arange(float(values.size)), False, [str(value) for value in values])
+        values = values.astype(float)
+        return cls(label, values, is_geometric(values), sampled=sampled)
+
+    def edges(self) -> np.ndarray:
+        """Where the cells around the sorted points meet: half-way, on a log axis half-way in the logarithm."""
+        points = np.log(self.points) if self.log else self.points
+        middle = (points[1:] + points[:-1]) / 2
+        edges = np.concatenate([[2 * points[0] - middle[0]], middle, [2 * points[-1] - middle[-1]]])
+        return np.exp(edges) if self.log else edges
+
+    def put(self, ax: Any, which: str) -> None:
+        """Name the axis `which`, "x" or "y", and make it logarithmic if it is; before anything is drawn."""
+        ax.set(**{f"{which}label": self.label, f"{which}scale": "log" if self.log else "linear"})
+
+    def tick(self, ax: Any, which: str) -> None:
+        """Ticks at the values, as many of them labelled as fit; when all is drawn and the limits stand."""
+        axis, at = getattr(ax, f"{which}axis"), np.unique(self.points)
+        if self.names is None and (at.size > FEW or at.size == self.points.size) and self.sampled:
+            return round_ticks(axis, at[-1] / at[0]) if self.log else None
+        if self.names is None and at.size > FEW and not self.log:
+            return None
+        labels = self.names or [compact(value) for value in at]
+        step = next(k for k in range(1, at.size + 1) if _fit(ax, which, at[::k], labels[::k]))
+        if self.names and which == "x" and step > 1:
+            axis.set_ticks(at, labels, rotation=30, ha="right", rotation_mode="anchor")
+        else:
+            axis.set_ticks(at[::step], labels[::step])
+            axis.set_ticks([] if self.names else at, minor=True)
+            _unlabelled(axis)
+        return None
+
+
+def is_numeric(coordinate: Any) -> bool:
+    """Whether an array holds numbers, not names or truth values."""
+    return coordinate.dtype.kind in "iuf"
+
+
+def is_geometric(values: np.ndarray) -> bool:
+    """Positive numbers over a factor of ten or more, more evenly spaced in their logarithm than as they are."""
+    ordered = np.sort(values)
+    if not (ordered[0] > 0 and ordered[-1] > 9.999 * ordered[0]):
+        return False
+    return _unevenness(np.log(ordered)) <= _unevenness(ordered)
+
+
+def spans_decades(values: np.ndarray) -> bool:
+    """Whether results, NaN left out, are better told apart in their logarithm: positive and over a factor of 30."""
+    seen = values[np.isfinite(values)]
+    return bool(seen.size and seen.min() > 0 and seen.max() > 30 * seen.min())
+
+
+def colours(values: np.ndarray, shares: bool = False) -> Any:
+    """The norm from values to colours; of shares always 0 to 1."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    seen = values[np.isfinite(values)]
+    if shares or not seen.size:
+        return Normalize(0, 1)
+    return (LogNorm if spans_decades(values) else Normalize)(seen.min(), seen.max())
+
+
+def round_ticks(axis: Any, span: float) -> None:
+    """Ticks of a logarithmic axis at 1, 10, 100, … and, where it spans few decades, between."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axis.set_major_locator(
+        LogLocator(subs=(1.0,) if span >= 1000 else (1.0, 3.0) if span >= 50 else (1.0, 2.0, 5.0))
+    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    _unlabelled(axis)
+
+
+def labelled(array: Any) -> str:
+    """The name of a coordinate or variable as a label, with its units if it says any."""
+    units = array.attrs.get("units")
+    return str(array.name).replace("_", " ") + (f" ({units})" if units else "")
+
+
+def compact(value: float) -> str:
+    """A number as a tick label: 0.02, 4, 1e-05."""
+    text = f"{value:g}"
+    return text if len(text) <= 7 else f"{value:.3g}"
+
+
+def _unevenness(ordered: np.ndarray) -> float:
+    """How far sorted numbers are from evenly spaced ones, as a fraction of what they span."""
+    at = (ordered - ordered[0]) / (ordered[-1] - ordered[0])
+    return float(np.abs(at - np.linspace(0, 1, at.size)).max())
+
+
+def _fit(ax: Any, which: str, at: np.ndarray, labels: list[str]) -> bool:
+    """Whether labels at these places stand clear of one another."""
+    ax.autoscale_view()  # brings the limits up to date
+    pixels = getattr(ax, f"get_{which}axis_transform")().transform(np.column_stack([at, at]))
+    gaps = np.diff(pixels[:, "xy".index(which)]) / ax.get_figure().dpi
+    widths = np.array([len(label) for label in labels])
+    needed = LINE if which == "y" else CHARACTER * (1.5 + (widths[1:] + widths[:-1]) / 2)
+    return bool(np.all(np.abs(gaps) >= needed))
+
+
+def _unlabelled(axis: Any) -> None:
+    from matplotlib.ticker import NullFormatter
+
+    axis.set_minor_formatter(NullFormatter())
