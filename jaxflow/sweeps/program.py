@@ -27,6 +27,7 @@ class Settings(NamedTuple):
     fixed: tuple[tuple[str, type, Any], ...]
     names: tuple[str, ...]
     mesh: Mesh | None = None
+    over_seeds: bool = False  # whether the devices share the seeds out, not the cells
 
 
 def _call(settings: Settings, dynamic: list, column: dict[str, Any], key: jax.Array) -> PyTree:
@@ -42,15 +43,24 @@ def _one(settings: Settings, dynamic, column, key):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _batch(settings: Settings, dynamic, columns, seeds, key):
+    """All pairs of some cells and some seeds; leaves (cells, seeds, …).
+
+    What a trial makes of its key alone, such as the draw of a mini-batch, is then made once for all cells.
+    """
+
     def lanes(dynamic, columns, seeds, key):
-        run = lambda column, seed: named(_call(settings, dynamic, column, jax.random.fold_in(key, seed)))
-        return jax.vmap(run)(columns, seeds)
+        run = lambda column, key: named(_call(settings, dynamic, column, key))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
+        return jax.vmap(jax.vmap(run, (None, 0)), (0, None))(columns, keys)
 
     if settings.mesh is not None:
         # Each device runs lanes of its own: left to the partitioner, loops would wait for one another.
         split, whole = PartitionSpec(settings.mesh.axis_names), PartitionSpec()
-        specs = (whole, split, split, whole)
-        lanes = jax.shard_map(lanes, mesh=settings.mesh, in_specs=specs, out_specs=split, check_vma=False)
+        inner, out = (
+            ((whole, split), PartitionSpec(None, *split)) if settings.over_seeds else ((split, whole), split)
+        )
+        specs = (whole, *inner, whole)
+        lanes = jax.shard_map(lanes, mesh=settings.mesh, in_specs=specs, out_specs=out, check_vma=False)
     return lanes(dynamic, columns, seeds, key)
 
 
@@ -66,6 +76,17 @@ def _remembered(key: tuple, make: Callable[[], Any]) -> Any:
     return _KNOWN[key]
 
 
+class Block(NamedTuple):
+    """Some cells, by number, with some seeds: what one batch runs."""
+
+    cells: np.ndarray
+    seeds: np.ndarray
+
+    def places(self, seeds: int) -> np.ndarray:
+        """Where its trials stand among all of the sweep, which has so many seeds."""
+        return (self.cells[:, None] * seeds + self.seeds[None]).ravel()
+
+
 class Program:
     """The program of one group of cells."""
 
@@ -75,9 +96,10 @@ class Program:
         # Numbers and arrays of the trial itself (a `jax.tree_util.Partial`) are arguments too.
         self.dynamic, functions = partition(trial)
         fixed = tuple((name, type(value), value) for name, value in group.fixed)
-        self.settings = Settings(functions, fixed, tuple(design.axes), mesh)
         self.design, self.group, self.seeds, self.key = design, group, seeds, key
         self.devices = 1 if mesh is None else mesh.devices.size
+        over_seeds = group.cells.size < min(self.devices, seeds)
+        self.settings = Settings(functions, fixed, tuple(design.axes), mesh, over_seeds)
         self.shared = self.dynamic, key
         if mesh is not None:
             self.shared = jax.device_put(self.shared, NamedSharding(mesh, PartitionSpec()))
@@ -87,10 +109,19 @@ class Program:
         """The number of trials of the group."""
         return self.group.cells.size * self.seeds
 
-    def places(self, trials: np.ndarray) -> np.ndarray:
-        """Where some trials of the group stand among all trials of the sweep."""
-        cells, seeds = np.divmod(trials, self.seeds)
-        return self.group.cells[cells] * self.seeds + seeds
+    def shape(self, size: int) -> tuple[int, int]:
+        """The cells and seeds of a batch of so many trials: all seeds, if there is room, of some cells."""
+        seeds = min(self.seeds, size)
+        return min(self.group.cells.size, size // seeds), seeds
+
+    def blocks(self, size: int) -> list[Block]:
+        """The batches, all of one shape but for the last cells and the last seeds."""
+        cells, seeds = self.shape(size)
+        return [
+            Block(self.group.cells[i : i + cells], np.arange(j, min(j + seeds, self.seeds)))
+            for i in range(0, self.group.cells.size, cells)
+            for j in range(0, self.seeds, seeds)
+        ]
 
     def trace(self) -> Any:
         """One trial traced, by itself; `TypeError` where it needs a hyperparameter's concrete value."""
@@ -133,8 +164,8 @@ class Program:
         """Compile a batch of that size, if it is not yet; bytes a device needs for it, 0 where not told."""
 
         def analysed() -> int:
-            trials = np.zeros(self._padded(size), np.int64)
-            used = _batch.lower(*self._arguments(trials)).compile().memory_analysis()
+            first = self._padded(self.blocks(size)[0], size)
+            used = _batch.lower(*self._arguments(first)).compile().memory_analysis()
             return 0 if used is None else used.temp_size_in_bytes + used.output_size_in_bytes
 
         return _remembered(self._key(size), analysed)
@@ -144,34 +175,43 @@ class Program:
         column = self.design.columns(self.group.cells[:1])
         leaves = [*self.dynamic, *column.values(), self.key]
         shapes = tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
-        return self.settings, size, shapes, bool(jax.config.read("jax_enable_x64"))
+        return self.settings, size and self._lanes(size), shapes, bool(jax.config.read("jax_enable_x64"))
 
     def batch_size(self, wanted: int) -> int:
         """The trials a batch may hold: those wanted, or fewer where the compiled program needs too much memory."""
-        size, budget = self._padded(min(wanted, self.trials)), _memory_of_device() / 2
+        size, budget = min(wanted, self.trials), _memory_of_device() / 2
         while (need := self.compile(size)) > budget and size > self.devices:
-            size = max(int(0.9 * size * budget / need) // self.devices, 1) * self.devices
+            size = max(int(0.9 * size * budget / need), self.devices)
         return size
 
-    def run(self, trials: np.ndarray, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Some trials of the group, by number, as a batch of `size`: their arrays, and which diverged."""
-        # The last batch is filled up, as another size would compile anew.
-        filled = np.resize(trials, self._padded(size))
-        arrays, diverged = jax.device_get(_batch(*self._arguments(filled)))
-        return {name: array[: trials.size] for name, array in arrays.items()}, diverged[: trials.size]
+    def run(self, block: Block, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The trials of a block, one of those of this size: their arrays, and which diverged."""
+        found = jax.device_get(_batch(*self._arguments(self._padded(block, size))))
+        kept = block.cells.size, block.seeds.size
+        flat = lambda array: array[: kept[0], : kept[1]].reshape(kept[0] * kept[1], *array.shape[2:])
+        return jax.tree.map(flat, found)
 
-    def _padded(self, size: int) -> int:
-        """The next multiple of the number of devices."""
-        return -(-size // self.devices) * self.devices
+    def _lanes(self, size: int) -> tuple[int, int]:
+        """The cells and seeds of a batch as it is run: those shared out, a multiple of the devices."""
+        lanes = list(self.shape(size))
+        split = int(self.settings.over_seeds)
+        lanes[split] = -(-lanes[split] // self.devices) * self.devices
+        return lanes[0], lanes[1]
 
-    def _arguments(self, trials: np.ndarray) -> tuple:
-        cells, seeds = np.divmod(trials, self.seeds)
-        columns = self.design.columns(self.group.cells[cells]), seeds
+    def _padded(self, block: Block, size: int) -> Block:
+        """The last blocks are filled up, as another shape would compile anew."""
+        return Block(*(np.resize(part, n) for part, n in zip(block, self._lanes(size), strict=True)))
+
+    def _arguments(self, block: Block) -> tuple:
+        columns, seeds = self.design.columns(block.cells), block.seeds
         if self.settings.mesh is not None:
             split = NamedSharding(self.settings.mesh, PartitionSpec(self.settings.mesh.axis_names))
-            columns = jax.device_put(columns, split)
+            if self.settings.over_seeds:
+                seeds = jax.device_put(seeds, split)
+            else:
+                columns = jax.device_put(columns, split)
         dynamic, key = self.shared
-        return self.settings, dynamic, *columns, key
+        return self.settings, dynamic, columns, seeds, key
 
 
 def _advice(forced: list[str], error: Exception) -> str:

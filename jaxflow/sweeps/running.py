@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from jaxflow.sweeps import processes
 from jaxflow.sweeps.layout import Layout
-from jaxflow.sweeps.program import Program, physical_memory
+from jaxflow.sweeps.program import Block, Program, physical_memory
 from jaxflow.sweeps.store import Batch, Store
 
 # Batches by default: a sixteenth of the trials, as a kill loses the batch in flight, but enough lanes to be worth
@@ -65,21 +65,14 @@ def run(
 ) -> int:
     """This process's batches of a group; returns their size."""
     size = _size(program, group, store, wanted)
-    pending = [i for i in range(_count(program, size)) if processes.owner(group, i) == jax.process_index()]
+    blocks = dict(enumerate(program.blocks(size)))
+    pending = [i for i in blocks if processes.owner(group, i) == jax.process_index()]
     while pending:
-        held = [index for index in pending if not _batch(program, group, index, size, store, results, bar)]
+        held = [i for i in pending if not _batch(program, group, i, blocks[i], size, store, results, bar)]
         if len(held) == len(pending):
             time.sleep(PATIENCE)
         pending = held
     return size
-
-
-def _count(program: Program, size: int) -> int:
-    return -(-program.trials // size)
-
-
-def _trials(program: Program, index: int, size: int) -> np.ndarray:
-    return np.arange(index * size, min((index + 1) * size, program.trials))
 
 
 def _size(program: Program, group: int, store: Store | None, wanted: int | None) -> int:
@@ -95,33 +88,35 @@ def _size(program: Program, group: int, store: Store | None, wanted: int | None)
     return wanted if store is None else store.size(group, wanted)
 
 
-def _batch(program, group: int, index: int, size: int, store: Store | None, results: Results, bar) -> bool:
+def _batch(
+    program, group, index, block: Block, size: int, store: Store | None, results: Results, bar
+) -> bool:
     """One batch into the results; `False` while another process runs it."""
-    trials = _trials(program, index, size)
+    places = block.places(program.seeds)
     if store is None:
-        batch = _computed(program, trials, size)
+        batch = _computed(program, block, size)
     elif (batch := store.read(group, index)) is not None:
         if not bar.disable:  # what is only read does not count for the trials a second
-            bar.initial += trials.size
-            bar.last_print_n += trials.size
+            bar.initial += places.size
+            bar.last_print_n += places.size
     else:
         with store.claim(group, index) as mine:
             if not mine:
                 return False
             batch = store.read(group, index, quiet=True)
             if batch is None:
-                batch = _computed(program, trials, size)
+                batch = _computed(program, block, size)
                 store.write(group, index, batch)
-    results.put(program.places(trials), batch)
-    bar.update(trials.size)
+    results.put(places, batch)
+    bar.update(places.size)
     bar.set_postfix(diverged=int(results.diverged.sum()))
     return True
 
 
-def _computed(program: Program, trials: np.ndarray, size: int) -> Batch:
+def _computed(program: Program, block: Block, size: int) -> Batch:
     program.compile(size)  # outside of the time it takes
     began = time.perf_counter()
-    arrays, diverged = program.run(trials, size)
+    arrays, diverged = program.run(block, size)
     return Batch(arrays, diverged, time.perf_counter() - began)
 
 
@@ -140,8 +135,8 @@ def together(programs: list[Program], sizes: list[int], store: Store | None, res
     processes.wait()
     owners = np.zeros(results.diverged.size, np.int32)
     for group, (program, size) in enumerate(zip(programs, sizes, strict=True)):
-        for index in range(_count(program, size)):
-            places, owner = program.places(_trials(program, index, size)), processes.owner(group, index)
+        for index, block in enumerate(program.blocks(size)):
+            places, owner = block.places(program.seeds), processes.owner(group, index)
             owners[places] = owner
             if store is not None and owner != jax.process_index():
                 batch = store.read(group, index)

@@ -43,7 +43,7 @@ def sweep(
     - `axes`: a dict from names to values, of which all combinations are run; or samples, a list of dicts or a NumPy
       array with named fields, such as `jf.sweeps.sample` draws.
     - `seeds`: runs of each combination. Seed s has the key `fold_in(key, s)` everywhere, so combinations share their
-      randomness. `key`: default `jax.random.key(0)`.
+      randomness, and what a trial draws from its key alone is drawn once for all. `key`: default `jax.random.key(0)`.
     - `static`: names of axes that change the program (a width, an optimizer, a number of steps): the trial gets
       their values as they are, and is compiled once for each combination of them. All other axes hold numbers,
       which are traced: one compilation.
