@@ -129,7 +129,8 @@ def _axis(name: str, values: Any, static: bool) -> Axis:
     array = isinstance(values, (np.ndarray, jax.Array))
     if isinstance(values, (str, bytes)) or not (isinstance(values, Sequence) or (array and values.ndim)):
         raise TypeError(f"axes[{name!r}] must be a sequence of values, got {values!r}.")
-    listed = [v.item() if isinstance(v, np.generic) else v for v in values]
+    plain = lambda v: v.item() if isinstance(v, np.generic) else v
+    listed = np.asarray(values).tolist() if array else [plain(v) for v in values]
     if not listed:
         raise ValueError(f"axes[{name!r}] must hold at least one value, got none.")
     numbers = np.asarray(values) if array else _numbers(listed)

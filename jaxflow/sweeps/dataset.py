@@ -80,9 +80,10 @@ def _units(name: str) -> dict[str, str]:
 def attributes(trial: Callable, settings: dict[str, Any], seconds: float, trials: int) -> dict[str, Any]:
     """What made the dataset, as attributes that every file format holds: text and numbers."""
     made = results.provenance()
-    described = {"git_describe": git_describe(_folder_of(trial))}
+    function = _function_of(trial)
+    described = {"git_describe": git_describe(_folder_of(function))}
     return {
-        "trial": _name_of(trial),
+        "trial": f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}",
         "settings": json.dumps(settings),
         "device": made["device"],
         "float64": int(made["x64"]),
@@ -99,15 +100,11 @@ def _function_of(trial: Any) -> Any:
     return inspect.unwrap(trial) if callable(trial) else trial
 
 
-def _name_of(trial: Any) -> str:
-    function = _function_of(trial)
-    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-
-
-def _folder_of(trial: Any) -> str:
-    """The folder of the trial's source, or the present one."""
+@functools.lru_cache(maxsize=256)
+def _folder_of(function: Any) -> str:
+    """The folder of a function's source, or the present one."""
     try:
-        file = Path(inspect.getfile(_function_of(trial)))
+        file = Path(inspect.getfile(function))
     except (TypeError, OSError):
         file = Path()
     return str(file.parent.resolve() if file.is_file() else Path.cwd())

@@ -1,11 +1,8 @@
 """The loop of a sweep: batch after batch, read where it is finished, run and kept where it is not."""
 
-import os
-import tempfile
+import contextlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -34,11 +31,8 @@ class Results:
                 f"{memory / 2**30:.3g} GiB."
             )
         self.diverged = np.zeros(trials, bool)
-        folder = store.directory if store is not None and 4 * size > memory else None
-        self.arrays = {
-            name: _empty((trials, *variable.shape), variable.dtype, folder)
-            for name, variable in layout.variables.items()
-        }
+        empty = np.empty if store is None or 4 * size < memory else store.scratch
+        self.arrays = {name: empty((trials, *v.shape), v.dtype) for name, v in layout.variables.items()}
 
     def put(self, places: np.ndarray, batch: Batch) -> None:
         """The trials of a batch into their places."""
@@ -46,18 +40,6 @@ class Results:
         self.seconds += batch.seconds
         for name, array in self.layout.masked(batch.arrays, batch.diverged).items():
             self.arrays[name][places] = array
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype, folder: Path | None) -> np.ndarray:
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if folder is None or not size:
-        return np.empty(shape, dtype)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, and a crash later
-        return np.asarray(
-            np.memmap(file, dtype, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
-        )
 
 
 def run(
@@ -120,10 +102,10 @@ def _computed(program: Program, block: Block, size: int) -> Batch:
     return Batch(arrays, diverged, time.perf_counter() - began)
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress(trials: int, wanted: bool) -> Iterator[tqdm]:
     """A bar with trials a second, the time left and the number diverged; quiet where there is no terminal."""
-    quiet = None if wanted else True
+    quiet = None if wanted and jax.process_index() == 0 else True
     with tqdm(total=trials, desc="sweep", unit=" trials", disable=quiet, leave=False) as bar:
         yield bar
 

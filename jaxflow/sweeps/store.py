@@ -11,8 +11,10 @@ import contextlib
 import hashlib
 import io
 import json
+import mmap
 import os
 import re
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -161,7 +163,7 @@ class Store:
             yield True
             return
         path, mine = self.directory / LOCK, True
-        with self._explained(path):
+        with self.explained(path):
             self.directory.mkdir(parents=True, exist_ok=True)
             file = open(path, "ab")  # noqa: SIM115 - closed below, where what fails is not the disk
         with file:
@@ -170,6 +172,17 @@ class Store:
             except (BlockingIOError, PermissionError):
                 mine = False
             yield mine
+
+    def scratch(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An array in a file without a name in the folder, for results larger than memory."""
+        count = int(np.prod(shape, dtype=np.int64))
+        size = max(1, count) * np.dtype(dtype).itemsize
+        with self.explained(self.directory), tempfile.TemporaryFile(dir=self.directory) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, and a crash later
+            else:
+                file.truncate(size)
+            return np.frombuffer(mmap.mmap(file.fileno(), size), dtype)[:count].reshape(shape)
 
     def _path(self, group: int, index: int) -> Path:
         return self.directory / BATCHES / f"{group:04d}-{index:06d}.npz"
@@ -190,11 +203,11 @@ class Store:
         return hashlib.sha256(self.fingerprint.encode() + payload).hexdigest().encode()
 
     def _write(self, path: Path, content: bytes) -> None:
-        with self._explained(path):
+        with self.explained(path):
             results.write(path, content)
 
     @contextlib.contextmanager
-    def _explained(self, path: Path) -> Iterator[None]:
+    def explained(self, path: Path) -> Iterator[None]:
         """Disk trouble, in a sentence that says what is safe."""
         try:
             yield

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import mmap
 import sys
 
 import jax
@@ -223,8 +224,8 @@ def test_results_that_would_fill_the_memory_stay_on_disk(tmp_path, monkeypatch):
         jf.sweep(trial, axes)
     table = jf.sweep(trial, axes, directory=tmp_path, batch=7)
     array = table["x"].values
-    while array is not None and not isinstance(array, np.memmap):
-        array = array.base
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = getattr(array, "base", getattr(array, "obj", None))
     assert array is not None
     np.testing.assert_array_equal(table["x"].values[:, 0], np.arange(50.0)[:, None] * np.ones(100))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["batches", "lock", "manifest.json"]
