@@ -1,5 +1,7 @@
 """What is swept: a grid or a list of samples, split into the numbers one program takes and what compiles anew."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -157,7 +159,7 @@ def _static_axis(name: str, values: list, numbers: np.ndarray | None) -> Axis:
                 f"axes[{name!r}] is static, so its values must be hashable, got {value!r}."
             ) from None
     if numbers is None or numbers.ndim != 1:
-        numbers = np.array([_label(value) for value in values], dtype=object)
+        numbers = np.array(_told_apart(values), dtype=object)
     return Axis(tuple(values), numbers, True)
 
 
@@ -175,7 +177,22 @@ def _numbers(values: list) -> np.ndarray | None:
 def _label(value: Any) -> str:
     """What the dataset shows of a value that is no number."""
     name: Callable | str | None = getattr(value, "__name__", None)
-    return name if isinstance(name, str) else str(value)
+    return name if isinstance(name, str) else re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
+
+
+def _told_apart(values: list) -> list[str]:
+    """Labels; values that differ but look alike are numbered."""
+    kinds = _codes(tuple(values))
+    labels = [_label(value) for value in values]
+    alike = Counter(labels[i] for i in set(kinds.tolist()))
+    seen: dict[str, list[int]] = {}
+    told = []
+    for label, code in zip(labels, kinds.tolist(), strict=True):
+        members = seen.setdefault(label, [])
+        if code not in members:
+            members.append(code)
+        told.append(label if alike[label] == 1 else f"{label} ({members.index(code) + 1})")
+    return told
 
 
 def _codes(values: tuple) -> np.ndarray:

@@ -83,7 +83,7 @@ def named(result: PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
     for path, leaf in jax.tree.leaves_with_path(expanded):
         name = jax.tree_util.keystr(path, simple=True, separator=".") or "value"
         name = f"value.{name}" if name[0].isdigit() else name
-        if name in arrays:
+        if name in arrays or name == "diverged":
             raise ValueError(f"trial must return every array under a name of its own, got {name!r} again.")
         arrays[name] = _array(name, leaf)
     if not arrays:
@@ -94,7 +94,10 @@ def named(result: PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
 
 def _parts(run: Trajectory) -> dict[str, Any]:
     record = dict(run.values) if isinstance(run.values, Mapping) else {"values": run.values}
-    return {"times": run.times} | record | {"status": run.status, "stopped": run.stopped}
+    own = {"times": run.times, "status": run.status, "stopped": run.stopped}
+    for name in {*own, "diverged"} & {*record}:
+        raise ValueError(f"record must not use the name {name!r}, which a trajectory in a sweep has itself.")
+    return record | own
 
 
 def _is_inexact(leaf: Any) -> bool:

@@ -98,8 +98,7 @@ class Program:
         fixed = tuple((name, type(value), value) for name, value in group.fixed)
         self.design, self.group, self.seeds, self.key = design, group, seeds, key
         self.devices = 1 if mesh is None else mesh.devices.size
-        over_seeds = group.cells.size < min(self.devices, seeds)
-        self.settings = Settings(functions, fixed, tuple(design.axes), mesh, over_seeds)
+        self.settings = Settings(functions, fixed, tuple(design.axes), mesh)
         self.shared = self.dynamic, key
         if mesh is not None:
             self.shared = jax.device_put(self.shared, NamedSharding(mesh, PartitionSpec()))
@@ -165,7 +164,7 @@ class Program:
 
         def analysed() -> int:
             first = self._padded(self.blocks(size)[0], size)
-            used = _batch.lower(*self._arguments(first)).compile().memory_analysis()
+            used = _batch.lower(*self._arguments(first, size)).compile().memory_analysis()
             return 0 if used is None else used.temp_size_in_bytes + used.output_size_in_bytes
 
         return _remembered(self._key(size), analysed)
@@ -186,15 +185,20 @@ class Program:
 
     def run(self, block: Block, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The trials of a block, one of those of this size: their arrays, and which diverged."""
-        found = jax.device_get(_batch(*self._arguments(self._padded(block, size))))
+        found = jax.device_get(_batch(*self._arguments(self._padded(block, size), size)))
         kept = block.cells.size, block.seeds.size
         flat = lambda array: array[: kept[0], : kept[1]].reshape(kept[0] * kept[1], *array.shape[2:])
         return jax.tree.map(flat, found)
 
+    def _over_seeds(self, size: int) -> bool:
+        """Whether the devices share out the seeds of a batch, and not its cells."""
+        cells, seeds = self.shape(size)
+        return cells < min(self.devices, seeds)
+
     def _lanes(self, size: int) -> tuple[int, int]:
         """The cells and seeds of a batch as it is run: those shared out, a multiple of the devices."""
         lanes = list(self.shape(size))
-        split = int(self.settings.over_seeds)
+        split = int(self._over_seeds(size))
         lanes[split] = -(-lanes[split] // self.devices) * self.devices
         return lanes[0], lanes[1]
 
@@ -202,16 +206,17 @@ class Program:
         """The last blocks are filled up, as another shape would compile anew."""
         return Block(*(np.resize(part, n) for part, n in zip(block, self._lanes(size), strict=True)))
 
-    def _arguments(self, block: Block) -> tuple:
+    def _arguments(self, block: Block, size: int) -> tuple:
         columns, seeds = self.design.columns(block.cells), block.seeds
         if self.settings.mesh is not None:
             split = NamedSharding(self.settings.mesh, PartitionSpec(self.settings.mesh.axis_names))
-            if self.settings.over_seeds:
+            if self._over_seeds(size):
                 seeds = jax.device_put(seeds, split)
             else:
                 columns = jax.device_put(columns, split)
         dynamic, key = self.shared
-        return self.settings, dynamic, columns, seeds, key
+        settings = self.settings._replace(over_seeds=self._over_seeds(size))
+        return settings, dynamic, columns, seeds, key
 
 
 def _advice(forced: list[str], error: Exception) -> str:
@@ -243,8 +248,11 @@ def physical_memory() -> int:
 def local_mesh(mesh: Mesh | None) -> Mesh | None:
     """This process's devices of a mesh, in one line; `None` for the only default device.
 
-    Raises `TypeError` unless `mesh` is a `jax.sharding.Mesh`, `ValueError` where it has no device here.
+    Raises `TypeError` unless `mesh` is a `jax.sharding.Mesh`, `ValueError` where it has no device here, or another
+    is set around the call, under which JAX runs nothing on these.
     """
+    if not jax.sharding.get_abstract_mesh().empty:
+        raise ValueError("mesh must be given as an argument: call sweep outside of jax.set_mesh.")
     if mesh is None:
         devices = jax.local_devices()
         if len(devices) == 1:

@@ -43,18 +43,21 @@ class Results:
 
 
 def run(
-    program: Program, group: int, store: Store | None, wanted: int | None, results: Results, bar: tqdm
-) -> int:
-    """This process's batches of a group; returns their size."""
-    size = _size(program, group, store, wanted)
-    blocks = dict(enumerate(program.blocks(size)))
-    pending = [i for i in blocks if processes.owner(group, i) == jax.process_index()]
-    while pending:
-        held = [i for i in pending if not _batch(program, group, i, blocks[i], size, store, results, bar)]
-        if len(held) == len(pending):
-            time.sleep(PATIENCE)
-        pending = held
-    return size
+    programs: list[Program], store: Store | None, wanted: int | None, results: Results, bar: tqdm
+) -> list[int]:
+    """This process's batches, group by group; returns their sizes. Batches held by others come last."""
+    sizes, held = [], []
+    for group, program in enumerate(programs):
+        size = _size(program, group, store, wanted)
+        sizes.append(size)
+        for index, block in enumerate(program.blocks(size)):
+            if processes.owner(group, index) == jax.process_index():
+                task = program, group, index, block, size, store, results, bar
+                held += [] if _batch(*task) else [task]
+    while held:
+        time.sleep(PATIENCE)
+        held = [task for task in held if not _batch(*task)]
+    return sizes
 
 
 def _size(program: Program, group: int, store: Store | None, wanted: int | None) -> int:

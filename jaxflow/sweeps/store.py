@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import re
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -51,8 +52,9 @@ class Store:
         self.directory = Path(directory)
         self.identity, self.versions = json.loads(json.dumps(identity)), versions
         self.fingerprint = of_bytes(json.dumps(self.identity, sort_keys=True).encode())
-        if self.directory.exists() and not self.directory.is_dir():
-            raise ValueError(f"directory must be a folder, but {self.directory} is a file.")
+        for folder in (self.directory, *self.directory.parents):
+            if folder.exists() and not folder.is_dir():
+                raise ValueError(f"directory must be a folder, but {folder} is a file.")
         self.sizes = self._open()
 
     def _open(self) -> dict[str, int]:
@@ -106,7 +108,9 @@ class Store:
             sizes[str(info["group"])] = info["size"]
         if sizes or state == "damaged":
             path = self.directory / MANIFEST
-            warnings.warn(f"{path} is {state}; it is written anew from the batches beside it.", stacklevel=6)
+            warnings.warn(
+                f"{path} is {state}; it is written anew from the batches beside it.", stacklevel=_outside()
+            )
         return sizes
 
     def _write_manifest(self, sizes: dict[str, int]) -> None:
@@ -131,13 +135,13 @@ class Store:
         path = self._path(group, index)
         try:
             info, arrays = self._parse(path)
-            if (info["group"], info["index"]) != (group, index):
+            if (info["group"], info["index"], info["size"]) != (group, index, self.sizes[str(group)]):
                 raise ValueError("another batch")
         except FileNotFoundError:
             return None
         except ValueError:
             if not quiet:
-                warnings.warn(f"{path} is damaged; its trials are run again.", stacklevel=6)
+                warnings.warn(f"{path} is damaged; its trials are run again.", stacklevel=_outside())
             return None
         return Batch(arrays, arrays.pop("diverged"), info["seconds"])
 
@@ -147,8 +151,6 @@ class Store:
         payload = _packed(info, batch.arrays | {"diverged": batch.diverged})
         path = self._path(group, index)
         self._write(path, payload + self._digest(payload))
-        for torn in path.parent.glob(f".{path.name}.*"):  # of a process killed while writing
-            torn.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def claim(self, group: int, index: int) -> Iterator[bool]:
@@ -205,6 +207,8 @@ class Store:
     def _write(self, path: Path, content: bytes) -> None:
         with self.explained(path):
             results.write(path, content)
+        for torn in path.parent.glob(f".{path.name}.*"):  # of a process killed while writing
+            torn.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def explained(self, path: Path) -> Iterator[None]:
@@ -217,6 +221,14 @@ class Store:
                 f"{path} could not be written ({error.strerror}); finished batches in {self.directory} are "
                 "kept, and the same sweep goes on from them",
             ) from error
+
+
+def _outside() -> int:
+    """The `stacklevel` of the line outside of this package that a call comes from."""
+    frame, level, package = sys._getframe(1), 1, os.path.dirname(__file__)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package + os.sep):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:

@@ -92,7 +92,7 @@ def sweep(
         store = Store(directory, _identity(made, programs, layout), results.versions())
     found = running.Results(layout, made.size * seeds, store)
     with running.progress(found.diverged.size, progress) as bar:
-        sizes = [running.run(program, i, store, batch, found, bar) for i, program in enumerate(programs)]
+        sizes = running.run(programs, store, batch, found, bar)
     running.together(programs, sizes, store, found)
     table = dataset(made, layout, found.arrays, found.diverged, seeds)
     table.attrs = attributes(trial, _settings(made, seeds, key), found.seconds, found.diverged.size)
@@ -116,12 +116,14 @@ def _identity(made: Design, programs: list[Program], layout: Layout) -> dict[str
     """What tells this sweep from another, readable, by entry."""
     traced = [program.trace().jaxpr for program in programs]
     return {
-        "axes": {"order": ", ".join(made.axes)} | {name: _summary(axis) for name, axis in made.axes.items()},
+        "axes": {name: _summary(axis) for name, axis in made.axes.items()},
+        "axes.order": ", ".join(made.axes),
         "kind": "grid" if made.is_grid else "samples",
         "static": [name for name, axis in made.axes.items() if axis.static],
         "seeds": programs[0].seeds,
         "key": fingerprint.of_arrays(programs[0].key),
         "float64": bool(jax.config.read("jax_enable_x64")),
+        "partitionable threefry": bool(jax.config.jax_threefry_partitionable),
         "trial": {
             "returns": {name: f"{v.dtype}{list(v.shape)}" for name, v in layout.variables.items()},
             "program (jaxpr)": fingerprint.of_bytes(*(fingerprint.of_program(t).encode() for t in traced)),
