@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxflow compare`, `order`, `temperature` and `optimizers`."""
+"""The command line: `python -m jaxflow compare`, `sweep`, `order`, `temperature` and `optimizers`."""
 
 import sys
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from jaxflow.commands import compare, order, temperature
+from jaxflow.commands import compare, order, sweep, temperature
 from jaxflow.commands.choose import listing
+from jaxflow.commands.sweep_file import from_file, named_file
 
 
 @dataclass(frozen=True)
@@ -16,15 +17,21 @@ class Optimizers:
     """List the optimizers and schedules there are, with their arguments."""
 
 
-Command = (
-    Annotated[compare.Compare, tyro.conf.subcommand("compare", prefix_name=False)]
-    | Annotated[order.Orders, tyro.conf.subcommand("order", prefix_name=False)]
-    | Annotated[temperature.Temperature, tyro.conf.subcommand("temperature", prefix_name=False)]
-    | Annotated[Optimizers, tyro.conf.subcommand("optimizers", prefix_name=False)]
-)
+def commands(swept: sweep.Sweep) -> Any:
+    """The commands by name; `swept` holds the defaults of the sweep."""
+    return (
+        Annotated[compare.Compare, tyro.conf.subcommand("compare", prefix_name=False)]
+        | Annotated[sweep.Sweep, tyro.conf.subcommand("sweep", default=swept, prefix_name=False)]
+        | Annotated[order.Orders, tyro.conf.subcommand("order", prefix_name=False)]
+        | Annotated[temperature.Temperature, tyro.conf.subcommand("temperature", prefix_name=False)]
+        | Annotated[Optimizers, tyro.conf.subcommand("optimizers", prefix_name=False)]
+    )
+
+
 # Each has `prepare`, which refuses bad settings, and `run`, which is given what that made.
 JOBS: dict[type, tuple[str, Any]] = {
     compare.Compare: ("compare", compare),
+    sweep.Sweep: ("sweep", sweep),
     order.Orders: ("order", order),
     temperature.Temperature: ("temperature", temperature),
 }
@@ -32,10 +39,15 @@ JOBS: dict[type, tuple[str, Any]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 when it did its work, 2 with one sentence when its input was refused."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        swept = _defaults(given)
+    except (ValueError, TypeError, OSError) as error:
+        return _refused("sweep", error)
     command = tyro.cli(
-        Command,  # type: ignore[arg-type]
+        commands(swept),
         prog="python -m jaxflow",
-        args=arguments,
+        args=given,
         description="Optimizers and the differential equations they follow, on one clock.",
     )
     if isinstance(command, Optimizers):
@@ -47,10 +59,26 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         prepared = job.prepare(command)
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"jaxflow {name}: {error}", file=sys.stderr)
-        return 2
-    job.run(command, *prepared)
+        return _refused(name, error)
+    try:
+        job.run(command, *prepared)
+    except (sweep.Refused, OSError) as error:  # any other error would be ours
+        return _refused(name, error)
     return 0
+
+
+def _defaults(arguments: list[str]) -> sweep.Sweep:
+    """The defaults of the sweep, from the file named if that is the command."""
+    file = named_file(arguments[1:]) if arguments[:1] == ["sweep"] else None
+    return sweep.Sweep() if file is None else from_file(sweep.Sweep, file, sweep.HIDDEN)
+
+
+def _refused(name: str, error: Exception) -> int:
+    """Say why in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        error = OSError(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
+    print(f"jaxflow {name}: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

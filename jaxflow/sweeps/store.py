@@ -37,6 +37,10 @@ DIGEST = 64  # hexadecimal digits of SHA-256
 INFO = "batch.json"  # beside the arrays in a batch: where it belongs and what it took
 
 
+class DirectoryError(ValueError):
+    """A directory in which a sweep cannot go on, as it holds something else."""
+
+
 class Batch(NamedTuple):
     """A finished batch: its arrays, which of its trials diverged, and the seconds it took."""
 
@@ -54,7 +58,7 @@ class Store:
         self.fingerprint = of_bytes(json.dumps(self.identity, sort_keys=True).encode())
         for folder in (self.directory, *self.directory.parents):
             if folder.exists() and not folder.is_dir():
-                raise ValueError(f"directory must be a folder, but {folder} is a file.")
+                raise DirectoryError(f"directory must be a folder, but {folder} is a file.")
         self.sizes = self._open()
 
     def _open(self) -> dict[str, int]:
@@ -89,7 +93,7 @@ class Store:
         then = manifest["versions"]
         newer = [f"{n} {then.get(n)} there, {v} here" for n, v in self.versions.items() if then.get(n) != v]
         hint = f" (Versions differ too: {'; '.join(newer)}.)" if newer else ""
-        raise ValueError(
+        raise DirectoryError(
             f"directory {self.directory} holds another sweep: {'; '.join(found)}. Nothing in it was "
             f"touched; choose another directory, or the same sweep.{hint}"
         )
@@ -101,7 +105,7 @@ class Store:
             try:
                 info, _ = self._parse(file)
             except ValueError:
-                raise ValueError(
+                raise DirectoryError(
                     f"directory {self.directory} holds batches, but its {MANIFEST} is {state} and {file.name} is "
                     "damaged or of another sweep; nothing in it was touched, choose another directory."
                 ) from None

@@ -121,9 +121,9 @@ def _identity(made: Design, programs: list[Program], layout: Layout) -> dict[str
         "kind": "grid" if made.is_grid else "samples",
         "static": [name for name, axis in made.axes.items() if axis.static],
         "seeds": programs[0].seeds,
-        "key": fingerprint.of_arrays(programs[0].key),
+        # With what is drawn from it, which JAX's settings change as well.
+        "key": fingerprint.of_arrays((programs[0].key, jax.random.bits(programs[0].key, (3,)))),
         "float64": bool(jax.config.read("jax_enable_x64")),
-        "partitionable threefry": bool(jax.config.jax_threefry_partitionable),
         "trial": {
             "returns": {name: f"{v.dtype}{list(v.shape)}" for name, v in layout.variables.items()},
             "program (jaxpr)": fingerprint.of_bytes(*(fingerprint.of_program(t).encode() for t in traced)),

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.promotes
 NAMES = (
     "batch_scaling",
     "continuous_limit",
+    "digits_sweep",
     "dirac_gan",
     "gibbs",
     "implicit_regularization",
@@ -335,3 +336,23 @@ def test_drift_is_of_second_order_in_every_game(run, case):
     else:
         assert abs(flow - iterates) > 0.2
         assert (iterates > 1.4) == (case == "simultaneous")
+
+
+def test_small_rates_leave_gradient_flow_as_derived(measured):
+    """The first power of η on all data, of 1/√B on mini-batches; 16 runs of 610 parameters have little scatter."""
+    numbers = measured("digits_sweep")
+    assert numbers["all data, η = 1e-4 and 2e-4: power of η in distance / way"] == pytest.approx(1, abs=0.02)
+    assert numbers["all data, η = 1e-4: distance / way over ½η|Hg|/|g|"] == pytest.approx(1, abs=0.02)
+    assert numbers["mini-batches, smallest η: power of B in distance / way"] == pytest.approx(-0.5, abs=0.05)
+    ratios = numbers["mini-batches, smallest η: distance / way over √(tr Σ/(KB))/|g|"]
+    assert ratios == pytest.approx([1, 1], abs=0.1)
+
+
+def test_the_sde_is_told_from_sgd_at_large_rates_only(measured):
+    numbers = {k: v for k, v in measured("digits_sweep").items() if k.startswith("SDE, η × sharpness")}
+    small, _, large = numbers.values()
+    assert small[0] <= 0.25  # one cell of four
+    assert small[1] < 0.005
+    assert large[0] == 1
+    assert large[1] > 0.01
+    assert measured("digits_sweep")["diverged"] == 0
