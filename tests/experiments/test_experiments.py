@@ -21,6 +21,7 @@ NAMES = (
     "digits_sweep",
     "dirac_gan",
     "gibbs",
+    "hypergradients",
     "implicit_regularization",
     "learning_rates",
     "modified_equations",
