@@ -139,12 +139,13 @@ def _check_names(allowed: list[str], x: str | None, y: str | None) -> None:
 def _cells(dataset: Any, metric: str, dims: tuple[str, ...]) -> Cells:
     """The metric's statistics over seeds, in the order of `dims`."""
     variable = dataset[metric]
-    variable = variable.isel(time=-1) if "time" in variable.dims else variable
+    # Several clocks are named by what they time: `sgd.time`.
+    variable = variable.isel({name: -1 for name in variable.dims if f".{name}".endswith(".time")})
     extra = [str(name) for name in variable.dims if name not in (*dims, "seed")]
     if extra:
         raise ValueError(
             f"metric must be one number a trial, got {metric!r} over {', '.join(extra)} too:"
-            f" select one first, as in dataset.isel({extra[0]}=0)."
+            f" select one first, as in dataset.isel({{{extra[0]!r}: 0}})."
         )
     full = {name: dataset.sizes[name] for name in (*dims, "seed")}
     values, outcome = (v.variable.set_dims(full).values for v in (variable, dataset["diverged"]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxflow import _check
@@ -128,14 +129,16 @@ def _columns(axes: Any) -> dict[str, Any]:
 
 
 def _axis(name: str, values: Any, static: bool) -> Axis:
-    array = isinstance(values, (np.ndarray, jax.Array))
+    array = hasattr(values, "__array__")  # NumPy's, JAX's, a column of a data frame
     if isinstance(values, (str, bytes)) or not (isinstance(values, Sequence) or (array and values.ndim)):
         raise TypeError(f"axes[{name!r}] must be a sequence of values, got {values!r}.")
-    plain = lambda v: v.item() if isinstance(v, np.generic) else v
+    plain = lambda v: v.item() if isinstance(v, (np.generic, jax.Array)) and v.ndim == 0 else v
     listed = np.asarray(values).tolist() if array else [plain(v) for v in values]
     if not listed:
         raise ValueError(f"axes[{name!r}] must hold at least one value, got none.")
     numbers = np.asarray(values) if array else _numbers(listed)
+    if numbers is not None and jnp.issubdtype(numbers.dtype, jnp.floating) and numbers.dtype.itemsize < 4:
+        numbers = numbers.astype(np.float32)  # which files know
     if numbers is not None and numbers.dtype.kind == "f" and np.isnan(numbers).any():
         raise ValueError(f"axes[{name!r}] must not hold NaN.")
     if static:
@@ -146,8 +149,26 @@ def _axis(name: str, values: Any, static: bool) -> Axis:
             f"axes[{name!r}] must hold numbers, got {odd!r}; name it in static=({name!r},) if the program "
             "depends on it, one compilation for each of its values."
         )
+    return Axis(_traced(name, numbers), numbers, False)
+
+
+def _traced(name: str, numbers: np.ndarray) -> np.ndarray:
+    """The numbers in the dtype that a trial gets; refuses those it does not hold."""
     kind = {"f": float, "b": bool}.get(numbers.dtype.kind, int)
-    return Axis(numbers.astype(kind), numbers, False)
+    dtype = jax.dtypes.canonicalize_dtype(kind)
+    with np.errstate(over="ignore"):
+        held = numbers.astype(dtype)
+    lost = (
+        held != numbers
+        if kind is int
+        else np.isfinite(numbers) & (np.isinf(held) | ((held == 0) != (numbers == 0)))
+    )
+    if np.any(lost):
+        first = numbers[lost][0].item()
+        raise ValueError(
+            f"axes[{name!r}] must hold numbers that fit {dtype}, got {first!r}; jax_enable_x64 widens it."
+        )
+    return held
 
 
 def _static_axis(name: str, values: list, numbers: np.ndarray | None) -> Axis:
@@ -169,8 +190,6 @@ def _numbers(values: list) -> np.ndarray | None:
         isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
     ):
         return np.asarray(values)
-    if all(isinstance(v, jax.Array) and v.ndim == 0 for v in values):
-        return np.asarray([v.item() for v in values])
     return None
 
 
@@ -203,7 +222,9 @@ def _codes(values: tuple) -> np.ndarray:
 
 def _refuse_duplicates(name: str, axis: Axis) -> None:
     seen = set()
-    for value in axis.labels.tolist():
+    for value, label in zip(
+        (axis.labels if axis.static else axis.values).tolist(), axis.labels.tolist(), strict=True
+    ):
         if value in seen:
-            raise ValueError(f"axes[{name!r}] must not hold a value twice, got {value!r} again.")
+            raise ValueError(f"axes[{name!r}] must not hold a value twice, got {label!r} again.")
         seen.add(value)

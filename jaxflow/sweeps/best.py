@@ -45,6 +45,8 @@ def best(dataset: "xarray.Dataset", metric: str, *, largest: bool = False) -> "x
     (0.1, array([1. , 1.2]))
     """
     variables = getattr(dataset, "data_vars", None)
+    if variables is not None and SEED not in dataset.dims and SEED in dataset.coords:  # one was selected
+        dataset = dataset.expand_dims(SEED, axis=-1)
     if variables is None or "diverged" not in variables or SEED not in dataset["diverged"].dims:
         raise ValueError(
             "dataset must be what a sweep returned, with a variable 'diverged' over its axes and 'seed', "

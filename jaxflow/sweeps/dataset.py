@@ -4,6 +4,7 @@ import functools
 import inspect
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jaxflow import _results as results
 from jaxflow.sweeps.axes import SEED, TRIAL, Design
 from jaxflow.sweeps.layout import Layout
 
+PATIENCE = 5.0  # seconds
 CLOCK = "steps × learning rate"
 UNITS = {"learning_rate": "time a step", "batch_size": "examples", "steps": "steps", "stopped": CLOCK}
 
@@ -81,9 +83,10 @@ def attributes(trial: Callable, settings: dict[str, Any], seconds: float, trials
     """What made the dataset, as attributes that every file format holds: text and numbers."""
     made = results.provenance()
     function = _function_of(trial)
+    named = function if hasattr(function, "__qualname__") else type(function)
     described = {"git_describe": git_describe(_folder_of(function))}
     return {
-        "trial": f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}",
+        "trial": f"{named.__module__}.{named.__qualname__}",
         "settings": json.dumps(settings),
         "device": made["device"],
         "float64": int(made["x64"]),
@@ -95,24 +98,30 @@ def attributes(trial: Callable, settings: dict[str, Any], seconds: float, trials
 
 
 def _function_of(trial: Any) -> Any:
-    while hasattr(trial, "func"):  # a partial
+    while isinstance(trial, functools.partial):  # `jax.tree_util.Partial` too
         trial = trial.func
-    return inspect.unwrap(trial) if callable(trial) else trial
+    return inspect.unwrap(trial)
 
 
-@functools.lru_cache(maxsize=256)
 def _folder_of(function: Any) -> str:
     """The folder of a function's source, or the present one."""
     try:
         file = Path(inspect.getfile(function))
     except (TypeError, OSError):
         file = Path()
-    return str(file.parent.resolve() if file.is_file() else Path.cwd())
+    return str(file.parent.absolute() if file.is_file() else Path.cwd())
 
 
-@functools.cache
 def git_describe(folder: str) -> str | None:
-    """What `git describe` calls the state of a folder's repository; `None` where there is none."""
+    """What `git describe` calls the state of a folder's repository; `None` where there is none.
+
+    Asked again after some seconds: the state may change in a long session.
+    """
+    return _git_describe(folder, int(time.monotonic() / PATIENCE))
+
+
+@functools.lru_cache(maxsize=8)
+def _git_describe(folder: str, when: int) -> str | None:
     command = ["git", "-C", folder, "describe", "--always", "--dirty", "--tags"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxflow._traceable import is_numeric
 from jaxflow.solve.trajectory import Trajectory
-from jaxflow.sweeps.axes import SEED, TIME
+from jaxflow.sweeps.axes import SEED, TIME, TRIAL
 
 PyTree = Any
 CLOCKS = ("time", "times")
@@ -64,28 +64,23 @@ def named(result: PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
     """The arrays of what a trial returned, by name, and whether it diverged.
 
     A `Trajectory` keeps its times, what it recorded, its status and where it stopped; it says itself whether it
-    diverged. Elsewhere that is a number that is not finite, unless the trial returns `diverged` in a dict.
+    diverged. Elsewhere that is a number that is not finite, unless the trial returns a flag named `diverged`.
     """
-    own = None
-    if isinstance(result, Mapping) and "diverged" in result:
-        result = dict(result)
-        own = jnp.asarray(result.pop("diverged"))
-        if own.ndim or own.dtype != bool:
-            raise TypeError(
-                f"trial must return one flag as 'diverged', got {own.dtype} of shape {own.shape}."
-            )
     is_trajectory = lambda part: isinstance(part, Trajectory)
     parts = jax.tree.leaves(result, is_leaf=is_trajectory)
-    flags = [part.diverged for part in parts if is_trajectory(part)]
+    flags = [jnp.any(part.diverged) for part in parts if is_trajectory(part)]
     flags += [~jnp.isfinite(part).all() for part in parts if _is_inexact(part)]
     expanded = jax.tree.map(lambda p: _parts(p) if is_trajectory(p) else p, result, is_leaf=is_trajectory)
     arrays: dict[str, jax.Array] = {}
     for path, leaf in jax.tree.leaves_with_path(expanded):
         name = jax.tree_util.keystr(path, simple=True, separator=".") or "value"
         name = f"value.{name}" if name[0].isdigit() else name
-        if name in arrays or name == "diverged":
+        if name in arrays:
             raise ValueError(f"trial must return every array under a name of its own, got {name!r} again.")
         arrays[name] = _array(name, leaf)
+    own = arrays.pop("diverged", None)
+    if own is not None and (own.ndim or own.dtype != bool):
+        raise TypeError(f"trial must return one flag as 'diverged', got {own.dtype} of shape {own.shape}.")
     if not arrays:
         raise TypeError("trial must return at least one array, got none.")
     none = jnp.zeros((), bool)
@@ -113,8 +108,12 @@ def _array(name: str, leaf: Any) -> jax.Array:
             f"trial must return plain arrays, but {name!r} holds keys; return jax.random.key_data of them."
         )
     array = jnp.asarray(leaf)
-    narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.kind != "f"  # bfloat16 and smaller
-    return array.astype(jnp.float32) if narrow else array
+    # Files know none of the short floats and integers.
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
+        return array.astype(jnp.float32)
+    if jnp.issubdtype(array.dtype, jnp.integer) and array.dtype.kind not in "iu":
+        return array.astype(jnp.int8 if jnp.issubdtype(array.dtype, jnp.signedinteger) else jnp.uint8)
+    return array
 
 
 def layout(arrays: Mapping[str, jax.ShapeDtypeStruct], axes: Mapping[str, Any]) -> Layout:
@@ -122,12 +121,17 @@ def layout(arrays: Mapping[str, jax.ShapeDtypeStruct], axes: Mapping[str, Any]) 
     clocks = {n: a.shape[0] for n, a in arrays.items() if n.split(".")[-1] in CLOCKS and len(a.shape) == 1}
     several = len(set(clocks.values())) > 1
     dims = {n: ".".join((*n.split(".")[:-1], TIME)) if several else TIME for n in clocks}
+    beside = {
+        ".".join((*n.split(".")[:-1], "times")) for n in clocks
+    }  # where times go that trials do not share
+    if len(beside) < len(clocks):
+        raise ValueError(f"trial must return either time or times, got {', '.join(clocks)}.")
+    taken = {SEED, TRIAL, *axes, *({*dims.values(), *beside} - {*clocks})}
     variables = {}
     for name, array in arrays.items():
-        if name in axes or name == SEED:
-            raise ValueError(
-                f"trial must not return {name!r}, as an axis has that name; return it by another."
-            )
+        if name in taken:
+            what = "an axis or a coordinate"
+            raise ValueError(f"trial must not return {name!r}, the name of {what}; return it by another.")
         clock = _clock_of(name, array.shape, clocks)
         own = {f"{name}_{i}": n for i, n in enumerate(array.shape)}
         if clock is not None:
@@ -135,11 +139,8 @@ def layout(arrays: Mapping[str, jax.ShapeDtypeStruct], axes: Mapping[str, Any]) 
         dtype = np.dtype(array.dtype)
         masked = dtype.kind in "fc" and name.split(".")[-1] not in KEPT
         variables[name] = Variable(own, dtype, name in clocks, masked)
-    taken = {dim for variable in variables.values() for dim in variable.dims} & set(axes)
-    if taken:
-        raise ValueError(
-            f"axes must not be named {taken.pop()!r}, as a dimension of the results has that name."
-        )
+    for dim in {dim for variable in variables.values() for dim in variable.dims} & {SEED, TRIAL, *axes}:
+        raise ValueError(f"axes must not be named {dim!r}, as a dimension of the results has that name.")
     return Layout(variables)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxflow._traceable import Static, combine, partition
+from jaxflow.sweeps import fingerprint
 from jaxflow.sweeps.axes import Design, Group
 from jaxflow.sweeps.layout import Layout, layout, named
 
@@ -20,7 +21,8 @@ Trial = Callable[[dict[str, Any], jax.Array], PyTree]
 class Settings(NamedTuple):
     """What is static about a batch: the trial's functions, its static hyperparameters, all names, the devices.
 
-    A value carries its type, which tells True and 1.0 from 1.
+    A value carries its type, which tells True and 1.0 from 1. `version` is the fingerprint of the trial where it was
+    traced anew, so that a batch is not run by a program traced before something changed that the trial reads.
     """
 
     trial: Static
@@ -28,6 +30,7 @@ class Settings(NamedTuple):
     names: tuple[str, ...]
     mesh: Mesh | None = None
     over_seeds: bool = False  # whether the devices share the seeds out, not the cells
+    version: str = ""
 
 
 def _call(settings: Settings, dynamic: list, column: dict[str, Any], key: jax.Array) -> PyTree:
@@ -43,13 +46,13 @@ def _one(settings: Settings, dynamic, column, key):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _batch(settings: Settings, dynamic, columns, seeds, key):
-    """All pairs of some cells and some seeds; leaves (cells, seeds, …).
+    """All pairs of some cells, told as (numbers, hyperparameters), and some seeds; leaves (cells, seeds, …).
 
     What a trial makes of its key alone, such as the draw of a mini-batch, is then made once for all cells.
     """
 
     def lanes(dynamic, columns, seeds, key):
-        run = lambda column, key: named(_call(settings, dynamic, column, key))
+        run = lambda cell, key: named(_call(settings, dynamic, cell[1], key))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
         return jax.vmap(jax.vmap(run, (None, 0)), (0, None))(columns, keys)
 
@@ -68,12 +71,21 @@ _KNOWN: dict[tuple, Any] = {}
 
 
 def _remembered(key: tuple, make: Callable[[], Any]) -> Any:
-    """What was found out about a program before: asking JAX again takes longer than running a small one."""
+    """What was found out about a program before: asking JAX again takes longer than running a small one.
+
+    Forgotten with JAX's own caches, by `jax.clear_caches()`.
+    """
+    if len(_KNOWN) > 256 or not _batch._cache_size():  # type: ignore[attr-defined]
+        _KNOWN.clear()
     if key not in _KNOWN:
-        if len(_KNOWN) > 1000:
-            _KNOWN.clear()
         _KNOWN[key] = make()
     return _KNOWN[key]
+
+
+def _even(n: int, most: int) -> int:
+    """The length of the parts that n things are cut into, nearly alike and of at most so many."""
+    parts = -(-n // min(n, most))
+    return -(-n // parts)
 
 
 class Block(NamedTuple):
@@ -109,9 +121,9 @@ class Program:
         return self.group.cells.size * self.seeds
 
     def shape(self, size: int) -> tuple[int, int]:
-        """The cells and seeds of a batch of so many trials: all seeds, if there is room, of some cells."""
-        seeds = min(self.seeds, size)
-        return min(self.group.cells.size, size // seeds), seeds
+        """The most cells and seeds of a batch of so many trials: all seeds, if there is room, of some cells."""
+        seeds = _even(self.seeds, size)
+        return _even(self.group.cells.size, max(1, size // seeds)), seeds
 
     def blocks(self, size: int) -> list[Block]:
         """The batches, all of one shape but for the last cells and the last seeds."""
@@ -122,16 +134,26 @@ class Program:
             for j in range(0, self.seeds, seeds)
         ]
 
-    def trace(self) -> Any:
+    def trace(self, anew: bool = False) -> Any:
         """One trial traced, by itself; `TypeError` where it needs a hyperparameter's concrete value."""
         column = {name: values[0] for name, values in self.design.columns(self.group.cells[:1]).items()}
+        one = jax.jit(lambda *arguments: named(_call(self.settings, *arguments))) if anew else None
         try:
+            if one is not None:
+                return one.trace(self.dynamic, column, self.key)
             return _one.trace(self.settings, self.dynamic, column, self.key)
         except Exception as error:
             forced = self._forced(column)
             if forced is None:
                 raise
             raise TypeError(_advice(forced, error)) from error
+
+    def pin(self) -> str:
+        """Trace the trial anew, as a folder outlives what it was made by; the fingerprint of its program."""
+        closed = self.trace(anew=True).jaxpr
+        program, constants = fingerprint.of_program(closed), fingerprint.of_constants(closed)
+        self.settings = self.settings._replace(version=f"{program} {constants}")
+        return self.settings.version
 
     def layout(self) -> Layout:
         """What a trial returns."""
@@ -207,7 +229,8 @@ class Program:
         return Block(*(np.resize(part, n) for part, n in zip(block, self._lanes(size), strict=True)))
 
     def _arguments(self, block: Block, size: int) -> tuple:
-        columns, seeds = self.design.columns(block.cells), block.seeds
+        # The cells' numbers make lanes of them where no hyperparameter is traced.
+        columns, seeds = (block.cells, self.design.columns(block.cells)), block.seeds
         if self.settings.mesh is not None:
             split = NamedSharding(self.settings.mesh, PartitionSpec(self.settings.mesh.axis_names))
             if self._over_seeds(size):

@@ -23,7 +23,7 @@ class Results:
     """The arrays of all trials, in memory, or, where they would fill a quarter of it, in a file without a name."""
 
     def __init__(self, layout: Layout, trials: int, store: Store | None):
-        self.layout, self.seconds = layout, 0.0
+        self.layout, self.seconds, self.lost = layout, 0.0, 0
         size, memory = trials * layout.nbytes, physical_memory()
         if store is None and size > memory:
             raise ValueError(
@@ -38,6 +38,7 @@ class Results:
         """The trials of a batch into their places."""
         self.diverged[places] = batch.diverged
         self.seconds += batch.seconds
+        self.lost += int(batch.diverged.sum())
         for name, array in self.layout.masked(batch.arrays, batch.diverged).items():
             self.arrays[name][places] = array
 
@@ -94,7 +95,7 @@ def _batch(
                 store.write(group, index, batch)
     results.put(places, batch)
     bar.update(places.size)
-    bar.set_postfix(diverged=int(results.diverged.sum()))
+    bar.set_postfix(diverged=results.lost)
     return True
 
 

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ except ImportError:  # not a POSIX system: processes that share a folder may run
 
 MANIFEST, BATCHES, LOCK = "manifest.json", "batches", "lock"
 DIGEST = 64  # hexadecimal digits of SHA-256
+_THREADS: dict[Path, threading.Lock] = {}
 INFO = "batch.json"  # beside the arrays in a batch: where it belongs and what it took
 
 
@@ -59,7 +61,24 @@ class Store:
         for folder in (self.directory, *self.directory.parents):
             if folder.exists() and not folder.is_dir():
                 raise DirectoryError(f"directory must be a folder, but {folder} is a file.")
+        self.torn = self._leftovers()
         self.sizes = self._open()
+
+    def _leftovers(self) -> dict[str, list[Path]]:
+        """What killed processes left of files they were writing, by the file; or what others are writing now."""
+        torn: dict[str, list[Path]] = {}
+        with contextlib.suppress(OSError):  # a read-only disk
+            if any(self.directory.glob(f".{MANIFEST}.*")):
+                with self._locked(0):
+                    for path in self.directory.glob(f".{MANIFEST}.*"):
+                        path.unlink()
+            for path in (self.directory / BATCHES).glob(".*"):
+                name = path.name[1:].rpartition(".")[0]
+                if path.with_name(name).exists():  # nobody writes it again
+                    path.unlink(missing_ok=True)
+                else:
+                    torn.setdefault(name, []).append(path)
+        return torn
 
     def _open(self) -> dict[str, int]:
         """The batch sizes by group of what is there; a new manifest where nothing is."""
@@ -164,7 +183,17 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self, byte: int, wait: bool = True) -> Iterator[bool]:
-        """A lock on one byte of the lock file, of which a process holds one at a time."""
+        """A lock on one byte of the lock file; a process holds one at a time, as closing the file frees all."""
+        threads = _THREADS.setdefault(self.directory.absolute(), threading.Lock())
+        if not threads.acquire(blocking=wait):
+            yield False
+            return
+        try:
+            yield from self._alone(byte, wait)
+        finally:
+            threads.release()
+
+    def _alone(self, byte: int, wait: bool) -> Iterator[bool]:
         if fcntl is None:
             yield True
             return
@@ -211,7 +240,7 @@ class Store:
     def _write(self, path: Path, content: bytes) -> None:
         with self.explained(path):
             results.write(path, content)
-        for torn in path.parent.glob(f".{path.name}.*"):  # of a process killed while writing
+        for torn in self.torn.pop(path.name, []):
             torn.unlink(missing_ok=True)
 
     @contextlib.contextmanager

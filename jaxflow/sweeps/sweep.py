@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -84,12 +85,12 @@ def sweep(
     _check.integer("seeds", seeds, 1)
     if batch is not None:
         _check.integer("batch", batch, 1)
-    key, mesh = as_key(key), local_mesh(mesh)
+    key, mesh = _key(key), local_mesh(mesh)
     programs = [Program(trial, made, group, seeds, key, mesh) for group in made.groups()]
-    layout = _layout(programs)
-    store = None
+    versions = [] if directory is None else [program.pin() for program in programs]
+    layout, store = _layout(programs), None
     if directory is not None:
-        store = Store(directory, _identity(made, programs, layout), results.versions())
+        store = Store(directory, _identity(made, programs, versions, layout), results.versions())
     found = running.Results(layout, made.size * seeds, store)
     with running.progress(found.diverged.size, progress) as bar:
         sizes = running.run(programs, store, batch, found, bar)
@@ -112,9 +113,25 @@ def _layout(programs: list[Program]) -> Layout:
     return layouts[0]
 
 
-def _identity(made: Design, programs: list[Program], layout: Layout) -> dict[str, Any]:
+def _key(key: jax.Array | None) -> jax.Array:
+    """One key, whose draws in a trial do not depend on what else is run with it."""
+    if key is None:
+        return jax.random.key(0, impl="threefry2x32")
+    key = as_key(key)
+    key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    if key.ndim:
+        raise ValueError(f"key must be one key, from which each seed gets its own, got shape {key.shape}.")
+    if "rbg" in str(jax.random.key_impl(key)):
+        raise ValueError(
+            "key must be of an implementation whose draws vmap leaves alone, such as "
+            f"jax.random.key(0, impl='threefry2x32'), got {jax.random.key_impl(key)}."
+        )
+    return key
+
+
+def _identity(made: Design, programs: list[Program], versions: list[str], layout: Layout) -> dict[str, Any]:
     """What tells this sweep from another, readable, by entry."""
-    traced = [program.trace().jaxpr for program in programs]
+    functions, constants = zip(*(version.split() for version in versions), strict=True)
     return {
         "axes": {name: _summary(axis) for name, axis in made.axes.items()},
         "axes.order": ", ".join(made.axes),
@@ -122,14 +139,12 @@ def _identity(made: Design, programs: list[Program], layout: Layout) -> dict[str
         "static": [name for name, axis in made.axes.items() if axis.static],
         "seeds": programs[0].seeds,
         # With what is drawn from it, which JAX's settings change as well.
-        "key": fingerprint.of_arrays((programs[0].key, jax.random.bits(programs[0].key, (3,)))),
+        "key": fingerprint.of_arrays((programs[0].key, jax.random.bits(programs[0].key, (3,), "uint32"))),
         "float64": bool(jax.config.read("jax_enable_x64")),
         "trial": {
             "returns": {name: f"{v.dtype}{list(v.shape)}" for name, v in layout.variables.items()},
-            "program (jaxpr)": fingerprint.of_bytes(*(fingerprint.of_program(t).encode() for t in traced)),
-            "arrays it uses": fingerprint.of_arrays(
-                (programs[0].dynamic, [np.array(fingerprint.of_constants(t)) for t in traced])
-            ),
+            "program (jaxpr)": fingerprint.of_arrays([np.array(functions)]),
+            "arrays it uses": fingerprint.of_arrays((programs[0].dynamic, [np.array(constants)])),
         },
     }
 

@@ -166,7 +166,9 @@ def test_the_devices_of_the_mesh_are_those_that_run():
         assert len(seen) == 8
 
 
-@pytest.mark.parametrize(("cells", "seeds"), [(64, 8), (8, 64), (3, 128), (1, 256)])
+@pytest.mark.parametrize(
+    ("cells", "seeds"), [(64, 8), (8, 64), (3, 128), (1, 256), (65, 1), (1, 65), (10, 65), (13, 5)]
+)
 def test_hardly_any_trial_is_run_more_than_once(cells, seeds):
     """Batches are filled up to a multiple of the devices; by default that is little."""
     seen = []

@@ -113,8 +113,13 @@ class Verdict(NamedTuple):
     loss: jax.Array
 
 
+def test_a_flag_of_divergence_in_a_named_tuple_is_one(tmp_path):
+    table = swept(tmp_path, lambda h, key: Verdict(h["a"] > 0.6, h["b"]))
+    np.testing.assert_array_equal(table["diverged"], (table["a"] > 0.6).broadcast_like(table["diverged"]))
+    assert np.isnan(table["loss"].sel(a=1.0)).all()
+
+
 def test_an_array_in_the_place_of_the_flag_of_divergence_is_refused(tmp_path):
-    """One called `diverged` that is not in a dict is no flag, and a batch has room for one."""
-    with pytest.raises(ValueError, match="under a name of its own, got 'diverged' again"):
-        swept(tmp_path, lambda hyperparameters, key: Verdict(hyperparameters["a"], hyperparameters["b"]))
+    with pytest.raises(TypeError, match="one flag as 'diverged', got float64"):
+        swept(tmp_path, lambda h, key: Verdict(h["a"], h["b"]))
     assert not stamps(tmp_path)

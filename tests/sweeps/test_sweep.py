@@ -4,7 +4,9 @@ import io
 import itertools
 import json
 import mmap
+import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -271,6 +273,123 @@ def test_the_bar_counts_trials_and_divergence_on_a_terminal_only(monkeypatch):
             assert shown == ""
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_all_axes_may_be_static(devices):
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("d",))
+    trial = lambda h, key: {"x": h["n"] * jax.random.uniform(key), "same": jnp.float32(2)}
+    drawn = [jax.random.uniform(jax.random.fold_in(jax.random.key(0), s)).item() for s in range(3)]
+    table = jf.sweep(trial, {"n": [1, 2]}, static="n", seeds=3, mesh=mesh)
+    np.testing.assert_allclose(table["x"], [drawn, np.multiply(drawn, 2)], rtol=1e-15)
+    assert (table["same"] == 2).all()
+    table = jf.sweep(trial, [{"n": 2}, {"n": 1}, {"n": 2}], static="n", mesh=mesh)
+    np.testing.assert_allclose(table["x"][:, 0], np.multiply(drawn[0], [2, 1, 2]), rtol=1e-15)
+
+
+def test_runs_within_a_trial_keep_their_own_dimension():
+    loss = lambda x: 0.5 * jnp.sum(x**2)
+
+    def trial(h, key):
+        run = lambda k: jf.iterate(
+            jf.optim.gd(h["rate"]), loss, jax.random.normal(k, (2,)), steps=700, every=350
+        )
+        keys = jax.random.split(key, 3)
+        return {"together": jf.ensemble(run, keys), "mapped": jax.vmap(run)(keys)}
+
+    table = jf.sweep(trial, {"rate": [0.5, 5.0]})
+    assert table["diverged"].values.tolist() == [[False], [True]]
+    assert table["together.values"].shape == (2, 1, 3, 3, 2)
+    assert table["mapped.times"].shape == (2, 1, 3, 3)
+
+
+def test_a_trial_is_traced_anew_for_a_folder(tmp_path):
+    class Experiment:
+        scale = 1.0
+
+        def run(self, h, key):
+            return self.scale * h["a"]
+
+    experiment, axes = Experiment(), {"a": [1.0, 2.0]}
+    jf.sweep(experiment.run, axes, directory=tmp_path / "one")
+    experiment.scale = 3.0
+    with pytest.raises(ValueError, match=r"trial\.program"):
+        jf.sweep(experiment.run, axes, directory=tmp_path / "one")
+    table = jf.sweep(experiment.run, axes, directory=tmp_path / "three")
+    assert table["value"].values.ravel().tolist() == [3, 6]
+
+
+def test_other_results_after_caches_are_cleared():
+    returned = ["x"]
+    trial = lambda h, key: dict.fromkeys(returned, h["a"])
+    assert set(jf.sweep(trial, {"a": [1.0]}).data_vars) == {"x", "diverged"}
+    returned.append("y")
+    jax.clear_caches()
+    assert set(jf.sweep(trial, {"a": [1.0]}).data_vars) == {"x", "y", "diverged"}
+
+
+def test_the_attributes_name_the_function_and_the_state_of_its_repository(tmp_path, monkeypatch):
+    from jaxflow.sweeps import dataset
+
+    class Trial:
+        func = "relu"
+
+        def __call__(self, h, key):
+            return h["a"]
+
+    assert jf.sweep(Trial(), {"a": [1.0]}).attrs["trial"].endswith("Trial")
+    part = jax.tree_util.Partial(place)
+    assert jf.sweep(part, {"a": [1], "b": [2]}).attrs["trial"].endswith("test_sweep.place")
+    git = lambda *words: subprocess.run(
+        ["git", "-C", tmp_path, "-c", "user.name=n", "-c", "user.email=e@x", *words],
+        check=True,
+        capture_output=True,
+    )
+    assert dataset.git_describe(str(tmp_path)) is None
+    git("init")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "one")
+    git("tag", "v1")
+    monkeypatch.setattr(dataset, "PATIENCE", 1e-9)
+    assert dataset.git_describe(str(tmp_path)) == "v1"
+    (tmp_path / "file").write_text("2")
+    assert dataset.git_describe(str(tmp_path)) == "v1-dirty"
+
+
+def test_threads_share_a_folder(tmp_path):
+    axes, found = {"a": np.arange(60.0)}, []
+    trial = lambda h, key: h["a"] ** 2
+    work = lambda: found.append(jf.sweep(trial, axes, directory=tmp_path, batch=2))
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3
+    for table in found:
+        np.testing.assert_array_equal(table["value"][:, 0], axes["a"] ** 2)
+
+
+def test_short_numbers_reach_a_file(tmp_path):
+    trial = lambda h, key: {
+        "half": h["a"].astype(jnp.float16),
+        "four": jnp.int4(-3),
+        "column": h["b"],
+    }
+    axes = {"a": jnp.asarray([0.5, 1.5], jnp.float16), "b": [jnp.float32(0.5), 2.0]}
+    table = jf.sweep(trial, axes)
+    table.to_netcdf(tmp_path / "short.nc")
+    with xarray.open_dataset(tmp_path / "short.nc") as read:
+        assert read["half"].sel(a=1.5, b=2.0, seed=0).item() == 1.5
+        assert read["four"].values.ravel().tolist() == [-3] * 4
+
+
+def test_old_keys_are_the_same_keys():
+    new, old = (
+        jf.sweep(place, {"a": [1], "b": [2]}, key=key) for key in (jax.random.key(5), jax.random.PRNGKey(5))
+    )
+    assert new["drawn"].item() == old["drawn"].item()
+
+
 def refused(error, match, trial, axes, **settings):
     with pytest.raises(error, match=match) as caught:
         jf.sweep(trial, axes, **settings)
@@ -313,14 +432,32 @@ def test_bad_axes_are_refused(axes, error, match):
         ({"seeds": 2.0}, TypeError, "seeds must be an integer"),
         ({"batch": 0}, ValueError, "batch must be"),
         ({"key": 3}, TypeError, "key must be a random key"),
+        ({"key": jax.random.split(jax.random.key(0))}, ValueError, r"key must be one key.* shape \(2,\)"),
+        ({"key": jax.random.key(0, impl="rbg")}, ValueError, "key must be of an implementation"),
         ({"static": ["rate"]}, ValueError, "static must be one of a, b; got 'rate'"),
         ({"mesh": 4}, TypeError, "mesh must be a jax.sharding.Mesh"),
         ({"mesh": Mesh(np.array([]), ("x",))}, ValueError, "mesh must have a device of this process"),
     ],
-    ids=["no seeds", "seeds", "batch", "key", "static", "mesh", "empty mesh"],
+    ids=["no seeds", "seeds", "batch", "key", "keys", "rbg", "static", "mesh", "empty mesh"],
 )
 def test_bad_settings_are_refused(settings, error, match):
     refused(error, match, place, {"a": [1], "b": [2]}, **settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ([2**40, 1], "fit int32, got 1099511627776"),
+        (np.array([2**63 + 5, 1], np.uint64), "fit int32, got 9223372036854775813"),
+        ([1.0, 1e300], r"fit float32, got 1e\+300"),
+        ([1.0, 1e-50], "fit float32, got 1e-50"),
+        ([0.1, 0.1000000001], "twice, got 0.1000000001 again"),
+    ],
+    ids=["int", "uint", "large", "small", "alike"],
+)
+def test_numbers_that_float32_does_not_hold_are_refused(values, match):
+    with jax.enable_x64(False):
+        refused(ValueError, match, lambda h, key: h["a"], {"a": values})
 
 
 def test_unhashable_static_values_are_refused():
@@ -379,14 +516,30 @@ def test_trials_that_do_not_agree_in_what_they_return_are_refused():
     ("result", "error", "match"),
     [
         ({}, TypeError, "at least one array"),
-        ({"a": 1.0}, ValueError, "trial must not return 'a', as an axis has that name"),
+        ({"a": 1.0}, ValueError, "trial must not return 'a', the name of an axis"),
         ({"x": {"y": 1.0}, "x.y": 2.0}, ValueError, "'x.y' again"),
+        ({"times": np.ones(3), "time": 1.0}, ValueError, "must not return 'time', the name of"),
+        ({"times": np.ones(3), "time": np.ones(3)}, ValueError, "either time or times"),
+        ({"seed": 1.0}, ValueError, "must not return 'seed'"),
+        ({"trial": 1.0}, ValueError, "must not return 'trial'"),
         ({"diverged": np.ones(2, bool)}, TypeError, "one flag as 'diverged'"),
         ({"diverged": 1.0, "x": 1.0}, TypeError, "one flag as 'diverged'"),
         ({"key": jax.random.key(0)}, TypeError, "'key' holds keys"),
         ({"x": "text"}, TypeError, "'x'.* 'text'"),
     ],
-    ids=["nothing", "collision", "twice", "flags", "no flag", "keys", "text"],
+    ids=[
+        "nothing",
+        "collision",
+        "twice",
+        "time",
+        "clocks",
+        "seed",
+        "trial",
+        "flags",
+        "no flag",
+        "keys",
+        "text",
+    ],
 )
 def test_results_that_no_dataset_can_hold_are_refused(result, error, match):
     refused(error, match, lambda h, key: result, {"a": [1.0, 2.0]})
