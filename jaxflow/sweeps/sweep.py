@@ -1,5 +1,6 @@
 """The verb `sweep`: every trial of a design, in one compiled program, kept as it goes, returned as one dataset."""
 
+import functools
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -113,10 +114,17 @@ def _layout(programs: list[Program]) -> Layout:
     return layouts[0]
 
 
+@functools.cache
+def _default_key() -> jax.Array:
+    """Made once, as making it takes a tenth of a small sweep."""
+    with jax.ensure_compile_time_eval():
+        return jax.random.key(0, impl="threefry2x32")
+
+
 def _key(key: jax.Array | None) -> jax.Array:
     """One key, whose draws in a trial do not depend on what else is run with it."""
     if key is None:
-        return jax.random.key(0, impl="threefry2x32")
+        return _default_key()
     key = as_key(key)
     key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
     if key.ndim:
