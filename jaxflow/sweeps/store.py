@@ -61,8 +61,9 @@ class Store:
         for folder in (self.directory, *self.directory.parents):
             if folder.exists() and not folder.is_dir():
                 raise DirectoryError(f"directory must be a folder, but {folder} is a file.")
-        self.torn = self._leftovers()
+        self.torn: dict[str, list[Path]] = {}
         self.sizes = self._open()
+        self.torn = self._leftovers()
 
     def _leftovers(self) -> dict[str, list[Path]]:
         """What killed processes left of files they were writing, by the file; or what others are writing now."""
@@ -72,7 +73,7 @@ class Store:
                 with self._locked(0):
                     for path in self.directory.glob(f".{MANIFEST}.*"):
                         path.unlink()
-            for path in (self.directory / BATCHES).glob(".*"):
+            for path in (self.directory / BATCHES).glob(".*.npz.*"):
                 name = path.name[1:].rpartition(".")[0]
                 if path.with_name(name).exists():  # nobody writes it again
                     path.unlink(missing_ok=True)
@@ -129,8 +130,13 @@ class Store:
                     "damaged or of another sweep; nothing in it was touched, choose another directory."
                 ) from None
             sizes[str(info["group"])] = info["size"]
-        if sizes or state == "damaged":
-            path = self.directory / MANIFEST
+        path = self.directory / MANIFEST
+        if not sizes and state == "damaged":
+            raise DirectoryError(
+                f"directory {self.directory} holds a {MANIFEST} that is damaged or no sweep's, and no batches to "
+                "write it anew from; nothing in it was touched, choose another directory."
+            )
+        if sizes:
             warnings.warn(
                 f"{path} is {state}; it is written anew from the batches beside it.", stacklevel=_outside()
             )

@@ -180,3 +180,19 @@ def test_the_manifest_of_another_sweep_is_refused(whole, tmp_path, runs):
     swept(tmp_path / "other", seeds=3)
     shutil.copy(tmp_path / "other" / "manifest.json", whole / "manifest.json")
     refused(whole, runs, "seeds is 3 there, 2 here")
+
+
+def test_a_manifest_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    with pytest.raises(ValueError, match=r"holds a manifest.json that is damaged or no sweep's"):
+        swept(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "lock"] == ["manifest.json"]
+    assert (tmp_path / "manifest.json").read_text() == '{"name": "a web page"}'
+
+
+def test_files_that_others_hide_in_a_folder_stay(half):
+    names = [half / ".DS_Store", half / "batches" / ".DS_Store", half / "batches" / ".nfs.0001"]
+    for path in names:
+        path.write_text("theirs")
+    swept(half)
+    assert all(path.read_text() == "theirs" for path in names)
