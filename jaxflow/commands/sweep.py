@@ -20,6 +20,7 @@ from jaxflow.commands.sweep_laws import FEWEST
 from jaxflow.commands.training import Training
 from jaxflow.solve.trajectory import FINISHED
 from jaxflow.sweeps import sweep
+from jaxflow.sweeps.axes import design
 from jaxflow.sweeps.store import DirectoryError
 
 MULTIPLES = (0.2, 0.5, 1.2, 3.0, 8.0, 20.0, 50.0, 120.0)
@@ -104,6 +105,7 @@ def prepare(settings: Sweep) -> tuple[Sweep, Any, jf.optim.Optimizer]:
         if not values:
             raise ValueError(f"{name} must hold at least one value, got none.")
         _check.require(name, values, len({*values}) == len(values), "distinct")
+    design({"learning_rate": rates, "batch_size": settings.batch_sizes}, None)
     if len(rates) * len(settings.batch_sizes) == 1:
         raise ValueError("learning_rates or batch_sizes must hold at least two values, got one of each.")
     sizes = tuple(sorted(settings.batch_sizes))
