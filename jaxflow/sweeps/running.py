@@ -3,10 +3,10 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxflow.sweeps import processes
 from jaxflow.sweeps.layout import Layout
@@ -44,7 +44,7 @@ class Results:
 
 
 def run(
-    programs: list[Program], store: Store | None, wanted: int | None, results: Results, bar: tqdm
+    programs: list[Program], store: Store | None, wanted: int | None, results: Results, bar: Any
 ) -> list[int]:
     """This process's batches, group by group; returns their sizes. Batches held by others come last."""
     sizes, held = [], []
@@ -107,8 +107,10 @@ def _computed(program: Program, block: Block, size: int) -> Batch:
 
 
 @contextlib.contextmanager
-def progress(trials: int, wanted: bool) -> Iterator[tqdm]:
+def progress(trials: int, wanted: bool) -> Iterator[Any]:
     """A bar with trials a second, the time left and the number diverged; quiet where there is no terminal."""
+    from tqdm import tqdm  # here, as `import jaxflow` need not wait for it
+
     quiet = None if wanted and jax.process_index() == 0 else True
     with tqdm(total=trials, desc="sweep", unit=" trials", disable=quiet, leave=False) as bar:
         yield bar
