@@ -81,6 +81,8 @@ class Design:
 
 def design(axes: Any, static: Iterable[str] | None) -> Design:
     """The cells of `axes`; refuses, in one sentence, what cannot be swept."""
+    if static is not None and not isinstance(static, Iterable):
+        raise TypeError(f"static must be names of axes, got {static!r}.")
     names = () if static is None else (static,) if isinstance(static, str) else tuple(static)
     if isinstance(axes, Mapping):
         columns, grid = dict(axes), True

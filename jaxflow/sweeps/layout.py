@@ -121,17 +121,17 @@ def layout(arrays: Mapping[str, jax.ShapeDtypeStruct], axes: Mapping[str, Any]) 
     clocks = {n: a.shape[0] for n, a in arrays.items() if n.split(".")[-1] in CLOCKS and len(a.shape) == 1}
     several = len(set(clocks.values())) > 1
     dims = {n: ".".join((*n.split(".")[:-1], TIME)) if several else TIME for n in clocks}
-    beside = {
-        ".".join((*n.split(".")[:-1], "times")) for n in clocks
-    }  # where times go that trials do not share
+    # Where times go that trials do not share.
+    beside = {".".join((*n.split(".")[:-1], "times")) for n in clocks}
     if len(beside) < len(clocks):
         raise ValueError(f"trial must return either time or times, got {', '.join(clocks)}.")
     taken = {SEED, TRIAL, *axes, *({*dims.values(), *beside} - {*clocks})}
     variables = {}
     for name, array in arrays.items():
         if name in taken:
-            what = "an axis or a coordinate"
-            raise ValueError(f"trial must not return {name!r}, the name of {what}; return it by another.")
+            raise ValueError(
+                f"trial must not return {name!r}, the name of an axis or a coordinate; return it by another."
+            )
         clock = _clock_of(name, array.shape, clocks)
         own = {f"{name}_{i}": n for i, n in enumerate(array.shape)}
         if clock is not None:

@@ -40,11 +40,6 @@ def _call(settings: Settings, dynamic: list, column: dict[str, Any], key: jax.Ar
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _one(settings: Settings, dynamic, column, key):
-    return named(_call(settings, dynamic, column, key))
-
-
-@functools.partial(jax.jit, static_argnums=0)
 def _batch(settings: Settings, dynamic, columns, seeds, key):
     """All pairs of some cells, told as (numbers, hyperparameters), and some seeds; leaves (cells, seeds, …).
 
@@ -134,14 +129,13 @@ class Program:
             for j in range(0, self.seeds, seeds)
         ]
 
-    def trace(self, anew: bool = False) -> Any:
-        """One trial traced, by itself; `TypeError` where it needs a hyperparameter's concrete value."""
+    @functools.cached_property
+    def traced(self) -> Any:
+        """One trial traced, by itself and anew; `TypeError` where it needs a hyperparameter's concrete value."""
         column = {name: values[0] for name, values in self.design.columns(self.group.cells[:1]).items()}
-        one = jax.jit(lambda *arguments: named(_call(self.settings, *arguments))) if anew else None
+        one = jax.jit(lambda *arguments: named(_call(self.settings, *arguments)))
         try:
-            if one is not None:
-                return one.trace(self.dynamic, column, self.key)
-            return _one.trace(self.settings, self.dynamic, column, self.key)
+            return one.trace(self.dynamic, column, self.key)
         except Exception as error:
             forced = self._forced(column)
             if forced is None:
@@ -149,15 +143,15 @@ class Program:
             raise TypeError(_advice(forced, error)) from error
 
     def pin(self) -> str:
-        """Trace the trial anew, as a folder outlives what it was made by; the fingerprint of its program."""
-        closed = self.trace(anew=True).jaxpr
+        """Hold to the trial as it is now, as a folder outlives what it was made by; the program's fingerprint."""
+        closed = self.traced.jaxpr
         program, constants = fingerprint.of_program(closed), fingerprint.of_constants(closed)
         self.settings = self.settings._replace(version=f"{program} {constants}")
         return self.settings.version
 
     def layout(self) -> Layout:
         """What a trial returns."""
-        return _remembered(self._key(0), lambda: layout(self.trace().out_info[0], self.design.axes))
+        return _remembered(self._key(0), lambda: layout(self.traced.out_info[0], self.design.axes))
 
     def _forced(self, column: dict[str, Any]) -> list[str] | None:
         """The fewest hyperparameters whose concrete values let the trial be traced; `None` if nothing does."""

@@ -87,6 +87,8 @@ def sweep(
     """
     if not callable(trial):
         raise TypeError(f"trial must be a function of (hyperparameters, key), got {trial!r}.")
+    if directory is not None and not isinstance(directory, (str, os.PathLike)):
+        raise TypeError(f"directory must be a path, got {directory!r}.")
     made = design(axes, static)
     _check.integer("seeds", seeds, 1)
     if batch is not None:

@@ -4,7 +4,6 @@ import functools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,8 +17,6 @@ from tqdm import tqdm
 import jaxflow as jf
 from jaxflow.sweeps.program import Program
 from jaxflow.sweeps.store import Store
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 
 AXES = {
     "a": np.linspace(0.0, 1.0, 20),

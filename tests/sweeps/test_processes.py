@@ -3,7 +3,6 @@
 import functools
 import multiprocessing
 import socket
-import sys
 import threading
 import time
 import warnings
@@ -17,8 +16,6 @@ from tqdm import tqdm
 
 import jaxflow as jf
 from jaxflow.sweeps.program import Program
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no locks on parts of a file")
 
 # Two programs, of seven batches and of two; the last ones of both are not full.
 LENGTHS = [3, 3, 3, 5, 3, 3, 5, 3, 3, 5, 3, 3, 3, 3, 3, 3]

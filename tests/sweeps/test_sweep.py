@@ -434,11 +434,25 @@ def test_bad_axes_are_refused(axes, error, match):
         ({"key": 3}, TypeError, "key must be a random key"),
         ({"key": jax.random.split(jax.random.key(0))}, ValueError, r"key must be one key.* shape \(2,\)"),
         ({"key": jax.random.key(0, impl="rbg")}, ValueError, "key must be of an implementation"),
+        ({"directory": 3}, TypeError, "directory must be a path, got 3"),
+        ({"static": 3}, TypeError, "static must be names of axes, got 3"),
         ({"static": ["rate"]}, ValueError, "static must be one of a, b; got 'rate'"),
         ({"mesh": 4}, TypeError, "mesh must be a jax.sharding.Mesh"),
         ({"mesh": Mesh(np.array([]), ("x",))}, ValueError, "mesh must have a device of this process"),
     ],
-    ids=["no seeds", "seeds", "batch", "key", "keys", "rbg", "static", "mesh", "empty mesh"],
+    ids=[
+        "no seeds",
+        "seeds",
+        "batch",
+        "key",
+        "keys",
+        "rbg",
+        "directory",
+        "statics",
+        "static",
+        "mesh",
+        "empty mesh",
+    ],
 )
 def test_bad_settings_are_refused(settings, error, match):
     refused(error, match, place, {"a": [1], "b": [2]}, **settings)
