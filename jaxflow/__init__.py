@@ -1,6 +1,7 @@
 """jaxflow: optimizers and the differential equations they follow, run on one clock and compared."""
 
 from jaxflow import comparison as comparison
+from jaxflow import curvature as curvature
 from jaxflow import dynamics as dynamics
 from jaxflow import optim as optim
 from jaxflow import plot as plot
@@ -13,6 +14,7 @@ from jaxflow.comparison import OrderStudy as OrderStudy
 from jaxflow.comparison import compare as compare
 from jaxflow.comparison import compare_ensembles as compare_ensembles
 from jaxflow.comparison import family_of as family_of
+from jaxflow.comparison import midpoints as midpoints
 from jaxflow.comparison import order_of_accuracy as order_of_accuracy
 from jaxflow.comparison import order_study as order_study
 from jaxflow.comparison import rescale as rescale
@@ -24,6 +26,8 @@ from jaxflow.dynamics import temperature as temperature
 from jaxflow.games import VectorField as VectorField
 from jaxflow.games import game as game
 from jaxflow.objective import Objective as Objective
+from jaxflow.recording import Recorder as Recorder
+from jaxflow.recording import Recording as Recording
 from jaxflow.solve import RKC2 as RKC2
 from jaxflow.solve import Trajectory as Trajectory
 from jaxflow.solve import ensemble as ensemble

@@ -9,10 +9,8 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
 from experiments.benchmarks.timing import medians
@@ -134,22 +132,6 @@ def import_time(quick: bool) -> float:
     return ours / theirs
 
 
-def sharpness(objective, params, iterations: int = 100) -> float:
-    """The largest eigenvalue of the Hessian, by power iteration."""
-    flat, unravel = ravel_pytree(params)
-    slope = lambda x: ravel_pytree(jax.grad(objective)(unravel(x)))[0]
-
-    def step(_, carry):
-        v, _ = carry
-        w = jax.jvp(slope, (flat,), (v,))[1]
-        return w / jnp.linalg.norm(w), jnp.vdot(v, w)
-
-    v = jnp.asarray(np.random.default_rng(0).standard_normal(flat.size), flat.dtype)
-    return float(
-        jax.jit(lambda v: lax.fori_loop(0, iterations, step, (v / jnp.linalg.norm(v), 0.0 * v[0])))(v)[1]
-    )
-
-
 def stiff_network(quick: bool) -> dict[str, float]:
     """`RKC2` against Tsit5 on a digits network late in training, float64, rtol 1e-4, over Δt = 20.
 
@@ -172,7 +154,7 @@ def stiff_network(quick: bool) -> dict[str, float]:
     reference = solve(diffrax.Dopri8(), 1e-9)
     return {
         "ratio": seconds["Tsit5"] / seconds["RKC2"],
-        "sharpness": sharpness(objective, late),
+        "sharpness": float(jf.curvature.sharpness(objective, late)),
         **{f"evaluations {name}": int(run.evaluations) for name, run in runs.items()},
         **{f"error {name}": float(jf.compare(reference, run).final) for name, run in runs.items()},
     }

@@ -6,6 +6,7 @@ from jaxflow.comparison.energy import energy_distance as energy_distance
 from jaxflow.comparison.ensembles import compare_ensembles as compare_ensembles
 from jaxflow.comparison.families import family_of as family_of
 from jaxflow.comparison.marginals import wasserstein as wasserstein
+from jaxflow.comparison.midpoints import midpoints as midpoints
 from jaxflow.comparison.moments import Moments as Moments
 from jaxflow.comparison.moments import moment_descent as moment_descent
 from jaxflow.comparison.moments import moment_flow as moment_flow

@@ -11,6 +11,9 @@ from jaxflow.dynamics.adaptive import rmsprop as rmsprop
 from jaxflow.dynamics.base import Dynamics as Dynamics
 from jaxflow.dynamics.base import Field as Field
 from jaxflow.dynamics.base import Prefix as Prefix
+from jaxflow.dynamics.central import CentralRecord as CentralRecord
+from jaxflow.dynamics.central import CentralState as CentralState
+from jaxflow.dynamics.central import central_flow as central_flow
 from jaxflow.dynamics.clock import in_time as in_time
 from jaxflow.dynamics.coefficients import coefficients as coefficients
 from jaxflow.dynamics.convergence import Convergence as Convergence
@@ -29,6 +32,8 @@ from jaxflow.dynamics.flows import gradient_flow as gradient_flow
 from jaxflow.dynamics.flows import implicit_gradient_regularization as implicit_gradient_regularization
 from jaxflow.dynamics.flows import momentum_loss_flow as momentum_loss_flow
 from jaxflow.dynamics.flows import sign_descent as sign_descent
+from jaxflow.dynamics.handover import flow_state as flow_state
+from jaxflow.dynamics.handover import optimizer_state as optimizer_state
 from jaxflow.dynamics.inertial import InertialState as InertialState
 from jaxflow.dynamics.inertial import momentum as momentum
 from jaxflow.dynamics.inertial import nesterov_sgd as nesterov_sgd
@@ -42,6 +47,8 @@ from jaxflow.dynamics.series import ModifiedState as ModifiedState
 from jaxflow.dynamics.series import modified_state as modified_state
 from jaxflow.dynamics.signed import sign_sgd as sign_sgd
 from jaxflow.dynamics.slow import slow_manifold as slow_manifold
+from jaxflow.dynamics.stable import StableState as StableState
+from jaxflow.dynamics.stable import stable_flow as stable_flow
 from jaxflow.dynamics.temperature import batch_factor as batch_factor
 from jaxflow.dynamics.temperature import temperature as temperature
 from jaxflow.dynamics.underdamped import LangevinState as LangevinState

@@ -40,6 +40,7 @@ class Field(NamedTuple):
     - `time_step`: the time one step of the discrete process stands for, a number or a function of the time.
     - `additive`: whether σ is free of the state, so that Itô and Stratonovich agree.
     - `prefix(params) -> Prefix | None`: discrete steps to begin with, for an ODE whose `init` is not on its flow.
+    - `observe(state) -> pytree`: what the state tells beside its parameters, for `Trajectory.observed`.
     """
 
     drift: Callable[[Any, PyTree], PyTree]
@@ -51,6 +52,7 @@ class Field(NamedTuple):
     time_step: Any = None
     additive: bool = False
     prefix: Callable[[PyTree], Prefix | None] = lambda params: None
+    observe: Callable[[PyTree], PyTree] | None = None
 
 
 @kind(lambda result: isinstance(result, Field))

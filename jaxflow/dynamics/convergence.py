@@ -19,7 +19,8 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._traceable import compiled
-from jaxflow.dynamics.base import plus, scale
+from jaxflow.curvature.power import power_iteration
+from jaxflow.dynamics.base import plus
 from jaxflow.dynamics.modified import check_arguments, clock_of, warm_steps
 from jaxflow.dynamics.series import ModifiedState, cold, increment, logarithm
 from jaxflow.games import VectorField
@@ -185,15 +186,8 @@ def _radius(steps, state: ModifiedState, iterations: int) -> jax.Array:
     """
     drawn = optax.tree.random_like(jax.random.key(0), state.params)
     start = jax.tree.map(jnp.zeros_like, state)._replace(params=drawn)
-
-    def iterate(v, _):
-        norm = optax.tree.norm(v)
-        v = scale(1 / jnp.where(norm == 0, 1.0, norm), v)
-        _, w = jax.jvp(steps, (state,), (v,))
-        return w, optax.tree.norm(w)
-
-    _, growth = lax.scan(iterate, start, None, length=iterations)
-    return jnp.exp(jnp.mean(jnp.log(growth[iterations // 2 :])))
+    powers = power_iteration(lambda v: jax.jvp(steps, (state,), (v,))[1], start, iterations)
+    return jnp.exp(jnp.mean(jnp.log(powers.growth[iterations // 2 :])))
 
 
 def _ratio(steps, state: ModifiedState, radius) -> jax.Array:

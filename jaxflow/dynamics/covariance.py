@@ -9,10 +9,10 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from matfree import decomp
 
 from jaxflow import _check
 from jaxflow._traceable import compiled
+from jaxflow.curvature.subspace import leading
 from jaxflow.dynamics.coordinates import NUMBERS, gradient_variance
 from jaxflow.dynamics.noise import weighted_gradient
 from jaxflow.objective import Objective, gradient, require_data
@@ -115,7 +115,7 @@ def noise_scale(objective: Objective, params: PyTree, *, eigenpairs: int = 0) ->
     data, 1/N; nothing is sampled.
 
     - `eigenpairs` k: how many, at most min(P, N). They are by Lanczos iteration with full reorthogonalisation,
-      of 20 + 4k products with Σ (at most min(P, N)), each a `jvp` and a `vjp` through the losses.
+      of 20 + 4k products with Σ (at most min(P, N)) and 2k to make sure, each a `jvp` and a `vjp` through the losses.
 
     Costs a backward pass an example, in blocks of `objective.chunk` or of 64 MiB of gradients. Compiled when called
     plainly; works under `jit` and `vmap`. Raises `TypeError` for an objective without data or parameters that are
@@ -151,18 +151,11 @@ def _leading(objective, params, trace, count: int) -> tuple[jax.Array, PyTree]:
         return jnp.zeros(0, flat.dtype), jax.tree.map(lambda x: jnp.zeros((0, *x.shape), x.dtype), params)
     # The losses, in chunks too, are the slope of their weighted sum in the weights.
     losses = lambda p: jax.grad(objective.weighted, 1)(p, jnp.zeros(objective.size, flat.dtype))
-    start, spread = jax.random.uniform(jax.random.key(0), (2, flat.size), flat.dtype, 0.5, 1.0)
-    start = start * jax.random.rademacher(jax.random.key(1), start.shape, start.dtype)
-    # Of the size of rounding: from a subspace that Σ leaves exactly invariant Lanczos would go on with 0/0.
-    tiny = jnp.finfo(flat.dtype).eps * jnp.where(trace == 0, 1, trace) * spread
 
     def product(v):
         along = jax.jvp(losses, (params,), (unravel(v),))[1]
         pulled = weighted_gradient(objective, params, (along - along.mean()) / objective.size)
-        return ravel_pytree(pulled)[0] + tiny * v
+        return ravel_pytree(pulled)[0]
 
-    krylov = decomp.tridiag_sym(depth, custom_vjp=False)(product, start)
-    values, rotation = jnp.linalg.eigh(krylov.J_small)
-    largest = slice(None, -count - 1, -1)
-    vectors = rotation[:, largest].T @ krylov.Q_tall
-    return jnp.where(trace == 0, 0, values[largest]), jax.vmap(unravel)(vectors)
+    found = leading(product, flat.size, flat.dtype, count, depth + 2 * count)
+    return jnp.where(trace == 0, 0, found.values), jax.vmap(unravel)(found.vectors)

@@ -8,6 +8,7 @@ from jaxflow.optim.adaptive import amsgrad as amsgrad
 from jaxflow.optim.adaptive import nadam as nadam
 from jaxflow.optim.adaptive import radam as radam
 from jaxflow.optim.adaptive import rmsprop as rmsprop
+from jaxflow.optim.adaptive import scalar_rmsprop as scalar_rmsprop
 from jaxflow.optim.alternating import alternating as alternating
 from jaxflow.optim.descent import gd as gd
 from jaxflow.optim.descent import momentum as momentum

@@ -114,6 +114,32 @@ def rmsprop(learning_rate, decay=0.9, eps=1e-8, *, eps_in_sqrt=False):
 
 
 @traceable
+def scalar_rmsprop(learning_rate, decay=0.9, eps=1e-8):
+    r"""RMSProp with one second moment, that of the whole gradient (Cohen et al. 2024, 2410.24206).
+
+    $v \leftarrow \alpha v + (1-\alpha)|g|^2,\ \theta \leftarrow \theta - \eta g/(\sqrt v + \epsilon)$.
+    v is a scalar, and |g|² the sum over all arrays. Raises as `rmsprop`.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> optimizer = jf.optim.scalar_rmsprop(0.1, decay=0.75)
+    >>> print(optimizer.update(jnp.array([3.0, -4.0]), optimizer.init(jnp.zeros(2)))[0])
+    [-0.12  0.16]
+    """
+    check_rate(learning_rate)
+    _check.fraction(decay=decay)
+    _check.nonnegative(eps=eps)
+
+    dtype = lambda params: jnp.result_type(jnp.float32, *jax.tree.leaves(zeros(params, real=True)))
+    init = lambda params: SecondMomentState(jnp.zeros([], dtype(params)))
+
+    def update(updates, state, params=None):
+        nu = ema(state.nu, sum(map(jnp.sum, jax.tree.leaves(tree_map(square, updates)))), decay)
+        return tree_map(lambda g: g / (root(nu) + eps), updates), SecondMomentState(nu)
+
+    return _with_rate(init, update, learning_rate)
+
+
+@traceable
 def adam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8):
     r"""Adam (Kingma & Ba 2015, 1412.6980).
 

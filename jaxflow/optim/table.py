@@ -14,6 +14,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
         descent.sgdw,
         adaptive.adagrad,
         adaptive.rmsprop,
+        adaptive.scalar_rmsprop,
         adaptive.adam,
         adaptive.adamw,
         adaptive.amsgrad,

@@ -11,6 +11,17 @@ from jaxflow.objective import gradient, value_and_gradient
 PyTree = Any
 
 
+def advance(
+    optimizer: optax.GradientTransformation,
+    params: PyTree,
+    state: PyTree,
+    loss: Callable[[PyTree], jax.Array],
+) -> tuple[PyTree, PyTree]:
+    """One step of an optimizer on a loss: new parameters and new optimizer state."""
+    updates, state = updates_of(optimizer, params, state, loss)
+    return optax.apply_updates(params, updates), state
+
+
 def updates_of(
     optimizer: optax.GradientTransformation,
     params: PyTree,

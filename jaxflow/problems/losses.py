@@ -42,7 +42,20 @@ LOSSES = {"cross_entropy": cross_entropy, "mse": squared_error}
 
 @dataclass(frozen=True)
 class PredictionLosses:
-    """`losses(params, {"x", "y"}) -> (B,)`, the loss of a prediction; hashable, equal by its parts."""
+    r"""The loss of a prediction, $\ell_i(\theta) = \ell(f(\theta, x_i), y_i)$, as the `losses` of an `Objective`.
+
+    Called with `(params, batch)`, a batch a dict of `x` (B, …) and `y` (B, …), it gives (B,). It keeps its two parts
+    apart, which a Gauss–Newton matrix needs. Hashable, and equal to another one of the same parts, so that problems
+    made anew compile nothing anew: give it functions defined once, not a `lambda` for every problem.
+
+    - `predict(params, x) -> (B, …)`: the outputs f.
+    - `loss(outputs, y) -> (B,)`: the loss of each example, such as `losses.cross_entropy` and `losses.squared_error`.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> losses = jf.problems.PredictionLosses(lambda w, x: x @ w, lambda f, y: 0.5 * (f - y) ** 2)
+    >>> print(losses(jnp.ones(2), {"x": jnp.array([[1.0, 2.0], [0.0, 1.0]]), "y": jnp.zeros(2)}))
+    [4.5 0.5]
+    """
 
     predict: Callable[[Any, jax.Array], jax.Array]
     loss: Callable[[jax.Array, jax.Array], jax.Array]

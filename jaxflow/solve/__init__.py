@@ -14,4 +14,5 @@ from jaxflow.solve.integrate import integrate as integrate
 from jaxflow.solve.iterate import iterate as iterate
 from jaxflow.solve.rkc import RKC2 as RKC2
 from jaxflow.solve.stepping import IterationState as IterationState
+from jaxflow.solve.stepping import begin as begin
 from jaxflow.solve.trajectory import Trajectory as Trajectory

@@ -4,10 +4,10 @@ from typing import Any
 
 import diffrax
 import jax
-import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxflow._traceable import compiled
+from jaxflow.curvature.power import power_iteration
 from jaxflow.dynamics import Dynamics
 from jaxflow.solve.prefix import begun
 from jaxflow.solve.rkc import RKC2
@@ -44,18 +44,8 @@ def _stiffness(settings, dynamics, params, t, state):
     """Spectral radius of the drift's Jacobian, and the Rayleigh quotient of its dominant direction."""
     state = begun(dynamics.build(), params)[2] if state is None else state
     drift = lambda z: dynamics.drift(t, z)
-    flat = lambda v: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(v)])
     keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(state)))
     keys = jax.tree.unflatten(jax.tree.structure(state), list(keys))
     start = jax.tree.map(lambda z, key: jax.random.normal(key, z.shape, z.dtype), state, keys)
-
-    def iterate(_, carry):
-        v, _, _ = carry
-        norm = jnp.linalg.norm(flat(v))
-        v = jax.tree.map(lambda x: x / norm, v)
-        _, w = jax.jvp(drift, (state,), (v,))
-        return w, jnp.linalg.norm(flat(w)), jnp.vdot(flat(v), flat(w)).real
-
-    zero = jnp.zeros((), jnp.finfo(flat(state).dtype).dtype)
-    _, radius, rayleigh = jax.lax.fori_loop(0, ITERATIONS, iterate, (start, zero, zero))
-    return radius, rayleigh
+    powers = power_iteration(lambda v: jax.jvp(drift, (state,), (v,))[1], start, ITERATIONS)
+    return powers.growth[-1], powers.rayleigh[-1]

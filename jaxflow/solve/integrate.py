@@ -16,8 +16,10 @@ from jax.core import Tracer
 from jaxflow import _check
 from jaxflow._traceable import Static, combine, compiled, partition
 from jaxflow.dynamics import Dynamics
+from jaxflow.recording import WITH_MEMORY, Recorder, Recording, keeping, looked
 from jaxflow.solve.automatic import choose
 from jaxflow.solve.control import controller, ending, evaluations_of, fitted
+from jaxflow.solve.mapped import follow_map
 from jaxflow.solve.prefix import begun, check_prefix, recorded
 from jaxflow.solve.rkc import RKC2
 from jaxflow.solve.stepping import IterationState
@@ -52,7 +54,7 @@ def integrate(
     solver: diffrax.AbstractSolver | str | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
     event: diffrax.Event | None = None,
-    record: Callable[[PyTree], PyTree] | None = None,
+    record: Callable[[PyTree], PyTree] | Recording | Recorder | None = None,
     max_steps: int | None = 4096,
     state: PyTree = None,
 ) -> Trajectory:
@@ -62,7 +64,9 @@ def integrate(
 
     - `times` (T,), T ≥ 2, increasing: `discrete.times` of a run to compare with, say. Without noise some may be
       equal. An ODE's solver steps where it likes and its interpolant is read off at `times`.
-    - `record(params) -> pytree`: what to keep. Default: the parameters.
+    - `record(params) -> pytree`: what to keep, or a `Recorder` such as `jaxflow.curvature.record_sharpness`, which is
+      shown the states when the run is over (among first, discrete steps the parameters there and the state after
+      them). Default: the parameters.
     - A dynamics may begin with discrete steps (the warm-up of `modified`): values at those times are theirs, along
       straight lines in between, and the solver starts where they end.
     - `state`: the `state` of an earlier trajectory to go on from, instead of `dynamics.init(params)`; velocities
@@ -132,6 +136,9 @@ def integrate(
         for name, value in unused.items():
             if value is not None:
                 raise ValueError(f"{name} must be None for a dynamics stepped at fixed steps, got {value!r}.")
+        if dynamics.diffusion is None:
+            own = {"key": key, "noise_substeps": noise_substeps, "step_size": step_size, "solver": solver}
+            return follow_map(dynamics, params, times, substeps, own, record, state)
         how = (substeps, noise_substeps, step_size, solver)
         return diffuse(dynamics, params, times, key, *how, record, state)
     if noise_substeps is not None:
@@ -193,7 +200,8 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
         raise ValueError(f"{type(solver).__name__} has no error estimate; give step_size or substeps.")
     field = dynamics.build()
     prefix, path, state = begun(field, params) if state is None else (None, None, state)
-    first, begin = record(params if prefix is not None else field.params(state)), times
+    keep, begin = keeping(record, field.params), times
+    first = keep(state)
     if prefix is not None:
         begin = jnp.maximum(times, times[0] + jnp.asarray(prefix.elapsed, times.dtype)[-1])
     # The solver works in one dtype, at least single precision: its clock and its error estimates need it.
@@ -226,7 +234,7 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
             subs=[
                 # The first value is known. Left to the solver, a lane that fails before its first step would, in
                 # a vmapped loop, save it anew at every step of the others.
-                diffrax.SubSaveAt(ts=clock[1:], fn=lambda t, y, args: record(field.params(narrow(y)))),
+                diffrax.SubSaveAt(ts=clock[1:], fn=lambda t, y, args: keep(narrow(y))),
                 diffrax.SubSaveAt(t1=True),
             ],
             solver_state=isinstance(solver, RKC2),
@@ -249,7 +257,10 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     status, stopped = ending(solution.result, start, final, ends[0].astype(times.dtype), times, values)
     status, stopped = jnp.where(alive, status, DIVERGED), jnp.where(alive, stopped, begin[0])
     if prefix is not None:
-        values = recorded(record, prefix.elapsed, path, times, values)
+        if isinstance(record, WITH_MEMORY):
+            values = recorded(identity, prefix.elapsed, path, times, values[0]), values[1]
+        else:
+            values = recorded(record, prefix.elapsed, path, times, values)
         lost = ~jax.vmap(is_finite)(values)
         stopped = jnp.where(alive | ~lost.any(), stopped, times[jnp.argmax(lost)])
         late = begin[0] > times[-1]  # refused where the numbers are concrete
@@ -257,7 +268,7 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
         status, stopped = jnp.where(late, WARMING, status), jnp.where(late, times[-1], stopped)
     return Trajectory(
         times=times,
-        values=values,
+        values=looked(record, values),
         params=field.params(final),
         state=final,
         steps=jnp.asarray(solution.stats["num_steps"], jnp.int32),

@@ -17,8 +17,10 @@ from jax import lax
 from jaxflow import _check
 from jaxflow._traceable import compiled
 from jaxflow.optim import learning_rate_of
+from jaxflow.optim.updates import advance
+from jaxflow.recording import Recorder, Recording, as_recorder
 from jaxflow.solve.estimators import Estimator, check_data, full_batch, with_replacement
-from jaxflow.solve.stepping import IterationState, advance, clock, end_time, finish, start
+from jaxflow.solve.stepping import IterationState, clock, end_time, finish, start
 from jaxflow.solve.stream import iterate_stream
 from jaxflow.solve.trajectory import Trajectory, as_parameters, identity, is_finite
 
@@ -45,7 +47,7 @@ def iterate(
     estimator: Estimator | Iterable[PyTree] | None = None,
     key: jax.Array | None = None,
     every: int | None = 1,
-    record: Callable[[PyTree], PyTree] | None = None,
+    record: Callable[[PyTree], PyTree] | Recording | Recorder | None = None,
     state: IterationState | None = None,
 ) -> Trajectory:
     r"""Run $\theta_{k+1} = \theta_k + u(g_k, \theta_k)$ and record it every `every` steps.
@@ -63,7 +65,8 @@ def iterate(
       `key` is then needed; step k uses `fold_in(key, k)`.
     - `every`: steps between records; a last shorter interval when it does not divide `steps`. `None`: the two
       ends only.
-    - `record(params) -> pytree`: what to keep. Default: the parameters.
+    - `record(params) -> pytree`: what to keep, or a `Recorder` such as `jaxflow.curvature.record_sharpness`, which
+      sees the optimizer's state too. Default: the parameters.
     - `state`: the `state` of an earlier trajectory, to go on from its `params` as if never interrupted.
 
     Returns a `Trajectory` whose first value is that of the given `params`. A run whose parameters are not
@@ -168,16 +171,19 @@ def _iterate(settings, optimizer, objective, params, rate, estimator, key, recor
         return (params, optimizer_state, estimator_state), None
 
     carry = (params, state.optimizer, state.estimator)
+    recorder = as_recorder(record)
+    value, memory = recorder.look(recorder.begin(*carry[:2]), *carry[:2])
     if settings.steps is None:
-        carry, records, bad = _loop(step, carry, first, traced_steps, record)
+        carry, records, bad = _loop(step, carry, first, traced_steps, recorder, memory)
         steps = jnp.asarray(traced_steps, jnp.int32)
         times = jnp.stack([state.time, end_time(rate, first, state.time, steps)])
     else:
         steps = settings.steps
-        carry, records, bad = _scan(step, carry, first, steps, settings.every or steps, record)
-        ends = np.minimum(np.arange(records_of(settings) + 1) * (settings.every or steps), steps)
+        every, kept = settings.every or steps, record is identity
+        carry, records, bad = _scan(step, carry, first, steps, every, recorder, memory, kept)
+        ends = np.minimum(np.arange(records_of(settings) + 1) * every, steps)
         times = clock(rate, first, state.time, steps, ends)
-    values = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), record(params), records)
+    values = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), value, records)
     total = first + jnp.asarray(steps, jnp.int32)
     final = IterationState(total, times[-1], carry[1], carry[2])
     return finish(times, values, carry[0], final, total - first, bad)
@@ -189,35 +195,38 @@ def records_of(settings: Settings) -> int:
     return 1 if settings.every is None else -(-settings.steps // settings.every)
 
 
-def _scan(step, carry, first, steps: int, every: int, record):
-    """All steps as a scan over records of scans over steps; records, and a function telling which are not finite."""
-    # Parameters that are kept can be looked at afterwards, all at once, which spares the loop the look.
-    looked_at = record if record is identity else lambda params: (record(params), ~is_finite(params))
+def _scan(step, carry, first, steps: int, every: int, recorder, memory, kept: bool):
+    """All steps as a scan over records of scans over steps; records, and a function telling which are not finite.
+
+    Parameters that are `kept` can be looked at afterwards, all at once, which spares the loop the look.
+    """
 
     def interval(length):
         def run(carry, begin):
+            carry, memory = carry
             if length == 1:
                 carry, _ = step(carry, begin)
             else:
                 carry, _ = lax.scan(step, carry, begin + jnp.arange(length, dtype=jnp.int32))
-            return carry, looked_at(carry[0])
+            value, memory = recorder.look(memory, *carry[:2])
+            return (carry, memory), value if kept else (value, ~is_finite(carry[0]))
 
         return run
 
     whole, rest = divmod(steps, every)
     begins = first + jnp.arange(whole, dtype=jnp.int32) * every
-    carry, seen = lax.scan(interval(every), carry, begins)
+    carry, seen = lax.scan(interval(every), (carry, memory), begins)
     if rest:
         carry, last = interval(rest)(carry, first + whole * every)
         seen = jax.tree.map(lambda a, b: jnp.concatenate([a, jnp.asarray(b)[None]]), seen, last)
-    if record is identity:
-        return carry, seen, lambda: ~jax.vmap(is_finite)(seen)
+    if kept:
+        return carry[0], seen, lambda: ~jax.vmap(is_finite)(seen)
     records, bad = seen
-    return carry, records, lambda: bad
+    return carry[0], records, lambda: bad
 
 
-def _loop(step, carry, first, steps, record):
+def _loop(step, carry, first, steps, recorder, memory):
     """A traced number of steps, of which only the end is recorded."""
     carry = lax.fori_loop(0, jnp.asarray(steps, jnp.int32), lambda k, c: step(c, first + k)[0], carry)
-    records = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], record(carry[0]))
+    records = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], recorder.look(memory, *carry[:2])[0])
     return carry, records, lambda: jnp.ones(1, bool)

@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
-from jaxflow.optim.updates import updates_of
 from jaxflow.solve.trajectory import DIVERGED, FINISHED, Trajectory, is_finite
 
 PyTree = Any
@@ -22,12 +20,6 @@ class IterationState(NamedTuple):
     time: jax.Array
     optimizer: PyTree
     estimator: PyTree
-
-
-def advance(optimizer, params: PyTree, state: PyTree, loss) -> tuple[PyTree, PyTree]:
-    """One step of an optimizer on a loss: new parameters and new optimizer state."""
-    updates, state = updates_of(optimizer, params, state, loss)
-    return optax.apply_updates(params, updates), state
 
 
 def clock(rate, start_step, start_time, steps: int, ends: np.ndarray) -> jax.Array:
@@ -48,9 +40,13 @@ def end_time(rate, first, time, steps) -> jax.Array:
 
 def start(optimizer, params: PyTree, estimator_state: PyTree = ()) -> IterationState:
     """The state of a run that has not begun."""
-    return IterationState(
-        jnp.zeros([], jnp.int32), jnp.zeros([], float), optimizer.init(params), estimator_state
-    )
+    return begin(optimizer.init(params), estimator_state)
+
+
+def begin(optimizer_state: PyTree, estimator_state: PyTree = ()) -> IterationState:
+    """The state, for `iterate`, of a run that begins at t = 0 with this state of its optimizer, such as one that
+    `jaxflow.dynamics.optimizer_state` made of a flow's."""
+    return IterationState(jnp.zeros([], jnp.int32), jnp.zeros([], float), optimizer_state, estimator_state)
 
 
 def finish(times, values, params, state, steps, bad: Callable[[], jax.Array]) -> Trajectory:

@@ -6,7 +6,6 @@ One compiled program; the dynamics, parameters, times and key are its arguments.
 import functools
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
@@ -19,6 +18,7 @@ from jax.core import Tracer
 from jaxflow import _check
 from jaxflow._traceable import compiled
 from jaxflow.dynamics import Dynamics, Field
+from jaxflow.recording import keeping, looked
 from jaxflow.solve.brownian import coarsened, increments, is_bits, pages
 from jaxflow.solve.stepping import finish
 from jaxflow.solve.trajectory import Trajectory, is_finite
@@ -46,7 +46,7 @@ def diffuse(
     noise_substeps: int | None,
     step_size: Any,
     solver: Any,
-    record: Callable[[PyTree], PyTree],
+    record: Any,
     state: PyTree,
 ) -> Trajectory:
     """Check what is asked of an SDE and run it; `integrate` says what the arguments are."""
@@ -158,19 +158,20 @@ def _diffuse(settings: Settings, dynamics, params, times, key, record, state):
     field = dynamics.build()
     state = field.init(params) if state is None else state
     step, widen, narrow = _stepper(field, state, settings.heun)
+    keep = keeping(record, field.params)
     final, values, bad = _walk(
         settings,
         step,
         widen(state),
         times,
         increments(_shape(field, state), None if field.diffusion is None else key),
-        lambda z: record(field.params(narrow(z))),
+        lambda z: keep(narrow(z)),
     )
     final = narrow(final)
-    first = record(field.params(state))
+    first = keep(state)
     values = jax.tree.map(lambda x, xs: jnp.concatenate([jnp.asarray(x)[None], xs]), first, values)
     steps = jnp.asarray((times.size - 1) * settings.substeps, jnp.int32)
-    return finish(times, values, field.params(final), final, steps, lambda: bad)
+    return finish(times, looked(record, values), field.params(final), final, steps, lambda: bad)
 
 
 def _stepper(field: Field, like: PyTree, heun: bool):

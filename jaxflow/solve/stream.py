@@ -13,7 +13,9 @@ import numpy as np
 
 from jaxflow._traceable import compiled
 from jaxflow.objective import Objective
-from jaxflow.solve.stepping import advance, clock, finish, start
+from jaxflow.optim.updates import advance
+from jaxflow.recording import as_recorder
+from jaxflow.solve.stepping import clock, finish, start
 from jaxflow.solve.trajectory import STREAM_ENDED, is_finite
 
 
@@ -23,8 +25,12 @@ def _stream_step(settings, optimizer, objective, params, optimizer_state, batch)
 
 
 @compiled
-def _observe(settings, record, params):
-    return record(params), ~is_finite(params)
+def _observe(settings, record, memory, params, state):
+    """The record, whether the parameters are not finite, and the memory; that is `None` before the first record."""
+    recorder = as_recorder(record)
+    memory = recorder.begin(params, state) if memory is None else memory
+    value, memory = recorder.look(memory, params, state)
+    return (value, ~is_finite(params)), memory
 
 
 def iterate_stream(optimizer, objective, params, steps, rate, batches, every, record, state):
@@ -38,17 +44,19 @@ def iterate_stream(optimizer, objective, params, steps, rate, batches, every, re
             f"estimator must come from jaxflow.solve or be an iterable of batches, got {batches!r}."
         ) from None
     state = start(optimizer, params) if state is None else state
-    records, ends, last = [_observe((), record, params)], [0], 0
     optimizer_state = state.optimizer
+    seen, memory = _observe((), record, None, params, optimizer_state)
+    records, ends, last = [seen], [0], 0
     for last, batch in enumerate((batch for _, batch in zip(range(steps), stream, strict=False)), 1):
         params, optimizer_state = _stream_step((), optimizer, objective, params, optimizer_state, batch)
         if last % every == 0:
-            records.append(_observe((), record, params))
+            seen, memory = _observe((), record, memory, params, optimizer_state)
+            records.append(seen)
             ends.append(last)
     if last == 0:
         raise ValueError("The stream of batches is empty.")
     if ends[-1] != last:  # a last shorter interval
-        records.append(_observe((), record, params))
+        records.append(_observe((), record, memory, params, optimizer_state)[0])
         ends.append(last)
     times = clock(rate, state.step, state.time, last, np.array(ends))
     final = state._replace(step=state.step + last, time=times[-1], optimizer=optimizer_state)

@@ -35,6 +35,8 @@ class Trajectory:
     - `params`: the parameters at the end. `state`: what resumes the run, given back as `state=` (iterates).
     - `steps`: steps taken. `evaluations`: gradient or field evaluations, −1 where the solver does not tell.
     - `status`: a code, see `message`. `stopped`: the time at which the run ended.
+    - `observed`: what the dynamics tells of itself at each time, leaves (T, …), beside what `record` returned: of a
+      `central_flow` its predictions. `None` for most.
 
     It is a pytree; under `vmap` every leaf has a leading axis.
     """
@@ -47,6 +49,7 @@ class Trajectory:
     evaluations: jax.Array
     status: jax.Array
     stopped: jax.Array
+    observed: PyTree = None
 
     @property
     def diverged(self) -> jax.Array:

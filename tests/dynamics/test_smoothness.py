@@ -21,7 +21,7 @@ KEY = jax.random.key(0)
 
 OURS = {
     **dict.fromkeys(("gd", "momentum", "nesterov", "sgdw", "adagrad", "rmsprop", "adam", "adamw", "nadam")),
-    "newton": None,
+    **dict.fromkeys(("scalar_rmsprop", "newton")),
     **dict.fromkeys(("amsgrad", "adabound"), "kink"),
     **dict.fromkeys(("radam", "swats", "sign"), "jump"),
     "lookahead": "single",

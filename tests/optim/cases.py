@@ -99,6 +99,7 @@ CASES = [
     _case("adagrad", {"learning_rate": 0.05, "eps": 0.01, "initial_accumulator": 0.1}),
     _case("rmsprop", _RMSPROP),
     _case("rmsprop-in_sqrt", _RMSPROP | {"eps_in_sqrt": True}),
+    _case("scalar_rmsprop", _RMSPROP | {"learning_rate": 0.02, "eps": 0.1}),
     _case("adam", _ADAM),
     _case("adamw", _ADAM | {"weight_decay": 0.1}, decays=True),
     _case("adamw-paper", _ADAM | {"weight_decay": 0.01, "multiplier": 0.7}, decays=True),

@@ -124,6 +124,17 @@ def rmsprop(gradient, x, steps, learning_rate, decay=0.9, eps=1e-8, eps_in_sqrt=
         yield x
 
 
+@iterates
+def scalar_rmsprop(gradient, x, steps, learning_rate, decay=0.9, eps=1e-8):
+    """Cohen et al. 2024: one v, of the squared norm."""
+    v = 0.0
+    for k in range(steps):
+        g = gradient(x)
+        v = decay * v + (1 - decay) * (g @ g)
+        x = x - at(learning_rate, k) * g / (np.sqrt(v) + eps)
+        yield x
+
+
 def average(m, v, g, b1, b2):
     """The moving averages of g and g², which all begin at 0."""
     return b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2

@@ -1,0 +1,143 @@
+"""Following what values depend on through a traced program.
+
+A program is traced on shapes alone, so reading it costs milliseconds and needs no numbers. What a dependence means,
+and which operations matter, is up to whoever reads: whether an optimizer's update is smooth, or a loss.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+KEYS = (jax.dtypes.prng_key, jnp.unsignedinteger)
+TINY, HUGE = 1e-6, 1e9  # beyond these a number in a comparison is there for safety
+
+# Operations that hand a known number on; that are never negative; that are not where no operand is.
+SAME = {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "copy", "transpose"}
+POSITIVE = {"sqrt", "rsqrt", "abs", "square", "exp", "exp2", "logistic"}
+MONOTONE = {*SAME, "add", "mul", "div", "min", "max", "pow", "integer_pow", "dot_general", "reduce_sum"}
+MONOTONE |= {"reduce_max", "sign", "slice", "stack", "concatenate"}
+COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne", "is_finite"}
+
+
+class Value(NamedTuple):
+    """What is known of an array: what it depends on, its value if that is one number, whether it is at least 0.
+
+    `depends` is a set of bits, of the reader's choosing.
+    """
+
+    depends: int = 0
+    number: float | None = None
+    nonnegative: bool = False
+
+
+class Reader:
+    """Follows dependences through a program; subclasses say what an operation makes of them."""
+
+    def read(self, closed: ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
+        """What is known of the outputs of a program."""
+        jaxpr = closed.jaxpr
+        values = [*map(known, closed.consts), *inputs]
+        seen = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+        look = lambda variable: known(variable.val) if isinstance(variable, Literal) else seen[variable]
+        for eqn in jaxpr.eqns:
+            seen.update(zip(eqn.outvars, self.apply(eqn, [*map(look, eqn.invars)]), strict=True))
+        return [*map(look, jaxpr.outvars)]
+
+    def apply(self, eqn, inputs: list[Value]) -> list[Value]:
+        """What is known of the outputs of one operation, of the programs in it if it has any."""
+        name, programs, params = eqn.primitive.name, programs_of(eqn), eqn.params
+        if name == "cond":
+            outputs = [self.read(branch, inputs[1:]) for branch in programs]
+            return [self.choice(inputs[0], cases) for cases in zip(*outputs, strict=True)]
+        if name == "scan":
+            first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+            return self.repeat(programs[0], inputs[:first], inputs[first:last], inputs[last:])
+        if name == "while":
+            first, last = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+            carry = self.repeat(params["body_jaxpr"], inputs[first:last], inputs[last:])
+            return self.ended(carry, self.read(params["cond_jaxpr"], [*inputs[:first], *carry])[0])
+        if [len(program.in_avals) for program in programs] == [len(inputs)]:
+            return self.read(programs[0], inputs)
+        for program in programs:
+            inside = self.read(program, [reduce(either, inputs)] * len(program.in_avals))
+            inputs = [value._replace(depends=reduce(either, inside, value).depends) for value in inputs]
+        return [self.elementary(eqn, inputs)] * len(eqn.outvars)
+
+    def repeat(self, body, constants, carry, entries=()) -> list[Value]:
+        """A body over and over, until no more is learnt about what it carries."""
+        while True:
+            outputs = self.read(body, [*constants, *carry, *entries])
+            joined = [*map(either, carry, outputs)]
+            if joined == carry:
+                return [*carry, *outputs[len(carry) :]]
+            carry = joined
+
+    def ended(self, carry: list[Value], condition: Value) -> list[Value]:
+        """What a loop carries that runs while a condition holds."""
+        return [value._replace(depends=value.depends | condition.depends) for value in carry]
+
+    def choice(self, condition: Value, cases: Sequence[Value]) -> Value:
+        """One of several values."""
+        chosen = reduce(either, cases)
+        return chosen._replace(depends=chosen.depends | condition.depends)
+
+    def elementary(self, eqn, inputs: list[Value]) -> Value:
+        """An operation without a program in it."""
+        if eqn.primitive.name == "select_n":
+            return self.choice(inputs[0], inputs[1:])
+        number = inputs[0].number if eqn.primitive.name in SAME else None
+        return Value(reduce(either, inputs, Value()).depends, number, is_nonnegative(eqn, inputs))
+
+
+def is_a(leaf: Any, *kinds: Any) -> bool:
+    """Whether a number or array is of one of these kinds of dtype."""
+    return any(jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), kind) for kind in kinds)
+
+
+def known(constant: Any) -> Value:
+    """A constant's value. One that has none yet, a hyperparameter under `jit`, is taken as not negative."""
+    if isinstance(constant, Tracer) or np.size(constant) != 1 or is_a(constant, *KEYS):
+        return Value(nonnegative=True)
+    number = float(np.real(np.asarray(constant)).item())
+    return Value(0, number, number >= 0)
+
+
+def either(a: Value, b: Value) -> Value:
+    """What holds of both."""
+    number = a.number if a.number == b.number else None
+    return Value(a.depends | b.depends, number, a.nonnegative and b.nonnegative)
+
+
+def programs_of(eqn) -> list[ClosedJaxpr]:
+    """The programs in an operation, but for those of a linear solve, which is smooth however it pivots."""
+    is_program = lambda leaf: isinstance(leaf, (ClosedJaxpr, Jaxpr))
+    params = [] if eqn.primitive.name == "custom_linear_solve" else list(eqn.params.values())
+    found = filter(is_program, jax.tree.leaves(params, is_leaf=is_program))
+    return [ClosedJaxpr(program, []) if isinstance(program, Jaxpr) else program for program in found]
+
+
+def guards(a: Value, b: Value) -> bool:
+    """Whether the first is a number with which to compare the second is mere safety."""
+    c = np.nan if a.number is None else a.number
+    return abs(c) >= HUGE or 0 < c <= TINY or (c == 0 and b.nonnegative)
+
+
+def is_guarded(inputs: Sequence[Value]) -> bool:
+    """Whether one of two operands is there for safety only."""
+    return len(inputs) == 2 and (guards(*inputs) or guards(*inputs[::-1]))
+
+
+def is_nonnegative(eqn, inputs: Sequence[Value]) -> bool:
+    """Whether an operation's result cannot be negative."""
+    name = eqn.primitive.name
+    if name == "sub":  # of hyperparameters, such as 1 - beta
+        return not any(value.depends for value in inputs)
+    even = name == "integer_pow" and eqn.params["y"] % 2 == 0
+    squared = name in ("mul", "dot_general") and eqn.invars[0] is eqn.invars[1]
+    return name in POSITIVE or even or squared or (name in MONOTONE and all(v.nonnegative for v in inputs))

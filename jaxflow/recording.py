@@ -1,0 +1,91 @@
+"""What is kept of a run when a function of the parameters is not enough: records that remember the one before.
+
+`iterate` and `integrate` take either as `record=`. A recorder is handed the state too (the optimizer's, or that of
+the dynamics), and carries a memory from one record to the next, such as the eigenvectors it found last.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+
+from jaxflow._traceable import Bound, kind
+
+PyTree = Any
+
+
+class Recorder(NamedTuple):
+    """What the body of a traceable recorder constructor returns.
+
+    - `begin(params, state) -> memory`: before the first record.
+    - `look(memory, params, state) -> (values, memory)`: at every record; `values` is what is kept.
+
+    `state` is the optimizer's in `iterate`, that of the dynamics in `integrate`.
+    """
+
+    begin: Callable[[PyTree, PyTree], PyTree]
+    look: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
+
+
+@kind(lambda result: isinstance(result, Recorder))
+class Recording(Bound):
+    """A recorder as a pytree of the numbers it was made with, to give to `iterate` and `integrate` as `record=`.
+
+    A user's own is a traceable constructor that returns a `Recorder`:
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> @jf.optim.traceable
+    ... def way(scale):
+    ...     def look(memory, params, state):
+    ...         last, length = memory
+    ...         length = length + scale * jnp.linalg.norm(params - last)
+    ...         return length, (params, length)
+    ...     return jf.Recorder(begin=lambda params, state: (params, jnp.zeros(())), look=look)
+    >>> run = jf.iterate(jf.optim.gd(0.5), lambda x: 0.5 * x @ x, jnp.ones(1), steps=2, record=way(1.0))
+    >>> print(run.values)
+    [0.   0.5  0.75]
+    """
+
+    def begin(self, params: PyTree, state: PyTree) -> PyTree:
+        """The memory before the first record."""
+        return self.build().begin(params, state)
+
+    def look(self, memory: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        """What is kept now, and the memory for the next record."""
+        return self.build().look(memory, params, state)
+
+
+WITH_MEMORY = (Recording, Recorder)
+
+
+class _Plain(NamedTuple):
+    """A function of the parameters as a recorder without a memory."""
+
+    record: Callable[[PyTree], PyTree]
+
+    def begin(self, params: PyTree, state: PyTree) -> PyTree:
+        return ()
+
+    def look(self, memory: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        return self.record(params), memory
+
+
+def as_recorder(record: Any) -> Any:
+    """Something with `begin` and `look`."""
+    return record if isinstance(record, WITH_MEMORY) else _Plain(record)
+
+
+def keeping(record: Any, params_of: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+    """What to save of a state: the record; or, for a recorder, all that `looked` will show it afterwards."""
+    if isinstance(record, WITH_MEMORY):
+        return lambda state: (params_of(state), state)
+    return lambda state: record(params_of(state))
+
+
+def looked(record: Any, values: PyTree) -> PyTree:
+    """The records of a run that is over, of what `keeping` saved, leaves (T, …)."""
+    if not isinstance(record, WITH_MEMORY):
+        return values
+    step = lambda memory, at: record.look(memory, *at)[::-1]
+    return lax.scan(step, record.begin(*jax.tree.map(lambda x: x[0], values)), values)[1]
