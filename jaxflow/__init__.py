@@ -9,10 +9,12 @@ from jaxflow import problems as problems
 from jaxflow import solve as solve
 from jaxflow import sweeps as sweeps
 from jaxflow.comparison import Comparison as Comparison
+from jaxflow.comparison import EdgeStudy as EdgeStudy
 from jaxflow.comparison import EnsembleComparison as EnsembleComparison
 from jaxflow.comparison import OrderStudy as OrderStudy
 from jaxflow.comparison import compare as compare
 from jaxflow.comparison import compare_ensembles as compare_ensembles
+from jaxflow.comparison import edge_study as edge_study
 from jaxflow.comparison import family_of as family_of
 from jaxflow.comparison import midpoints as midpoints
 from jaxflow.comparison import order_of_accuracy as order_of_accuracy

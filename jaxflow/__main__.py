@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxflow compare`, `sweep`, `order`, `temperature` and `optimizers`."""
+"""The command line: `python -m jaxflow compare`, `sweep`, `order`, `edge`, `temperature` and `optimizers`."""
 
 import sys
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from jaxflow.commands import compare, order, sweep, temperature
+from jaxflow.commands import compare, edge, order, sweep, temperature
 from jaxflow.commands.choose import listing
 from jaxflow.commands.sweep_file import from_file, named_file
 
@@ -23,6 +23,7 @@ def commands(swept: sweep.Sweep) -> Any:
         Annotated[compare.Compare, tyro.conf.subcommand("compare", prefix_name=False)]
         | Annotated[sweep.Sweep, tyro.conf.subcommand("sweep", default=swept, prefix_name=False)]
         | Annotated[order.Orders, tyro.conf.subcommand("order", prefix_name=False)]
+        | Annotated[edge.Edge, tyro.conf.subcommand("edge", prefix_name=False)]
         | Annotated[temperature.Temperature, tyro.conf.subcommand("temperature", prefix_name=False)]
         | Annotated[Optimizers, tyro.conf.subcommand("optimizers", prefix_name=False)]
     )
@@ -33,6 +34,7 @@ JOBS: dict[type, tuple[str, Any]] = {
     compare.Compare: ("compare", compare),
     sweep.Sweep: ("sweep", sweep),
     order.Orders: ("order", order),
+    edge.Edge: ("edge", edge),
     temperature.Temperature: ("temperature", temperature),
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.benchmarks import accuracy, modified, speed, stochastic, sweeps
+from experiments.benchmarks import accuracy, curvature, modified, speed, stochastic, sweeps
 from experiments.common import start
 from jaxflow import _results as results
 
@@ -156,6 +156,36 @@ FIGURES = (
     ),
     Figure("compilations of a sweep over four axes, last batch ragged", sweeps.compilations, most=1),
     Figure("peak memory of 100,000 streamed trials / of 10,000", sweeps.memory, most=1.2, unit=" ×"),
+    Figure(
+        "five largest eigenvalues, digits network of 3,466 parameters, 60 products: relative error",
+        curvature.top_eigenvalues,
+        most=1e-6,
+    ),
+    Figure(
+        "third derivatives against differences of Hessian products", curvature.third_derivatives, most=1e-6
+    ),
+    Figure(
+        "complementarity problems, k = 1 … 8: feasibilities and product",
+        curvature.complementarity_problems,
+        most=1e-6,
+    ),
+    Figure("central flow against its closed form: relative error", curvature.toy_closed_form, most=1e-6),
+    Figure("central flow against averages of the iterates", curvature.toy_brute_force, most=3e-3),
+    Figure("stability thresholds against their closed forms", curvature.thresholds, most=1e-6),
+    Figure(
+        "digits past the edge, gradient descent: loss predicted / averaged − 1",
+        partial(curvature.past_the_edge, "gd"),
+        most=0.02,
+    ),
+    Figure("the same, scalar RMSProp", partial(curvature.past_the_edge, "scalar_rmsprop"), most=0.05),
+    Figure("the same, RMSProp", partial(curvature.past_the_edge, "rmsprop"), most=0.05),
+    Figure(
+        "1,000 steps of iterates, stable and central flow, 5 modes, compilation included",
+        curvature.speed,
+        most=12,
+        unit=" s",
+    ),
+    Figure("central flow: eight learning rates vmapped / one", curvature.eight_rates, most=8, unit=" ×"),
 )
 
 

@@ -2,6 +2,9 @@
 
 from jaxflow.comparison.compare import Comparison as Comparison
 from jaxflow.comparison.compare import compare as compare
+from jaxflow.comparison.edge import edge_study as edge_study
+from jaxflow.comparison.edge_paths import EdgePath as EdgePath
+from jaxflow.comparison.edge_paths import EdgeStudy as EdgeStudy
 from jaxflow.comparison.energy import energy_distance as energy_distance
 from jaxflow.comparison.ensembles import compare_ensembles as compare_ensembles
 from jaxflow.comparison.families import family_of as family_of

@@ -98,7 +98,8 @@ def top_eigenpairs(
       eigenvalues are then those of $P^{-1/2} H P^{-1/2}$, to compare with `stability_threshold(optimizer)`.
     - `gauss_newton`: of the Gauss–Newton matrix instead, see `ggn_vp`.
     - `tolerance`: when warm, residuals relative to `scale` at which to stop.
-    - `products` (static): Hessian products allowed; default 20 + 8k cold, 5k warm.
+    - `products` (static): Hessian products allowed; default 20 + 8k cold, 5k warm. (Up to 7k more cold where the Krylov
+      space is exhausted early, as with few distinct eigenvalues.)
 
     Returns `Eigenpairs` with the residual norms. Where a plain call leaves a residual above .01 of `scale` it warns.
     Compiled when called plainly; works under `jit` and `vmap`.

@@ -57,7 +57,8 @@ def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
 def _flow_state(settings, optimizer, objective, params, moment):
     modes, before = settings
     method = method_of(optimizer)
-    moment = 0.0 if method.kind == "none" else moment
+    if method.kind == "none":
+        moment = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
     moment = post_update(method, objective, params, moment) if before else moment
     if modes is None:
         return StableState(

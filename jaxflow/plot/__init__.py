@@ -1,5 +1,6 @@
 """matplotlib pictures; every function takes and returns Axes."""
 
+from jaxflow.plot.edge import edge as edge
 from jaxflow.plot.lines import comparison as comparison
 from jaxflow.plot.lines import trajectories as trajectories
 from jaxflow.plot.orders import order as order

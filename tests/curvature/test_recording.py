@@ -209,7 +209,7 @@ def test_an_adaptive_flow_with_the_preconditioner_of_its_state():
 
 
 def test_a_modified_flow_that_begins_with_steps_of_its_optimizer():
-    """Inside the warm-up the recorder is shown the iterates; the states are those of the flow, from where it begins."""
+    """Inside the warm-up the recorder is shown the iterates; states are the flow's, from where it begins."""
     optimizer = jf.optim.rmsprop(0.02, 0.9, 1e-3)
     flow = jf.dynamics.modified(optimizer, OBJECTIVE, warmup=4)
     record = seen(1.0, record_sharpness(OBJECTIVE, K))

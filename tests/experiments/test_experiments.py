@@ -17,9 +17,11 @@ pytestmark = pytest.mark.promotes
 
 NAMES = (
     "batch_scaling",
+    "central_flows",
     "continuous_limit",
     "digits_sweep",
     "dirac_gan",
+    "edge_of_stability",
     "gibbs",
     "hypergradients",
     "implicit_regularization",
@@ -30,6 +32,7 @@ NAMES = (
     "optimizers",
     "ravine",
     "sde_validity",
+    "spectra",
     "temperature",
 )
 
@@ -357,3 +360,54 @@ def test_the_sde_is_told_from_sgd_at_large_rates_only(measured):
     assert large[0] == 1
     assert large[1] > 0.01
     assert measured("digits_sweep")["diverged"] == 0
+
+
+def test_sharpness_stays_at_the_threshold(run, measured):
+    """Sharpness over threshold is 1 wherever that is expected, and there alone does the loss ever rise."""
+    numbers = measured("edge_of_stability")
+    assert numbers["thresholds found over 2(1+β)/η: largest error"] < 1e-8
+    ratios = {k: v for k, v in run("edge_of_stability")[0]["headlines"].items() if "sharpness" in k}
+    for name, pair in ratios.items():
+        method = name.split(":")[0]
+        at_the_edge = pair["expected"] == 1
+        if at_the_edge:
+            assert pair["measured"] == pytest.approx(1, abs=0.08), name
+        else:
+            assert pair["measured"] < 0.7, name
+        if method.startswith("gradient descent"):
+            rises, change = numbers[f"{method}: share of steps up, loss / loss at the start"]
+            assert (rises > 0.01) == at_the_edge
+            assert change < 0.05
+    assert [pair["expected"] for pair in ratios.values()] == [None, 1, 1, 1, 1]
+
+
+def test_a_class_less_one_is_an_outlier(run, measured):
+    """Means over random probes within 5 of their standard errors, which are of 10 probes and more."""
+    numbers, headlines = measured("spectra"), run("spectra")[0]["headlines"]
+    for classes in (2, 6):
+        assert numbers[f"{classes} classes, loss 0.2: outliers from 2 starts"] == [classes - 1] * 2
+    assert numbers["loss 0.2: outliers, iterated over exact: largest error"] < 1e-8
+    noisy = {k: v for k, v in headlines.items() if "standard error" in k or "by quadrature" in k}
+    assert len(noisy) == 5
+    for name, pair in noisy.items():
+        value, error = pair["measured"]
+        assert abs(value - pair["expected"][0]) < 5 * error, name
+        assert error < 0.25 * abs(value), name
+    share, depth = (
+        numbers[f"{name}, start and end"]
+        for name in ("share of eigenvalues below 0", "−lowest / largest eigenvalue")
+    )
+    assert share[1] < share[0] / 2
+    assert depth[1] < depth[0] / 5
+
+
+def test_past_the_edge_iterates_keep_to_the_central_flow(measured):
+    """On the toy it is known in closed form; none of its effective eigenvalues passes 2, as the stable flow's do."""
+    numbers = measured("central_flows")
+    assert numbers["toy: predicted loss over the closed form, worst"] == pytest.approx(1, abs=5e-3)
+    assert numbers["toy: effective sharpness of the central flow, last"] == pytest.approx(2, abs=1e-6)
+    assert numbers["toy: mean loss of the iterates over the closed form"] == pytest.approx(1, abs=3e-3)
+    assert numbers["gd: central flow's, the largest"] == pytest.approx(2, abs=0.01)
+    assert numbers["gd: stable flow's, the last"] > 2.3
+    assert numbers["gd: predicted loss of the last half / the iterates'"] == pytest.approx(1, abs=0.05)
+    assert numbers["gd: last distance from the iterates / the stable flow's"] < 0.3

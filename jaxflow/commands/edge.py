@@ -1,0 +1,228 @@
+"""`python -m jaxflow edge`: past the edge of stability, the iterates beside the central flow and the stable flow."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+import jaxflow as jf
+from jaxflow import _check
+from jaxflow import _results as results
+from jaxflow.commands.chunks import Progress
+from jaxflow.commands.sweep import Refused
+from jaxflow.commands.training import Training
+from jaxflow.comparison.edge import Plan, plan, studied
+
+# Shares of the whole time, about, on a small network.
+SHARES = {"approach": 3.0, "iterates": 0.5, "central flow": 4.0, "stable flow": 1.0, "measures": 1.5}
+# Rates at which the default network is soon past the edge.
+RATES = {"gd": 0.35, "rmsprop": 1e-3, "scalar_rmsprop": 0.02}
+PATHS = ("iterates", "central", "stable")
+
+
+@dataclass(frozen=True)
+class Edge(Training):
+    """Follow an optimizer past the edge of stability, beside its central flow and its stable flow.
+
+    The stable flow is followed from random parameters until its effective sharpness (of the loss, divided by the
+    preconditioner, times the learning rate) rises through the level; the edge of stability is at 2. From there run,
+    on the clock t = steps × learning rate, the optimizer on all data, the central flow, which predicts its average
+    over the oscillations, and the stable flow, which knows of none. Computes in float64. Prints a table; writes
+    edge.png, summary.json and trajectories.npz.
+    """
+
+    optimizer: tyro.conf.Positional[str] = "gd"
+    """gd, scalar_rmsprop, rmsprop or adagrad."""
+    learning_rate: float | None = None
+    """Learning rate: the time one step stands for. Default: .35 for gd, .001 for rmsprop, .02 for
+    scalar_rmsprop."""
+    steps: int = 500
+    """Steps of the optimizer, after the approach."""
+    modes: int = 3
+    """Leading eigenvectors the central flow follows; all that come to oscillate must be among them."""
+    level: float = 1.8
+    """Effective sharpness at which to begin; 0 to begin at the random parameters."""
+    hidden: tuple[int, ...] = (16, 16, 16)
+    """Widths of the hidden layers."""
+    loss: str | None = "mse"
+    """cross_entropy or mse."""
+    examples: int = 400
+    """Training examples, the first so many of the data, or all where there are fewer."""
+    seed: int = 2
+    """Seed of the initial parameters."""
+    output: Path = Path("results/edge")
+    """Folder for the results."""
+    batch_size: tyro.conf.Suppress[int] = 1
+    x64: tyro.conf.Suppress[bool] = True
+
+
+def prepare(settings: Edge) -> tuple[Plan]:
+    """What will be studied; every bad setting is refused here, before anything compiles."""
+    _check.integer("examples", settings.examples, 1)
+    _check.nonnegative(level=settings.level)
+    results.check_folder(settings.output)
+    rate = settings.learning_rate
+    rate = RATES.get(settings.optimizer) if rate is None else rate
+    problem, optimizer = dataclasses.replace(settings, learning_rate=rate).make()
+    whole: Any = problem.objective
+    objective = jf.Objective(whole.losses, jax.tree.map(lambda leaf: leaf[: settings.examples], whole.data))
+    level = settings.level or None
+    return (plan(optimizer, objective, problem.params, settings.steps, settings.modes, level),)
+
+
+def run(settings: Edge, chosen: Plan) -> jf.EdgeStudy:
+    """Study what `prepare` made; print and write everything."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(chosen.params))
+    objective: Any = chosen.objective
+    what = f"{settings.data}: {objective.size} training examples, {size} parameters; {chosen.optimizer}"
+    print(f"{what}, in float64", flush=True)
+    study, seconds = _study(chosen)
+    rows = _rows(study, seconds)
+    if study.approach_times.size:
+        print(
+            f"Effective sharpness {float(study.approach_sharpness[-1]):.4g} reached at "
+            f"t = {float(study.approach_times[-1]):.6g} of the stable flow, where all three begin."
+        )
+    print(f"\n{_table(rows)}\n\n{_said(study)}")
+    _write(settings, chosen, study, rows, seconds)
+    print(f"Wrote edge.png, summary.json and trajectories.npz to {settings.output}")
+    return study
+
+
+def _study(chosen: Plan) -> tuple[jf.EdgeStudy, dict[str, float]]:
+    """The study behind one bar, and the seconds of its stages."""
+    shares = {name: share for name, share in SHARES.items() if name != "approach" or chosen.level is not None}
+    seconds, began, before = {}, time.perf_counter(), 0.0
+
+    with Progress(shares) as progress:
+
+        def watch(stage: str, done: float) -> None:
+            nonlocal began, before
+            if stage not in seconds:
+                began, before = time.perf_counter(), 0.0
+                progress.start()
+            seconds[stage] = time.perf_counter() - began
+            progress.advance(max(done - before, 0.0))
+            before = max(before, done)
+
+        try:
+            return studied(chosen, watch), seconds
+        except ValueError as error:
+            if set(seconds) == {"approach"}:  # the level is not reached, which only trying tells
+                raise Refused(str(error)) from None
+            raise
+
+
+def _rows(study: jf.EdgeStudy, seconds: dict[str, float]) -> list[dict[str, Any]]:
+    """The table's lines: means over the last half of the time, the distance at the end."""
+    half = study.times.size // 2
+    late = lambda values: float(np.mean(np.asarray(values)[half:]))
+    names = ("iterates (measured)", "central flow (predicted)", "stable flow")
+    stages = ("iterates", "central flow", "stable flow")
+    rows = []
+    for name, kind, stage in zip(names, PATHS, stages, strict=True):
+        path = getattr(study, kind)
+        rows.append(
+            {
+                "path": name,
+                "loss": late(path.loss),
+                "squared_gradient": late(path.squared_gradient),
+                "sharpness": late(path.eigenvalues[:, 0]),
+                "distance": float(path.distance[-1]) if kind != "iterates" else None,
+                "seconds": seconds[stage],
+            }
+        )
+    return rows
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text, with the ratios to the first."""
+    number = lambda x, form: "—" if x is None or not np.isfinite(x) else format(x, form)
+    head = ("", "loss", "of the", "effective", "distance at the", "seconds")
+    under = ("", "(last half)", "iterates'", "sharpness × η", "end from iterates", "")
+    first, stable = rows[0]["loss"], rows[2]["distance"]
+    body = []
+    for row in rows:
+        far = number(row["distance"], ".4g")
+        if row["path"].startswith("central"):
+            far = (
+                f"{far} ({number(row['distance'] / stable if stable else None, '.3f')} of the stable flow's)"
+            )
+        numbers = (
+            number(row["loss"], ".5g"),
+            number(row["loss"] / first, ".4f"),
+            number(row["sharpness"], ".3f"),
+        )
+        body.append((row["path"], *numbers, far, number(row["seconds"], ".1f")))
+    lines = [head, under, *body]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    show = lambda line: "  ".join(
+        cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+    ).rstrip()
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([show(head), show(under), rule, *map(show, body)])
+
+
+def _said(study: jf.EdgeStudy) -> str:
+    """The edge, and what the central flow spent on it."""
+    lost = [name for name in PATHS if not np.isfinite(np.asarray(getattr(study, name).loss)).all()]
+    diverged = f" Not finite to the end: {', '.join(lost)}." if lost else ""
+    return (
+        f"The edge of stability is at effective sharpness 2.{diverged} The central flow took {int(study.substeps)} "
+        f"substeps, {int(study.products)} Hessian products and {int(study.third_derivatives)} third derivatives; "
+        f"residuals {float(study.eigenvector_residual):.1g} of its eigenvectors, "
+        f"{float(study.complementarity_residual):.1g} of its complementarity problems."
+    )
+
+
+def _write(settings: Edge, chosen: Plan, study: jf.EdgeStudy, rows, seconds) -> None:
+    """The figure, the arrays and the summary."""
+    _figure(settings, chosen, study)
+    arrays: dict[str, Any] = {
+        name: getattr(study, name)
+        for name in ("times", "averaged_loss", "averaged_squared_gradient", "covariance")
+    }
+    arrays |= {f"approach/{name}": getattr(study, f"approach_{name}") for name in ("times", "sharpness")}
+    for kind in PATHS:
+        path = getattr(study, kind)
+        for name in ("loss", "squared_gradient", "eigenvalues", "distance"):
+            arrays[f"{kind}/{name}"] = getattr(path, name)
+        for where, leaf in jax.tree.leaves_with_path(path.params):
+            arrays[f"{kind}/params{jax.tree_util.keystr(where)}"] = leaf
+    results.write_arrays(settings.output / "trajectories.npz", arrays)
+    ratios = ("loss_ratio", "stable_loss_ratio", "squared_gradient_ratio", "distance_ratio", "sharpness")
+    spent = ("substeps", "products", "third_derivatives", "eigenvector_residual", "complementarity_residual")
+    summary = {
+        "table": rows,
+        "threshold": 2.0,
+        **{name: getattr(study, name) for name in ratios},
+        "central_flow": {name: getattr(study, name) for name in spent},
+        "approach_time": study.approach_times[-1] if study.approach_times.size else None,
+        "window": study.window,
+        "seconds": seconds,
+        "settings": dataclasses.asdict(settings)
+        | {"hyperparameters": jf.optim.hyperparameters(chosen.optimizer)},
+        **results.provenance(),
+    }
+    results.write_json(settings.output / "summary.json", summary)
+
+
+def _figure(settings: Edge, chosen: Plan, study: jf.EdgeStudy) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 3, figsize=(16, 5), layout="constrained")
+    jf.plot.edge(study, list(panels))
+    shape = "–".join(map(str, settings.hidden))
+    figure.suptitle(
+        f"{settings.data}, {settings.activation} network {shape}: {chosen.optimizer}", fontsize=11
+    )
+    results.write_figure(settings.output / "edge.png", figure)
+    plt.close(figure)

@@ -1,0 +1,119 @@
+"""What a study past the edge of stability found: iterates, central flow and stable flow on one clock."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+PyTree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EdgePath:
+    """One of the three paths, at the T times of a study, which are those of the iterates but for the first and last.
+
+    - `loss`, `squared_gradient` (T,): of the iterates and the stable flow at their parameters; of the central flow
+      the time averages that it predicts of the iterates.
+    - `eigenvalues` (T, modes): the effective ones, of $P^{-1/2}HP^{-1/2}$ with P the preconditioner over the
+      learning rate, largest first, so that the edge of stability is at 2. Of the iterates: at their midpoints; of the
+      central flow: where its last substep began.
+    - `distance` (T,): of its parameters from the midpoints of the iterates; for the iterates themselves the size of
+      their oscillation.
+    - `params`: at the last time.
+    """
+
+    loss: jax.Array
+    squared_gradient: jax.Array
+    eigenvalues: jax.Array
+    distance: jax.Array
+    params: PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EdgeStudy:
+    r"""Iterates near the edge of stability beside the central flow and the stable flow; a pytree of arrays.
+
+    - `times` (T,): on the clock t = kη, from step 1 to the last but one, where the iterates have midpoints.
+    - `iterates`, `central`, `stable`: an `EdgePath` each.
+    - `averaged_loss`, `averaged_squared_gradient` (T,): the iterates', with their oscillation averaged over time: at
+      the midpoints, plus what the iterates have above that, averaged by a Gaussian whose standard deviation is
+      `window` steps, near the ends over what there is. (The falling loss itself, so averaged, would be lifted.)
+    - `covariance` (T, modes, modes): X, the central flow's oscillation in its eigenvectors.
+    - `eigenvector_residual`, `complementarity_residual`, `substeps`, `products`, `third_derivatives`: of the central
+      flow at its end, as in its `CentralRecord`.
+    - `start`: the parameters where all three begin. `approach_times`, `approach_sharpness` (n,): the way there, from
+      t = 0 of its own; n = 0 without one.
+
+    Its numbers over the last half of the time: `loss_ratio`, `stable_loss_ratio`, `squared_gradient_ratio`,
+    `sharpness`; at the end `distance_ratio`; and the time at which they part, `left`. A path that stops being finite
+    has NaN from then on, and so have these.
+    """
+
+    times: jax.Array
+    iterates: EdgePath
+    central: EdgePath
+    stable: EdgePath
+    averaged_loss: jax.Array
+    averaged_squared_gradient: jax.Array
+    window: jax.Array
+    covariance: jax.Array
+    eigenvector_residual: jax.Array
+    complementarity_residual: jax.Array
+    substeps: jax.Array
+    products: jax.Array
+    third_derivatives: jax.Array
+    start: PyTree
+    approach_times: jax.Array
+    approach_sharpness: jax.Array
+
+    @property
+    def loss_ratio(self) -> jax.Array:
+        """The mean loss that the central flow predicts for the last half, over that of the iterates."""
+        return _late(self.central.loss) / _late(self.iterates.loss)
+
+    @property
+    def stable_loss_ratio(self) -> jax.Array:
+        """The stable flow's mean loss in the last half, over that of the iterates."""
+        return _late(self.stable.loss) / _late(self.iterates.loss)
+
+    @property
+    def squared_gradient_ratio(self) -> jax.Array:
+        """The mean |∇L|² that the central flow predicts for the last half, over that of the iterates."""
+        return _late(self.central.squared_gradient) / _late(self.iterates.squared_gradient)
+
+    @property
+    def distance_ratio(self) -> jax.Array:
+        """The central flow's last distance from the midpoints of the iterates, over the stable flow's."""
+        return self.central.distance[-1] / self.stable.distance[-1]
+
+    @property
+    def sharpness(self) -> jax.Array:
+        """The mean effective sharpness of the iterates at their midpoints in the last half; the edge is at 2."""
+        return _late(self.iterates.eigenvalues[:, 0])
+
+    @property
+    def left(self) -> jax.Array:
+        """The time from which on the stable flow is farther from the iterates than the central flow; NaN for none."""
+        farther = self.stable.distance > self.central.distance
+        onwards = jnp.flip(jnp.cumprod(jnp.flip(farther)))
+        return jnp.where(onwards[-1] == 1, self.times[jnp.argmax(onwards)], jnp.nan)
+
+    def __repr__(self):
+        if isinstance(self.times, Tracer) or np.ndim(self.times) != 1:
+            return f"EdgeStudy(times of shape {np.shape(self.times)})"
+        ratios = self.loss_ratio, self.stable_loss_ratio, self.distance_ratio
+        predicted, stable, distance = map(float, ratios)
+        return (
+            f"EdgeStudy({self.times.size + 1} steps to t = {float(self.times[-1]):.6g}: predicted loss "
+            f"{predicted:.4f} of the iterates', stable flow's {stable:.4f}; distance {distance:.3g} of the stable "
+            f"flow's; sharpness {float(self.sharpness):.4g})"
+        )
+
+
+def _late(values: jax.Array) -> jax.Array:
+    return values[values.shape[0] // 2 :].mean()

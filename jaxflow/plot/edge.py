@@ -1,0 +1,88 @@
+"""Past the edge of stability: loss, effective sharpness and distances of the iterates and of both flows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxflow.comparison import EdgePath, EdgeStudy
+from jaxflow.plot.style import CLOCK, COLOURS, tidy
+
+THRESHOLD = 2.0  # of the effective sharpness, whose unit is 1 / learning rate
+RAW = {"color": "0.55", "linewidth": 0.8, "zorder": 1}
+ITERATES = {"color": COLOURS[0], "linewidth": 3.2, "alpha": 0.45, "zorder": 2, "solid_capstyle": "butt"}
+CENTRAL = {"color": COLOURS[1], "linewidth": 1.7, "zorder": 4}
+STABLE = {"color": COLOURS[5], "linewidth": 1.7, "linestyle": "--", "zorder": 3}
+LEFT = {"color": "0.35", "linestyle": ":", "linewidth": 1.0, "zorder": 0}
+LEVEL = {"color": "0.35", "linestyle": (0, (2, 2)), "linewidth": 1.2, "zorder": 5}
+
+
+def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
+    """Three panels over the time t: the loss, the effective sharpness, and the distance from the iterates.
+
+    - Loss: the iterates', thin and averaged over time; what the central flow predicts; the stable flow's.
+    - Effective sharpness, in units of 1/learning rate, with the edge of stability at 2: of the iterates at their
+      midpoints, of the central and of the stable flow; the smaller eigenvalues thinner.
+    - Distance of both flows from the midpoints of the iterates, and the size of these' oscillation.
+
+    A dotted line through all three is at `EdgeStudy.left`, where the iterates have left the stable flow.
+
+    `axes`: three Axes, by default new ones under each other on a new figure. Returns them. Raises `ValueError` for
+    another number of them.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> from matplotlib.figure import Figure
+    >>> loss = lambda p: 0.5 * p[1] * p[0] ** 2 + 0.05 * (27.2 - p[1]) ** 2
+    >>> study = jf.edge_study(jf.optim.gd(0.1), loss, jnp.array([0.6, 20.0]), steps=30, modes=1, level=None)
+    >>> [ax.get_ylabel() for ax in jf.plot.edge(study, Figure().subplots(3))]
+    ['loss', 'effective sharpness × η', 'distance from the iterates']
+    """
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        axes = list(plt.subplots(3, 1, figsize=(8, 10), sharex=True, layout="constrained")[1])
+    if len(axes) != 3:
+        raise ValueError(f"axes must be three Axes, got {len(axes)}.")
+    times = np.asarray(study.times)
+    _losses(axes[0], study, times)
+    _sharpness(axes[1], study, times)
+    _distances(axes[2], study, times)
+    left = float(study.left)
+    for ax in axes:
+        ax.set(xlabel=CLOCK, xlim=(0, times[-1]))
+        if np.isfinite(left):
+            named = "" if ax is axes[2] else "_"  # one legend tells it
+            ax.axvline(left, label=f"{named}iterates have left the stable flow", **LEFT)
+        tidy(ax)
+    return axes
+
+
+def _losses(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
+    ax.plot(times, study.iterates.loss, label="iterates", **RAW)
+    ax.plot(times, study.averaged_loss, label="iterates, averaged over time", **ITERATES)
+    ax.plot(times, study.stable.loss, label="stable flow", **STABLE)
+    ax.plot(times, study.central.loss, label="central flow: predicted average", **CENTRAL)
+    ax.set(yscale="log", ylabel="loss")
+
+
+def _sharpness(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
+    ax.axhline(THRESHOLD, label="edge of stability", **LEVEL)
+    iterates = ITERATES | {"linewidth": 1.0, "alpha": 0.6}
+    named: list[tuple[str, EdgePath, dict[str, Any]]] = [
+        ("iterates, at their midpoints", study.iterates, iterates),
+        ("stable flow", study.stable, STABLE),
+        ("central flow", study.central, CENTRAL),
+    ]
+    for name, path, style in named:
+        leading, *others = np.asarray(path.eigenvalues).T
+        ax.plot(times, leading, label=name, **style)
+        for line in others:
+            ax.plot(times, line, **style | {"linewidth": 0.55 * style["linewidth"]})
+    ax.set(ylabel="effective sharpness × η")
+
+
+def _distances(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
+    ax.plot(times, study.iterates.distance, label="iterates, their oscillation", **RAW)
+    ax.plot(times, study.stable.distance, label="stable flow", **STABLE)
+    ax.plot(times, study.central.distance, label="central flow", **CENTRAL)
+    ax.set(ylabel="distance from the iterates", ylim=(0, None))
