@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxflow.solve import Trajectory
 
@@ -22,7 +24,7 @@ def midpoints(run: Trajectory) -> Trajectory:
 
     Returns a `Trajectory` with the inner T − 2 times and values. Works under `jit` and `vmap` (lanes first).
 
-    Raises `ValueError` for fewer than three times.
+    Raises `ValueError` for fewer than three times, or iterates not recorded at every step.
 
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206.
 
@@ -33,7 +35,13 @@ def midpoints(run: Trajectory) -> Trajectory:
     """
     if run.times.shape[-1] < 3:
         raise ValueError(f"run must have at least 3 times, got {run.times.shape[-1]}.")
-    axis = run.times.ndim - 1
+    axis = jnp.ndim(run.status)
+    steps, last = run.steps, run.times.shape[-1] - 1
+    known = hasattr(run.state, "optimizer") and not isinstance(steps, Tracer)
+    if known and np.any(np.asarray(steps) != last):
+        raise ValueError(
+            f"run must be recorded at every step, got {np.max(steps)} steps at {last + 1} times."
+        )
 
     def middle(x):
         if not jnp.issubdtype(x.dtype, jnp.inexact):

@@ -98,8 +98,8 @@ def top_eigenpairs(
       eigenvalues are then those of $P^{-1/2} H P^{-1/2}$, to compare with `stability_threshold(optimizer)`.
     - `gauss_newton`: of the Gauss–Newton matrix instead, see `ggn_vp`.
     - `tolerance`: when warm, residuals relative to `scale` at which to stop.
-    - `products` (static): Hessian products allowed; default 20 + 8k cold, 5k warm. (Up to 7k more cold where the Krylov
-      space is exhausted early, as with few distinct eigenvalues.)
+    - `products` (static): Hessian products allowed; default 20 + 8k cold, 5k warm. (Up to 7k more cold where the
+      Krylov space is exhausted early, as with few distinct eigenvalues.)
 
     Returns `Eigenpairs` with the residual norms. Where a plain call leaves a residual above .01 of `scale` it warns.
     Compiled when called plainly; works under `jit` and `vmap`.
@@ -127,6 +127,8 @@ def top_eigenpairs(
     _check.positive(tolerance=tolerance)
     preconditioner = check_preconditioner(preconditioner, params)
     vectors = None if start is None else _start(start, params, k)
+    if not gauss_newton:
+        warn_unless_twice_differentiable(objective, params)
     settings = Settings(int(k), None if products is None else int(products), bool(gauss_newton))
     found = _top_eigenpairs(settings, objective, params, preconditioner, vectors, tolerance)
     _warn_if_rough(found)
@@ -160,7 +162,6 @@ def sharpness(
 
 @compiled
 def _top_eigenpairs(settings, objective, params, preconditioner, vectors, tolerance):
-    warn_unless_twice_differentiable(objective, params)
     hessian = operator(objective, params, preconditioner, settings.gauss_newton)
     k, allowed = settings.k, settings.products
     if vectors is None:

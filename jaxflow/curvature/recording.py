@@ -65,8 +65,8 @@ def record_sharpness(
     - `objective`: the loss whose Hessian is meant.
     - `stride`: measure at every so manieth record only, the first included; NaN in between.
     - `preconditioner`: an optimizer, for the eigenvalues of $P^{-1/2}HP^{-1/2}$ with its P read off its state
-      (`preconditioner_of`; in `iterate`); or a function `P(state)` of the state, the optimizer's in `iterate`, the
-      dynamics' in `integrate`.
+      (`preconditioner_of`; in `iterate`; before its first step P is ε, and the first record huge); or a function
+      `P(state)` of the state, the optimizer's in `iterate`, the dynamics' in `integrate`.
     - `record(params) -> pytree`: what else to keep, at every record.
 
     The trajectory's `values` are a `SharpnessRecord` with leaves (T, …). `integrate` keeps the states of all times

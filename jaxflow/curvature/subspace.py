@@ -118,9 +118,11 @@ def orthonormal(rows: jax.Array) -> jax.Array:
 
 def _scattered(k: int, n: int, dtype) -> jax.Array:
     """Rows that lie in no particular direction, without the cost of random numbers."""
-    i, j = jnp.arange(n, dtype=dtype)[None], jnp.arange(1, k + 1, dtype=dtype)[:, None]
-    phase = (i + 1) * (i % 1009 + j) * 0.6180339887498949
-    return phase - jnp.floor(phase) - 0.5
+    i, j = jnp.arange(n, dtype=jnp.uint32)[None], jnp.arange(1, k + 1, dtype=jnp.uint32)[:, None]
+    bits = i * jnp.uint32(2654435761) + j * jnp.uint32(2246822519)
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(2146121005)
+    bits = (bits ^ (bits >> 15)) * jnp.uint32(2221713035)
+    return (bits >> 8).astype(dtype) / 2**24 - 0.5
 
 
 def _ritz(basis: jax.Array, images: jax.Array, k: int) -> Block:

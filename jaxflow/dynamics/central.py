@@ -17,10 +17,11 @@ from jaxflow.curvature.subspace import follow
 from jaxflow.dynamics.base import Field
 from jaxflow.dynamics.oscillation import NEAR, oscillate
 from jaxflow.dynamics.preconditioned import Method, flat_loss, flat_moment, method_of, moment_of
-from jaxflow.dynamics.stable import post_update, step_rate
+from jaxflow.dynamics.stable import LEAST, post_update, step_rate
 
 PyTree = Any
-SHARE = 1.0  # of a substep times the largest effective eigenvalue: half of where Euler's method is unstable
+SHARE = 1.0  # a substep times the largest effective eigenvalue: half of where Euler's method is unstable
+IDLE = 1000  # steps in a row that take no time, after which a schedule is taken to have stopped
 FRESH = 50  # intervals from one cold start of the eigenvectors to the next
 TOLERANCE, BLOCKS = 1e-4, 2  # of the critical eigenvectors' residuals, and Krylov blocks at most to get there
 
@@ -55,7 +56,7 @@ class CentralRecord(NamedTuple):
     - `loss`: the time-averaged loss $L + \mathrm{tr} X$; `squared_gradient`: the time average
       $|\nabla L|^2 + \mathrm{tr}(H\Sigma H)$.
     - `covariance` (T, modes, modes): X. `eigenvalues` (T, modes): effective, of $P^{-1/2}HP^{-1/2}$, largest first;
-      at the edge of stability 2.
+      at the edge of stability 2. Both over the last substep, the eigenvalues at its beginning.
     - `eigenvector_residual`, `complementarity_residual`: the largest so far, relative.
     - `substeps`, `products`, `third_derivatives`: so far; a third derivative costs about two Hessian products.
     """
@@ -102,7 +103,9 @@ def central_flow(
 
     `integrate` steps it by its own map, substeps as long as the effective sharpness allows, and returns beside the
     parameters a `CentralRecord` of its predictions as `observed`. `substeps=` there asks for at least so many between
-    two times. All is one compiled program; it vmaps over optimizers and starts, and has no reverse mode.
+    two times. All is one compiled program; it vmaps over optimizers and starts. It has no derivative: reverse mode is
+    refused, and forward mode, through eigenvectors that meet, is not to be trusted. The eigenvectors are found anew
+    at the first and every 50th interval between two times. Beside the modes it holds 2·modes·(modes + 1) vectors.
 
     **Where it holds.** From a start that does not oscillate yet, such as the end of `stable_flow` run to an effective
     sharpness of 1.8 (see `flow_state`): from a random start far past the edge it does not describe the first steps.
@@ -131,8 +134,8 @@ def central_flow(
         return central_state(method, objective, params, post_update(method, objective, params), modes)
 
     def step(t, state, dt, xi):
-        del t, xi  # the step count is in the state
-        return advance(method, objective, state, dt)
+        del xi
+        return advance(method, objective, state, jnp.asarray(t), jnp.asarray(dt))
 
     return Field(
         drift=_no_drift,
@@ -170,17 +173,17 @@ def _scaled(method: Method, loss, flat, nu, steps):
     return root, gradient, lambda v: root * product(root * v)
 
 
-def advance(method: Method, objective, state: CentralState, time: jax.Array) -> CentralState:
-    """Follow the flow for so much time on the clock t, in substeps."""
+def advance(method: Method, objective, state: CentralState, t: jax.Array, time: jax.Array) -> CentralState:
+    """Follow the flow from t for so much time, in substeps. What is left in the end is how t was rounded."""
     state = _refreshed(method, objective, state)
-    time = time.astype(state.steps.dtype)
-    close = 100 * jnp.finfo(time.dtype).eps * time
+    rounding = jnp.maximum(100 * jnp.finfo(time.dtype).eps * time, 8 * jnp.finfo(t.dtype).eps * jnp.abs(t))
+    time, close = time.astype(state.steps.dtype), rounding.astype(state.steps.dtype)
 
     def go_on(carry):
-        return (carry[1] > close) & jnp.isfinite(carry[0].eigenvalues).all()
+        return (carry[1] > close) & jnp.isfinite(carry[0].eigenvalues).all() & (carry[2] < IDLE)
 
     def substep(carry):
-        state, left = carry
+        state, left, idle = carry
         rate = step_rate(method, state.steps)
         span = left / rate
         if callable(method.learning_rate):  # to the next step, where the rate changes, but leave no crumb
@@ -188,10 +191,11 @@ def advance(method: Method, objective, state: CentralState, time: jax.Array) -> 
             span = jnp.where(span < step_left + 1e-3, span, step_left)
         fastest = jnp.maximum(jnp.maximum(state.eigenvalues[0], method.inflow) / SHARE, 1.0)
         h = span / jnp.maximum(jnp.ceil(span * fastest - 1e-3), 1.0)
-        return _substep(method, objective, state, h), left - h * rate
+        return _substep(method, objective, state, h), left - h * rate, jnp.where(rate <= LEAST, idle + 1, 0)
 
-    state, left = lax.while_loop(go_on, substep, (state, time))
-    lost = jnp.where(left > close, jnp.nan, 0.0)  # a curvature that is not finite leads nowhere
+    state, left, _ = lax.while_loop(go_on, substep, (state, time, jnp.zeros((), jnp.int32)))
+    # A curvature that is not finite leads nowhere, nor does a learning rate of 0.
+    lost = jnp.where(left > close, jnp.nan, 0.0)
     return state._replace(params=jax.tree.map(lambda x: x + lost.astype(x.dtype), state.params))
 
 
@@ -222,12 +226,13 @@ def _substep(method: Method, objective, state: CentralState, h: jax.Array) -> Ce
     loss, flat, unravel = flat_loss(objective, state.params)
     nu = flat_moment(method, state.second_moment, flat)
     root, gradient, apply = _scaled(method, loss, flat, nu, state.steps)
-    critical = lambda values, residuals: values + residuals > 2 - NEAR
+    tightening = _tightening(method, state.steps, h)
+    critical = lambda values, residuals: values + residuals - tightening > 2 - NEAR
     found = follow(apply, state.vectors, tolerance=TOLERANCE, blocks=BLOCKS, needed=critical)
     turn = found.vectors @ state.vectors.T
     guess = turn @ state.covariance @ turn.T
     rate, modes = step_rate(method, state.steps), root[None] * found.vectors
-    room = 2 - found.values + _tightening(method, state.steps, h)
+    room = 2 - found.values + tightening
     wave = oscillate(method, loss, flat, gradient, nu, rate, room, modes, guess, h)
     flat = flat - h * root**2 * (gradient + wave.push)
     nu = nu + h * (method.velocity(method.pool(gradient**2), nu) + method.inflow * wave.squares)

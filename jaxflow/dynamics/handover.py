@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow._traceable import compiled
+from jaxflow.curvature.differentiable import warn_unless_twice_differentiable
 from jaxflow.curvature.products import real_parameters
 from jaxflow.dynamics.base import Dynamics
 from jaxflow.dynamics.central import CentralState, central_flow, central_state
@@ -28,7 +29,8 @@ def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
     so one update is made. Step counts begin at 0 again, and so do schedules. Give the result as `state=` to
     `integrate`.
 
-    Raises `TypeError` for another dynamics or a trajectory of neither kind.
+    Raises `TypeError` for another dynamics or a trajectory of neither kind, `ValueError` for a run of another
+    optimizer.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -48,9 +50,19 @@ def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
     before = not isinstance(state, (CentralState, StableState))
     moment = optax.tree.get(getattr(state, "optimizer", None), "nu") if before else state.second_moment
     chosen = dynamics.hyperparameters
+    if before:
+        _check_same(chosen["optimizer"], start)
+    warn_unless_twice_differentiable(chosen["objective"], start.params)
     settings = chosen.get("modes"), before
     params = real_parameters(start.params)
     return _flow_state(settings, chosen["optimizer"], chosen["objective"], params, moment)
+
+
+def _check_same(optimizer, run: Any) -> None:
+    expected, got = jax.eval_shape(optimizer.init, run.params), run.state.optimizer
+    shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+    if jax.tree.structure(expected) != jax.tree.structure(got) or shapes(expected) != shapes(got):
+        raise ValueError(f"start must be a run of {optimizer!r}, got the state of another optimizer.")
 
 
 @compiled

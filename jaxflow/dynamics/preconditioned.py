@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxflow import optim
+from jaxflow import _check, optim
 from jaxflow.optim._moments import root
 
 PyTree = Any
@@ -54,6 +54,8 @@ def _summed(squares: jax.Array) -> jax.Array:
 
 def _averaging(learning_rate, decay, eps, eps_in_sqrt, kind) -> Method:
     """RMSProp's kinds. The lag of a post-update average is β/(1−β) steps."""
+    above = not _check.is_concrete(decay) or decay > 0
+    _check.require("decay", decay, above, "above 0 for a flow of its average")
     inside, outside = (eps, 0.0) if eps_in_sqrt else (0.0, eps)
     inflow = (1 - decay) / decay
     return Method(
@@ -111,6 +113,7 @@ def method_of(optimizer: Any) -> Method:
     """The method an optimizer is. Raises `ValueError`, with the reason, for one that is none of these."""
     constructor: Any = getattr(optimizer, "_static", (None,))[0]
     if constructor in METHODS:
+        _check.positive(learning_rate=optim.hyperparameters(optimizer)["learning_rate"])
         return METHODS[constructor](**optim.hyperparameters(optimizer))
     known = ", ".join(maker.__name__ for maker in METHODS)
     chosen = optim.hyperparameters(optimizer)

@@ -17,6 +17,7 @@ from jaxflow.dynamics.preconditioned import Method, flat_loss, flat_moment, meth
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any
+LEAST = 1e-12  # learning rate: a step at 0 takes next to no time
 
 
 class StableState(NamedTuple):
@@ -77,7 +78,7 @@ def _dtype(params: PyTree) -> Any:
 def step_rate(method: Method, steps: jax.Array) -> jax.Array:
     """The learning rate of the step that is under way; at least a little, where a schedule is at 0."""
     rate = value_at(method.learning_rate, jnp.floor(steps + 1e-2))
-    return jnp.maximum(jnp.asarray(rate).astype(steps.dtype), 1e-12)
+    return jnp.maximum(jnp.asarray(rate).astype(steps.dtype), LEAST)
 
 
 def post_update(method: Method, objective, params: PyTree, before: PyTree = None) -> PyTree:

@@ -115,7 +115,8 @@ def integrate(
     if not isinstance(dynamics, Dynamics):
         raise TypeError(f"dynamics must be a Dynamics such as gradient_flow(objective), got {dynamics!r}.")
     noisy = dynamics.diffusion is not None or dynamics.step is not None
-    times = _times(times, repeated=not noisy and substeps is None)
+    mapped = noisy and dynamics.diffusion is None
+    times = _times(times, repeated=mapped or (not noisy and substeps is None))
     params = as_parameters(params)
     for name, value in (("step_size", step_size), ("rtol", rtol), ("atol", atol)):
         if value is not None:
@@ -133,12 +134,12 @@ def integrate(
     record = identity if record is None else record
     if noisy:
         unused = {"rtol": rtol, "atol": atol, "adjoint": adjoint, "event": event}
+        if mapped:
+            unused |= {"key": key, "noise_substeps": noise_substeps, "step_size": step_size, "solver": solver}
+            return follow_map(dynamics, params, times, substeps, unused, record, state)
         for name, value in unused.items():
             if value is not None:
                 raise ValueError(f"{name} must be None for a dynamics stepped at fixed steps, got {value!r}.")
-        if dynamics.diffusion is None:
-            own = {"key": key, "noise_substeps": noise_substeps, "step_size": step_size, "solver": solver}
-            return follow_map(dynamics, params, times, substeps, own, record, state)
         how = (substeps, noise_substeps, step_size, solver)
         return diffuse(dynamics, params, times, key, *how, record, state)
     if noise_substeps is not None:

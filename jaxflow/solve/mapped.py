@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxflow._traceable import compiled
 from jaxflow.dynamics import Dynamics
-from jaxflow.recording import keeping, looked
+from jaxflow.recording import as_recorder
 from jaxflow.solve.stepping import finish
 from jaxflow.solve.trajectory import Trajectory, is_finite
 
@@ -35,6 +35,11 @@ def follow_map(
     for name, value in unused.items():
         if value is not None:
             raise ValueError(f"{name} must be None for a dynamics stepped by its own map, got {value!r}.")
+    if state is not None:
+        expected = jax.eval_shape(lambda dynamics, params: dynamics.init(params), dynamics, params)
+        shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+        if jax.tree.structure(state) != jax.tree.structure(expected) or shapes(state) != shapes(expected):
+            raise ValueError(f"state must be one of {dynamics!r}, got leaves of shapes {shapes(state)}.")
     return _follow(Settings(substeps or 1), dynamics, params, times, record, state)
 
 
@@ -44,17 +49,20 @@ def _follow(settings, dynamics, params, times, record, state):
     assert field.step is not None
     advance = field.step
     state = field.init(params) if state is None else state
-    keep, observe = keeping(record, field.params), field.observe or (lambda state: None)
+    recorder, observe = as_recorder(record), field.observe or (lambda state: None)
 
-    def interval(state, span):
+    def interval(carry, span):
+        state, memory = carry
+        # The first has no length: all is in the program once, and the number of calls the same in all lanes.
         begin, dt = span[0], (span[1] - span[0]) / settings.calls
         call = lambda i, z: advance(begin + i * dt, z, dt, None)
-        # At the first time, an interval of no length, there is none: all else is then in the program once.
-        state = lax.fori_loop(0, jnp.where(dt > 0, settings.calls, 0), call, state)
-        return state, (keep(state), observe(state), ~is_finite(field.params(state)))
+        state = lax.fori_loop(0, settings.calls, call, state)
+        value, memory = recorder.look(memory, field.params(state), state)
+        return (state, memory), (value, observe(state), ~is_finite(field.params(state)))
 
     spans = jnp.stack([jnp.concatenate([times[:1], times[:-1]]), times], 1)
-    final, (values, observed, bad) = lax.scan(interval, state, spans)
+    begun = state, recorder.begin(field.params(state), state)
+    (final, _), (values, observed, bad) = lax.scan(interval, begun, spans)
     steps = jnp.asarray((times.size - 1) * settings.calls, jnp.int32)
-    path = finish(times, looked(record, values), field.params(final), final, steps, lambda: bad[1:])
-    return dataclasses.replace(path, observed=observed)
+    path = finish(times, values, field.params(final), final, steps, lambda: bad[1:])
+    return dataclasses.replace(path, observed=observed, evaluations=jnp.full_like(steps, -1))

@@ -110,3 +110,14 @@ def test_midpoints_of_midpoints():
     found = jf.midpoints(jf.midpoints(run_of(x)))
     np.testing.assert_allclose(found.values, np.convolve(x, [1, 4, 6, 4, 1], "valid") / 16, rtol=1e-12)
     np.testing.assert_array_equal(found.times, TIMES[2:-2])
+
+
+def test_an_ensemble_and_a_run_of_every_other_step():
+    keys = jax.random.split(jax.random.key(0), 3)
+    loss = jf.Objective(lambda w, c: (w - c) ** 2, jnp.arange(4.0))
+    one = lambda key: jf.iterate(jf.optim.gd(0.5), loss, jnp.array(1.0), steps=5, batch_size=1, key=key)
+    middle = jf.midpoints(jf.ensemble(one, keys))
+    alone = jnp.stack([jf.midpoints(one(key)).values for key in keys])
+    np.testing.assert_allclose(middle.values, alone, rtol=1e-12)
+    with pytest.raises(ValueError, match="run must be recorded at every step, got 8 steps at 5 times"):
+        jf.midpoints(jf.iterate(jf.optim.gd(0.5), loss, jnp.array(1.0), steps=8, every=2))

@@ -322,6 +322,36 @@ def test_bad_input_is_refused():
         optimizer_state(gd, toy, None)
 
 
+def test_a_learning_rate_of_nothing_is_refused_or_ends():
+    start, times = jnp.array([0.0, 20.0, 26.0]), [0.0, 0.1, 10.0]
+    with pytest.raises(ValueError, match=r"learning_rate must be a finite number above 0, got 0\.0"):
+        central_flow(jf.optim.gd(0.0), toy)
+    with pytest.raises(ValueError, match=r"decay must be above 0 for a flow of its average, got 0\.0"):
+        stable_flow(jf.optim.rmsprop(0.1, 0.0), toy)
+
+    # A schedule from 0 to .1 and back in 40 steps: its times begin with two that are equal, and end at 4 - .1.
+    def bump(k):
+        return 0.1 * jnp.clip(jnp.minimum(k / 20, 2 - k / 20), 0, 1)
+
+    optimizer = jf.optim.gd(bump)
+    run = jf.iterate(optimizer, toy, start, steps=40)
+    flow = central_flow(optimizer, toy, modes=1)
+    path = jf.integrate(flow, start, run.times)
+    assert float(path.state.steps) == pytest.approx(40, abs=1e-3)
+    np.testing.assert_allclose(path.params[2], run.params[2], rtol=2e-3)
+    assert bool(jf.integrate(flow, start, times).diverged)  # the schedule has no time as late as 10
+
+
+def test_a_state_or_a_run_of_another_kind_is_refused():
+    start, times = jnp.array([0.0, 20.0, 26.0]), [0.0, 0.1]
+    one = jax.eval_shape(lambda: central_flow(jf.optim.gd(0.1), toy, modes=1).init(start))
+    with pytest.raises(ValueError, match="state must be one of central_flow"):
+        jf.integrate(central_flow(jf.optim.gd(0.1), toy, modes=2), start, times, state=one)
+    run = jf.iterate(jf.optim.gd(0.1), toy, start, steps=1)
+    with pytest.raises(ValueError, match="start must be a run of rmsprop"):
+        flow_state(stable_flow(jf.optim.rmsprop(0.1), toy), run)
+
+
 def test_an_objective_without_a_third_derivative_is_named():
     with pytest.warns(UserWarning, match="relu"):
         jf.integrate(
