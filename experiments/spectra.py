@@ -50,7 +50,7 @@ class Settings(NamedTuple):
 
 
 FULL = Settings(16, (2, 4, 6, 8, 10), 8, 250, (0, 2, 4, 8, 16, 30, 60, 120, 250, 500, 1000, 2000))
-QUICK = Settings(12, (2, 6), 2, 110, (0, 10, 110))
+QUICK = Settings(12, (2, 6), 2, 110, (0, 110))
 
 
 def problem_of(key, hidden):

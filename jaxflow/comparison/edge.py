@@ -94,6 +94,9 @@ def edge_study(
     >>> study = jf.edge_study(jf.optim.gd(0.1), loss, jnp.array([0.6, 20.0]), steps=30, modes=1, level=None)
     >>> print(study.central.eigenvalues[-1].round(3), bool(study.distance_ratio < 0.2))
     [2.] True
+    >>> from matplotlib.figure import Figure
+    >>> [ax.get_ylabel() for ax in jf.plot.edge(study, Figure().subplots(3))]
+    ['loss', 'effective sharpness × η', 'distance from the iterates']
     """
     return studied(plan(optimizer, objective, params, steps, modes, level, approach_steps, window))
 

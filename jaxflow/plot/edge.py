@@ -30,12 +30,7 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     `axes`: three Axes, by default new ones under each other on a new figure. Returns them. Raises `ValueError` for
     another number of them.
 
-    >>> import jax.numpy as jnp, jaxflow as jf
-    >>> from matplotlib.figure import Figure
-    >>> loss = lambda p: 0.5 * p[1] * p[0] ** 2 + 0.05 * (27.2 - p[1]) ** 2
-    >>> study = jf.edge_study(jf.optim.gd(0.1), loss, jnp.array([0.6, 20.0]), steps=30, modes=1, level=None)
-    >>> [ax.get_ylabel() for ax in jf.plot.edge(study, Figure().subplots(3))]
-    ['loss', 'effective sharpness × η', 'distance from the iterates']
+    An example is in `jaxflow.edge_study`.
     """
     if axes is None:
         import matplotlib.pyplot as plt

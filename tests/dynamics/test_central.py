@@ -83,17 +83,14 @@ def test_toy_against_averages_of_the_iterates(iterates, paths):
     assert mean(squares, steps) == pytest.approx(predicted, rel=3e-3)
 
 
-@pytest.mark.parametrize("below", [0.0, 2.0])
-def test_below_the_edge_it_is_the_stable_flow(below):
+def test_below_the_edge_it_is_the_stable_flow():
     """Nothing oscillates, and after many substeps both are the same differential equation."""
-    start, times = jnp.array([0.1, 10.0 - below, 12.0]), np.linspace(0, 3, 4)
-    for optimizer in (jf.optim.gd(ETA), jf.optim.scalar_rmsprop(0.05, 0.9)):
-        stable = jf.integrate(stable_flow(optimizer, toy), start, times, rtol=1e-9)
-        runs = [
-            jf.integrate(central_flow(optimizer, toy, modes=2), start, times, substeps=n) for n in (256, 512)
-        ]
-        assert all((run.observed.covariance == 0).all() for run in runs)
-        np.testing.assert_allclose(extrapolated([run.values for run in runs]), stable.values, atol=3e-4)
+    start, times = jnp.array([0.1, 10.0, 12.0]), np.linspace(0, 3, 4)
+    optimizer = jf.optim.scalar_rmsprop(0.05, 0.9)
+    stable = jf.integrate(stable_flow(optimizer, toy), start, times, rtol=1e-9)
+    runs = [jf.integrate(central_flow(optimizer, toy, modes=2), start, times, substeps=n) for n in (256, 512)]
+    assert all((run.observed.covariance == 0).all() for run in runs)
+    np.testing.assert_allclose(extrapolated([run.values for run in runs]), stable.values, atol=3e-4)
 
 
 def test_stable_flow_of_gradient_descent_is_gradient_flow():

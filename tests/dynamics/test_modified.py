@@ -86,7 +86,7 @@ def test_the_field_is_the_logarithm_of_any_optimizers_own_iterates(name):
     def both():
         states = [(params, optimizer.init(params))]
         for _ in range(6):
-            run = jf.solve.stepping.advance(optimizer, *states[-1], loss)
+            run = jf.optim.updates.advance(optimizer, *states[-1], loss)
             states.append(run)
         lifted = [ModifiedState(p, floats(s), jnp.asarray(float(k))) for k, (p, s) in enumerate(states)]
         dynamics = modified(optimizer, loss, order=3, time_step=0.1, warmup=0)
