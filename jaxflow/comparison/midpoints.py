@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 
+from jaxflow._traceable import compiled
 from jaxflow.solve import Trajectory
 
 PyTree = Any
@@ -43,12 +45,19 @@ def midpoints(run: Trajectory) -> Trajectory:
             f"run must be recorded at every step, got {np.max(steps)} steps at {last + 1} times."
         )
 
+    times, values, observed = _inner(axis, run.times, run.values, run.observed)
+    return dataclasses.replace(run, times=times, values=values, observed=observed)
+
+
+@compiled
+def _inner(axis, times, values, observed):
+    """The inner times, the middles of the values there, and what was observed there."""
+    at = lambda x, i: lax.slice_in_dim(x, i, x.shape[axis] - 2 + i, axis=axis)
+
     def middle(x):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
-            return jax.lax.slice_in_dim(x, 1, x.shape[axis] - 1, axis=axis)
-        early, now, late = (jax.lax.slice_in_dim(x, i, x.shape[axis] - 2 + i, axis=axis) for i in range(3))
-        return 0.25 * (early + 2 * now + late)
+            return at(x, 1)
+        return 0.25 * (at(x, 0) + 2 * at(x, 1) + at(x, 2))
 
-    inner = jax.tree.map(middle, run.values)
-    observed = jax.tree.map(lambda x: jax.lax.slice_in_dim(x, 1, x.shape[axis] - 1, axis=axis), run.observed)
-    return dataclasses.replace(run, times=run.times[..., 1:-1], values=inner, observed=observed)
+    inner = jax.tree.map(lambda x: at(x, 1), observed)
+    return times[..., 1:-1], jax.tree.map(middle, values), inner

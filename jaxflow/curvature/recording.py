@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxflow import _check
 from jaxflow._traceable import compiled, traceable
 from jaxflow.curvature.differentiable import warn_unless_twice_differentiable
-from jaxflow.curvature.eigenpairs import BLOCKS, TOLERANCE, cold
+from jaxflow.curvature.eigenpairs import BLOCKS, COLD, EACH, TOLERANCE
 from jaxflow.curvature.preconditioners import preconditioner_of
 from jaxflow.curvature.products import (
     check_objective,
@@ -23,7 +23,7 @@ from jaxflow.curvature.products import (
     operator,
     real_parameters,
 )
-from jaxflow.curvature.subspace import follow
+from jaxflow.curvature.subspace import follow, guess
 from jaxflow.recording import Recorder, looked
 
 PyTree = Any
@@ -114,9 +114,10 @@ def record_sharpness(
 
         def measured():
             hessian = hessian_at(params, state)
-            start = lambda: cold(hessian, k)
-            warm = lambda: follow(hessian.apply, vectors, tolerance=TOLERANCE, blocks=BLOCKS)
-            found = lax.cond(count % (every * FRESH) == 0, start, warm)
+            size = hessian.size
+            anew = lambda: guess(hessian.apply, size, vectors.dtype, k, min(size, COLD + EACH * k))[1]
+            start = lax.cond(count % (every * FRESH) == 0, anew, lambda: vectors)
+            found = follow(hessian.apply, start, tolerance=TOLERANCE, blocks=BLOCKS)
             return found.values, found.residuals, found.vectors
 
         blank = jnp.full(k, jnp.nan, vectors.dtype)

@@ -93,15 +93,23 @@ def leading(apply: Callable[[jax.Array], jax.Array], size: int, dtype, k: int, p
     depth = min(size, products - 2 * k)
     if depth < k:
         return follow(apply, jnp.zeros((k, size), dtype), tolerance=0.0, blocks=products // k - 1)
-    krylov = lanczos(apply, random_start(size, dtype), depth)
-    last = slice(None, -k - 1, -1)
-    start = jnp.where(krylov.found[last][:, None], krylov.rotation[:, last].T @ krylov.basis, 0.0)
-    exhausted = ~krylov.found.all()
+    _, start, largest, exhausted = guess(apply, size, dtype, k, depth)
     more = lambda values, residuals: jnp.broadcast_to(exhausted, values.shape)
     tolerance = jnp.sqrt(jnp.finfo(dtype).eps)
     block = follow(apply, start, tolerance=tolerance, blocks=EXHAUSTED, needed=more)
-    scale = jnp.maximum(block.scale, jnp.max(jnp.abs(krylov.values), where=krylov.found, initial=0.0))
-    return block._replace(scale=scale, products=block.products + depth)
+    return block._replace(scale=jnp.maximum(block.scale, largest), products=block.products + depth)
+
+
+def guess(apply: Callable[[jax.Array], jax.Array], size: int, dtype, k: int, depth: int):
+    """k leading values and vectors by `depth` Lanczos products, for `follow` to begin with.
+
+    Vectors that an exhausted Krylov space has not are 0. Also the largest |Ritz value|, and whether it was exhausted.
+    """
+    krylov = lanczos(apply, random_start(size, dtype), depth)
+    last = slice(None, -k - 1, -1)
+    vectors = jnp.where(krylov.found[last][:, None], krylov.rotation[:, last].T @ krylov.basis, 0.0)
+    largest = jnp.max(jnp.abs(krylov.values), where=krylov.found, initial=0.0)
+    return krylov.values[last], vectors, largest, ~krylov.found.all()
 
 
 def orthonormal(rows: jax.Array) -> jax.Array:

@@ -11,9 +11,9 @@ from jax import lax
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.curvature.differentiable import warn_unless_twice_differentiable
-from jaxflow.curvature.eigenpairs import cold
-from jaxflow.curvature.products import Operator, check_objective, real_parameters
-from jaxflow.curvature.subspace import follow
+from jaxflow.curvature.eigenpairs import COLD, EACH
+from jaxflow.curvature.products import check_objective, real_parameters
+from jaxflow.curvature.subspace import follow, guess
 from jaxflow.dynamics.base import Field
 from jaxflow.dynamics.oscillation import NEAR, oscillate
 from jaxflow.dynamics.preconditioned import Method, flat_loss, flat_moment, method_of, moment_of
@@ -203,13 +203,16 @@ def _refreshed(method: Method, objective, state: CentralState) -> CentralState:
     """Every so often the eigenvectors are found anew, not followed: one that rises in a direction of its own is else
     never seen. The number of calls is the same in all lanes of a vmap, so that none does it needlessly."""
 
+    k = len(state.vectors)
+
     def anew():
-        loss, flat, unravel = flat_loss(objective, state.params)
+        loss, flat, _ = flat_loss(objective, state.params)
         nu = flat_moment(method, state.second_moment, flat)
-        root, _, apply = _scaled(method, loss, flat, nu, state.steps)
-        found = cold(Operator(apply, flat, root, unravel), len(state.vectors))
-        turn = found.vectors @ state.vectors.T
-        return found.vectors, found.values, turn @ state.covariance @ turn.T, found.products
+        _, _, apply = _scaled(method, loss, flat, nu, state.steps)
+        depth = min(flat.size, COLD + EACH * k)
+        values, vectors, _, _ = guess(apply, flat.size, flat.dtype, k, depth)
+        turn = vectors @ state.vectors.T
+        return vectors, values, turn @ state.covariance @ turn.T, jnp.asarray(depth, jnp.int32)
 
     kept = lambda: (state.vectors, state.eigenvalues, state.covariance, jnp.zeros((), jnp.int32))
     vectors, values, x, products = lax.cond(state.calls % FRESH == 0, anew, kept)
