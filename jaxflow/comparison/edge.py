@@ -145,12 +145,8 @@ def studied(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, do
     times = clock(rate, 0, -(-steps // length) * length)
     follow = lambda state, times: integrate(central, state.params, times, state=state)
     start = _Start(way.start.params, way.start)
-    centre = _in_pieces(
-        follow, _strong(flow_state(central, start)), times, length, steps, "central flow", watch
-    )
-    calm, _ = _in_pieces(
-        solve, _strong(flow_state(stable, start)), times, length, steps, "stable flow", watch
-    )
+    centre = _in_pieces(follow, flow_state(central, start), times, length, steps, "central flow", watch)
+    calm, _ = _in_pieces(solve, flow_state(stable, start), times, length, steps, "stable flow", watch)
     watch("measures", 0.0)
     study = _study(chosen, way, run, centre, calm)
     watch("measures", 1.0)
@@ -164,13 +160,8 @@ class _Start(NamedTuple):
     state: StableState
 
 
-def _strong(state: PyTree) -> PyTree:
-    """No number weakly typed, as none is in the state that a piece ends with: that would compile once more."""
-    return jax.tree.map(lambda x: x.astype(x.dtype), state)
-
-
 def _beginning(chosen: Plan, stable, solve, length, watch) -> Approach:
-    start = _strong(jax.jit(lambda flow, params: flow.init(params))(stable, chosen.params))
+    start = jax.jit(lambda flow, params: flow.init(params))(stable, chosen.params)
     if chosen.level is None:
         return Approach(start, np.zeros(0), np.zeros(0))
     watch("approach", 0.0)

@@ -144,9 +144,7 @@ def operator(objective: Loss, params: PyTree, preconditioner: PyTree = None, gn:
     if gn:
         product = lambda x: ravel_pytree(gauss_newton(objective, params, unravel(x)))[0]  # type: ignore
     elif getattr(objective, "chunk", None) is None:
-        product = jax.linearize(jax.grad(loss), flat)[
-            1
-        ]  # what does not depend on the vector is computed once
+        _, product = jax.linearize(jax.grad(loss), flat)  # what is the same for all vectors is computed once
     else:
         product = lambda x: jax.jvp(jax.grad(loss), (flat,), (x,))[1]
     root = inverse_root(preconditioner, flat.dtype)
@@ -190,7 +188,8 @@ def real_parameters(params: PyTree, name: str = "params") -> PyTree:
         if not jnp.issubdtype(array.dtype, jnp.floating):
             where = jax.tree_util.keystr(path) or "it"
             raise TypeError(f"{name} must be a pytree of real arrays; {where} has dtype {array.dtype}.")
-        return array.astype(jnp.float32) if jnp.finfo(array.dtype).bits < 32 else array
+        # Never weakly typed: a state made of it would be, once, and compile its program once more.
+        return array.astype(jnp.float32 if jnp.finfo(array.dtype).bits < 32 else array.dtype)
 
     params = jax.tree_util.tree_map_with_path(convert, params)
     if not jax.tree.leaves(params):

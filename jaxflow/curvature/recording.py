@@ -85,7 +85,8 @@ def record_sharpness(
     if not isinstance(stride, jax.Array):
         whole = isinstance(stride, float) and stride.is_integer()  # as which it is kept
         _check.integer("stride", int(stride) if whole else stride, 1)
-    if not (preconditioner is None or callable(preconditioner) or _is_optimizer(preconditioner)):
+    own = isinstance(preconditioner, optax.GradientTransformation)
+    if not (preconditioner is None or own or callable(preconditioner)):
         raise TypeError(
             f"preconditioner must be an optimizer or a function of the state, got {preconditioner!r}."
         )
@@ -126,10 +127,6 @@ def record_sharpness(
         return SharpnessRecord(values, residuals, recorded), (vectors, count + 1)
 
     return Recorder(begin, look)
-
-
-def _is_optimizer(preconditioner: Any) -> bool:
-    return isinstance(preconditioner, optax.GradientTransformation)
 
 
 def along(

@@ -35,14 +35,13 @@ def follow(
     *,
     tolerance: jax.Array | float,
     blocks: int,
-    least: int = 1,
     needed: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Block:
     r"""The k leading eigenpairs of a symmetric operator (n,) -> (n,) from `vectors` (k, n) near them.
 
     Rayleigh–Ritz in the span of the vectors and, one block after another until the residuals are below `tolerance`
-    times the `scale`, of the residuals: a block Krylov space, of at least `least` and at most `blocks`
-    blocks more, k products each. Where a residual is 0, exactly invariant directions, a scattered direction stands in
+    times the `scale`, of the residuals: a block Krylov space, of at least one and at most `blocks` blocks
+    more, k products each. Where a residual is 0, exactly invariant directions, a scattered direction stands in
     for it, or an eigenvalue that rises elsewhere would not be seen. `needed(values, residuals) -> (k,)` tells which
     pairs must be so accurate; by default all.
     """
@@ -59,7 +58,7 @@ def follow(
 
     def go_on(carry):
         pairs, _, _, count = carry
-        return (count <= min(least, blocks)) | ((count <= blocks) & rough(pairs))
+        return (count <= min(1, blocks)) | ((count <= blocks) & rough(pairs))
 
     def left_over(pairs: Block, basis: jax.Array) -> jax.Array:
         left = pairs.images - pairs.values[:, None] * pairs.vectors

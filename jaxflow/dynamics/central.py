@@ -20,7 +20,6 @@ from jaxflow.dynamics.preconditioned import Method, flat_loss, flat_moment, meth
 from jaxflow.dynamics.stable import LEAST, post_update, step_rate
 
 PyTree = Any
-SHARE = 1.0  # a substep times the largest effective eigenvalue: half of where Euler's method is unstable
 IDLE = 1000  # steps in a row that take no time, after which a schedule is taken to have stopped
 FRESH = 50  # intervals from one cold start of the eigenvectors to the next
 TOLERANCE, BLOCKS = 1e-4, 2  # of the critical eigenvectors' residuals, and Krylov blocks at most to get there
@@ -189,7 +188,8 @@ def advance(method: Method, objective, state: CentralState, t: jax.Array, time: 
         if callable(method.learning_rate):  # to the next step, where the rate changes, but leave no crumb
             step_left = 1 - (state.steps - jnp.floor(state.steps + 1e-2))
             span = jnp.where(span < step_left + 1e-3, span, step_left)
-        fastest = jnp.maximum(jnp.maximum(state.eigenvalues[0], method.inflow) / SHARE, 1.0)
+        # A substep times the fastest rate is at most 1, half of where Euler's method is unstable.
+        fastest = jnp.maximum(jnp.maximum(state.eigenvalues[0], method.inflow), 1.0)
         h = span / jnp.maximum(jnp.ceil(span * fastest - 1e-3), 1.0)
         return _substep(method, objective, state, h), left - h * rate, jnp.where(rate <= LEAST, idle + 1, 0)
 
@@ -202,7 +202,6 @@ def advance(method: Method, objective, state: CentralState, t: jax.Array, time: 
 def _refreshed(method: Method, objective, state: CentralState) -> CentralState:
     """Every so often the eigenvectors are found anew, not followed: one that rises in a direction of its own is else
     never seen. The number of calls is the same in all lanes of a vmap, so that none does it needlessly."""
-
     k = len(state.vectors)
 
     def anew():
@@ -233,10 +232,10 @@ def _substep(method: Method, objective, state: CentralState, h: jax.Array) -> Ce
     critical = lambda values, residuals: values + residuals - tightening > 2 - NEAR
     found = follow(apply, state.vectors, tolerance=TOLERANCE, blocks=BLOCKS, needed=critical)
     turn = found.vectors @ state.vectors.T
-    guess = turn @ state.covariance @ turn.T
+    last = turn @ state.covariance @ turn.T
     rate, modes = step_rate(method, state.steps), root[None] * found.vectors
     room = 2 - found.values + tightening
-    wave = oscillate(method, loss, flat, gradient, nu, rate, room, modes, guess, h)
+    wave = oscillate(method, loss, flat, gradient, nu, rate, room, modes, last, h)
     flat = flat - h * root**2 * (gradient + wave.push)
     nu = nu + h * (method.velocity(method.pool(gradient**2), nu) + method.inflow * wave.squares)
     relative = found.residuals / jnp.where(found.scale > 0, found.scale, 1.0)

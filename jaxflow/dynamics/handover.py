@@ -73,11 +73,7 @@ def _flow_state(settings, optimizer, objective, params, moment):
         moment = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
     moment = post_update(method, objective, params, moment) if before else moment
     if modes is None:
-        return StableState(
-            params,
-            jax.tree.map(jnp.asarray, moment),
-            jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))),
-        )
+        return StableState(params, moment, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))))
     return central_state(method, objective, params, moment, modes)
 
 
