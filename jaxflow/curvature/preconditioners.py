@@ -19,7 +19,7 @@ from jaxflow.optim._moments import root, tree_map
 from jaxflow.optim.adaptive import MomentsState, SecondMomentState
 from jaxflow.optim.descent import CountState, LookaheadGradientState
 from jaxflow.optim.schedules import value_at
-from jaxflow.optim.switching import SwatsState
+from jaxflow.optim.switching import SwatsState, spread
 
 PyTree = Any
 Formula = Callable[
@@ -89,7 +89,8 @@ def _adabound(chosen: dict[str, Any], state: MomentsState) -> PyTree:
 def _swats(chosen: dict[str, Any], state: SwatsState) -> PyTree:
     c1, c2 = _corrections(chosen, state.moments.count)
     adam = lambda v: (root(v) + chosen["eps"]) * c1 / jnp.sqrt(c2)
-    return tree_map(lambda v, switched: jnp.where(switched, 1.0, adam(v)), state.moments.nu, state.switched)
+    nu = state.moments.nu
+    return tree_map(lambda v, switched: jnp.where(switched, 1.0, adam(v)), nu, spread(state.switched, nu))
 
 
 FORMULAS: dict[Callable[..., Any], tuple[Formula, type | tuple[type, ...]]] = {

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxflow._check import is_concrete
+
 PyTree = Any
 
 # Added under the root of a second moment. The derivative of sqrt at 0 is infinite, and infinity times the zero
@@ -49,13 +51,28 @@ def step_count(count: jax.Array) -> jax.Array:
     return jnp.asarray(count, float) + 1
 
 
+def below_one(decay: Any) -> Any:
+    """The decay of an average, below 1 where tracing brings a 1: from there on 1 − βᵗ is 0, and a quotient NaN.
+
+    The correction makes of it, nearly, the mean of all that has been, its limit as β → 1.
+    """
+    if is_concrete(decay):
+        return decay
+    decay = jnp.asarray(decay)
+    return jnp.minimum(decay, 1 - 8 * float(jnp.finfo(jnp.promote_types(decay.dtype, jnp.float32)).eps))
+
+
 def increment(count: jax.Array) -> jax.Array:
     """The next step count; stays at the largest integer rather than wrap around."""
     return jnp.asarray(optax.safe_increment(count))
 
 
 def in_single(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Compute in float32 where the gradient is half precision: b2 = 0.999 is 1 and eps = 1e-8 is 0 there."""
+    """Compute and keep the state in float32 where parameters are half precision.
+
+    b2 = 0.999 is 1 and eps = 1e-8 is 0 there; a square is below its range, and an average stops short of what it
+    averages, once what a step adds is below half a unit in its last place.
+    """
     transform = optax.with_extra_args_support(transform)
 
     def widen(tree):
@@ -68,4 +85,4 @@ def in_single(transform: optax.GradientTransformation) -> optax.GradientTransfor
     def update(updates, state, params=None, **extra):
         return transform.update(widen(updates), widen(state), widen(params), **extra)
 
-    return optax.GradientTransformationExtraArgs(transform.init, update)
+    return optax.GradientTransformationExtraArgs(lambda params: transform.init(widen(params)), update)

@@ -12,7 +12,18 @@ import optax
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim._moments import TINY, ema, in_single, increment, root, square, step_count, tree_map, zeros
+from jaxflow.optim._moments import (
+    TINY,
+    below_one,
+    ema,
+    in_single,
+    increment,
+    root,
+    square,
+    step_count,
+    tree_map,
+    zeros,
+)
 from jaxflow.optim.schedules import check_rate
 
 PyTree = Any
@@ -155,6 +166,7 @@ def adam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8):
     [-0.1  0.1]
     """
     check_adam(learning_rate, b1, b2, eps)
+    b1, b2 = below_one(b1), below_one(b2)
     scale = optax.scale_by_adam(b1, b2, eps, eps_root=TINY)
     return in_single(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
 
@@ -178,6 +190,7 @@ def adamw(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-2, *, 
     [-0.05]
     """
     check_adam(learning_rate, b1, b2, eps)
+    b1, b2 = below_one(b1), below_one(b2)
     _check.nonnegative(weight_decay=weight_decay)
     scale = optax.scale_by_adam(b1, b2, eps, eps_root=TINY)
     decay = optax.add_decayed_weights(weight_decay)
@@ -202,6 +215,7 @@ def amsgrad(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, bias_correction=T
     [-0.1  0.1]
     """
     check_adam(learning_rate, b1, b2, eps)
+    b1, b2 = below_one(b1), below_one(b2)
 
     def update(updates, state, params=None):
         t = step_count(state.count)
@@ -228,6 +242,7 @@ def radam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, threshold=4.0):
     [-0.5  0.2]
     """
     check_adam(learning_rate, b1, b2, eps)
+    b1, b2 = below_one(b1), below_one(b2)
     if _check.is_concrete(threshold):
         _check.require("threshold", threshold, threshold >= 4, "at least 4")
 
@@ -236,7 +251,8 @@ def radam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, threshold=4.0):
         rho = limit - 2 * t * b2**t / (1 - b2**t)
         # Clamped before the root: `where` would hand its NaN on to the derivative.
         safe = jnp.maximum(rho, 4.0 + 1e-3)
-        ratio = (safe - 4) * (safe - 2) * limit / ((limit - 4) * (limit - 2) * safe)
+        span = (limit - 4) * (limit - 2)  # where it is not above 0 no ρ is above 4
+        ratio = (safe - 4) * (safe - 2) * limit / (jnp.where(jnp.asarray(span) > 0, span, 1.0) * safe)
         return rho > threshold, jnp.sqrt(jnp.maximum(ratio, TINY))
 
     def update(updates, state, params=None):
@@ -277,6 +293,7 @@ def nadam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, momentum_decay=None
     [-0.147...  0.147...]
     """
     check_adam(learning_rate, b1, b2, eps)
+    b1, b2 = below_one(b1), below_one(b2)
     if momentum_decay is None:
         scale = optax.scale_by_adam(b1, b2, eps, eps_root=TINY, nesterov=True)
         return in_single(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))

@@ -19,7 +19,9 @@ class Optimizer(Bound, optax.GradientTransformationExtraArgs):
     It is an `optax.GradientTransformationExtraArgs`: `init(params) -> state`,
     `update(gradient, state, params, **extra) -> (updates, state)`, with $\theta \leftarrow \theta +$ `updates`.
     Updates come back in the gradient's dtype and the state in the dtype it came in, whatever the dtype of the
-    hyperparameters, so that bfloat16 parameters survive a sweep over float32 learning rates.
+    hyperparameters, so that bfloat16 parameters survive a sweep over float32 learning rates. Averages over steps
+    (velocities, second moments, slow weights) are kept in float32 at least. Of abstract parameters
+    (`jax.ShapeDtypeStruct`) `init` makes an abstract state.
 
     Made by the constructors of `jaxflow.optim`, or by any constructor under `traceable`.
 
@@ -43,7 +45,10 @@ def _inner(static: tuple, dynamic: tuple) -> optax.GradientTransformationExtraAr
 
 
 def _init(static: tuple, dynamic: tuple, params: PyTree) -> PyTree:
-    return _inner(static, dynamic).init(params)
+    init = _inner(static, dynamic).init
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        return jax.eval_shape(init, params)
+    return init(params)
 
 
 def _update(static, dynamic, updates: PyTree, state: PyTree, params: PyTree = None, **extra):

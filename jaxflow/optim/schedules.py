@@ -2,6 +2,7 @@
 
 They are evaluated in the default float dtype (float64 under x64, whatever the dtype of the count), never
 branch on a parameter's value, and take fractional lengths, so that a sweep over lengths is one compilation.
+A length of 0, which is refused as a plain number, may arrive in such a sweep: that phase is then over at once.
 A schedule takes the place of a learning rate anywhere, in optax too.
 """
 
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxflow import _check
 from jaxflow._traceable import Bound, kind, traceable
@@ -40,6 +42,17 @@ def check_rate(rate: Any, name: str = "learning_rate") -> None:
     """Refuse a learning rate given as a negative, infinite or NaN number, or as no number at all."""
     if not callable(rate):
         _check.nonnegative(**{name: rate})
+
+
+def _nonzero(number: Any) -> jax.Array:
+    """A divisor: 1 where `number` is 0 or negative, which only a traced one can be."""
+    return jnp.where(jnp.asarray(number) > 0, number, 1.0)
+
+
+def _ramp(elapsed: jax.Array, length: Any) -> jax.Array:
+    """The elapsed share of a phase, in [0, 1]; a phase of no length is over when it begins."""
+    share = jnp.clip(elapsed / _nonzero(length), 0.0, 1.0)
+    return jnp.where(jnp.asarray(length) > 0, share, (elapsed >= 0).astype(share.dtype))
 
 
 @traceable
@@ -79,7 +92,7 @@ def warmup(peak, steps, start=0.0):
 
     def schedule(k):
         top = value_at(peak, jnp.maximum(k - steps, 0.0))
-        return start + (top - start) * jnp.clip(k / steps, 0.0, 1.0)
+        return start + (top - start) * _ramp(k, steps)
 
     return schedule
 
@@ -98,9 +111,10 @@ def triangular(low, high, half_period):
     _check.positive(half_period=half_period)
 
     def schedule(k):
-        cycle = jnp.floor(1 + k / (2 * half_period))
-        x = jnp.abs(k / half_period - 2 * cycle + 1)
-        return low + (high - low) * jnp.maximum(0.0, 1 - x)
+        share = k / _nonzero(half_period)
+        x = jnp.abs(share - 2 * jnp.floor(1 + share / 2) + 1)
+        # A cycle of no length is always at its end.
+        return low + (high - low) * jnp.where(jnp.asarray(half_period) > 0, jnp.maximum(0.0, 1 - x), 0.0)
 
     return schedule
 
@@ -121,25 +135,48 @@ def sgdr(high, period, growth=1.0, low=0.0):
         _check.require("growth", growth, growth >= 1, "at least 1")
 
     def schedule(k):
-        # Closed form of the cycle index; both branches of `where` are evaluated, so each is kept finite.
-        grows = growth > 1 + 1e-9
-        m = jnp.where(grows, growth, 2.0)
-        rounding = max(1e-12, 32 * float(jnp.finfo(k.dtype).eps))  # a restart must not come a step late
-        n = jnp.floor(jnp.log1p(k * (m - 1) / period) / jnp.log(m) + rounding)
-        begin = period * (m**n - 1) / (m - 1)
-        geometric = (k - begin) / (period * m**n)
-        fraction = jnp.clip(jnp.where(grows, geometric, jnp.mod(k, period) / period), 0.0, 1.0)
-        return low + (high - low) * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
+        begin, length = _cycle(k, _nonzero(period), jnp.maximum(jnp.asarray(growth, k.dtype), 1.0))
+        share = jnp.where(jnp.asarray(period) > 0, jnp.clip((k - begin) / length, 0.0, 1.0), 0.0)
+        return low + (high - low) * 0.5 * (1 + jnp.cos(jnp.pi * share))
 
     return schedule
 
 
+def _cycle(k: jax.Array, period: jax.Array, growth: jax.Array) -> tuple[jax.Array, jax.Array]:
+    r"""Where the cycle that holds step k begins, $T_0 (m^n - 1)/(m - 1)$, and its length $T_0 m^n$.
+
+    A logarithm guesses the index n to within one. The begins are sums and products of positive numbers, exact for
+    integers, and it is they that decide.
+    """
+    excess = jnp.where(growth > 1, growth - 1, 1.0)
+    guess = jnp.where(growth > 1, jnp.log1p(k * excess / period) / jnp.log1p(excess), k / period)
+    total, power = _geometric(lax.stop_gradient(guess).astype(jnp.int32), growth)
+    begin, length = period * total, period * power
+    # A restart between two steps is due at the later one; one that is a step but for rounding, at that step.
+    slack = jnp.minimum(0.25, 8 * jnp.finfo(k.dtype).eps * k)
+    late, early = k < begin - slack, k >= begin + length - slack
+    shift = jnp.where(late, 1 / growth, jnp.where(early, growth, 1.0))
+    start = jnp.where(late, begin - length / growth, jnp.where(early, begin + length, begin))
+    return start, length * shift
+
+
+def _geometric(n: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """$1 + m + … + m^{n-1}$ and $m^n$, by doubling, for any n below 2³¹; exact for integers that the dtype holds."""
+
+    def double(i, carry):
+        total, power = carry
+        odd = (n >> (30 - i)) & 1 == 1
+        total, power = total * (1 + power), power * power
+        return jnp.where(odd, total * m + 1, total), jnp.where(odd, power * m, power)
+
+    zero = jnp.zeros(n.shape, m.dtype)
+    return lax.fori_loop(0, 31, double, (zero, zero + 1), unroll=True)
+
+
 def _one_cycle_phases(k, steps, warm_fraction):
     """Fractions, in [0, 1], of the rising and of the falling phase, in PyTorch's placing of their ends."""
-    top = warm_fraction * steps - 1
-    rising = jnp.clip(k / top, 0.0, 1.0)
-    falling = jnp.clip((k - top) / (steps - 1 - top), 0.0, 1.0)
-    return rising, falling
+    top = jnp.maximum(warm_fraction * steps - 1, 0.0)
+    return _ramp(k, top), jnp.where(k > top, _ramp(k - top, steps - 1 - top), 0.0)
 
 
 def _cosine(start, end, fraction):
@@ -171,10 +208,9 @@ def one_cycle(peak, steps, start_factor=25.0, final_factor=1e4, warm_fraction=0.
 
     def schedule(k):
         rising, falling = _one_cycle_phases(k, steps, warm_fraction)
-        start = peak / start_factor
-        return jnp.where(
-            falling > 0, _cosine(peak, start / final_factor, falling), _cosine(start, peak, rising)
-        )
+        start = peak / _nonzero(start_factor)
+        end = start / _nonzero(final_factor)
+        return jnp.where(falling > 0, _cosine(peak, end, falling), _cosine(start, peak, rising))
 
     return schedule
 

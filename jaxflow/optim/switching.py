@@ -14,11 +14,16 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim._moments import in_single, increment, root, step_count, tree_map
+from jaxflow.optim._moments import below_one, in_single, increment, root, step_count, tree_map
 from jaxflow.optim.adaptive import MomentsState, check_adam, init_moments, next_moments
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any
+
+
+def _proportion(schedule, rate):
+    first = schedule(0)
+    return rate / jnp.where(first > 0, first, 1.0)
 
 
 @traceable
@@ -54,12 +59,15 @@ def adabound(
         _check.require(
             "learning_rate", learning_rate, bool(np.all(np.asarray(first) > 0)), "above 0 at step 0"
         )
+    b1, b2 = below_one(b1), below_one(b2)
 
     def update(updates, state, params=None):
         t = step_count(state.count)
         rate = value_at(learning_rate, state.count)
-        final = final_learning_rate * (rate / learning_rate(0) if callable(learning_rate) else 1.0)
-        lower, upper = final * (1 - 1 / (gamma * t + 1)), final * (1 + 1 / (gamma * t))
+        final = final_learning_rate * (_proportion(learning_rate, rate) if callable(learning_rate) else 1.0)
+        bounded = jnp.asarray(gamma) > 0  # a traced γ of 0 leaves Adam as it is
+        upper = jnp.where(bounded, final * (1 + 1 / (jnp.where(bounded, gamma, 1.0) * t)), jnp.inf)
+        lower = final * (1 - 1 / (gamma * t + 1))
         correction = 1.0 if paper else jnp.sqrt(1 - b2**t) / (1 - b1**t)
         state = next_moments(updates, state, b1, b2)
 
@@ -75,25 +83,35 @@ def adabound(
 
 
 class SwatsState(NamedTuple):
-    """Moments (mu turns into SGD's velocity at the switch) and, for each leaf of the parameters as scalars,
-    the averaged estimate of SGD's rate, whether the leaf has switched, and SGD's rate Λ and Adam's rate then.
+    """Moments (mu turns into SGD's velocity at the switch), the averaged estimate of SGD's rate, whether SGD has
+    been switched to, and SGD's rate Λ and Adam's rate then: scalars, or, where each array of the parameters
+    switches by itself, one number an array (arrays,), in the order of `jax.tree.leaves`.
     """
 
     moments: MomentsState
-    estimate: PyTree
-    switched: PyTree
-    rate: PyTree
-    adam_rate: PyTree
+    estimate: jax.Array
+    switched: jax.Array
+    rate: jax.Array
+    adam_rate: jax.Array
 
 
-def _inner_products(p: PyTree, g: PyTree, per_leaf: bool) -> tuple[PyTree, PyTree]:
-    """pᵀp and pᵀg for each leaf, or their sums over all leaves in every leaf's place."""
-    inner = lambda x, y: tree_map(lambda a, b: jnp.sum(jnp.real(jnp.conj(a) * b)), x, y)
-    pp, pg = inner(p, p), inner(p, g)
-    if per_leaf:
-        return pp, pg
-    total_pp, total_pg = sum(jax.tree.leaves(pp)), sum(jax.tree.leaves(pg))
-    return tree_map(lambda _: total_pp, pp), tree_map(lambda _: total_pg, pg)
+def leaves_of(tree: PyTree) -> list:
+    """The leaves, `None` (a masked gradient) among them."""
+    return jax.tree.leaves(tree, is_leaf=lambda x: x is None)
+
+
+def spread(numbers: jax.Array, tree: PyTree) -> PyTree:
+    """A scalar, or the entries of a vector, in the places of a tree's leaves."""
+    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None)
+    return structure.unflatten(list(jnp.broadcast_to(numbers, (len(leaves),))))
+
+
+def _inner_products(p: PyTree, g: PyTree, per_leaf: bool) -> tuple[jax.Array, jax.Array]:
+    """pᵀp and pᵀg over all arrays, or of each: scalars or vectors (arrays,)."""
+    inner = lambda a, b: jnp.zeros([]) if a is None else jnp.sum(jnp.real(jnp.conj(a) * b))
+    each = [[inner(*pair) for pair in zip(leaves_of(p), leaves_of(other), strict=True)] for other in (p, g)]
+    pp, pg = (jnp.stack(numbers) if numbers else jnp.zeros(0) for numbers in each)
+    return (pp, pg) if per_leaf else (pp.sum(), pg.sum())
 
 
 @traceable
@@ -119,12 +137,13 @@ def swats(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-9, tolerance=1e-9, *, rel
     """
     check_adam(learning_rate, b1, b2, eps)
     _check.nonnegative(tolerance=tolerance)
+    b1, b2 = below_one(b1), below_one(b2)
 
     def init(params):
-        fill = lambda value, dtype: tree_map(lambda p: jnp.asarray(value, dtype), params)
         # Every field its own array, so that the state can be donated.
-        estimate, rate, adam_rate = fill(0.0, float), fill(0.0, float), fill(1.0, float)
-        return SwatsState(init_moments(params), estimate, fill(False, bool), rate, adam_rate)
+        shape = (len(leaves_of(params)),) if per_leaf else ()
+        fill = lambda value: jnp.full(shape, value, float)
+        return SwatsState(init_moments(params), fill(0), jnp.full(shape, False), fill(0), fill(1))
 
     def update(updates, state, params=None):
         t = step_count(state.moments.count)
@@ -134,30 +153,27 @@ def swats(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-9, tolerance=1e-9, *, rel
         p = tree_map(lambda m, v: -scale * m / (root(v) + eps), moments.mu, moments.nu)
         pp, pg = _inner_products(p, updates, per_leaf)
 
-        def decide(pp, pg, estimate):
-            gamma = pp / jnp.where(pg != 0, -pg, 1.0)
-            estimate = jnp.where(pg != 0, b2 * estimate + (1 - b2) * gamma, estimate)
-            rate = estimate / (1 - b2**t)
-            near = jnp.abs(rate - gamma) < (tolerance * gamma if relative else tolerance)
-            return estimate, rate, (pg != 0) & (t > 1) & (rate > 0) & near
+        gamma = pp / jnp.where(pg != 0, -pg, 1.0)
+        estimate = jnp.where(pg != 0, b2 * state.estimate + (1 - b2) * gamma, state.estimate)
+        rate = estimate / (1 - b2**t)
+        near = jnp.abs(rate - gamma) < (tolerance * gamma if relative else tolerance)
+        now = (pg != 0) & (t > 1) & (rate > 0) & near
 
-        decided = tree_map(decide, pp, pg, state.estimate)
-        pick = lambda i: tree_map(lambda _, triple: triple[i], pp, decided)
-        estimate, rate, now = pick(0), pick(1), pick(2)
-
-        keep = lambda old, new: tree_map(jnp.where, state.switched, old, new)
+        switched = spread(state.switched, p)
+        keep = lambda old, new: tree_map(lambda n, o, s: jnp.where(s, o, n), new, old, switched)
         velocity = tree_map(lambda g, m: b1 * m + g, updates, state.moments.mu)
         # Adam's rate may be 0 in a warm-up, which is before any switch, but its quotient has a derivative then too.
-        ratio = lambda a: alpha / jnp.where(a != 0, a, 1.0)
-        sgd_rate = tree_map(lambda r, a: (1 - b1) * r * ratio(a), state.rate, state.adam_rate)
-        step = keep(tree_map(lambda r, v: -r * v, sgd_rate, velocity), p)
-        mu = keep(velocity, tree_map(lambda n, m: jnp.where(n, 0.0, m), now, moments.mu))
+        growth = alpha / jnp.where(state.adam_rate != 0, state.adam_rate, 1.0)
+        sgd_rate = spread((1 - b1) * state.rate * growth, p)
+        step = keep(tree_map(lambda v, r: -r * v, velocity, sgd_rate), p)
+        rest = tree_map(lambda m, n: jnp.where(n, 0.0, m), moments.mu, spread(now, p))
+        hold = lambda old, new: jnp.where(state.switched, old, new)
         new = SwatsState(
-            moments._replace(mu=mu, nu=keep(state.moments.nu, moments.nu)),
-            keep(state.estimate, estimate),
-            tree_map(jnp.logical_or, state.switched, now),
-            keep(state.rate, rate),
-            keep(state.adam_rate, tree_map(lambda e: alpha + 0.0 * e, estimate)),
+            moments._replace(mu=keep(velocity, rest), nu=keep(state.moments.nu, moments.nu)),
+            hold(state.estimate, estimate),
+            state.switched | now,
+            hold(state.rate, rate),
+            hold(state.adam_rate, alpha),
         )
         return step, new
 

@@ -32,10 +32,21 @@ def clock(rate, start_step, start_time, steps: int, ends: np.ndarray) -> jax.Arr
 
 
 def end_time(rate, first, time, steps) -> jax.Array:
-    """The time after a traced number of steps; a scalar."""
-    if callable(rate):
-        return lax.fori_loop(0, steps, lambda k, t: t + jnp.asarray(rate(first + k), t.dtype), time)
-    return time + steps * jnp.asarray(rate, time.dtype)
+    """The time after a traced number of steps; a scalar.
+
+    Under a schedule a sum with Kahan's compensation: naively, half a unit is lost a step.
+    """
+    if not callable(rate):
+        return time + steps * jnp.asarray(rate, time.dtype)
+
+    def add(k, carry):
+        total, lost = carry
+        move = jnp.asarray(rate(first + k), total.dtype) - lost
+        new = total + move
+        return new, (new - total) - move
+
+    total, lost = lax.fori_loop(0, steps, add, (jnp.zeros_like(time), jnp.zeros_like(time)))
+    return time + (total - lost)
 
 
 def start(optimizer, params: PyTree, estimator_state: PyTree = ()) -> IterationState:

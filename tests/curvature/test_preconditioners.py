@@ -107,9 +107,7 @@ def test_each_array_that_has_switched():
     optimizer = optim.swats(**ADAM, per_leaf=True)
     state = stepped(optimizer)[1]
     before = preconditioner_of(optimizer, state)
-    after = preconditioner_of(
-        optimizer, state._replace(switched={"a": jnp.asarray(True), "b": jnp.asarray(False)})
-    )
+    after = preconditioner_of(optimizer, state._replace(switched=jnp.asarray([True, False])))  # a, b
     assert (after["a"] == 1).all()
     assert after["b"] == before["b"] != 1
 

@@ -104,3 +104,26 @@ def test_complex_parameters_descend_like_a_rotated_real_run(case):
     real = jf.iterate(case.make(), quadratic, x, steps=10).values
     rotated = jf.iterate(case.make(), quadratic, phase * x, steps=10).values
     assert np.abs(rotated - phase * real).max() <= 1e-12
+
+
+ADAPTIVE = ["rmsprop", "scalar_rmsprop", "adam", "amsgrad", "radam", "nadam", "swats", "adagrad", "momentum"]
+
+
+@pytest.mark.parametrize(("dtype", "unit"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
+def test_averages_over_many_steps_do_not_stall_in_half_precision(dtype, unit):
+    """A constant gradient of 3e-3, whose square is below float16's range: the last of 4,000 steps is that of float32."""
+    half = jnp.full(2, 3e-3, dtype)
+
+    @jax.jit
+    def last(gradient):
+        def step(states, _):
+            pairs = {n: optimizers[n].update(gradient, states[n], gradient) for n in ADAPTIVE}
+            return {n: state for n, (_, state) in pairs.items()}, {n: u for n, (u, _) in pairs.items()}
+
+        optimizers = {n: getattr(jf.optim, n)(1e-2) for n in ADAPTIVE}
+        states = {n: optimizer.init(gradient) for n, optimizer in optimizers.items()}
+        return jax.tree.map(lambda u: u[-1].astype(float), jax.lax.scan(step, states, None, 4000)[1])
+
+    ours, single = last(half), last(half.astype(jnp.float32))
+    for name in ADAPTIVE:
+        assert (abs(ours[name] - single[name]) <= 2 * unit * abs(single[name])).all(), name

@@ -227,3 +227,18 @@ def test_other_numbers_data_keys_and_equal_shapes_compile_nothing():
         settings = {"steps": 4, "batch_size": 2, "key": jax.random.key(seed)}
         jf.iterate(optim.adam(0.1 * seed), jf.Objective(losses, data), START + seed, **settings)
     assert verb._iterate.cache_size() - before == 1
+
+
+@pytest.mark.promotes
+def test_a_clock_of_many_steps_in_single_precision():
+    """A million steps of .1 under a schedule: summed naively they end at 100958.34."""
+    tenth = jnp.float32(0.1)
+    state = jf.iterate(jf.optim.gd(0.1), lambda x: jnp.sum(x), jnp.ones(1, jnp.float32), steps=1).state
+    state = state._replace(time=jnp.float32(0), step=jnp.asarray(0, jnp.int32))
+    for steps in (jnp.asarray(1_000_000), 1_000_000):
+        run = jf.iterate(
+            jf.optim.gd(0.1), lambda x: jnp.sum(x), jnp.ones(1, jnp.float32),
+            steps=steps, every=None, time_step=jf.optim.constant(tenth), state=state,
+        )  # fmt: skip
+        assert run.times.dtype == jnp.float32
+        assert abs(float(run.times[-1]) - 1e6 * float(tenth)) <= 4 * 2.0**-7  # units in the last place

@@ -1,0 +1,71 @@
+"""Values that are refused as plain numbers may arrive traced, in a sweep's lane: what they mean is defined."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, SCHEDULE_CASES, START, as_tree, by_id, loss
+
+import jaxflow as jf
+
+pytestmark = pytest.mark.promotes
+
+
+def lanes(schedule, lengths, steps=6):
+    return jax.vmap(lambda length: schedule(length)(jnp.arange(steps)))(jnp.asarray(lengths))
+
+
+def test_a_phase_of_no_length_is_over_when_it_begins():
+    ramp = lanes(lambda steps: jf.optim.warmup(1.0, steps), [0.0, 2.0, 5.0])
+    assert np.allclose(ramp, [np.ones(6), [0, 0.5, 1, 1, 1, 1], np.arange(6) / 5], atol=1e-15)
+    half = lanes(
+        lambda share: jf.optim.one_cycle(1.0, 4, warm_fraction=share), [0.25]
+    )  # the peak is at step 0
+    falling = 4e-6 + (1 - 4e-6) * (1 + np.cos(np.pi * np.arange(4) / 3)) / 2
+    assert np.allclose(half[0, :4], falling, atol=1e-12)
+    assert (lanes(lambda s: jf.optim.triangular(0.1, 1.0, s), [0.0]) == 0.1).all()
+    assert (lanes(lambda s: jf.optim.sgdr(1.0, s, 2.0), [0.0]) == 1).all()
+
+
+@pytest.mark.parametrize("case", SCHEDULE_CASES, **by_id)
+def test_schedules_are_finite_where_a_parameter_is_0(case):
+    numbers = {name: value for name, value in case.settings.items() if isinstance(value, (int, float))}
+    for name in numbers:
+        at = lambda x, k, name=name: case.make(**{name: x})(k)
+        values, slopes = jax.vmap(jax.value_and_grad(at), (None, 0))(0.0, jnp.arange(4.0))
+        assert np.isfinite(values).all(), name
+        assert np.isfinite(slopes).all(), name
+
+
+@pytest.mark.parametrize("case", CASES, **by_id)
+def test_optimizers_are_finite_where_a_number_is_0_or_1(case):
+    """Their derivatives too; a decay of 1 is, nearly, the mean of all that has been."""
+    names = [name for name, value in case.settings.items() if isinstance(value, float)]
+
+    def end(name, value):
+        optimizer = case.make(**{name: value})
+        return loss(jf.iterate(optimizer, loss, as_tree(START), steps=4, every=4, time_step=1.0).params)
+
+    for name in names:
+        run = (
+            (lambda x, n=name: end(n, x))
+            if not case.differentiable
+            else jax.grad(lambda x, n=name: end(n, x))
+        )
+        assert np.isfinite(jax.jit(jax.vmap(run))(jnp.array([0.0, 1.0]))).all(), name
+
+
+@pytest.mark.parametrize("growth", [1, 2, 3, 4, 7, 10])
+@pytest.mark.parametrize("period", [1, 3, 10, 100])
+def test_restarts_are_where_integers_put_them(period, growth):
+    """In float32, all restarts below 2²⁴ (for growth 1 a thousand of them), and the steps before them."""
+    ends, length = [0], period
+    while ends[-1] + length < 2**24 - 1 and len(ends) < 1000:
+        ends.append(ends[-1] + length)
+        length *= growth
+    lengths = np.diff(ends)
+    f32 = lambda x: jnp.asarray(x, jnp.float32)
+    schedule = jf.optim.sgdr(f32(1.0), f32(period), f32(growth)).build()
+    assert (schedule(f32(ends)) == 1).all()
+    before = 0.5 * (1 + np.cos(np.pi * (lengths - 1) / lengths))
+    assert np.abs(schedule(f32(ends[1:]) - 1) - before).max() <= 1e-6
