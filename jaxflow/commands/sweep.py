@@ -16,13 +16,15 @@ import jaxflow as jf
 from jaxflow import _check
 from jaxflow import _results as results
 from jaxflow.commands import sweep_report as report
+from jaxflow.commands.stopping import keeping
 from jaxflow.commands.sweep_laws import FEWEST
 from jaxflow.commands.training import Training
 from jaxflow.solve.trajectory import FINISHED
 from jaxflow.sweeps import sweep
 from jaxflow.sweeps.axes import design
-from jaxflow.sweeps.store import DirectoryError
+from jaxflow.sweeps.store import BATCHES, DirectoryError
 
+FILES = report.FILES
 MULTIPLES = (0.2, 0.5, 1.2, 3.0, 8.0, 20.0, 50.0, 120.0)
 # Networks run at once on a CPU, whose working memory then stays in the cache.
 AT_ONCE = 8
@@ -90,6 +92,7 @@ def prepare(settings: Sweep) -> tuple[Sweep, Any, jf.optim.Optimizer]:
         _check.positive(learning_rates=rate)
     for size in settings.batch_sizes:
         _check.integer("batch_sizes", size, 1)
+    results.check_folder(settings.output, *FILES)
     results.check_folder(settings.trials)
     if not settings.resume and settings.trials.exists() and any(settings.trials.iterdir()):
         raise ValueError(
@@ -130,11 +133,19 @@ def run(settings: Sweep, made: Sweep, problem: Any, optimizer: jf.optim.Optimize
     flow = follow(made, problem)
     if flow.message:
         print(flow.message)
-    dataset = report.derived(trials(made, problem, optimizer), flow)
-    report.say(made, problem, optimizer, dataset)
+    with keeping(lambda: _kept(made)):
+        dataset = report.derived(trials(made, problem, optimizer), flow)
     report.write(made, problem, optimizer, dataset)
+    report.say(made, problem, optimizer, dataset)
     print(f"Wrote sweep.png, sweep.nc and summary.json to {made.output}")
     return dataset
+
+
+def _kept(settings: Sweep) -> str:
+    """Which trials are in the folder when the command was stopped."""
+    if not any(settings.trials.glob(f"{BATCHES}/*.npz")):
+        return f"No batch of trials was finished; begin again in {settings.trials} by --resume."
+    return f"The finished trials are kept in {settings.trials}; --resume goes on with them."
 
 
 def follow(settings: Sweep, problem: Any) -> Flow:

@@ -10,6 +10,8 @@ from jaxflow import _check
 from jaxflow.commands.report import temperature_of
 from jaxflow.commands.training import Training
 
+FILES = ()  # it only prints
+
 
 @dataclass(frozen=True)
 class Temperature(Training):

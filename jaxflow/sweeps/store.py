@@ -51,16 +51,49 @@ class Batch(NamedTuple):
     seconds: float
 
 
+def checked(directory: str | os.PathLike) -> Path:
+    """The path of a folder in which a sweep can be kept. Refused before any trial is run.
+
+    Raises `DirectoryError` where something else is in its place, `OSError` where it cannot be written.
+    """
+    if not os.fspath(directory):
+        raise DirectoryError(f"directory must be the path of a folder, got {directory!r}.")
+    path = Path(directory)
+    if not os.path.isfile(path / MANIFEST):  # a finished sweep can be read from a disk that cannot be written
+        with contextlib.suppress(OSError, ValueError):
+            path.mkdir(parents=True, exist_ok=True)  # to stay, as other processes may be at this very point
+        trouble = _trouble(path)
+        if isinstance(trouble, OSError):
+            with _explained(path, path):
+                raise trouble
+        if trouble is not None:
+            raise DirectoryError(str(trouble))
+    kinds = {path / MANIFEST: "file", path / LOCK: "file", path / BATCHES: "folder"}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(path / BATCHES) as entries:
+        kinds |= {path / BATCHES / entry.name: "file" for entry in entries if entry.name.endswith(".npz")}
+    for part, kind in kinds.items():
+        if part.exists() and part.is_dir() != (kind == "folder"):
+            found = "file" if kind == "folder" else "folder"
+            raise DirectoryError(f"directory {path} must hold a sweep or nothing, but {part} is a {found}.")
+    return path
+
+
+def _trouble(path: Path) -> Exception | None:
+    """Why a folder cannot be made or written, if so."""
+    try:
+        results.check_folder(path, argument="directory")
+    except ValueError as error:
+        return error.__cause__ if isinstance(error.__cause__, OSError) else error
+    return None
+
+
 class Store:
     """The folder of one sweep, which is told by its `identity`: JSON, entry by entry."""
 
     def __init__(self, directory: str | os.PathLike, identity: dict[str, Any], versions: dict[str, str]):
-        self.directory = Path(directory)
+        self.directory = checked(directory)
         self.identity, self.versions = json.loads(json.dumps(identity)), versions
         self.fingerprint = of_bytes(json.dumps(self.identity, sort_keys=True).encode())
-        for folder in (self.directory, *self.directory.parents):
-            if folder.exists() and not folder.is_dir():
-                raise DirectoryError(f"directory must be a folder, but {folder} is a file.")
         self.torn: dict[str, list[Path]] = {}
         self.sizes = self._open()
         self.torn = self._leftovers()
@@ -74,6 +107,8 @@ class Store:
                     for path in self.directory.glob(f".{MANIFEST}.*"):
                         path.unlink()
             for path in (self.directory / BATCHES).glob(".*.npz.*"):
+                if path.is_dir():
+                    continue
                 name = path.name[1:].rpartition(".")[0]
                 if path.with_name(name).exists():  # nobody writes it again
                     path.unlink(missing_ok=True)
@@ -249,17 +284,21 @@ class Store:
         for torn in self.torn.pop(path.name, []):
             torn.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def explained(self, path: Path) -> Iterator[None]:
+    def explained(self, path: Path) -> contextlib.AbstractContextManager[None]:
         """Disk trouble, in a sentence that says what is safe."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{path} could not be written ({error.strerror}); finished batches in {self.directory} are "
-                "kept, and the same sweep goes on from them",
-            ) from error
+        return _explained(path, self.directory)
+
+
+@contextlib.contextmanager
+def _explained(path: Path, directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path} could not be written ({error.strerror}); finished batches in {directory} are "
+            "kept, and the same sweep goes on from them",
+        ) from error
 
 
 def _outside() -> int:

@@ -18,7 +18,7 @@ from jaxflow.sweeps.axes import Axis, Design, design
 from jaxflow.sweeps.dataset import attributes, dataset
 from jaxflow.sweeps.layout import Layout, difference
 from jaxflow.sweeps.program import Program, Trial, local_mesh
-from jaxflow.sweeps.store import Store
+from jaxflow.sweeps.store import Store, checked
 
 if TYPE_CHECKING:
     import xarray
@@ -89,6 +89,8 @@ def sweep(
         raise TypeError(f"trial must be a function of (hyperparameters, key), got {trial!r}.")
     if directory is not None and not isinstance(directory, (str, os.PathLike)):
         raise TypeError(f"directory must be a path, got {directory!r}.")
+    if directory is not None:
+        checked(directory)
     made = design(axes, static)
     _check.integer("seeds", seeds, 1)
     if batch is not None:
