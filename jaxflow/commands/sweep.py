@@ -22,7 +22,7 @@ from jaxflow.commands.training import Training
 from jaxflow.solve.trajectory import FINISHED
 from jaxflow.sweeps import sweep
 from jaxflow.sweeps.axes import design
-from jaxflow.sweeps.store import BATCHES, DirectoryError
+from jaxflow.sweeps.disk import BATCHES, DirectoryError
 
 FILES = report.FILES
 MULTIPLES = (0.2, 0.5, 1.2, 3.0, 8.0, 20.0, 50.0, 120.0)

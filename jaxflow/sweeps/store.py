@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxflow import _results as results
+from jaxflow.sweeps.disk import BATCHES, LOCK, MANIFEST, DirectoryError, checked, explained
 from jaxflow.sweeps.fingerprint import of_bytes
 
 try:
@@ -33,14 +34,9 @@ try:
 except ImportError:  # not a POSIX system: processes that share a folder may run a batch twice
     fcntl = None  # type: ignore[assignment]
 
-MANIFEST, BATCHES, LOCK = "manifest.json", "batches", "lock"
 DIGEST = 64  # hexadecimal digits of SHA-256
 _THREADS: dict[Path, threading.Lock] = {}
 INFO = "batch.json"  # beside the arrays in a batch: where it belongs and what it took
-
-
-class DirectoryError(ValueError):
-    """A directory in which a sweep cannot go on, as it holds something else."""
 
 
 class Batch(NamedTuple):
@@ -49,42 +45,6 @@ class Batch(NamedTuple):
     arrays: dict[str, np.ndarray]
     diverged: np.ndarray
     seconds: float
-
-
-def checked(directory: str | os.PathLike) -> Path:
-    """The path of a folder in which a sweep can be kept. Refused before any trial is run.
-
-    Raises `DirectoryError` where something else is in its place, `OSError` where it cannot be written.
-    """
-    if not os.fspath(directory):
-        raise DirectoryError(f"directory must be the path of a folder, got {directory!r}.")
-    path = Path(directory)
-    if not os.path.isfile(path / MANIFEST):  # a finished sweep can be read from a disk that cannot be written
-        with contextlib.suppress(OSError, ValueError):
-            path.mkdir(parents=True, exist_ok=True)  # to stay, as other processes may be at this very point
-        trouble = _trouble(path)
-        if isinstance(trouble, OSError):
-            with _explained(path, path):
-                raise trouble
-        if trouble is not None:
-            raise DirectoryError(str(trouble))
-    kinds = {path / MANIFEST: "file", path / LOCK: "file", path / BATCHES: "folder"}
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(path / BATCHES) as entries:
-        kinds |= {path / BATCHES / entry.name: "file" for entry in entries if entry.name.endswith(".npz")}
-    for part, kind in kinds.items():
-        if part.exists() and part.is_dir() != (kind == "folder"):
-            found = "file" if kind == "folder" else "folder"
-            raise DirectoryError(f"directory {path} must hold a sweep or nothing, but {part} is a {found}.")
-    return path
-
-
-def _trouble(path: Path) -> Exception | None:
-    """Why a folder cannot be made or written, if so."""
-    try:
-        results.check_folder(path, argument="directory")
-    except ValueError as error:
-        return error.__cause__ if isinstance(error.__cause__, OSError) else error
-    return None
 
 
 class Store:
@@ -286,19 +246,7 @@ class Store:
 
     def explained(self, path: Path) -> contextlib.AbstractContextManager[None]:
         """Disk trouble, in a sentence that says what is safe."""
-        return _explained(path, self.directory)
-
-
-@contextlib.contextmanager
-def _explained(path: Path, directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{path} could not be written ({error.strerror}); finished batches in {directory} are "
-            "kept, and the same sweep goes on from them",
-        ) from error
+        return explained(path, self.directory)
 
 
 def _outside() -> int:

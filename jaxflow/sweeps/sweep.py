@@ -16,9 +16,10 @@ from jaxflow.problems.problem import as_key
 from jaxflow.sweeps import fingerprint, running
 from jaxflow.sweeps.axes import Axis, Design, design
 from jaxflow.sweeps.dataset import attributes, dataset
+from jaxflow.sweeps.disk import checked
 from jaxflow.sweeps.layout import Layout, difference
 from jaxflow.sweeps.program import Program, Trial, local_mesh
-from jaxflow.sweeps.store import Store, checked
+from jaxflow.sweeps.store import Store
 
 if TYPE_CHECKING:
     import xarray
