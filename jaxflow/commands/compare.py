@@ -16,7 +16,7 @@ from jaxflow import _results as results
 from jaxflow.commands import report
 from jaxflow.commands.chunks import Progress, iterate_in_chunks, solve_in_chunks, timed
 from jaxflow.commands.stopping import keeping
-from jaxflow.commands.training import Training
+from jaxflow.commands.training import Training, count
 from jaxflow.dynamics.modified import HIGHEST, warm_steps
 from jaxflow.dynamics.smoothness import roughness
 from jaxflow.solve.stepping import start
@@ -51,10 +51,11 @@ class Compare(Training):
 def prepare(settings: Compare) -> tuple[Any, jf.optim.Optimizer]:
     """The problem and the optimizer; every bad setting is refused here, before anything compiles."""
     for name, least in (("steps", 1), ("seeds", 1), ("substeps", 2)):
-        _check.integer(name, getattr(settings, name), least)
+        count(name, getattr(settings, name), least)
     for order in settings.order:
         _check.require("order", order, 1 <= order <= HIGHEST, f"an integer from 1 to {HIGHEST}")
     made = settings.make()
+    settings.fits("seeds", made[0], settings.batch_size, settings.seeds, settings.seeds)
     results.check_folder(settings.output, *FILES)
     return made
 
@@ -63,7 +64,10 @@ def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[
     """Run what `prepare` made, print and write everything; returns the rows of the table."""
     objective, params = problem.objective, problem.params
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(f"{settings.data}: {objective.size} training examples, {size} parameters; {optimizer}", flush=True)
+    print(
+        f"{settings.described(problem)}: {objective.size} training examples, {size} parameters; {optimizer}",
+        flush=True,
+    )
     sde = _sde(settings, objective, optimizer)
     flows = _modified(settings, objective, params, optimizer)
     runs: dict[str, report.Timed] = {}

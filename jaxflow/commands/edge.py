@@ -15,7 +15,7 @@ from jaxflow import _check
 from jaxflow import _results as results
 from jaxflow.commands.chunks import Progress
 from jaxflow.commands.sweep import Refused
-from jaxflow.commands.training import Training
+from jaxflow.commands.training import Training, count
 from jaxflow.comparison.edge import Plan, plan, studied
 
 # Shares of the whole time, about, on a small network.
@@ -65,6 +65,7 @@ class Edge(Training):
 def prepare(settings: Edge) -> tuple[Plan]:
     """What will be studied; every bad setting is refused here, before anything compiles."""
     _check.integer("examples", settings.examples, 1)
+    count("steps", settings.steps)
     _check.nonnegative(level=settings.level)
     results.check_folder(settings.output, *FILES)
     rate = settings.learning_rate

@@ -152,6 +152,7 @@ def write(settings, problem, optimizer, runs: dict[str, Timed], rows, noise, ver
     summary = {
         "table": [dataclasses.asdict(row) for row in rows],
         "score": score_name(problem),
+        "classes": problem.classes,
         "temperature": temperature_of(settings, optimizer),
         "noise_scale": {
             name: {"trace": scale.trace, "squared_gradient": scale.squared_gradient, "simple": scale.simple}
@@ -162,7 +163,7 @@ def write(settings, problem, optimizer, runs: dict[str, Timed], rows, noise, ver
         **results.provenance(),
     }
     results.write_json(settings.output / "summary.json", summary)
-    _figure(settings, optimizer, runs, gaps)
+    _figure(settings, problem, optimizer, runs, gaps)
 
 
 def _arrays(runs: dict[str, Timed], gaps: dict[str, jf.Comparison]) -> dict[str, Any]:
@@ -192,7 +193,7 @@ def _plain(verdict: Any) -> Any:
     }
 
 
-def _figure(settings, optimizer, runs: dict[str, Timed], gaps) -> None:
+def _figure(settings, problem, optimizer, runs: dict[str, Timed], gaps) -> None:
     import matplotlib
 
     matplotlib.use("agg")
@@ -215,7 +216,9 @@ def _figure(settings, optimizer, runs: dict[str, Timed], gaps) -> None:
     for ax in (left, middle, right):
         ax.get_legend().remove()
     shape = "–".join(map(str, settings.hidden))
-    figure.suptitle(f"{settings.data}, {settings.activation} network {shape}: {optimizer}", fontsize=11)
+    figure.suptitle(
+        f"{settings.described(problem)}, {settings.activation} network {shape}: {optimizer}", fontsize=11
+    )
     results.write_figure(settings.output / "comparison.png", figure)
     plt.close(figure)
 

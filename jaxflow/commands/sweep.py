@@ -18,7 +18,7 @@ from jaxflow import _results as results
 from jaxflow.commands import sweep_report as report
 from jaxflow.commands.stopping import keeping
 from jaxflow.commands.sweep_laws import FEWEST
-from jaxflow.commands.training import Training
+from jaxflow.commands.training import Training, count
 from jaxflow.solve.trajectory import FINISHED
 from jaxflow.sweeps import sweep
 from jaxflow.sweeps.axes import design
@@ -87,7 +87,7 @@ class Flow(NamedTuple):
 def prepare(settings: Sweep) -> tuple[Sweep, Any, jf.optim.Optimizer]:
     """The settings with their defaults filled in, the problem and the optimizer; bad ones are refused here."""
     for name in ("seeds", "steps", "substeps"):
-        _check.integer(name, getattr(settings, name), 1)
+        count(name, getattr(settings, name))
     for rate in settings.learning_rates:
         _check.positive(learning_rates=rate)
     for size in settings.batch_sizes:
@@ -100,6 +100,8 @@ def prepare(settings: Sweep) -> tuple[Sweep, Any, jf.optim.Optimizer]:
             "--output."
         )
     problem, optimizer = settings.make()
+    for size in settings.batch_sizes:
+        settings.fits("batch_sizes", problem, size)
     own = jf.optim.hyperparameters(optimizer).get("learning_rate")
     if own is None or not _check.is_concrete(own):
         raise ValueError(f"optimizer must be one with a learning rate to sweep, got {settings.optimizer}.")
@@ -126,7 +128,7 @@ def run(settings: Sweep, made: Sweep, problem: Any, optimizer: jf.optim.Optimize
     cells = " × ".join(report.counted(*axis) for axis in axes)
     size = sum(leaf.size for leaf in jax.tree.leaves(problem.params))
     print(
-        f"{made.data}: {problem.objective.size} training examples, {size} parameters; "
+        f"{made.described(problem)}: {problem.objective.size} training examples, {size} parameters; "
         f"{' '.join((made.optimizer, *made.set))}, {cells}, {made.steps} steps each",
         flush=True,
     )

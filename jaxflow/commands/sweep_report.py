@@ -96,6 +96,7 @@ def summary(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> dict[s
     found: dict[str, Any] = {
         "best": winner,
         "score": score_name(problem),
+        "classes": problem.classes,
         "diverged": int(dataset["diverged"].sum()),
         "trials": int(dataset["diverged"].size),
         "sharpness": {"start": first, "flow_end": last},
@@ -168,4 +169,4 @@ def write(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> None:
     chosen = dataclasses.asdict(settings) | {"hyperparameters": jf.optim.hyperparameters(optimizer)}
     summarized = summary(settings, problem, optimizer, dataset) | {"settings": chosen, **results.provenance()}
     results.write_json(settings.output / "summary.json", summarized)
-    results.write_figure(settings.output / "sweep.png", maps(settings, optimizer, dataset))
+    results.write_figure(settings.output / "sweep.png", maps(settings, problem, optimizer, dataset))
