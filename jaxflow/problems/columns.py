@@ -81,6 +81,7 @@ class Column:
     place: int
     lines: tuple[int, ...]
     entries: tuple[str, ...]
+    target: bool = False
 
     @cached_property
     def words(self) -> bool:
@@ -92,15 +93,20 @@ class Column:
 
         Raises `ValueError`, naming the first entry that is none and what can be done.
         """
-        for line, entry in zip(self.lines, self.entries, strict=True):
-            if not (blanks and not entry) and not (NUMBER.fullmatch(entry) and math.isfinite(float(entry))):
-                raise ValueError(
-                    f"Every entry of {self.name!r} must be a finite number, got {entry!r} in line {line}, "
-                    f"column {self.place}{self._advice(entry)}."
-                )
+        good = lambda entry: blanks if not entry else NUMBER.fullmatch(entry) and math.isfinite(float(entry))
+        bad = [i for i, entry in enumerate(self.entries) if not good(entry)]
+        if bad:
+            words = not any(map(_is_like_number, self.entries))
+            i = next((i for i in bad if words and not self.entries[i]), bad[0])
+            raise ValueError(
+                f"Every entry of {self.name!r} must be a finite number, got {self.entries[i]!r} in line "
+                f"{self.lines[i]}, column {self.place}{self._advice(self.entries[i])}."
+            )
         return np.array([float(entry or "nan") for entry in self.entries])
 
     def _advice(self, entry: str) -> str:
+        if self.target:
+            return "" if entry and _is_like_number(entry) else ": labels must all be words or all be numbers"
         if not entry:
             return ": fill it in, leave its line out, or encode blank cells (encode=True, --encode)"
         if self.words:

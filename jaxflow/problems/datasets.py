@@ -175,7 +175,7 @@ def _classes(x: np.ndarray, y: np.ndarray, kind: Kind | None, name: str, words: 
     """The data set of examples labelled by words; y (N, K) holds their places among them."""
     if kind == "regression" or y.shape[1] > 1:
         raise ValueError(
-            f"{name} has labels such as {str(words[0])!r}: it must be a classification of one label each."
+            f"{name} has labels such as {str(words[0])!r}, so it must be a classification of one label each."
         )
     if len(words) == 1:
         raise ValueError(f"The labels of {name} are all {str(words[0])!r}: there is nothing to learn.")

@@ -41,7 +41,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
             found = ", ".join(archive) or "nothing"
     except NotImplementedError:
         raise ValueError(
-            f"{wrong}: it is compressed in another way than numpy.savez_compressed does."
+            f"{wrong}: it is compressed in another way than by numpy.savez_compressed."
         ) from None
     except MemoryError:
         raise ValueError(f"{wrong} that fit in memory.") from None
@@ -85,7 +85,8 @@ def _read_csv(path: Path, encode: bool) -> tuple[np.ndarray, np.ndarray]:
             )
     numbers, rows = zip(*lines, strict=True)
     *features, target = (
-        Column(str(path), i, numbers, entries) for i, entries in enumerate(zip(*rows, strict=True), 1)
+        Column(str(path), i, numbers, entries, i == width)
+        for i, entries in enumerate(zip(*rows, strict=True), 1)
     )
     if columns.is_index(header, features[0].entries):
         features = features[1:] or features
