@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         except SystemExit as left:  # of the parser, after its help or what it says of a wrong option
             ended = code = left.code
         finally:
-            jax.config.update("jax_enable_x64", before)
+            _compute_in_float64(before)
         output.flush()
         # A reader that has left got what it wanted; whoever else waits for the output is told.
         if output.failed is not None and not isinstance(output.failed, BrokenPipeError):
@@ -102,7 +102,7 @@ def _run(given: list[str]) -> int:
         return 0
     name, job = JOBS[type(command)]
     if command.x64:
-        jax.config.update("jax_enable_x64", True)
+        _compute_in_float64(True)
     try:
         prepared = job.prepare(command)
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -113,6 +113,17 @@ def _run(given: list[str]) -> int:
     except (sweep.Refused, OSError) as error:  # any other error would be ours
         return _refused(name, error)
     return 0
+
+
+def _compute_in_float64(wanted: bool) -> None:
+    """Switch, if it has to be, and forget what was compiled: JAX would take some of it for the other precision.
+
+    (The same function, traced in one precision and then in the other, may then fail to lower: "Cannot lower jaxpr
+    with verifier errors".)
+    """
+    if wanted != jax.config.read("jax_enable_x64"):
+        jax.config.update("jax_enable_x64", wanted)
+        jax.clear_caches()
 
 
 def _writes(name: str) -> bool:
