@@ -46,12 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     name = next((word for word in given if not word.startswith("-")), "")
     before = jax.config.read("jax_enable_x64")  # what a command computes in is no concern of the next one
-    ended = None
+    ended, code = None, 0
     with streams.guarded() as (output, errors):
         try:
             code = _served(given, name)
         except SystemExit as left:  # of the parser, after its help or what it says of a wrong option
-            ended = code = left.code
+            ended, code = left, left.code if isinstance(left.code, int) else int(left.code is not None)
         finally:
             _compute_in_float64(before)
         output.flush()

@@ -22,7 +22,7 @@ def drawable(values: Any) -> np.ndarray:
     return np.where(np.abs(values) < LARGEST, values, np.nan)
 
 
-def logarithmic(ax: Any, *values: np.ndarray) -> None:
+def logarithmic(ax: Any, *values: Any) -> None:
     """A logarithmic vertical axis, if any of the values drawn on it is positive: it would show none of the others."""
     if any(np.any(drawable(some) > 0) for some in values):
         ax.set_yscale("log")
