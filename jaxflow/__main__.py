@@ -140,7 +140,7 @@ def _refused(name: str, error: Exception) -> int:
     """Say why in one line."""
     if isinstance(error, OSError) and error.strerror:
         error = OSError(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
-    print(f"jaxflow {name}: {error}", file=sys.stderr)
+    print(f"{f'jaxflow {name}'.strip()}: {error}", file=sys.stderr)
     return 2
 
 
