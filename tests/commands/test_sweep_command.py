@@ -270,7 +270,7 @@ def test_a_file_that_cannot_be_read(tmp_path, capsys):
         (["--batch-sizes", "4", "4"], "batch_sizes must be distinct"),
         (
             ["--batch-sizes", "4", "1" + "0" * 20],
-            "batch_sizes must fit in memory, got 100000000000000000000, which takes",
+            "batch_sizes must fit in memory, got 10{20}, ",
         ),
         (["--batch-sizes"], "batch_sizes must hold at least one value"),
         (["--batch-sizes", "4", "--learning-rates", "1"], "at least two values"),
