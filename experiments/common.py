@@ -25,12 +25,12 @@ class Experiment:
     began: float
 
     def save(self, figure: Figure, headlines: dict[str, tuple[Any, Any]], **data: Any) -> dict[str, Any]:
-        """Print the headline numbers, write `NAME.png` and `NAME.json`, and return what the JSON holds.
+        """Write `NAME.png` and `NAME.json`, print the headline numbers, and return what the JSON holds.
 
         - `headlines`: (measured, expected) by what was measured; `None` where nothing is expected.
         - `data`: the numbers behind the figure. Numbers that are not finite are null in the JSON.
         """
-        print(table(("", "measured", "expected"), [(name, *pair) for name, pair in headlines.items()]))
+        said = table(("", "measured", "expected"), [(name, *pair) for name, pair in headlines.items()])
         content = {
             "experiment": self.name,
             "quick": self.quick,
@@ -41,7 +41,7 @@ class Experiment:
         }
         results.write_figure(self.output / f"{self.name}.png", figure)
         results.write_json(self.output / f"{self.name}.json", content)
-        print(f"Wrote {self.name}.png and {self.name}.json to {self.output} ({content['seconds']} s)")
+        print(f"{said}\nWrote {self.name}.png and {self.name}.json to {self.output} ({content['seconds']} s)")
         return content
 
 
@@ -55,6 +55,10 @@ def start(name: str, doc: str | None, arguments: list[str] | None = None) -> Exp
     parser.add_argument("--quick", action="store_true", help="a smaller version, in seconds")
     parser.add_argument("--output", type=Path, default=Path("results") / name, help="default: %(default)s")
     chosen = parser.parse_args(arguments)
+    try:
+        results.check_folder(chosen.output, f"{name}.png", f"{name}.json")
+    except ValueError as error:
+        parser.error(str(error))
     jax.config.update("jax_enable_x64", True)
     return Experiment(name, chosen.quick, chosen.output, time.perf_counter())
 

@@ -185,7 +185,7 @@ def main(arguments=None):
         "sharpness": flow.sharpness,
         "seconds_a_trial": dataset.attrs["wall_time_per_trial"],
     }
-    return run.save(maps(settings, optimizer, dataset), headlines, cells=cells)
+    return run.save(maps(settings, problem, optimizer, dataset), headlines, cells=cells)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line: `python -m jaxflow compare`, `sweep`, `order`, `edge`, `temperature` and `optimizers`."""
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -7,8 +8,9 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from jaxflow.commands import compare, edge, order, sweep, temperature
+from jaxflow.commands import compare, edge, order, streams, sweep, temperature
 from jaxflow.commands.choose import listing
+from jaxflow.commands.stopping import CODE, Stopped, Written, keeping, stoppable
 from jaxflow.commands.sweep_file import from_file, named_file
 
 
@@ -29,7 +31,7 @@ def commands(swept: sweep.Sweep) -> Any:
     )
 
 
-# Each has `prepare`, which refuses bad settings, and `run`, which is given what that made.
+# Each has `prepare`, which refuses bad settings, `run`, which is given what that made, and `FILES`, which it writes.
 JOBS: dict[type, tuple[str, Any]] = {
     compare.Compare: ("compare", compare),
     sweep.Sweep: ("sweep", sweep),
@@ -40,8 +42,51 @@ JOBS: dict[type, tuple[str, Any]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 when it did its work, 2 with one sentence when its input was refused."""
+    """Run a command; 0 when it did its work, 2 with one sentence when its input was refused, 130 after Ctrl-C."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    name = next((word for word in given if not word.startswith("-")), "")
+    before = jax.config.read("jax_enable_x64")  # what a command computes in is no concern of the next one
+    ended, code = None, 0
+    with streams.guarded() as (output, errors):
+        try:
+            code = _served(given, name)
+        except SystemExit as left:  # of the parser, after its help or what it says of a wrong option
+            ended, code = left, left.code if isinstance(left.code, int) else int(left.code is not None)
+        finally:
+            _compute_in_float64(before)
+        output.flush()
+        # A reader that has left got what it wanted; whoever else waits for the output is told.
+        if output.failed is not None and not isinstance(output.failed, BrokenPipeError):
+            kept = " The results are written." if ended is None and code == 0 and _writes(name) else ""
+            said = f"standard output could not be written: {output.failed.strerror}.{kept}"
+            code = _refused(name, OSError(said))
+        if arguments is None:
+            output.settle()
+            errors.settle()
+    if ended is not None:
+        raise SystemExit(code)
+    return code
+
+
+def program() -> None:
+    """`main` as a process of its own."""
+    code = main()
+    if code == CODE:  # at once, as what a device is at work on must not see the interpreter go
+        os._exit(code)
+    sys.exit(code)
+
+
+def _served(given: list[str], name: str) -> int:
+    """The exit code of a command, whose output goes where it can."""
+    try:
+        with stoppable():
+            return _run(given)
+    except Stopped as stopped:
+        print(f"jaxflow {name}: stopped by Ctrl-C.\n{stopped}", file=sys.stderr)
+        return CODE
+
+
+def _run(given: list[str]) -> int:
     try:
         swept = _defaults(given)
     except (ValueError, TypeError, OSError) as error:
@@ -57,16 +102,32 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     name, job = JOBS[type(command)]
     if command.x64:
-        jax.config.update("jax_enable_x64", True)
+        _compute_in_float64(True)
     try:
         prepared = job.prepare(command)
     except (ValueError, TypeError, OSError, ImportError) as error:
         return _refused(name, error)
     try:
-        job.run(command, *prepared)
+        with keeping(Written(command, job.FILES)):
+            job.run(command, *prepared)
     except (sweep.Refused, OSError) as error:  # any other error would be ours
         return _refused(name, error)
     return 0
+
+
+def _compute_in_float64(wanted: bool) -> None:
+    """Switch, if it has to be, and forget what was compiled: JAX would take some of it for the other precision.
+
+    (The same function, traced in one precision and then in the other, may then fail to lower: "Cannot lower jaxpr
+    with verifier errors".)
+    """
+    if wanted != jax.config.read("jax_enable_x64"):
+        jax.config.update("jax_enable_x64", wanted)
+        jax.clear_caches()
+
+
+def _writes(name: str) -> bool:
+    return any(name == job and module.FILES for job, module in JOBS.values())
 
 
 def _defaults(arguments: list[str]) -> sweep.Sweep:
@@ -79,9 +140,9 @@ def _refused(name: str, error: Exception) -> int:
     """Say why in one line."""
     if isinstance(error, OSError) and error.strerror:
         error = OSError(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
-    print(f"jaxflow {name}: {error}", file=sys.stderr)
+    print(f"{f'jaxflow {name}'.strip()}: {error}", file=sys.stderr)
     return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

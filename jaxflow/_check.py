@@ -61,6 +61,8 @@ def integer(name: str, value: Any, least: int) -> None:
 def choice(name: str, value: str, allowed: Iterable[str]) -> None:
     """One of a set of names; the nearest one is suggested."""
     allowed = list(allowed)
+    if not allowed:
+        raise ValueError(f"{name} must be left out, as there is nothing to choose from, got {value!r}.")
     if value not in allowed:
         near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -1,5 +1,6 @@
 """Results on disk: each file appears whole or not at all, and says with what it was made."""
 
+import contextlib
 import functools
 import importlib.metadata
 import io
@@ -17,11 +18,37 @@ import numpy as np
 PACKAGES = ("jaxflow", "jax", "jaxlib", "optax", "diffrax", "numpy")
 
 
-def check_folder(output: Path) -> None:
-    """Refuse a folder for results in whose way a file lies."""
-    for folder in (output, *output.parents):
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"output must be a folder, but {folder} is a file.")
+def check_folder(output: Path, *names: str, argument: str = "output") -> None:
+    """Refuse a folder in which results of these names could not be written, before there are any.
+
+    Whether they could is tried, as permissions do not tell (of /proc, of a full or read-only disk); nothing is left
+    of the trial. Raises `ValueError`, in a sentence.
+    """
+    if "\0" in str(output):
+        raise ValueError(f"{argument} must be a path without a null character, got {str(output)!r}.")
+    made: list[Path] = []
+    try:
+        for folder in (output, *output.parents):
+            if folder.exists() and not folder.is_dir():
+                raise ValueError(f"{argument} must be a folder, but {folder} is a file.")
+        for name in names:
+            if (output / name).is_dir():
+                raise ValueError(f"{argument} must leave room for {name}, but {output / name} is a folder.")
+        for folder in reversed((output, *output.parents)):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                made.append(folder)
+        with tempfile.NamedTemporaryFile(dir=output, prefix=".") as file:
+            file.write(b"tried")
+    except (OSError, RuntimeError) as error:  # the latter of links in a circle
+        raise ValueError(
+            f"{argument} must be a folder that can be written, got {str(output)!r} "
+            f"({getattr(error, 'strerror', None) or error})."
+        ) from error
+    finally:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):  # another process may be at work in it
+                folder.rmdir()
 
 
 def write(path: Path, content: bytes) -> None:

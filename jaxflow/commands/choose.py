@@ -41,6 +41,8 @@ def _pair(optimizer: str, word: str, parameters: Any) -> tuple[str, Any]:
     if not equals:
         raise ValueError(f"set takes NAME=VALUE pairs, got {word!r}.")
     settable = [p for p in parameters if p not in ("learning_rate", "inner", "key")]
+    if not settable:
+        raise ValueError(f"set must be left out: {optimizer} has no other hyperparameter, got {word!r}.")
     _check.choice(f"set, for {optimizer},", name, settable)
     if text.lower() in ("true", "false"):
         return name, text.lower() == "true"

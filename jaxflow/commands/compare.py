@@ -15,12 +15,14 @@ from jaxflow import _check
 from jaxflow import _results as results
 from jaxflow.commands import report
 from jaxflow.commands.chunks import Progress, iterate_in_chunks, solve_in_chunks, timed
-from jaxflow.commands.training import Training
+from jaxflow.commands.stopping import keeping
+from jaxflow.commands.training import Training, count
 from jaxflow.dynamics.modified import HIGHEST, warm_steps
 from jaxflow.dynamics.smoothness import roughness
 from jaxflow.solve.stepping import start
 
 RECORDS = 200
+FILES = report.FILES
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ class Compare(Training):
 def prepare(settings: Compare) -> tuple[Any, jf.optim.Optimizer]:
     """The problem and the optimizer; every bad setting is refused here, before anything compiles."""
     for name, least in (("steps", 1), ("seeds", 1), ("substeps", 2)):
-        _check.integer(name, getattr(settings, name), least)
+        count(name, getattr(settings, name), least)
     for order in settings.order:
         _check.require("order", order, 1 <= order <= HIGHEST, f"an integer from 1 to {HIGHEST}")
     made = settings.make()
-    results.check_folder(settings.output)
+    settings.fits("seeds", made[0], settings.batch_size, settings.seeds, settings.seeds)
+    results.check_folder(settings.output, *FILES)
     return made
 
 
@@ -61,16 +64,21 @@ def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[
     """Run what `prepare` made, print and write everything; returns the rows of the table."""
     objective, params = problem.objective, problem.params
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(f"{settings.data}: {objective.size} training examples, {size} parameters; {optimizer}", flush=True)
+    print(
+        f"{settings.described(problem)}: {objective.size} training examples, {size} parameters; {optimizer}",
+        flush=True,
+    )
     sde = _sde(settings, objective, optimizer)
     flows = _modified(settings, objective, params, optimizer)
-    runs = _runs(settings, objective, params, optimizer, flows, sde)
-    verdict = _verdict(settings, params, runs) if sde is not None else None
-    noise = jf.noise_scale(objective, params), jf.noise_scale(objective, runs["full_batch"].run.params)
-    rows = report.rows(settings, problem, runs)
+    runs: dict[str, report.Timed] = {}
+    with keeping(lambda: report.keep(settings, runs)):
+        _runs(settings, objective, params, optimizer, flows, sde, runs)
+        verdict = _verdict(settings, params, runs) if sde is not None else None
+        noise = jf.noise_scale(objective, params), jf.noise_scale(objective, runs["full_batch"].run.params)
+        rows = report.rows(settings, problem, runs)
+    report.write(settings, problem, optimizer, runs, rows, noise, verdict)
     print(report.table(rows, report.score_name(problem)))
     report.say(settings, optimizer, noise, verdict)
-    report.write(settings, problem, optimizer, runs, rows, noise, verdict)
     print(f"Wrote comparison.png, summary.json and trajectories.npz to {settings.output}")
     return rows
 
@@ -100,8 +108,8 @@ def _modified(settings: Compare, objective, params, optimizer) -> dict[int, jf.d
     return {order: make(order) for order in sorted(set(settings.order))}
 
 
-def _runs(settings: Compare, objective, params, optimizer, flows, sde) -> dict[str, report.Timed]:
-    """Every run by a short name, each in pieces behind one progress bar."""
+def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> None:
+    """Put every run into `runs` by a short name, each made in pieces behind one progress bar."""
     # Losses and parameters are both wanted along the way: one for the picture, the other for distances.
     record = jax.tree_util.Partial(_observe, objective)
     every = max(1, settings.steps // RECORDS)
@@ -146,7 +154,7 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde) -> dict[s
     shares |= ({} if sde is None else {"SDE": 12.0}) | {f"order {order}": 1.0 for order in flows}
     with Progress(shares) as progress:
         discrete, seconds = iterate_in_chunks(full, params, begin, settings.steps, every, progress)
-        runs = {"full_batch": report.Timed(f"{name}, full batch", discrete, 1.0, seconds)}
+        runs["full_batch"] = report.Timed(f"{name}, full batch", discrete, 1.0, seconds)
         states = repeated(params), repeated(begin)
         batches, seconds = iterate_in_chunks(sampled, *states, settings.steps, every, progress)
         label = f"{name}, batch {batch} ({seeds} runs)"
@@ -164,7 +172,6 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde) -> dict[s
             solution, seconds = timed(partial(corrected, dynamics, discrete.times), progress)
             label = f"modified flow of {name}, order {order}"
             runs[f"modified_{order}"] = report.Timed(label, solution, float(order), seconds)
-    return runs
 
 
 def _observe(objective, params):

@@ -15,7 +15,7 @@ from jaxflow import _check
 from jaxflow import _results as results
 from jaxflow.commands.chunks import Progress
 from jaxflow.commands.sweep import Refused
-from jaxflow.commands.training import Training
+from jaxflow.commands.training import Training, count
 from jaxflow.comparison.edge import Plan, plan, studied
 
 # Shares of the whole time, about, on a small network.
@@ -23,6 +23,7 @@ SHARES = {"approach": 3.0, "iterates": 0.5, "central flow": 4.0, "stable flow": 
 # Rates at which the default network is soon past the edge.
 RATES = {"gd": 0.35, "rmsprop": 1e-3, "scalar_rmsprop": 0.02}
 PATHS = ("iterates", "central", "stable")
+FILES = ("edge.png", "summary.json", "trajectories.npz")
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class Edge(Training):
 def prepare(settings: Edge) -> tuple[Plan]:
     """What will be studied; every bad setting is refused here, before anything compiles."""
     _check.integer("examples", settings.examples, 1)
+    count("steps", settings.steps)
     _check.nonnegative(level=settings.level)
-    results.check_folder(settings.output)
+    results.check_folder(settings.output, *FILES)
     rate = settings.learning_rate
     rate = RATES.get(settings.optimizer) if rate is None else rate
     problem, optimizer = dataclasses.replace(settings, learning_rate=rate).make()
@@ -83,13 +85,13 @@ def run(settings: Edge, chosen: Plan) -> jf.EdgeStudy:
     print(f"{what}, in float64", flush=True)
     study, seconds = _study(chosen)
     rows = _rows(study, seconds)
+    _write(settings, chosen, study, rows, seconds)
     if study.approach_times.size:
         print(
             f"Effective sharpness {float(study.approach_sharpness[-1]):.4g} reached at "
             f"t = {float(study.approach_times[-1]):.6g} of the stable flow, where all three begin."
         )
     print(f"\n{_table(rows)}\n\n{_said(study)}")
-    _write(settings, chosen, study, rows, seconds)
     print(f"Wrote edge.png, summary.json and trajectories.npz to {settings.output}")
     return study
 
@@ -181,8 +183,7 @@ def _said(study: jf.EdgeStudy) -> str:
 
 
 def _write(settings: Edge, chosen: Plan, study: jf.EdgeStudy, rows, seconds) -> None:
-    """The figure, the arrays and the summary."""
-    _figure(settings, chosen, study)
+    """The arrays, the summary and the figure."""
     arrays: dict[str, Any] = {
         name: getattr(study, name)
         for name in ("times", "averaged_loss", "averaged_squared_gradient", "covariance")
@@ -210,6 +211,7 @@ def _write(settings: Edge, chosen: Plan, study: jf.EdgeStudy, rows, seconds) -> 
         **results.provenance(),
     }
     results.write_json(settings.output / "summary.json", summary)
+    _figure(settings, chosen, study)
 
 
 def _figure(settings: Edge, chosen: Plan, study: jf.EdgeStudy) -> None:

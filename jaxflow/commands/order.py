@@ -13,9 +13,12 @@ import jaxflow as jf
 from jaxflow import _check
 from jaxflow import _results as results
 from jaxflow.commands.chunks import Progress
+from jaxflow.commands.stopping import NOTHING, keeping
 from jaxflow.commands.training import Training
 from jaxflow.comparison.families import Family
 from jaxflow.comparison.study import by_order, plan
+
+FILES = ("order.png", "order.json")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Orders(Training):
 def prepare(settings: Orders) -> tuple[jf.Objective, Any, Family]:
     """The objective, the parameters and the family; every bad setting is refused here."""
     _check.integer("examples", settings.examples, 1)
-    results.check_folder(settings.output)
+    results.check_folder(settings.output, *FILES)
     problem, optimizer = settings.make()
     family = jf.family_of(optimizer)
     plan(family, problem.params, settings.orders, settings.time, settings.warmup)
@@ -64,10 +67,10 @@ def run(settings: Orders, objective: jf.Objective, params: Any, family: Family) 
     what = f"{settings.data}: {objective.size} training examples, {size} parameters; {family.optimizer}"
     print(f"{what}, in float64", flush=True)
     study, said = _study(settings, objective, params, family)
+    _write(settings, study, family, said)
     for message in said:
         print(f"Note: {message}")
     print(f"\nError over the distance travelled, and its slope:\n{study}")
-    _write(settings, study, family, said)
     print(f"Wrote order.png and order.json to {settings.output}")
     return study
 
@@ -75,8 +78,9 @@ def run(settings: Orders, objective: jf.Objective, params: Any, family: Family) 
 def _study(settings: Orders, objective, params, family) -> tuple[jf.OrderStudy, list[str]]:
     """The study, with a bar that moves at each order, and what was warned of."""
     chosen = plan(family, params, settings.orders, settings.time, settings.warmup)
-    parts = []
+    parts: list[Any] = []
     with (
+        keeping(lambda: _keep(settings, parts, family, _messages(caught))),
         warnings.catch_warnings(record=True) as caught,
         Progress({f"order {order}": 1.0 for order in chosen.orders}) as progress,
     ):
@@ -87,22 +91,23 @@ def _study(settings: Orders, objective, params, family) -> tuple[jf.OrderStudy, 
             progress.advance(1.0)
             if len(parts) < len(chosen.orders):
                 progress.start()
-    said = [str(warning.message) for warning in caught]
-    return jf.OrderStudy.of(parts), list(dict.fromkeys(said))
+    return jf.OrderStudy.of(parts), _messages(caught)
+
+
+def _messages(caught: list[warnings.WarningMessage]) -> list[str]:
+    return list(dict.fromkeys(str(warning.message) for warning in caught))
+
+
+def _keep(settings: Orders, parts: list[Any], family: Family, said: list[str]) -> str:
+    """Write the orders that are finished where others were not to be, and say which they are."""
+    if not parts:
+        return NOTHING
+    study = jf.OrderStudy.of(parts)
+    _write(settings, study, family, said)
+    return f"Kept in {settings.output}: {' and '.join(FILES)} of order {', '.join(map(str, study.fits))}."
 
 
 def _write(settings: Orders, study: jf.OrderStudy, family: Family, said: list[str]) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
-    jf.plot.order(study, ax)
-    ax.set_ylabel("error / distance travelled")
-    ax.set_title(f"{settings.data}, {settings.activation} network: {family.optimizer}", fontsize=9)
-    results.write_figure(settings.output / "order.png", figure)
-    plt.close(figure)
     hyperparameters = jf.optim.hyperparameters(family.optimizer)
     summary = {
         "step_sizes": next(iter(study.fits.values())).step_sizes,
@@ -120,3 +125,18 @@ def _write(settings: Orders, study: jf.OrderStudy, family: Family, said: list[st
         **results.provenance(),
     }
     results.write_json(settings.output / "order.json", summary)
+    _figure(settings, study, family)
+
+
+def _figure(settings: Orders, study: jf.OrderStudy, family: Family) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
+    jf.plot.order(study, ax)
+    ax.set_ylabel("error / distance travelled")
+    ax.set_title(f"{settings.data}, {settings.activation} network: {family.optimizer}", fontsize=9)
+    results.write_figure(settings.output / "order.png", figure)
+    plt.close(figure)

@@ -10,7 +10,11 @@ import numpy as np
 
 import jaxflow as jf
 from jaxflow import _results as results
+from jaxflow.commands.stopping import NOTHING
 from jaxflow.solve.trajectory import FINISHED
+
+ARRAYS = "trajectories.npz"
+FILES = ("comparison.png", "summary.json", ARRAYS)
 
 
 class Timed(NamedTuple):
@@ -133,19 +137,22 @@ def settings_rate(optimizer: Any) -> float:
     return float(jf.optim.hyperparameters(optimizer)["learning_rate"])
 
 
+def keep(settings: Any, runs: dict[str, Timed]) -> str:
+    """Write the runs that are finished where others were not to be, and say which they are."""
+    if not runs:
+        return NOTHING
+    results.write_arrays(settings.output / ARRAYS, _arrays(runs, distances(runs)))
+    return f"Kept in {settings.output / ARRAYS}: {'; '.join(timed.label for timed in runs.values())}."
+
+
 def write(settings, problem, optimizer, runs: dict[str, Timed], rows, noise, verdict) -> None:
-    """The figure, the arrays and the summary."""
+    """The arrays, the summary and the figure."""
     gaps = distances(runs)
-    _figure(settings, optimizer, runs, gaps)
-    arrays = {"times": runs["full_batch"].run.times}
-    for name, timed in runs.items():
-        arrays |= {f"{name}/loss": timed.run.values["loss"], f"{name}/distance": gaps[name].distance}
-        for path, leaf in jax.tree.leaves_with_path(timed.run.params):
-            arrays[f"{name}/params{jax.tree_util.keystr(path)}"] = leaf
-    results.write_arrays(settings.output / "trajectories.npz", arrays)
+    results.write_arrays(settings.output / ARRAYS, _arrays(runs, gaps))
     summary = {
         "table": [dataclasses.asdict(row) for row in rows],
         "score": score_name(problem),
+        "classes": problem.classes,
         "temperature": temperature_of(settings, optimizer),
         "noise_scale": {
             name: {"trace": scale.trace, "squared_gradient": scale.squared_gradient, "simple": scale.simple}
@@ -156,6 +163,17 @@ def write(settings, problem, optimizer, runs: dict[str, Timed], rows, noise, ver
         **results.provenance(),
     }
     results.write_json(settings.output / "summary.json", summary)
+    _figure(settings, problem, optimizer, runs, gaps)
+
+
+def _arrays(runs: dict[str, Timed], gaps: dict[str, jf.Comparison]) -> dict[str, Any]:
+    """Losses, distances and last parameters by the name of their run."""
+    arrays: dict[str, Any] = {"times": runs["full_batch"].run.times}
+    for name, timed in runs.items():
+        arrays |= {f"{name}/loss": timed.run.values["loss"], f"{name}/distance": gaps[name].distance}
+        for path, leaf in jax.tree.leaves_with_path(timed.run.params):
+            arrays[f"{name}/params{jax.tree_util.keystr(path)}"] = leaf
+    return arrays
 
 
 def _plain(verdict: Any) -> Any:
@@ -175,7 +193,7 @@ def _plain(verdict: Any) -> Any:
     }
 
 
-def _figure(settings, optimizer, runs: dict[str, Timed], gaps) -> None:
+def _figure(settings, problem, optimizer, runs: dict[str, Timed], gaps) -> None:
     import matplotlib
 
     matplotlib.use("agg")
@@ -198,7 +216,9 @@ def _figure(settings, optimizer, runs: dict[str, Timed], gaps) -> None:
     for ax in (left, middle, right):
         ax.get_legend().remove()
     shape = "–".join(map(str, settings.hidden))
-    figure.suptitle(f"{settings.data}, {settings.activation} network {shape}: {optimizer}", fontsize=11)
+    figure.suptitle(
+        f"{settings.described(problem)}, {settings.activation} network {shape}: {optimizer}", fontsize=11
+    )
     results.write_figure(settings.output / "comparison.png", figure)
     plt.close(figure)
 

@@ -16,13 +16,15 @@ import jaxflow as jf
 from jaxflow import _check
 from jaxflow import _results as results
 from jaxflow.commands import sweep_report as report
+from jaxflow.commands.stopping import keeping
 from jaxflow.commands.sweep_laws import FEWEST
-from jaxflow.commands.training import Training
+from jaxflow.commands.training import Training, count
 from jaxflow.solve.trajectory import FINISHED
 from jaxflow.sweeps import sweep
 from jaxflow.sweeps.axes import design
-from jaxflow.sweeps.store import DirectoryError
+from jaxflow.sweeps.disk import BATCHES, DirectoryError
 
+FILES = report.FILES
 MULTIPLES = (0.2, 0.5, 1.2, 3.0, 8.0, 20.0, 50.0, 120.0)
 # Networks run at once on a CPU, whose working memory then stays in the cache.
 AT_ONCE = 8
@@ -85,11 +87,12 @@ class Flow(NamedTuple):
 def prepare(settings: Sweep) -> tuple[Sweep, Any, jf.optim.Optimizer]:
     """The settings with their defaults filled in, the problem and the optimizer; bad ones are refused here."""
     for name in ("seeds", "steps", "substeps"):
-        _check.integer(name, getattr(settings, name), 1)
+        count(name, getattr(settings, name))
     for rate in settings.learning_rates:
         _check.positive(learning_rates=rate)
     for size in settings.batch_sizes:
         _check.integer("batch_sizes", size, 1)
+    results.check_folder(settings.output, *FILES)
     results.check_folder(settings.trials)
     if not settings.resume and settings.trials.exists() and any(settings.trials.iterdir()):
         raise ValueError(
@@ -97,6 +100,8 @@ def prepare(settings: Sweep) -> tuple[Sweep, Any, jf.optim.Optimizer]:
             "--output."
         )
     problem, optimizer = settings.make()
+    for size in settings.batch_sizes:
+        settings.fits("batch_sizes", problem, size)
     own = jf.optim.hyperparameters(optimizer).get("learning_rate")
     if own is None or not _check.is_concrete(own):
         raise ValueError(f"optimizer must be one with a learning rate to sweep, got {settings.optimizer}.")
@@ -123,18 +128,26 @@ def run(settings: Sweep, made: Sweep, problem: Any, optimizer: jf.optim.Optimize
     cells = " × ".join(report.counted(*axis) for axis in axes)
     size = sum(leaf.size for leaf in jax.tree.leaves(problem.params))
     print(
-        f"{made.data}: {problem.objective.size} training examples, {size} parameters; "
+        f"{made.described(problem)}: {problem.objective.size} training examples, {size} parameters; "
         f"{' '.join((made.optimizer, *made.set))}, {cells}, {made.steps} steps each",
         flush=True,
     )
     flow = follow(made, problem)
     if flow.message:
         print(flow.message)
-    dataset = report.derived(trials(made, problem, optimizer), flow)
-    report.say(made, problem, optimizer, dataset)
+    with keeping(lambda: _kept(made)):
+        dataset = report.derived(trials(made, problem, optimizer), flow)
     report.write(made, problem, optimizer, dataset)
+    report.say(made, problem, optimizer, dataset)
     print(f"Wrote sweep.png, sweep.nc and summary.json to {made.output}")
     return dataset
+
+
+def _kept(settings: Sweep) -> str:
+    """Which trials are in the folder when the command was stopped."""
+    if not any(settings.trials.glob(f"{BATCHES}/*.npz")):
+        return f"No batch of trials was finished; begin again in {settings.trials} by --resume."
+    return f"The finished trials are kept in {settings.trials}; --resume goes on with them."
 
 
 def follow(settings: Sweep, problem: Any) -> Flow:

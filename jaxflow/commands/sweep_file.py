@@ -27,7 +27,7 @@ def from_file(settings: type, path: Path, hidden: tuple[str, ...]) -> Any:
     not TOML, an unknown key (the nearest is suggested) or a value of another type.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise OSError(f"file {path} could not be read: {error.strerror}.") from error
     except ValueError as error:  # not TOML, or not text

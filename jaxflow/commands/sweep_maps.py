@@ -17,7 +17,7 @@ LOSS, FLOW, SDE = (
 TITLES = {LOSS: "Loss", FLOW: "Distance from gradient flow", SDE: "Distance from the law of the SDE"}
 
 
-def maps(settings: Any, optimizer: Any, dataset: Any) -> Figure:
+def maps(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> Figure:
     """The figure: means over seeds, as maps or, where one axis has a single value, as lines."""
     shown = _shown(dataset)
     metrics = [name for name in TITLES if name in shown]
@@ -40,7 +40,8 @@ def maps(settings: Any, optimizer: Any, dataset: Any) -> Figure:
     if named:
         figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4, frameon=False)
     shape = "–".join(map(str, settings.hidden))
-    title = f"{settings.data}, {settings.activation} network {shape}: {settings.optimizer}, {settings.steps} steps"
+    title = f"{settings.described(problem)}, {settings.activation} network {shape}: {settings.optimizer}, "
+    title += f"{settings.steps} steps"
     figure.suptitle(f"{title}, {counted(settings.seeds, 'seed')}", fontsize=11)
     return figure
 

@@ -11,6 +11,7 @@ from jaxflow.commands.report import score_name, temperature_of
 from jaxflow.commands.sweep_laws import inhomogeneity
 from jaxflow.sweeps import best
 
+FILES = ("sweep.png", "sweep.nc", "summary.json")
 RAW = ("params", "sde_params")
 CELL = ("learning_rate", "batch_size")
 RUN = (*CELL, "seed")
@@ -95,6 +96,7 @@ def summary(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> dict[s
     found: dict[str, Any] = {
         "best": winner,
         "score": score_name(problem),
+        "classes": problem.classes,
         "diverged": int(dataset["diverged"].sum()),
         "trials": int(dataset["diverged"].size),
         "sharpness": {"start": first, "flow_end": last},
@@ -158,13 +160,13 @@ def say(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> None:
 
 
 def write(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> None:
-    """The figure, the dataset without the parameters, and the summary."""
+    """The dataset without the parameters, the summary and the figure."""
     from jaxflow.commands.sweep_maps import maps
 
-    results.write_figure(settings.output / "sweep.png", maps(settings, optimizer, dataset))
     slim = dataset.drop_vars([name for name in RAW if name in dataset])
     slim["diverged"] = slim["diverged"].astype("int8").assign_attrs(slim["diverged"].attrs)
     results.write(settings.output / "sweep.nc", bytes(slim.to_netcdf()))
     chosen = dataclasses.asdict(settings) | {"hyperparameters": jf.optim.hyperparameters(optimizer)}
     summarized = summary(settings, problem, optimizer, dataset) | {"settings": chosen, **results.provenance()}
     results.write_json(settings.output / "summary.json", summarized)
+    results.write_figure(settings.output / "sweep.png", maps(settings, problem, optimizer, dataset))

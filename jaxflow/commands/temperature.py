@@ -8,7 +8,9 @@ import jax
 import jaxflow as jf
 from jaxflow import _check
 from jaxflow.commands.report import temperature_of
-from jaxflow.commands.training import Training
+from jaxflow.commands.training import Training, count
+
+FILES = ()  # it only prints
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Temperature(Training):
 
 def prepare(settings: Temperature) -> tuple[Any, jf.optim.Optimizer]:
     """The problem and the optimizer; every bad setting is refused here."""
-    _check.integer("steps", settings.steps, 0)
+    count("steps", settings.steps, 0)
     for size in settings.batch_sizes:
         _check.integer("batch_sizes", size, 1)
     return settings.make()
@@ -37,7 +39,9 @@ def prepare(settings: Temperature) -> tuple[Any, jf.optim.Optimizer]:
 def run(settings: Temperature, problem: Any, optimizer: jf.optim.Optimizer) -> None:
     """Measure and print."""
     objective, params = problem.objective, problem.params
-    print(f"{settings.data}: {objective.size} training examples; {optimizer}, batch {settings.batch_size}")
+    print(
+        f"{settings.described(problem)}: {objective.size} training examples; {optimizer}, batch {settings.batch_size}"
+    )
     temperature = temperature_of(settings, optimizer)
     if temperature is not None:
         print(f"temperature T = {temperature:.6g}")

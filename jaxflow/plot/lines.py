@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxflow.comparison import Comparison
-from jaxflow.plot.style import CLOCK, axes, stroke, tidy
+from jaxflow.plot.style import CLOCK, alone, axes, drawable, logarithmic, stroke, tidy
 from jaxflow.solve import Trajectory
 
 
@@ -18,7 +18,8 @@ def trajectories(
 
     - `runs`: trajectories by the name to show, each recorded with one number a time (`record=objective`).
       Those with a leading axis (an ensemble) are drawn as the median and the band of the middle 80 %.
-    - `ax`: the Axes to draw on, default the current ones. `log`: a logarithmic axis.
+    - `ax`: the Axes to draw on, default the current ones. `log`: a logarithmic axis, if
+      any number is positive.
 
     Returns the Axes. Raises `ValueError` when a run did not record one number a time.
 
@@ -29,12 +30,15 @@ def trajectories(
     >>> jf.plot.trajectories({"gradient descent": run}, Figure().add_subplot()).get_xlabel()
     'time t (steps × learning rate)'
     """
+    if not isinstance(runs, Mapping):
+        raise TypeError(f"runs must be trajectories by name, {{name: run}}, got {type(runs).__name__}.")
+    lines = {name: _scalars(name, run) for name, run in runs.items()}
     ax = axes(ax)
-    for i, (name, run) in enumerate(runs.items()):
-        _band(ax, np.asarray(run.times), _scalars(name, run), i, name)
+    for i, (name, values) in enumerate(lines.items()):
+        _band(ax, np.asarray(runs[name].times), values, i, name)
     ax.set(xlabel=CLOCK, ylabel=label)
     if log:
-        ax.set_yscale("log")
+        logarithmic(ax, *lines.values())
     return tidy(ax)
 
 
@@ -46,7 +50,7 @@ def comparison(
     - `distances`: `Comparison`s by the name to show, or a single one; with a leading axis, as for trajectories.
     - `relative`: as a fraction of the path travelled.
 
-    Returns the Axes. The distance at the start, 0, is left out.
+    Returns the Axes. The distance at the start, 0, is left out. Where all are 0, the axis is linear and shows that.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -59,13 +63,14 @@ def comparison(
     ax = axes(ax)
     if isinstance(distances, Comparison):
         distances = {"": distances}
-    for i, (name, gap) in enumerate(distances.items(), 1):
-        values = np.array(gap.relative if relative else gap.distance)
-        values[values == 0] = np.nan
+    lines = [drawable(gap.relative if relative else gap.distance) for gap in distances.values()]
+    some = any(np.any(values > 0) for values in lines)
+    for i, ((name, gap), values) in enumerate(zip(distances.items(), lines, strict=True), 1):
         times = np.asarray(gap.times)
+        values = np.where(some & (values == 0), np.nan, values)
         _band(ax, times if times.ndim == 1 else times[0], values, i, name)
     ax.set(xlabel=CLOCK, ylabel="distance / path travelled" if relative else "distance from the iterates")
-    ax.set_yscale("log")
+    logarithmic(ax, *lines)
     return tidy(ax)
 
 
@@ -82,12 +87,13 @@ def _scalars(name: str, run: Trajectory) -> np.ndarray:
 
 def _band(ax: Any, times: np.ndarray, values: np.ndarray, i: int, name: str) -> None:
     """A line, or for an ensemble its median and the band of its middle 80 %."""
-    style = stroke(i)
+    style, times, values = stroke(i), drawable(times), drawable(values)
     if values.ndim == 2:
         # A member that has diverged leaves the band; where all have, the line ends.
         kept = np.isfinite(values).any(0)
         low, middle, high = np.full((3, values.shape[1]), np.nan)
-        low[kept], middle[kept], high[kept] = np.nanquantile(values[:, kept], (0.1, 0.5, 0.9), axis=0)
+        if kept.any():
+            low[kept], middle[kept], high[kept] = np.nanquantile(values[:, kept], (0.1, 0.5, 0.9), axis=0)
         ax.fill_between(times, low, high, color=style["color"], alpha=0.2, linewidth=0)
         values = middle
-    ax.plot(times, np.where(np.isfinite(values), values, np.nan), label=name, **style)
+    ax.plot(times, values, label=name, **style, **alone(values))

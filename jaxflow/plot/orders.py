@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxflow.comparison import Order, OrderStudy
-from jaxflow.plot.style import COLOURS, axes, stroke, tidy
+from jaxflow.plot.style import COLOURS, axes, drawable, stroke, tidy
 
 MARKERS = "osD^vPX"
 
@@ -23,10 +23,15 @@ def order(orders: OrderStudy | Mapping[str, Order] | Order, ax: Any = None) -> A
     >>> ax.get_legend_handles_labels()[1]
     ['gap: slope 2.00 ± 0.00']
     """
-    ax = axes(ax)
     named, used, expected = _parts(orders)
+    for name, fit in named.items():
+        if not (drawable(fit.step_sizes) > 0).all():
+            raise ValueError(
+                f"order draws errors at finite step sizes above 0, got {fit.step_sizes} {name}".rstrip() + "."
+            )
+    ax = axes(ax)
     for i, (name, fit) in enumerate(named.items()):
-        h, errors = np.asarray(fit.step_sizes), np.asarray(fit.errors)
+        h, errors = np.asarray(fit.step_sizes, float), drawable(fit.errors)
         slope = f"slope {float(fit.slope):.2f} ± {float(fit.uncertainty):.2f}"
         label = f"{name + ': ' if name else ''}{slope if np.isfinite(fit.slope) else 'no slope'}"
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
@@ -35,7 +40,8 @@ def order(orders: OrderStudy | Mapping[str, Order] | Order, ax: Any = None) -> A
         ax.plot(h[fitted], errors[fitted], **points)
         if not fitted.all():
             ax.plot(h[~fitted], errors[~fitted], markerfacecolor="none", **points)
-        line = np.exp(float(fit.intercept)) * h ** float(fit.slope)
+        with np.errstate(all="ignore"):  # of a fit that is none
+            line = drawable(np.exp(float(fit.intercept)) * h ** float(fit.slope))
         ax.plot(h, line, label=label, **stroke(i))
         if name in expected and np.isfinite(line).all():
             _guide(ax, h, line, expected[name])

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.plot.style import COLOURS, axes, tidy
+from jaxflow.plot.style import COLOURS, axes, drawable, tidy
 from jaxflow.solve import Trajectory
 
 GRID = 201
+FARTHEST = 1e30  # a point of a run on its way to infinity
 MARKERS = "osD^vP*"
 
 
@@ -29,7 +30,8 @@ def plane(
       records (iterates) show each record by a marker, others are smooth lines; a filled dot is the start.
     - `extent`: (left, right, bottom, top); by default what the paths span, with a margin.
 
-    Returns the Axes. Raises `ValueError` for paths that are not (T, 2), or neither paths nor an extent.
+    Returns the Axes. Raises `ValueError` for paths that are not (T, 2), or neither a finite point
+    nor an extent.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> problem = jf.problems.ravine()
@@ -39,15 +41,16 @@ def plane(
     >>> ax.get_xlabel(), ax.get_legend_handles_labels()[1]
     ('$x_1$', ['gradient descent'])
     """
-    ax = axes(ax)
     points = {name: _points(name, run) for name, run in (paths or {}).items()}
-    left, right, bottom, top = _extent(points) if extent is None else extent
+    left, right, bottom, top = _extent(points) if extent is None else _checked(extent)
+    ax = axes(ax)
     x, y = np.linspace(left, right, GRID), np.linspace(bottom, top, GRID)
     grid = jnp.stack(jnp.meshgrid(jnp.asarray(x), jnp.asarray(y)), -1).reshape(-1, 2)
-    z = np.asarray(jax.jit(jax.vmap(objective))(grid)).reshape(GRID, GRID)
-    height = np.log1p(z - np.nanmin(z))
-    ax.contourf(x, y, height, levels=levels, cmap="Greys", alpha=0.35)
-    ax.contour(x, y, height, levels=levels, colors="0.6", linewidths=0.4)
+    z = drawable(jax.jit(jax.vmap(objective))(grid)).reshape(GRID, GRID)
+    if np.isfinite(z).any():
+        height = np.log1p(z - np.nanmin(z))
+        ax.contourf(x, y, height, levels=levels, cmap="Greys", alpha=0.35)
+        ax.contour(x, y, height, levels=levels, colors="0.6", linewidths=0.4)
     for i, (name, path) in enumerate(points.items()):
         discrete = int(np.max((paths or {})[name].evaluations)) == len(path) - 1
         marker = {"marker": MARKERS[i % len(MARKERS)], "markersize": 3.5} if discrete else {}
@@ -66,7 +69,7 @@ def _points(name: str, run: Trajectory) -> np.ndarray:
         raise ValueError(
             f"plane draws values of shape (T, 2); {name!r} recorded {[leaf.shape for leaf in leaves]}."
         )
-    return np.where(np.isfinite(leaves[0]), leaves[0], np.nan)
+    return np.where(np.abs(leaves[0]) < FARTHEST, leaves[0], np.nan)
 
 
 def _extent(points: dict[str, np.ndarray]) -> tuple[float, float, float, float]:
@@ -74,7 +77,18 @@ def _extent(points: dict[str, np.ndarray]) -> tuple[float, float, float, float]:
         raise ValueError("plane needs paths, or an extent (left, right, bottom, top).")
     everything = np.concatenate(list(points.values()))
     everything = everything[np.isfinite(everything).all(1)]
+    if not everything.size:
+        raise ValueError("plane needs a finite point in its paths, or an extent (left, right, bottom, top).")
     low, high = everything.min(0), everything.max(0)
     margin = 0.15 * np.maximum(high - low, 1e-3 + 0.1 * np.abs(high))
     (left, bottom), (right, top) = low - margin, high + margin
     return float(left), float(right), float(bottom), float(top)
+
+
+def _checked(extent: Any) -> tuple[float, float, float, float]:
+    ends = drawable(extent)
+    if ends.shape != (4,) or not (np.abs(ends) < FARTHEST).all() or ends[0] == ends[1] or ends[2] == ends[3]:
+        raise ValueError(
+            f"extent must be four finite numbers, left and right, bottom and top apart, got {extent!r}."
+        )
+    return tuple(map(float, ends))  # type: ignore[return-value]

@@ -4,18 +4,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxflow.plot.style import drawable
+
 FEW = 8  # as many values are labelled one by one
 CHARACTER, LINE = 0.085, 0.19  # inches a tick label takes
 
 
 class Scale(NamedTuple):
-    """The values of one hyperparameter along an axis: numbers, or names at 0, 1, 2, …"""
+    """The values of one hyperparameter along an axis: numbers, or names at 0, 1, 2, …
+
+    A logarithmic axis that has to hold 0 too, or both signs, is linear between ± `least`, the smallest magnitude.
+    """
 
     label: str
     points: np.ndarray
     log: bool
     names: list[str] | None = None
     sampled: bool = False  # drawn at random, so no values to put ticks at
+    least: float | None = None
 
     @classmethod
     def of(cls, coordinate: Any, sampled: bool = False) -> "Scale":
@@ -23,26 +29,57 @@ class Scale(NamedTuple):
         values, label = coordinate.values, labelled(coordinate)
         if not is_numeric(coordinate):
             return cls(label, np.arange(float(values.size)), False, [str(value) for value in values])
-        values = values.astype(float)
-        return cls(label, values, is_geometric(values), sampled=sampled)
+        numbers = drawable(values)
+        if not sampled and (np.isnan(numbers).any() or np.unique(numbers).size < numbers.size):
+            return cls(label, np.arange(float(values.size)), False, [compact(value) for value in values])
+        sizes = np.unique(np.abs(numbers[(numbers != 0) & np.isfinite(numbers)]))
+        log, signs = sizes.size > 1 and is_geometric(sizes), np.unique(np.sign(numbers[np.isfinite(numbers)]))
+        if (
+            log and not (signs == 1).all()
+        ):  # not [0, 0.5, 10], whose zero is no farther from 0.5 than it looks
+            return cls(label, numbers, False, sampled=sampled, least=float(sizes[0]))
+        return cls(label, numbers, log and is_geometric(numbers[np.isfinite(numbers)]), sampled=sampled)
 
     def edges(self) -> np.ndarray:
         """Where the cells around the sorted points meet: half-way, on a log axis half-way in the logarithm."""
-        points = np.log(self.points) if self.log else self.points
+        points = self._along(self.points)
         middle = (points[1:] + points[:-1]) / 2
         edges = np.concatenate([[2 * points[0] - middle[0]], middle, [2 * points[-1] - middle[-1]]])
-        return np.exp(edges) if self.log else edges
+        if self.log:
+            return np.exp(edges)
+        if self.least is None:
+            return edges
+        sizes = np.abs(edges)
+        return np.sign(edges) * self.least * np.where(sizes <= 1, sizes, 10 ** np.maximum(sizes - 1, 0))
+
+    def _along(self, values: np.ndarray) -> np.ndarray:
+        """Places along the axis, of which equal distances are seen as equal."""
+        if self.log:
+            return np.log(values)
+        if self.least is None:
+            return values
+        sizes = np.abs(values) / self.least
+        return np.sign(values) * np.where(sizes <= 1, sizes, 1 + np.log10(np.maximum(sizes, 1)))
 
     def put(self, ax: Any, which: str) -> None:
         """Name the axis `which`, "x" or "y", and make it logarithmic if it is; before anything is drawn."""
-        ax.set(**{f"{which}label": self.label, f"{which}scale": "log" if self.log else "linear"})
+        # With 0.9 the linear part has the length of a decade on either side, as in `_along`.
+        kind = {"value": "log"} if self.log else {"value": "linear"}
+        if self.least is not None:
+            kind = {"value": "symlog", "linthresh": self.least, "linscale": 0.9}
+        getattr(ax, f"set_{which}scale")(**kind)
+        getattr(ax, f"set_{which}label")(self.label)
 
     def tick(self, ax: Any, which: str) -> None:
         """Ticks at the values, as many of them labelled as fit; when all is drawn and the limits stand."""
-        axis, at = getattr(ax, f"{which}axis"), np.unique(self.points)
+        axis, at = getattr(ax, f"{which}axis"), np.unique(self.points[np.isfinite(self.points)])
+        if not at.size:
+            return axis.set_ticks([])
+        if self.sampled and self.least is not None:
+            return None
         if self.names is None and (at.size > FEW or at.size == self.points.size) and self.sampled:
             return round_ticks(axis, at[-1] / at[0]) if self.log else None
-        if self.names is None and at.size > FEW and not self.log:
+        if self.names is None and at.size > FEW and not self.log and self.least is None:
             return None
         labels = self.names or [compact(value) for value in at]
         step = next(k for k in range(1, at.size + 1) if _fit(ax, which, at[::k], labels[::k]))

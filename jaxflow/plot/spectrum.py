@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxflow.curvature.density import SpectralDensity
-from jaxflow.plot.style import axes, stroke, tidy
+from jaxflow.plot.style import axes, drawable, stroke, tidy
 
 SEEN = 30  # how far below the height of a single eigenvalue the axis goes
 
@@ -26,7 +26,8 @@ def spectrum(
     - `width`: the standard deviation of the smoothing, in units of the eigenvalues; default 1 % of their range.
     - `label`: the name to show. `ax`: the Axes to draw on, default the current ones.
 
-    Returns the Axes. Raises `ValueError` for a stack of densities, or a width that is not above 0.
+    Returns the Axes. Raises `ValueError` for a stack of densities, one that is not finite, or a width that is not
+    above 0 or too small to be drawn.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> from jaxflow.curvature.density import spectral_density
@@ -39,11 +40,16 @@ def spectrum(
         raise ValueError(
             f"spectrum draws one density, with nodes (probes, depth), got nodes of shape {np.shape(density.nodes)}."
         )
-    ax = axes(ax)
-    style = stroke(len(ax.lines))
     width = density.width if width is None else width
     grid, smooth = np.asarray(density.grid(width)), density.density(None, width)
     height, error = np.asarray(smooth.value), np.asarray(smooth.error)
+    if not (np.isfinite(grid).all() and np.isfinite(height).all() and height.max() > 0):
+        raise ValueError(
+            f"spectrum draws a density of finite numbers above 0, smoothed by a width that is not tiny beside "
+            f"its range; got heights up to {height.max()} at width {float(width):g}."
+        )
+    ax = axes(ax)
+    style = stroke(len(ax.lines))
     lowest, highest = 1 / (SEEN * density.size * float(width) * (2 * np.pi) ** 0.5), 2 * height.max()
     if ax.lines and ax.get_yscale() == "log":
         lowest, highest = min(lowest, ax.get_ylim()[0]), max(highest, ax.get_ylim()[1])
@@ -53,7 +59,7 @@ def spectrum(
         ax.fill_between(grid, *band, color=style["color"], alpha=0.2, linewidth=0)
     ax.plot(grid, np.maximum(height, lowest / 10), label=label, **style)
     if eigenvalues is not None:
-        exact = np.ravel(np.asarray(eigenvalues))
+        exact = np.ravel(drawable(eigenvalues))
         at = np.full(exact.shape, lowest * 1.6)
         name = f"eigenvalues, {label}" if label else "eigenvalues"
         ax.scatter(

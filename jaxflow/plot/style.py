@@ -2,15 +2,35 @@
 
 from typing import Any
 
+import numpy as np
+
 # Okabe & Ito (2008), ordered so that neighbours differ in lightness too.
 COLOURS = ("#000000", "#D55E00", "#56B4E9", "#009E73", "#E69F00", "#0072B2", "#CC79A7")
 STROKES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)), (0, (8, 3)))
+LARGEST = 1e250  # past it matplotlib's margins overflow
 CLOCK = "time t (steps × learning rate)"
 
 
 def stroke(i: int) -> dict[str, Any]:
     """Colour and dash of the i-th line."""
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": STROKES[i % len(STROKES)], "linewidth": 1.7}
+
+
+def drawable(values: Any) -> np.ndarray:
+    """Numbers as floats, NaN in place of what no axis holds: infinities, and what is nearly that large."""
+    values = np.asarray(values, float)
+    return np.where(np.abs(values) < LARGEST, values, np.nan)
+
+
+def logarithmic(ax: Any, *values: Any) -> None:
+    """A logarithmic vertical axis, if any of the values drawn on it is positive: it would show none of the others."""
+    if any(np.any(drawable(some) > 0) for some in values):
+        ax.set_yscale("log")
+
+
+def alone(values: np.ndarray) -> dict[str, Any]:
+    """A marker for a line of one point, which would not be seen."""
+    return {"marker": "o", "markersize": 4} if np.count_nonzero(np.isfinite(values)) == 1 else {}
 
 
 def axes(ax: Any) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxflow import _check
 from jaxflow.plot.cells import Cells, line, map_, points
 from jaxflow.plot.scales import Scale, is_numeric, labelled
-from jaxflow.plot.style import axes
+from jaxflow.plot.style import axes, drawable
 
 if TYPE_CHECKING:
     import xarray
@@ -28,8 +28,10 @@ def sweep(
       two hyperparameters, those to draw; with `x` alone the metric itself runs up.
 
     Positive values evenly spaced in their logarithm over a factor of ten or more get a logarithmic axis, and a
-    metric over a factor of 30 a logarithmic scale. Cells of a map end half-way between values, so a curve drawn
-    over it runs where it should. Names are evenly spaced.
+    metric over a factor of 30 a logarithmic scale. With 0 or negative values among them, the axis is linear up to the
+    smallest magnitude and logarithmic beyond. Cells of a map end half-way between values, so a curve drawn over it
+    runs where it should. Names are evenly spaced, and so are values one of which is NaN, infinite or there twice;
+    samples with such a value are left out.
 
     Seeds that diverged, or whose number is NaN or infinite, enter no median and no band. Where all diverged,
     a cell is hatched in grey, a sample is a grey cross, and a line stops, with a filled cross at the top edge.
@@ -154,7 +156,7 @@ def _cells(dataset: Any, metric: str, dims: tuple[str, ...]) -> Cells:
     if values.dtype == bool:
         share = values.mean(-1)
         return Cells(f"share of seeds {label}", low, share, high, np.zeros(shape[:-1]), shape[-1], True)
-    values = np.where(np.isfinite(values) & ~outcome.astype(bool), values, np.nan)
+    values = np.where(~outcome.astype(bool), drawable(values), np.nan)
     kept = np.isfinite(values).any(-1)
     if kept.any():
         low[kept], middle[kept], high[kept] = np.nanquantile(values[kept], (0.1, 0.5, 0.9), axis=-1)

@@ -36,7 +36,7 @@ class Dataset:
     - `x` (N, P): the features, float64.
     - `y`: for classification the labels 0, …, C−1, int32 of shape (N,); for regression the targets, float64
       of shape (N, K).
-    - `classes`: the C labels as they were in the source, ascending; `None` for regression.
+    - `classes`: the C labels as they were in the source, ascending, integers or words; `None` for regression.
     - `name`: where it came from.
     """
 
@@ -51,16 +51,21 @@ class Dataset:
         return "regression" if self.classes is None else "classification"
 
 
-def load(dataset: Any, *, kind: Kind | None = None) -> Dataset:
+def load(dataset: Any, *, kind: Kind | None = None, encode: bool = False) -> Dataset:
     r"""Examples from a bundled data set, a file or arrays.
 
     - `dataset`: a name in `DATASETS` (scikit-learn's bundled ones); the path of a `.npz` file with arrays `x`
-      and `y`, or of a `.csv` file of numbers whose last column is the target, with or without a header line;
-      a pair of arrays `(x, y)`; or a `Dataset`, which is returned as it is. `x` is (N, …), its trailing axes
-      flattened; `y` is (N,), or (N, K) for a regression with K outputs.
+      and `y`, or of a `.csv` file of numbers whose last column is the target, with or without a header line
+      (numbers that count the columns are one, with a warning where they might be an example; a nameless first
+      column that counts the lines, as pandas writes it, is left out); a pair of arrays `(x, y)`; or a `Dataset`,
+      which is returned as it is. `x` is (N, …), its trailing axes flattened; `y` is (N,), or (N, K) for a
+      regression with K outputs.
     - `kind`: whether `y` holds labels or real targets. `None` decides: classification when every value is an
       integer and at most 20 of them are distinct, otherwise regression. Classification relabels the distinct
-      integers 0, …, C−1 in ascending order.
+      integers 0, …, C−1 in ascending order. Labels that are words are always classes, and so relabelled.
+    - `encode`: of a `.csv` file, turn columns of words into a column of 0 and 1 for each word (a blank is one), and
+      blank cells among numbers into the mean of their column, with a column of 0 and 1 that tells them. Otherwise
+      both are refused.
 
     Raises, each in one sentence, `FileNotFoundError` for a missing file; `TypeError` for a `dataset` of
     another type; `ImportError` when a bundled set is asked for and scikit-learn is not installed; and
@@ -72,7 +77,11 @@ def load(dataset: Any, *, kind: Kind | None = None) -> Dataset:
     ((150, 4), (0, 1, 2), 'regression')
     >>> load(([[0.5], [1.5], [2.5]], [-1, 1, 1])).classes
     (-1, 1)
+    >>> load(([[0.5], [1.5], [2.5]], ["no", "yes", "no"])).classes
+    ('no', 'yes')
     """
+    if encode and not (isinstance(dataset, (str, os.PathLike)) and str(dataset).lower().endswith(".csv")):
+        raise ValueError(f"encode must be left out unless dataset is a .csv file, got {encode!r}.")
     if kind is not None:
         _check.choice("kind", kind, ("classification", "regression"))
     if isinstance(dataset, Dataset):
@@ -90,7 +99,7 @@ def load(dataset: Any, *, kind: Kind | None = None) -> Dataset:
     path = Path(dataset).expanduser()
     if isinstance(dataset, str) and not path.suffix:
         _check.choice("dataset, unless a path ending in .csv or .npz,", dataset, DATASETS)
-    return _checked(*read(path), kind, path.name)
+    return _checked(*read(path, encode), kind, path.name)
 
 
 def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +131,8 @@ def _array(field: str, value: Any, name: str) -> np.ndarray:
 
 
 def _checked(x: Any, y: Any, kind: Kind | None, name: str) -> Dataset:
-    x, y = _array("x", x, name), _array("y", y, name)
+    words = _words(y)
+    x, y = _array("x", x, name), _array("y", y, name) if words is None else words[1]
     if x.ndim == 0 or y.ndim not in (1, 2) or x.size == 0 or y.size == 0:
         raise ValueError(
             f"{name} must have x of shape (N, …) and y of shape (N,) or (N, K), got {x.shape} and {y.shape}."
@@ -132,6 +142,8 @@ def _checked(x: Any, y: Any, kind: Kind | None, name: str) -> Dataset:
     if len(x) < 2:
         raise ValueError(f"{name} must have at least 2 examples, got {len(x)}.")
     x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    if words is not None:
+        return _classes(x, y, kind, name, words[0])
     values = np.unique(y)
     if len(values) == 1:
         raise ValueError(f"The targets of {name} are all {values[0]:g}: there is nothing to learn.")
@@ -141,6 +153,37 @@ def _checked(x: Any, y: Any, kind: Kind | None, name: str) -> Dataset:
     if kind == "regression" or not labels or (kind is None and len(values) > MOST_CLASSES):
         return Dataset(x, y, None, name)
     return Dataset(x, np.searchsorted(values, y[:, 0]).astype(np.int32), tuple(map(int, values)), name)
+
+
+def _words(y: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """The distinct words that are labels, sorted, and each label's place among them; `None` for other labels."""
+    try:
+        y = np.asarray(y)
+    except ValueError:  # not rectangular, which is told later
+        return None
+    if y.dtype.kind == "S":
+        y = np.char.decode(y)
+    if y.dtype.kind == "O" and y.size and all(isinstance(label, str) for label in y.ravel()):
+        y = y.astype(str)
+    if y.dtype.kind != "U" and not isinstance(y.dtype, getattr(np.dtypes, "StringDType", ())):
+        return None
+    values, places = np.unique(y, return_inverse=True)
+    return values, places.reshape(y.shape).astype(np.float64)
+
+
+def _classes(x: np.ndarray, y: np.ndarray, kind: Kind | None, name: str, words: np.ndarray) -> Dataset:
+    """The data set of examples labelled by words; y (N, K) holds their places among them."""
+    if kind == "regression" or y.shape[1] > 1:
+        raise ValueError(
+            f"{name} has labels such as {str(words[0])!r}, so it must be a classification of one label each."
+        )
+    if len(words) == 1:
+        raise ValueError(f"The labels of {name} are all {str(words[0])!r}: there is nothing to learn.")
+    if len(words) == len(x) > MOST_CLASSES:
+        raise ValueError(
+            f"The labels of {name}, such as {str(words[0])!r}, are all different: they are no classes."
+        )
+    return Dataset(x, y[:, 0].astype(np.int32), tuple(map(str, words)), name)
 
 
 def split(

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow import _check
+from jaxflow import _check, _memory
 from jaxflow.objective import Objective
 from jaxflow.problems.datasets import load, split
 from jaxflow.problems.losses import LOSSES, PredictionLosses
@@ -76,7 +76,8 @@ def mlp(
     - `key`: draws the weights; by default `jax.random.key(0)`. May be traced, so
       `jax.vmap(lambda key: mlp("digits", key=key).params)(keys)` is an ensemble of starts.
 
-    Raises `ValueError` for an unknown activation or loss, a width below 1, or cross-entropy on a regression;
+    Raises `ValueError` for an unknown activation or loss, a width below 1, more weights than memory holds, or
+    cross-entropy on a regression;
     `TypeError` when `hidden` is not a sequence of integers or `key` is a bare seed; and whatever `load` and
     `split` raise.
 
@@ -90,19 +91,23 @@ def mlp(
         _check.integer("hidden", width, 1)
     _check.choice("activation", activation, ACTIVATIONS)
     dataset = load(dataset)
+    outputs = dataset.y.shape[1] if dataset.classes is None else len(dataset.classes)
+    widths = (dataset.x.shape[1], *map(int, hidden), outputs)
+    weights = sum((m + 1) * n for m, n in itertools.pairwise(widths))
+    _memory.fits("hidden", tuple(hidden), 2 * weights * jnp.zeros(()).dtype.itemsize)  # draws and parameters
     loss = loss or ("mse" if dataset.classes is None else "cross_entropy")
     _check.choice("loss", loss, LOSSES)
     if dataset.classes is None and loss == "cross_entropy":
         raise ValueError(f"{dataset.name} is a regression data set: its loss is 'mse', not 'cross_entropy'.")
     train, test = split(dataset, test_fraction, standardize=standardize)
-    outputs = dataset.y.shape[1] if dataset.classes is None else len(dataset.classes)
     network = Network("silu" if activation == "swish" else activation)
     return Problem(
         objective=Objective(PredictionLosses(network, LOSSES[loss]), train),
-        params=_layers(as_key(key), (dataset.x.shape[1], *hidden, outputs)),
+        params=_layers(as_key(key), widths),
         test=test,
         predict=network,
         name=f"mlp on {dataset.name}",
+        classes=dataset.classes,
     )
 
 

@@ -20,7 +20,7 @@ PyTree = Any
 class Problem:
     r"""An objective, a starting point, and what is known about the answer; `None` where nothing is.
 
-    A problem is a pytree: everything but `predict` and `name` is a leaf or a pytree of leaves, so that it
+    A problem is a pytree: everything but `predict`, `name` and `classes` is a leaf or a pytree of leaves, so that it
     goes through `jit` and `vmap` as an argument, and two problems of one shape share one compilation.
 
     - `objective`: an `Objective` over the training examples, or a callable pytree `loss(params) -> scalar`
@@ -36,6 +36,7 @@ class Problem:
     - `flow`: `flow(t, x0) -> x(t)`, the closed form of gradient flow $\dot x = -\nabla L(x)$ for a scalar
       time t ≥ 0 on the clock t = k·learning_rate; a callable pytree.
     - `name`: what it is called; static.
+    - `classes`: the names, words or integers, of the labels 0, …, C−1; static.
 
     Raises `TypeError` when `objective` is not callable.
 
@@ -61,6 +62,7 @@ class Problem:
     curvature: Any = None
     flow: Callable[[Any, PyTree], PyTree] | None = None
     name: str = field(default="problem", metadata={"static": True})
+    classes: tuple | None = field(default=None, metadata={"static": True})
 
     def __post_init__(self):
         if not callable(self.objective):

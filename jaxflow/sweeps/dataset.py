@@ -17,7 +17,7 @@ from jaxflow.sweeps.layout import Layout
 
 PATIENCE = 5.0  # seconds
 CLOCK = "steps × learning rate"
-UNITS = {"learning_rate": "time a step", "batch_size": "examples", "steps": "steps", "stopped": CLOCK}
+UNITS = {"batch_size": "examples", "stopped": CLOCK}  # what a learning rate is depends on the trial
 
 
 def dataset(

@@ -1,7 +1,6 @@
 """The compiled heart of a sweep: one program that runs a batch of trials, vmapped and sharded over devices."""
 
 import functools
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxflow._memory import physical_memory
 from jaxflow._traceable import Static, combine, partition
 from jaxflow.sweeps import fingerprint
 from jaxflow.sweeps.axes import Design, Group
@@ -252,14 +252,6 @@ def _memory_of_device() -> float:
     if stats and "bytes_limit" in stats:
         return float(stats["bytes_limit"])
     return physical_memory() / jax.local_device_count()
-
-
-def physical_memory() -> int:
-    """Bytes of the machine's memory."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return 8 * 2**30
 
 
 def local_mesh(mesh: Mesh | None) -> Mesh | None:

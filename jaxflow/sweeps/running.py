@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxflow._memory import physical_memory
 from jaxflow.sweeps import processes
 from jaxflow.sweeps.layout import Layout
-from jaxflow.sweeps.program import Block, Program, physical_memory
+from jaxflow.sweeps.program import Block, Program
 from jaxflow.sweeps.store import Batch, Store
 
 # Batches by default: a sixteenth of the trials, as a kill loses the batch in flight, but enough lanes to be worth

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxflow import _results as results
+from jaxflow.sweeps.disk import BATCHES, LOCK, MANIFEST, DirectoryError, checked, explained
 from jaxflow.sweeps.fingerprint import of_bytes
 
 try:
@@ -33,14 +34,9 @@ try:
 except ImportError:  # not a POSIX system: processes that share a folder may run a batch twice
     fcntl = None  # type: ignore[assignment]
 
-MANIFEST, BATCHES, LOCK = "manifest.json", "batches", "lock"
 DIGEST = 64  # hexadecimal digits of SHA-256
 _THREADS: dict[Path, threading.Lock] = {}
 INFO = "batch.json"  # beside the arrays in a batch: where it belongs and what it took
-
-
-class DirectoryError(ValueError):
-    """A directory in which a sweep cannot go on, as it holds something else."""
 
 
 class Batch(NamedTuple):
@@ -55,12 +51,9 @@ class Store:
     """The folder of one sweep, which is told by its `identity`: JSON, entry by entry."""
 
     def __init__(self, directory: str | os.PathLike, identity: dict[str, Any], versions: dict[str, str]):
-        self.directory = Path(directory)
+        self.directory = checked(directory)
         self.identity, self.versions = json.loads(json.dumps(identity)), versions
         self.fingerprint = of_bytes(json.dumps(self.identity, sort_keys=True).encode())
-        for folder in (self.directory, *self.directory.parents):
-            if folder.exists() and not folder.is_dir():
-                raise DirectoryError(f"directory must be a folder, but {folder} is a file.")
         self.torn: dict[str, list[Path]] = {}
         self.sizes = self._open()
         self.torn = self._leftovers()
@@ -74,6 +67,8 @@ class Store:
                     for path in self.directory.glob(f".{MANIFEST}.*"):
                         path.unlink()
             for path in (self.directory / BATCHES).glob(".*.npz.*"):
+                if path.is_dir():
+                    continue
                 name = path.name[1:].rpartition(".")[0]
                 if path.with_name(name).exists():  # nobody writes it again
                     path.unlink(missing_ok=True)
@@ -249,17 +244,9 @@ class Store:
         for torn in self.torn.pop(path.name, []):
             torn.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def explained(self, path: Path) -> Iterator[None]:
+    def explained(self, path: Path) -> contextlib.AbstractContextManager[None]:
         """Disk trouble, in a sentence that says what is safe."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{path} could not be written ({error.strerror}); finished batches in {self.directory} are "
-                "kept, and the same sweep goes on from them",
-            ) from error
+        return explained(path, self.directory)
 
 
 def _outside() -> int:

@@ -16,6 +16,7 @@ from jaxflow.problems.problem import as_key
 from jaxflow.sweeps import fingerprint, running
 from jaxflow.sweeps.axes import Axis, Design, design
 from jaxflow.sweeps.dataset import attributes, dataset
+from jaxflow.sweeps.disk import checked
 from jaxflow.sweeps.layout import Layout, difference
 from jaxflow.sweeps.program import Program, Trial, local_mesh
 from jaxflow.sweeps.store import Store
@@ -89,6 +90,8 @@ def sweep(
         raise TypeError(f"trial must be a function of (hyperparameters, key), got {trial!r}.")
     if directory is not None and not isinstance(directory, (str, os.PathLike)):
         raise TypeError(f"directory must be a path, got {directory!r}.")
+    if directory is not None:
+        checked(directory)
     made = design(axes, static)
     _check.integer("seeds", seeds, 1)
     if batch is not None:

@@ -1,5 +1,6 @@
 """Loading, refusing, standardising and splitting data."""
 
+import contextlib
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -189,6 +190,18 @@ def test_a_path_in_the_home_folder(tmp_path, monkeypatch):
         ("ragged_header.csv", "a,label\n1,2,0\n", "Line 2 of .* has 3 entries, .* 2"),
         ("words.csv", "1,2,0\n\n3,four,1\n", "words.csv' .* finite number, got 'four' in line 3, column 2"),
         ("blank_entry.csv", "1,2,0\n3,,1\n", "got '' in line 2, column 2"),
+        ("underscore.csv", "1,2,0\n1_0,3,1\n", "finite number, got '1_0' in line 2, column 1"),
+        ("digits.csv", "1,2,0\n١,3,1\n", "finite number, got '١' in line 2, column 1"),
+        ("blank_cell.csv", "a,b\n1,0\n,1\n", "got '' in line 3, column 1: fill it in, .* encode"),
+        ("blank_label.csv", "a,b\n1,no\n2,\n", "got '' in line 3, column 2: labels must all"),
+        ("mixed_labels.csv", "a,b\n1,no\n2,1\n", "got 'no' in line 2, column 2: labels must all be words or"),
+        (
+            "category.csv",
+            "a,b\nred,0\nblue,1\n",
+            "got 'red' in line 2, column 1: give a column of words .* encode",
+        ),
+        ("one_word.csv", "a,b\n1,no\n2,no\n", "labels of one_word.csv are all 'no'"),
+        ("free_text.csv", "a,b\n" + "".join(f"{i},w{i}\n" for i in range(21)), "are all different"),
         ("mixed_header.csv", "a,2,label\n1,2,0\n", "got 'a' in line 1, column 1"),
         ("nan.csv", "1,nan,0\n2,3,1\n", "got 'nan' in line 1, column 2"),
         ("inf.csv", "1,2,0\n2,3,-inf\n", "got '-inf' in line 2, column 3"),
@@ -220,6 +233,83 @@ def test_bad_files(tmp_path, name, content, words):
     with pytest.raises(ValueError, match=words) as raised:
         load(path)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "x", "warns"),
+    [
+        ("0,1,2\n.5,1.5,0\n2.5,3.5,1\n", [[0.5, 1.5], [2.5, 3.5]], None),  # in a column of fractions
+        ("1,2,3\n5,6,0\n7,8,1\n", [[5, 6], [7, 8]], None),  # a label that no example has
+        ("0,1,2,label\n5,6,7,0\n7,8,9,1\n", [[5, 6, 7], [7, 8, 9]], None),
+        ("2019,2020,2021,label\n5,6,7,0\n7,8,9,1\n", [[5, 6, 7], [7, 8, 9]], None),
+        (",0,1,2\n0,5.5,6,0\n1,7.5,8,1\n", [[5.5, 6], [7.5, 8]], None),  # pandas' index as well
+        ("\ufeff0,1,2\n.5,1.5,0\n2.5,3.5,1\n", [[0.5, 1.5], [2.5, 3.5]], None),
+        ("0,1\n5,0\n6,1\n", [[5], [6]], "taken for names"),
+        ("0,0,1\n5,6,0\n7,8,1\n", [[0, 0], [5, 6], [7, 8]], None),
+        (
+            "400,410,420\n" + "1,2,0\n3,4,1\n" * 5,
+            [[400, 410], *[[1, 2], [3, 4]] * 5],
+            "taken for an example",
+        ),
+    ],
+)
+def test_a_header_of_numbers_is_told_by_the_whole_file(tmp_path, text, x, warns):
+    (tmp_path / "mine.csv").write_text(text)
+    with pytest.warns(UserWarning, match=warns) if warns else contextlib.nullcontext():
+        dataset = load(tmp_path / "mine.csv")
+    np.testing.assert_array_equal(dataset.x, x)
+
+
+@pytest.mark.parametrize("header", ["length,kind\n", ""])
+def test_labels_that_are_words_are_classes_by_name(tmp_path, header):
+    (tmp_path / "mine.csv").write_text(header + "1.5,pear\n2.5,apple\n3.5,pear\n4.5,fig\n")
+    dataset = load(tmp_path / "mine.csv")
+    assert dataset.classes == ("apple", "fig", "pear")
+    assert dataset.y.tolist() == [2, 0, 2, 1]
+    assert mlp(dataset, (2,)).classes == dataset.classes
+    with pytest.raises(ValueError, match="labels such as 'apple', so it must be a classification"):
+        load(tmp_path / "mine.csv", kind="regression")
+
+
+@pytest.mark.parametrize("kind", [str, object, "S"])
+def test_labels_that_are_words_in_arrays_and_archives(tmp_path, kind):
+    labels = np.array(["b", "a", "b"]).astype(kind)
+    dataset = load((np.arange(3.0), labels))
+    assert (dataset.classes, dataset.y.tolist()) == (("a", "b"), [1, 0, 1])
+    if kind is not object:
+        np.savez(tmp_path / "mine.npz", x=np.arange(3.0), y=labels)
+        assert load(tmp_path / "mine.npz").classes == ("a", "b")
+
+
+def test_words_and_blanks_are_encoded_where_asked(tmp_path):
+    (tmp_path / "mine.csv").write_text("size,colour,target\n1,red,.5\n,blue,1.5\n3,,2.5\n8,red,3.5\n")
+    x = load(tmp_path / "mine.csv", encode=True).x
+    np.testing.assert_array_equal(x[:, :2], [[1, 0], [4, 1], [3, 0], [8, 0]])  # 4 is the mean of 1, 3, 8
+    np.testing.assert_array_equal(x[:, 2:], [[0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    with pytest.raises(ValueError, match=r"encode must be left out unless dataset is a \.csv file"):
+        load("iris", encode=True)
+
+
+def test_an_encrypted_or_oddly_compressed_archive(tmp_path):
+    path = tmp_path / "mine.npz"
+    np.savez(path, x=np.arange(3.0), y=np.arange(3))
+    whole = path.read_bytes()
+    # Flags and method follow the signature of a file's header, 6 and 8 bytes behind it; 8 and 10 in the directory.
+    for at, value, words in ((0, 1, "it is encrypted"), (2, 97, "it is compressed in another way")):
+        changed = bytearray(whole)
+        for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            place = changed.find(signature)
+            while place >= 0:
+                changed[place + offset + at] = value
+                place = changed.find(signature, place + 1)
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=f"not a readable .npz archive of numbers: {words}"):
+            load(path)
+
+
+def test_a_network_larger_than_memory_is_refused():
+    with pytest.raises(ValueError, match=r"hidden must fit in memory, got \(10000000, 10000000\), .* GiB"):
+        mlp("iris", (10_000_000, 10_000_000))
 
 
 def test_a_damaged_archive(tmp_path):

@@ -196,3 +196,20 @@ def test_half_manifests_of_a_killed_writer_are_cleaned_up(tmp_path, runs):
     (tmp_path / ".manifest.json.abcde").write_bytes(b"")
     (tmp_path / "lock").touch()
     finishes(tmp_path, runs, range(BATCHES))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "lock", f"batches/{NAMES[0]}"])
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path, runs, name):
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"must hold a sweep or nothing, but .*{name} is a folder\."):
+        swept(tmp_path)
+    assert not runs
+
+
+def test_a_file_in_place_of_the_batches_and_no_path_at_all_are_refused(tmp_path, runs):
+    (tmp_path / "batches").touch()
+    with pytest.raises(ValueError, match=r"but .*batches is a file\."):
+        swept(tmp_path)
+    with pytest.raises(ValueError, match="directory must be the path of a folder, got ''"):
+        swept("")
+    assert not runs

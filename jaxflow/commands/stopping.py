@@ -1,0 +1,85 @@
+"""Ctrl-C: a command stops, keeps what it has finished, and says in a line what that is."""
+
+import _thread
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+CODE = 130  # of a process stopped by Ctrl-C, as shells tell it
+AGAIN = 0.05  # seconds
+NOTHING = "Nothing was finished, and nothing is written."
+
+
+class Stopped(Exception):
+    """The command was stopped by Ctrl-C; the message says what is kept."""
+
+
+class _Pressed:
+    """Whether Ctrl-C was pressed: within a callback of a compiled program it comes out as an error of that."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, *_: Any) -> None:
+        self.count += 1
+        if self.count > 1:  # a second time, while the first is being served
+            os._exit(CODE)
+        raise KeyboardInterrupt
+
+    def swallowed(self, lost: Any) -> None:
+        """Press once more where Python could not let the exception through, as in a callback of the collector."""
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            self.count = 0
+            threading.Timer(AGAIN, _thread.interrupt_main).start()
+        else:
+            sys.__unraisablehook__(lost)
+
+
+_pressed = _Pressed()
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within, Ctrl-C raises `Stopped`, whatever it has come out as; pressed again, it ends the process at once."""
+    _pressed.count = 0
+    with contextlib.ExitStack() as after, keeping(lambda: NOTHING):
+        # Not in a thread, where it cannot, nor where whoever began the process has other plans for it.
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ):
+            after.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, _pressed))
+            after.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
+            sys.unraisablehook = _pressed.swallowed
+        yield
+
+
+@contextlib.contextmanager
+def keeping(keep: Callable[[], str]) -> Iterator[None]:
+    """When Ctrl-C ends what is within, `keep()` keeps what is finished and says so in a sentence."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except (KeyboardInterrupt, Exception) as error:
+        if not (isinstance(error, KeyboardInterrupt) or _pressed.count):
+            raise
+        raise Stopped(keep()) from None
+
+
+class Written:
+    """Called when a command was stopped: the sentence that names those of its files which it had written."""
+
+    def __init__(self, settings: Any, names: tuple[str, ...]):
+        self.paths = [settings.output / name for name in names]
+        self.began = time.time_ns()
+
+    def __call__(self) -> str:
+        """The sentence."""
+        new = [path for path in self.paths if path.is_file() and path.stat().st_mtime_ns >= self.began]
+        return f"Kept in {new[0].parent}: {', '.join(path.name for path in new)}." if new else NOTHING
