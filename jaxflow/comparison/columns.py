@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxflow._norms import root
+
 # A spread of so many rounding errors is none.
 ROUNDING = 64
 
@@ -45,7 +47,7 @@ def standardised(a: jax.Array, b: jax.Array, used_a, used_b, precision: jax.Arra
     a, b = live_a * ((a - origin) / size[None]), live_b * ((b - origin) / size[None])
     mean_a, mean_b = mean(a, used_a)[None], mean(b, used_b)[None]
     own_a, own_b = live_a * (a - mean_a), live_b * (b - mean_b)
-    spread = jnp.sqrt((variance(own_a, used_a) + variance(own_b, used_b)) / 2)
+    spread = root((variance(own_a, used_a) + variance(own_b, used_b)) / 2)
     varies = spread > ROUNDING * precision
     spread = jnp.where(varies, spread, 1.0)
     middle, inside = (mean_a + mean_b) / 2, jnp.where(varies, 1 / spread, 0.0)[None]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxflow._norms import norms
 from jaxflow._traceable import compiled
 from jaxflow.comparison.marginals import two_samples
 
@@ -68,7 +69,7 @@ def _distances(z: jax.Array) -> jax.Array:
     From differences, not from the Gram matrix: the distance of members that share their randomness is what
     would cancel there.
     """
-    return jax.lax.map(lambda row: jnp.sqrt(jnp.sum((z - row[None]) ** 2, axis=1)), z)
+    return jax.lax.map(lambda row: norms(z - row[None]), z)
 
 
 def _energies(distances: jax.Array, labels: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxflow._norms import root
 from jaxflow.comparison.columns import Columns, counted, mean, variance
 
 # Up to so many coordinates are looked at one by one, with all their products; more through so many projections.
@@ -124,11 +125,11 @@ def largest_gap(
     centred = [counted(len(x), used) * (x - mean(x, used)[None]) for x, used in samples]
     variances = jnp.stack([variance(x, used) for x, (_, used) in zip(centred, samples, strict=True)])
     counts = jnp.stack([jnp.maximum(used, 2) for _, used in samples])
-    still = jnp.sqrt(variances.mean(0)) <= f.rounding
+    still = root(variances.mean(0)) <= f.rounding
     gap = mean(f.a, used_a) - mean(f.b, used_b)
     gap = jnp.where(still & (jnp.abs(gap) <= f.rounding), 0.0, gap)
     parts = variances / counts[:, None]
-    error = jnp.where(still, 0.0, jnp.sqrt(parts.sum(0)))
+    error = jnp.where(still, 0.0, root(parts.sum(0)))
     freedom = parts.sum(0) ** 2 / jnp.where(still, jnp.inf, (parts**2 / (counts - 1)[:, None]).sum(0))
     divisor = jnp.where(still, jnp.inf, error)
     # What varies in neither ensemble either agrees or is infinitely many standard errors apart.
