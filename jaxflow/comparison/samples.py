@@ -134,10 +134,7 @@ def matrix(records: PyTree) -> tuple[jax.Array, jax.Array]:
 
 
 def precision(x: jax.Array) -> float:
-    """The relative rounding error of x in the default float type; half precision is taken for single.
-
-    Half precision's own would take a spread of less than half the size of a number for none.
-    """
+    """The relative rounding error of x in the default float type."""
     default = jnp.result_type(float)
     own = jnp.finfo(x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else default).eps
-    return max(min(float(own), float(jnp.finfo(jnp.float32).eps)), float(jnp.finfo(default).eps))
+    return max(float(own), float(jnp.finfo(default).eps))
