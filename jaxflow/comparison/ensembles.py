@@ -19,7 +19,7 @@ from jaxflow.comparison.verdict import EnsembleComparison
 from jaxflow.solve.trajectory import DIVERGED
 
 PyTree = Any
-# Down to so many members the bootstrap was seen to keep its level.
+# Down to so many members the panel was seen to keep its level.
 LEAST = 20
 
 
@@ -57,9 +57,9 @@ def compare_ensembles(
       cosines of its coordinates, their average variance, the squared norm and, where given, the mean of
       `objective`; of 8 random projections of the standardised coordinates where there are more than 8. The
       statistic is the largest gap in standard errors; p-value and simultaneous intervals are from random divisions
-      of all members into ensembles of the two sizes, of pairs from a multinomial bootstrap of the centred maximum. "energy" takes the energy distance of the records as they are, all times
-      together, with the p-value of a permutation test; it has no interval, as a bootstrap of a degenerate
-      statistic covers nothing.
+      of all members into ensembles of the two sizes; of pairs, from a multinomial bootstrap of the centred maximum.
+      "energy" takes the energy distance of the records as they are, all times together, with the p-value of a
+      permutation test; it has no interval, as a bootstrap of a degenerate statistic covers nothing.
     - `paired`: member i of both ensembles shares its randomness (common random numbers). Resamples, and the
       random signs of the energy distance, are then of pairs.
     - `level`: of the simultaneous intervals; 1 − level is the rate of false alarms. `repetitions`: of the test.
@@ -76,9 +76,9 @@ def compare_ensembles(
     a time that was not recorded, an unknown test, fewer than 20 members for the panel or for pairs, too few
     members or repetitions for a p-value as small as 1 − level, `paired` ensembles of different sizes.
 
-    Sources: Chung & Romano (2013), arXiv 1304.5939 (permutation tests in standard errors); Chernozhukov, Chetverikov & Kato (2013), arXiv 1212.6906 (bootstrap of maxima); Székely & Rizzo
-    (2013), J. Stat. Plan. Inference 143, 1249 (energy distance); Leucht & Neumann (2013), J. Multivar. Anal. 117,
-    257 (bootstrap of degenerate statistics).
+    Sources: Chung & Romano (2013), arXiv 1304.5939 (permutation tests in standard errors); Chernozhukov, Chetverikov
+    & Kato (2013), arXiv 1212.6906 (bootstrap of maxima); Székely & Rizzo (2013), J. Stat. Plan. Inference 143, 1249
+    (energy distance); Leucht & Neumann (2013), J. Multivar. Anal. 117, 257 (bootstrap of degenerate statistics).
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))

@@ -1,4 +1,4 @@
-r"""A panel of test functions of a record, and the multinomial bootstrap of its largest standardised gap.
+r"""A panel of test functions of a record, and a test of its largest gap in standard errors.
 
 The functions are those in which models of an optimizer are known to part: means, variances and covariances of
 the coordinates (of random projections, where there are many), cosines, |θ|² and the loss.
@@ -118,8 +118,8 @@ def largest_gap(
 
     Its null law is that of the same maximum, standard errors and all, over random divisions of all members into
     ensembles of the two sizes, under which members of one law are exchangeable: the level is kept whatever the law
-    and the sizes, but for what the panel's functions know of the division (see `functions`); where the laws differ,
-    so do sizes without bound (Chung & Romano 2013, 1304.5939). Pairs, which need not be exchangeable, are resampled:
+    and the sizes, but for what the functions know of the division (they are about its means). Where the laws differ
+    the standard errors make it right for many members (Chung & Romano 2013, 1304.5939). Pairs, which need not be exchangeable, are resampled:
     see `_of_pairs`. The `rank`-th largest of these maxima is the common half-width of the intervals in standard
     errors.
     """
