@@ -11,6 +11,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxflow import _check
+from jaxflow._norms import root
 from jaxflow._traceable import compiled
 from jaxflow.curvature.differentiable import warn_unless_twice_differentiable
 from jaxflow.curvature.estimate import Estimate, mean
@@ -102,7 +103,7 @@ class SpectralDensity:
         per_probe = jnp.sum(jnp.where(chosen, self.weights, 0), axis=1)
         share = jnp.clip(per_probe.mean(), 0.0, 1.0)  # against rounding
         size = float(self.size)
-        sampling = size * jnp.sqrt(2 * share * (1 - share) / (1 + 2 / size) / (size * len(per_probe)))
+        sampling = size * root(2 * share * (1 - share) / (1 + 2 / size) / (size * len(per_probe)))
         # The Chebyshev-Markov-Stieltjes inequalities: at x between two nodes it is off by the larger weight at most.
         before = jnp.sum(self.nodes <= x, axis=1)[:, None] - 1
         position = jnp.arange(self.nodes.shape[1])[None]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._norms import root
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, plus, scale
 from jaxflow.dynamics.diffusions import noise_amplitude
@@ -67,7 +68,7 @@ def inertial(objective: Objective, noise: Noise, at: Callable[[Any], Coefficient
     def diffusion(t, state, xi):
         c = at(t)
         draw = sampling.draw(objective, along(c, state, c.lookahead - c.readout), xi)
-        velocity = scale(-c.spread * jnp.sqrt(2 * c.friction / c.mass), draw)
+        velocity = scale(-c.spread * root(2 * c.friction / c.mass), draw)
         return InertialState(scale(c.readout, velocity), velocity)
 
     def step(t, state, dt, xi):
@@ -77,7 +78,7 @@ def inertial(objective: Objective, noise: Noise, at: Callable[[Any], Coefficient
         middle = along(c, state, dt / 2 - c.readout)
         ahead = plus(middle, scale(c.lookahead, state.velocity))
         lost = -jnp.expm1(-c.friction * dt / c.mass)
-        kept, random = 1 - lost, jnp.sqrt(lost * (2 - lost))
+        kept, random = 1 - lost, root(lost * (2 - lost))
         kick = gradient_and_noise(objective, sampling, ahead, xi, lost / c.friction, c.spread * random)
         velocity = plus(scale(kept, state.velocity), scale(-1.0, kick))
         return InertialState(plus(middle, scale(dt / 2 + c.readout, velocity)), velocity)

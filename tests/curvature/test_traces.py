@@ -147,3 +147,10 @@ def test_beyond_the_dense_size_a_key_is_needed():
 def test_bad_input_is_refused(call, error, match):
     with pytest.raises(error, match=match):
         call(lambda x: x**2)
+
+
+def test_rounding_of_a_null_space_is_no_direction_of_escape():
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
+    matrix = rotation @ np.diag([1e3, 5, 1, 0, 0, 0, 0, -2]) @ rotation.T
+    for loss, expected in ((lambda x: 0.5 * x @ matrix @ x, 1), (jnp.sum, 0)):
+        assert saddle_index(loss, jnp.ones(8), tolerance=0.0).value == expected

@@ -203,3 +203,29 @@ def test_temperature_in_numbers():
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "dynamics",
+    [
+        lambda rate: jf.dynamics.sgd(CLOUD, rate, 3, replacement=False),
+        lambda rate: jf.dynamics.momentum(CLOUD, rate, 3, 0.5, replacement=False),
+        lambda rate: jf.dynamics.langevin(CLOUD, lambda t: rate * jnp.maximum(0.0, 1 - 4 * t)),
+    ],
+    ids=["all data in a batch", "all data in a batch, momentum", "no temperature at the end"],
+)
+def test_derivatives_are_the_numeric_ones_where_noise_ends(dynamics):
+    """The amplitude is a root, of 0 there, times which the chain rule has a 0."""
+
+    def end(rate):
+        return jf.integrate(
+            dynamics(rate), jnp.ones(2), [0.0, 0.5], key=jax.random.key(0), substeps=16
+        ).params.sum()
+
+    numeric = (end(0.1 + 1e-5) - end(0.1 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.grad(end)(0.1), numeric, rtol=1e-6, atol=1e-9)
+
+
+CLOUD = jf.Objective(
+    lambda w, c: 0.5 * ((w[None] - c) ** 2).sum(1), jnp.array([[-1.0, 0.0], [1.0, 2.0], [0.0, 1.0]])
+)
