@@ -31,6 +31,7 @@ WALK = 2_000  # steps of gradient 0 that lead up to the one linearised
 HELD = 1e12  # a second moment beside whose root no ε is seen
 SECOND_MOMENTS = ("nu", "nu_max", "sum_of_squares", "exp_avg_sq", "grad_sum_sq", "n")
 COUNTS = ("count", "count_m2", "step", "step_count", "gradient_step", "t")
+SUMS = ("weight_sum",)  # of the weights of all steps, in their averages
 MOST = 32  # numbers in a linearised state
 LEAST, LARGEST = 1e-15, 1e18  # the sharpness searched, by POINTS at a time, STAGES times
 POINTS, STAGES = 512, 6
@@ -72,15 +73,44 @@ def _step(optimizer, params, state, held, h, tilt):
 def _late_state(optimizer, count, dtype) -> PyTree:
     """The state after `count` steps without a gradient, its second moments `HELD`.
 
-    Only the last are taken, from step counts that are set: products of decays have settled by then.
+    Only the last are taken, from step counts that are set: products of decays have settled by then, and sums of
+    weights are made those of all steps.
     """
     zero = jnp.zeros((), dtype)
-    state = jax.tree.map(jnp.asarray, optimizer.init(zero))
+    state = _long(optimizer.init(zero), dtype)
     walked = jnp.minimum(count, WALK)
     state = _with(state, _fields(state, COUNTS, jnp.integer), count - walked)
     moments = _fields(state, SECOND_MOMENTS, jnp.floating)
     walk = lambda _, state: _step(optimizer, zero, state, HELD, 1.0, 0.0)[1]
-    return _with(lax.fori_loop(0, walked, walk, state), moments, HELD)
+    state = _with(lax.fori_loop(0, walked, walk, state), moments, HELD)
+    share = count.astype(dtype) / jnp.maximum(walked, 1).astype(dtype)
+    return _with(state, _fields(state, SUMS, jnp.floating), jax.tree.map(lambda x: x * share, state))
+
+
+def _long(state: PyTree, dtype) -> PyTree:
+    """The state, with long counts in double precision.
+
+    Of a short one over a number JAX makes single precision, and a schedule that ends at 0 would end at its rounding.
+    """
+    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, state))
+    counts = _fields(state, COUNTS, jnp.integer) if dtype == jnp.float64 else [False] * len(leaves)
+    return structure.unflatten(
+        x.astype(jnp.int64) if long else x for x, long in zip(leaves, counts, strict=True)
+    )
+
+
+def _most_moved(optimizer, state, dtype) -> jax.Array:
+    """The most that a gradient of 1 moves θ in a step from this state, at counts all along a schedule."""
+    counts, zero = _fields(state, COUNTS, jnp.integer), jnp.zeros((), dtype)
+    if not any(counts):
+        return zero
+
+    def moved(count):
+        at = _with(state, counts, count)
+        size = abs(jax.jacfwd(lambda c: _step(optimizer, zero, at, at, 1.0, c)[0])(zero))
+        return jnp.where(jnp.isfinite(size), size, 0)
+
+    return jax.vmap(moved)(2 ** jnp.arange(31) - 1).max()
 
 
 def _unit(optimizer, state, period, dtype) -> jax.Array:
@@ -169,7 +199,7 @@ def _refused(primals, tangents):
 def _threshold(settings, optimizer, count, state, period):
     """The threshold and the key of the reason why there is none, 0 where there is one."""
     dtype = jnp.zeros(()).dtype
-    state = _late_state(optimizer, count, dtype) if state is None else jax.tree.map(jnp.asarray, state)
+    state = _late_state(optimizer, count, dtype) if state is None else _long(state, dtype)
     unit = _unit(optimizer, state, period, dtype)
     steps, start = _linearised(optimizer, state, period, dtype)
     slack, small, tolerance = (3e-5, 1e-6, 1e-3) if dtype == jnp.float32 else (1e-10, 1e-9, 1e-6)
@@ -197,7 +227,9 @@ def _threshold(settings, optimizer, count, state, period):
     )
     error = abs((ends[1] - ends[0]) / small - linear[0, 0])
     joined, acting = _joined(linear)
-    acts = ((tilted != 0) & acting).any()
+    # Where a schedule has ended at 0 rounding is left of it, as XLA multiplies by the reciprocals of lengths.
+    left = abs(tilted[0]) <= jnp.finfo(dtype).eps * _most_moved(optimizer, state, dtype)
+    acts = ((tilted != 0) & acting).any() & ~(left & (tilted[0] != 0))
     finite = jnp.isfinite(joined).all() & jnp.isfinite(unit)
     why = jnp.where(
         ~finite, 1, jnp.where(~(error <= tolerance * (1 + abs(linear[0, 0]))), 2, jnp.where(~acts, 3, 0))
