@@ -91,7 +91,7 @@ def compare_ensembles(
     True
     """
     _check.choice("test", test, ("panel", "energy"))
-    _check_key(key)
+    key = jnp.asarray(_check.random_key(key))
     _check.positive(level=level)
     _check.require("level", level, _check.is_concrete(level) and level < 1, "a number between 0 and 1")
     _check.integer("repetitions", repetitions, 1)
@@ -125,13 +125,6 @@ def compare_ensembles(
         panel = [name + t for t in times for name in names(own, extra, many)]
     marginals = tuple(name + t for t in times for name in own)
     return EnsembleComparison(tuple(panel), marginals, bool(paired), float(level), **found)
-
-
-def _check_key(key: Any) -> None:
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
-    if not typed and not (dtype == jnp.uint32 and shape == (2,)):
-        raise TypeError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.")
 
 
 def _least(test: str, paired: bool, level: float) -> int:

@@ -212,6 +212,4 @@ def checked(
 
 def checked_key(key: Any) -> jax.Array:
     """A random key; a bare seed is refused."""
-    if not isinstance(key, (jax.Array, np.ndarray)):
-        raise TypeError(f"key must be a random key such as jax.random.key(0), got {key!r}.")
-    return jnp.asarray(key)
+    return jnp.asarray(_check.random_key(key))

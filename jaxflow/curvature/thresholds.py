@@ -298,8 +298,9 @@ def stability_threshold(
     and `vmap` (over hyperparameters, say) it has the precision of the day: 1e-4 in float32, where late is t = 10⁷,
     and there is no warning. It has no derivative.
 
-    Raises `TypeError` when `optimizer` is none or `count` or `period` is no integer, `ValueError` for one below 1,
-    a `count` above 2·10⁹, a `count` with a `state`, or a state that is not the optimizer's for a scalar.
+    Raises `TypeError` when `optimizer` is none or `count` or `period` is no integer, `ValueError` for one below 1, a
+    stack of optimizers (`vmap` over it), a `count` above 2·10⁹, a `count` with a `state`, or a state that is not the
+    optimizer's for a scalar.
 
     >>> import jaxflow as jf
     >>> from jaxflow.curvature.thresholds import stability_threshold
@@ -308,16 +309,22 @@ def stability_threshold(
     """
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(optimizer) if hasattr(leaf, "shape")} - {()}
+    if sizes:
+        raise ValueError(
+            f"optimizer must be a single one, got a stack of {min(sizes)[0]}, {optimizer!r}; "
+            "use jax.vmap(stability_threshold)(optimizer)."
+        )
     fresh = jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((), jnp.zeros(()).dtype))
     if state is not None:
         if count is not None:
             raise ValueError(f"count must be None beside a state, which has its own, got {count!r}.")
         state = _check_state(optimizer, state, fresh)
     for name, value in (("count", count), ("period", period)):
-        if value is not None and not isinstance(value, jax.Array):
-            _check.integer(name, value, 1)
-    if count is not None and _check.is_concrete(count):
-        _check.require("count", count, count <= LATE, f"at most {LATE:,}")
+        if value is not None:
+            _check.count(name, value, 1)
+    if (found := _check.values(count)) is not None:
+        _check.each("count", found, found <= LATE, f"at most {LATE:,}")
     period = _period_of(optimizer) if period is None else period
     numbers = (optimizer, count, state, period)
     small = sum(x.size for x in jax.tree.leaves(fresh) if jnp.issubdtype(x.dtype, jnp.floating)) <= MOST

@@ -208,7 +208,7 @@ def test_one_parameter_and_float32():
         ({"preconditioner": np.array([1.0, -2.0])}, ValueError, "must be positive everywhere, got -2"),
         ({"preconditioner": np.ones(3)}, ValueError, "must have the shapes of params"),
         ({"gauss_newton": True}, TypeError, "predict and loss"),
-        ({"key": 0}, TypeError, "key must be a random key"),
+        ({"key": 0}, TypeError, "key must be a PRNG key"),
         ({"params": 1j}, TypeError, "real arrays"),
         ({"objective": 3.0}, TypeError, "objective must be"),
     ],

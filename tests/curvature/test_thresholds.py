@@ -301,3 +301,14 @@ def test_averages_over_all_steps_are_those_of_late_steps(rate, beta):
     """The average x of schedule-free SGD moves by 1/t of a step: late z descends the slope at βx + (1−β)z alone."""
     found = stability_threshold(optax.contrib.schedule_free_sgd(rate, b1=beta))
     np.testing.assert_allclose(found, 2 / ((1 - beta) * rate), rtol=1e-7)
+
+
+def test_a_stack_is_refused_and_mapped_over():
+    stack = jax.vmap(optim.gd)(jnp.array([0.1, 0.2]))
+    with pytest.raises(
+        ValueError, match=r"optimizer must be a single one, got a stack of 2, gd\(.*; use jax.vmap"
+    ):
+        stability_threshold(stack)
+    np.testing.assert_allclose(jax.vmap(stability_threshold)(stack), [20, 10], rtol=1e-6)
+    with pytest.raises(ValueError, match="count must be an integer at least 1, got 0"):
+        stability_threshold(optim.gd(0.1), count=jnp.asarray(0))

@@ -184,6 +184,35 @@ def test_temperature_in_numbers():
         (lambda: temperature(0.1, 9, 8, replacement=False), ValueError, "at most the number of examples, 8"),
         (lambda: temperature(0.1, 2, replacement=False), ValueError, "size must be"),
         (lambda: temperature(0.1, 32, beta=1.0), ValueError, r"beta must be in \[0, 1\)"),
+        (
+            lambda: temperature(jnp.asarray(-1.0), 4),
+            ValueError,
+            "learning_rate must be .* at least 0, got -1",
+        ),
+        (lambda: temperature(np.array([0.1, -0.1]), 4), ValueError, "got -0.1 among its values"),
+        (
+            lambda: temperature(jnp.nan * jnp.ones(2), 4),
+            ValueError,
+            "learning_rate must be a finite .* got nan",
+        ),
+        (lambda: temperature(0.1, jnp.asarray(0)), ValueError, "batch_size must be .* above 0, got 0"),
+        (
+            lambda: temperature(0.1, np.array([1, 20]), 13, replacement=False),
+            ValueError,
+            "examples, 13, .* got 20 am",
+        ),
+        (lambda: temperature(0.1, 4, beta=jnp.asarray(1.0)), ValueError, r"beta must be in \[0, 1\), got 1"),
+        (lambda: temperature(jnp.asarray(1j), 4), TypeError, "learning_rate must be .* dtype complex"),
+        (
+            lambda: temperature(jf.optim.constant(0.1), 4),
+            TypeError,
+            "learning_rate must be a number .* the schedule",
+        ),
+        (
+            lambda: temperature(0.1, jf.optim.constant(4)),
+            TypeError,
+            "batch_size must be a number .* the schedule",
+        ),
         (lambda: noise.subset(1), ValueError, "examples must be"),
         (lambda: noise.subset(7).build().brownian(OBJECTIVE, PARAMS), ValueError, "examples, 6, got 7"),
         (lambda: noise.two_batches(0), ValueError, "batch_size must be"),
@@ -219,7 +248,7 @@ def test_derivatives_are_the_numeric_ones_where_noise_ends(dynamics):
 
     def end(rate):
         return jf.integrate(
-            dynamics(rate), jnp.ones(2), [0.0, 0.5], key=jax.random.key(0), substeps=16
+            dynamics(rate), jnp.ones(2), [0.0, 0.5], key=jax.random.key(0), substeps=32
         ).params.sum()
 
     numeric = (end(0.1 + 1e-5) - end(0.1 - 1e-5)) / 2e-5
