@@ -86,14 +86,15 @@ def integer(name: str, value: Any, least: int) -> None:
 
 
 def count(name: str, value: Any, least: int) -> None:
-    """A count that may be traced: as `integer`, or an array of integers."""
+    """A count that may be traced: as `integer`, or an array of whole numbers, as which a constructor keeps one."""
     if not isinstance(value, (np.ndarray, jax.Array)):
         integer(name, value, least)
         return
-    if not np.issubdtype(value.dtype, np.integer):
+    if (found := values(value)) is None:
+        return
+    if found.dtype.kind in "bc":
         raise TypeError(f"{name} must be an integer at least {least}, got an array of dtype {value.dtype}.")
-    if (found := values(value)) is not None:
-        each(name, found, found >= least, f"an integer at least {least}")
+    each(name, found, (found >= least) & (found % 1 == 0), f"an integer at least {least}")
 
 
 def random_key(key: Any) -> Any:
