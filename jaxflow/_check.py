@@ -100,11 +100,11 @@ def count(name: str, value: Any, least: int) -> None:
 def random_key(key: Any) -> Any:
     """One random key as it is: a typed one, or the raw array that `jax.random.PRNGKey` makes."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
+    if dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
         return key
     if dtype != np.uint32 or len(shape or ()) != 1:
         raise TypeError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.")
-    default = jax.config.jax_default_prng_impl
+    default = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
     if shape != jax.eval_shape(lambda: jax.random.PRNGKey(0)).shape:
         raise TypeError(
             f"key must be a PRNG key such as jax.random.key(0), got a raw array of shape {shape}, which is none of "
