@@ -48,10 +48,10 @@ class EnsembleComparison:
     distance: jax.Array | None
     wasserstein: jax.Array
     spread: jax.Array
-    unresolved: jax.Array
     used: jax.Array
     diverged: jax.Array
     divergence_p_value: jax.Array
+    unresolved: Any = 0  # as in those that were pickled before there was one
 
     @property
     def differ(self) -> Any:
