@@ -72,7 +72,7 @@ def test_false_alarms_stay_as_rare_at_unequal_sizes(law, n, m, d):
 
     The power stays: of 400 pairs of Gaussians in four coordinates a variance 1.3 times as large is found, at 256/256,
     in .905 (before: .895), one 1.6 times as large, at 64/256, in .985 (.988), a shift by .4 SD there in .865 (.880).
-    Here a true rate of .05 is outside of .02–.08 with probability .02, the .190 of before inside with 2e-5.
+    Here a true rate of .05 is outside of .02–.08 with probability .03, the .190 of before inside with 1e-5.
     """
     rng = np.random.default_rng(2)
     draw = LAWS[law] if law in LAWS else lambda rng, shape: rng.exponential(size=shape)
