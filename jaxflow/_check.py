@@ -1,7 +1,7 @@
 """Checks at the door: what a concrete argument may be, said in one sentence before anything compiles.
 
-A tracer, or an array on its way through `vmap`, has no value to look at, so it passes: each check looks
-only at Python and NumPy scalars.
+A tracer, or what stands for an array on its way through `vmap`, has no value to look at, so it passes: a check looks
+at Python and NumPy scalars, and at all elements of NumPy arrays and of JAX arrays that are there.
 """
 
 import difflib
@@ -10,12 +10,28 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def is_concrete(value: Any) -> bool:
     """Whether `value` is a plain number whose value may be looked at."""
     return isinstance(value, (numbers.Number, np.number)) and not isinstance(value, bool)
+
+
+def values(value: Any) -> np.ndarray | None:
+    """The numbers in a number or an array, real ones in double precision; `None` where there are none to see."""
+    if is_concrete(value):
+        return np.asarray(value)
+    if not isinstance(value, (np.ndarray, jax.Array)) or isinstance(value, Tracer):
+        return None
+    if isinstance(value, jax.Array) and (value.is_deleted() or not value.is_fully_addressable):
+        return None
+    if not (jax.numpy.issubdtype(value.dtype, np.number) or value.dtype == bool):
+        return None
+    found = np.asarray(jax.device_get(value))  # asked for, as a guard against transfers wants it
+    return found if found.dtype.kind in "bc" else found.astype(np.float64)
 
 
 def require(name: str, value: Any, allowed: bool, rule: str) -> None:
@@ -29,26 +45,37 @@ def _real(name: str, value: Any, test, rule: str) -> None:
         if isinstance(value, complex):
             raise TypeError(f"{name} must be {rule}, got the complex number {value!r}.")
         require(name, value, math.isfinite(value) and test(value), rule)
+    elif (found := values(value)) is not None:
+        if found.dtype.kind in "bc":
+            raise TypeError(f"{name} must be {rule}, got an array of dtype {found.dtype}.")
+        each(name, found, np.isfinite(found) & test(found), rule)
     elif isinstance(value, (str, bytes, bool, type(None))):
         raise TypeError(f"{name} must be {rule}, got {value!r}.")
 
 
+def each(name: str, found: np.ndarray, allowed: np.ndarray, rule: str) -> None:
+    """Raise `ValueError` naming the first of the numbers found that is not allowed."""
+    if not allowed.all():
+        among = " among its values" if found.ndim else ""
+        raise ValueError(f"{name} must be {rule}, got {found[~allowed].flat[0]:.6g}{among}.")
+
+
 def nonnegative(**values: Any) -> None:
-    """Each keyword's value, where it is a plain number, must be finite and at least 0."""
+    """Each keyword's values, where there are numbers to see, must be finite and at least 0."""
     for name, value in values.items():
         _real(name, value, lambda v: v >= 0, "a finite number at least 0")
 
 
 def positive(**values: Any) -> None:
-    """Each keyword's value, where it is a plain number, must be finite and above 0."""
+    """Each keyword's values, where there are numbers to see, must be finite and above 0."""
     for name, value in values.items():
         _real(name, value, lambda v: v > 0, "a finite number above 0")
 
 
 def fraction(**values: Any) -> None:
-    """Each keyword's value, where it is a plain number, must lie in [0, 1)."""
+    """Each keyword's values, where there are numbers to see, must lie in [0, 1)."""
     for name, value in values.items():
-        _real(name, value, lambda v: 0 <= v < 1, "in [0, 1)")
+        _real(name, value, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
 
 
 def integer(name: str, value: Any, least: int) -> None:
@@ -56,6 +83,34 @@ def integer(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer at least {least}, got {value!r}.")
     require(name, value, bool(value >= least), f"an integer at least {least}")
+
+
+def count(name: str, value: Any, least: int) -> None:
+    """A count that may be traced: as `integer`, or an array of whole numbers, as which a constructor keeps one."""
+    if not isinstance(value, (np.ndarray, jax.Array)):
+        integer(name, value, least)
+        return
+    if (found := values(value)) is None:
+        return
+    if found.dtype.kind in "bc":
+        raise TypeError(f"{name} must be an integer at least {least}, got an array of dtype {value.dtype}.")
+    each(name, found, (found >= least) & (found % 1 == 0), f"an integer at least {least}")
+
+
+def random_key(key: Any) -> Any:
+    """One random key as it is: a typed one, or the raw array that `jax.random.PRNGKey` makes."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
+        return key
+    if dtype != np.uint32 or len(shape or ()) != 1:
+        raise TypeError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.")
+    default = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+    if shape != jax.eval_shape(lambda: jax.random.PRNGKey(0)).shape:
+        raise TypeError(
+            f"key must be a PRNG key such as jax.random.key(0), got a raw array of shape {shape}, which is none of "
+            f"JAX's default kind, {default}; jax.random.wrap_key_data(key, impl=…) says of which it is."
+        )
+    return key
 
 
 def choice(name: str, value: str, allowed: Iterable[str]) -> None:

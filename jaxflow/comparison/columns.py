@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A spread of so many rounding errors is none.
-ROUNDING = 64
+from jaxflow._norms import root
+
+# A spread of fewer rounding errors is not told from them, and a gap of so many between constants is none.
+RESOLVED, ROUNDING = 4, 64
 
 
 class Columns(NamedTuple):
@@ -15,7 +17,7 @@ class Columns(NamedTuple):
 
     `a` (n, k) and `b` (m, k) are about the middle between the two means, `own_a` and `own_b` about each mean.
     A column without spread has `varies` False, 0 in `own_a` and `own_b`, and its size for a unit. `rounding` is
-    what of a gap may be rounding error.
+    what of a gap may be rounding error. `unresolved`: the members differ, but by too few rounding errors to tell.
     """
 
     a: jax.Array
@@ -25,6 +27,7 @@ class Columns(NamedTuple):
     varies: jax.Array
     unit: jax.Array
     rounding: jax.Array
+    unresolved: jax.Array
 
     @property
     def scale(self) -> jax.Array:
@@ -40,14 +43,22 @@ def standardised(a: jax.Array, b: jax.Array, used_a, used_b, precision: jax.Arra
     live_a, live_b = counted(len(a), used_a), counted(len(b), used_b)
     size = jnp.maximum(jnp.abs(a).max(0), jnp.abs(b).max(0))
     size = jnp.where(size > 0, size, 1.0)
-    # Seen from the first member, a column that is constant in both is exactly 0.
+    # Seen from the first member, a column that is constant in both is exactly 0, and one that varies has its digits.
     origin = a[:1]
     a, b = live_a * ((a - origin) / size[None]), live_b * ((b - origin) / size[None])
+    constant = (a == 0).all(0) & ((b == b[:1]) | (live_b == 0)).all(0)
     mean_a, mean_b = mean(a, used_a)[None], mean(b, used_b)[None]
     own_a, own_b = live_a * (a - mean_a), live_b * (b - mean_b)
-    spread = jnp.sqrt((variance(own_a, used_a) + variance(own_b, used_b)) / 2)
-    varies = spread > ROUNDING * precision
+    # Each ensemble counts as it has members: the noisier variance of the smaller one would bias ratios to it.
+    squares = (own_a**2).sum(0) + (own_b**2).sum(0)
+    spread = root(squares / jnp.maximum(used_a + used_b - 2, 1))
+    varies = spread > RESOLVED * precision
     spread = jnp.where(varies, spread, 1.0)
+    # Constants of half precision are told apart as those of single precision.
+    nothing = ROUNDING * jnp.minimum(precision, float(jnp.finfo(jnp.float32).eps))
+    nothing = jnp.where(constant, nothing, jnp.maximum(nothing, 2 * RESOLVED * precision))
+    gap = jnp.abs(mean_a - mean_b)[0]
+    unresolved = ~varies & ~(constant & ((gap == 0) | (gap > nothing)))
     middle, inside = (mean_a + mean_b) / 2, jnp.where(varies, 1 / spread, 0.0)[None]
     return Columns(
         live_a * (a - middle) / spread[None],
@@ -56,7 +67,8 @@ def standardised(a: jax.Array, b: jax.Array, used_a, used_b, precision: jax.Arra
         own_b * inside,
         varies,
         size * spread,
-        ROUNDING * precision / spread,
+        jnp.where(varies, precision / spread, nothing),
+        unresolved,
     )
 
 
@@ -66,7 +78,7 @@ def projected(columns: Columns, used_a, used_b, key: jax.Array, count: int) -> C
     directions = jax.random.normal(key, (d, count), columns.a.dtype) / np.sqrt(d)
     directions = jnp.where(columns.varies[:, None], directions, 0.0)
     # A projection is of size 1, as the columns are.
-    precision = jnp.where(columns.varies, columns.rounding, 0.0).max() / ROUNDING
+    precision = jnp.where(columns.varies, columns.rounding, 0.0).max()
     precision = jnp.full(count, precision)
     return standardised(columns.a @ directions, columns.b @ directions, used_a, used_b, precision)
 

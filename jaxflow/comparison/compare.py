@@ -1,6 +1,7 @@
 """How far two trajectories on one clock are apart."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxflow._norms import difference, norms
 from jaxflow._traceable import compiled
 from jaxflow.solve.trajectory import Trajectory
 
@@ -63,11 +65,13 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
     r"""The distance $|a(t) - b(t)|$ at every time, relative to the path a has travelled, final and largest.
 
     The norm is the global 2-norm over the recorded pytree. The path travelled is the length of the polygon
-    through a's recorded values. An ensemble is compared member by member, with a single trajectory or with
+    through a's recorded values. Records may be of any kind of number: integers are subtracted exactly, and
+    distances are in at least single precision, in double where it is enabled and records are in double or integers
+    of 32 bits or more. An ensemble is compared member by member, with a single trajectory or with
     another ensemble of as many. Works under `jit` and `vmap`; the times' values are checked when concrete.
 
-    Raises `TypeError` unless both are trajectories, and `ValueError` when times (beyond rounding in their
-    dtype) or the structures or shapes of the values differ, saying how.
+    Raises `TypeError` unless both are trajectories of numbers, and `ValueError` when times (beyond rounding in
+    their dtype) or the structures or shapes of the values differ, saying how, or no number is recorded.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -85,17 +89,27 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
         out = Comparison(times=clocks, distance=0, relative=0)  # type: ignore[arg-type]
         return jax.vmap(compare, in_axes=axes, out_axes=out)(a, b)
     _check_structures(a.values, b.values)
+    _check_numbers("a", a.values)
+    _check_numbers("b", b.values)
     _check_times(a.times, b.times)
     return _compare((), a.times, a.values, b.values)
 
 
 @compiled
 def _compare(settings, times, a: PyTree, b: PyTree) -> Comparison:
-    moves = jax.tree.map(lambda x: jnp.diff(x, axis=0), a)
-    travelled = jnp.concatenate([jnp.zeros(1), jnp.cumsum(_norms(moves))])
-    distance = _norms(jax.tree.map(jnp.subtract, a, b))
+    travelled = jnp.cumsum(norms(jax.tree.map(lambda x: difference(x[1:], x[:-1]), a)))
+    travelled = jnp.pad(travelled, (1, 0))
+    distance = jnp.where(_finite(a) & _finite(b), norms(jax.tree.map(difference, a, b)), jnp.nan)
+    # Of unequal types of records the wider one decides.
+    travelled = travelled.astype(distance.dtype)
     relative = jnp.where(distance == 0, 0.0, distance / jnp.where(distance == 0, 1.0, travelled))
     return Comparison(times, distance, relative)
+
+
+def _finite(values: PyTree) -> jax.Array:
+    """Whether all that is recorded at a time is finite; (T,)."""
+    finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in jax.tree.leaves(values)]
+    return jnp.stack(finite).all(0)
 
 
 def _members(run: Trajectory) -> Trajectory | None:
@@ -104,14 +118,6 @@ def _members(run: Trajectory) -> Trajectory | None:
         return None
     axes = jax.tree.map(lambda _: 0, run)
     return axes if np.ndim(run.times) == 2 else dataclasses.replace(axes, times=None)  # type: ignore[arg-type]
-
-
-def _norms(values: PyTree) -> jax.Array:
-    """The global norm at each time; shape (T,)."""
-    squares = [jnp.sum(jnp.abs(x.reshape(x.shape[0], -1)) ** 2, axis=1) for x in jax.tree.leaves(values)]
-    total = sum(squares[1:], squares[0])
-    # A guarded root, so that identical trajectories have a derivative.
-    return jnp.where(total == 0, 0.0, jnp.sqrt(jnp.where(total == 0, 1.0, total)))
 
 
 def _check_structures(a: PyTree, b: PyTree) -> None:
@@ -125,6 +131,21 @@ def _check_structures(a: PyTree, b: PyTree) -> None:
             raise ValueError(
                 f"The recorded values differ in shape at {where}: {x.shape[1:]} against {y.shape[1:]}."
             )
+
+
+def _check_numbers(name: str, values: PyTree) -> None:
+    """Refuse records that hold nothing, or what is no number."""
+    leaves = jax.tree.leaves_with_path(values)
+    shapes = [leaf.shape for _, leaf in leaves]
+    if not sum(map(math.prod, shapes)):
+        raise ValueError(
+            f"{name} must hold records of at least one number, got leaves of shape "
+            f"{', '.join(map(str, shapes)) or 'none'}."
+        )
+    for path, leaf in leaves:
+        if not (leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number)):
+            where = jax.tree_util.keystr(path) or "the record"
+            raise TypeError(f"{name} must hold records of numbers; {where} has dtype {leaf.dtype}.")
 
 
 def _check_times(a: jax.Array, b: jax.Array) -> None:

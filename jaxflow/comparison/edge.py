@@ -13,6 +13,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
+from jaxflow._norms import difference, norm
 from jaxflow._traceable import compiled, traceable
 from jaxflow.comparison.approach import Approach, approach, clock
 from jaxflow.comparison.edge_paths import EdgePath, EdgeStudy
@@ -221,7 +222,7 @@ def _measures(modes, optimizer, objective, run: Trajectory, central: PyTree, sta
     scales = jax.vmap(lambda state: _preconditioner(optimizer, state))(states)
     found = along(objective, middle["params"], modes, preconditioners=scales)
     seen = jax.lax.map(lambda params: _measured(objective, params), middle["params"])
-    gap = jax.vmap(lambda a, b: optax.tree.norm(jax.tree.map(jnp.subtract, a, b)))
+    gap = jax.vmap(lambda a, b: norm(jax.tree.map(difference, a, b)))
     paths = (run.values["params"], central, stable)
     return found.eigenvalues, seen, [gap(_inner(path), middle["params"]) for path in paths]
 

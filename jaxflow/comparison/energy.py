@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxflow._norms import norms
 from jaxflow._traceable import compiled
 from jaxflow.comparison.marginals import two_samples
 
@@ -47,13 +48,10 @@ def relabelled(key, z: jax.Array, labels: jax.Array, repetitions: int, paired: b
         signs = jax.random.rademacher(key, (z.shape[0] // 2, repetitions), labels.dtype).T
         drawn = jnp.tile(signs, (1, 2)) * labels[None]
     else:
-        # Rows that count go first; then one sort by random numbers shuffles the labels among them.
+        # Rows that count go first.
         order = jnp.argsort(labels == 0, stable=True)
         z, labels = z[order], labels[order]
-        random = jax.random.bits(key, (z.shape[0], repetitions), jnp.uint32)
-        random = jnp.where((labels == 0)[:, None], jnp.uint32(2**32 - 1), random)
-        shuffled = jax.lax.sort((random, jnp.tile(labels[:, None], repetitions)), dimension=0, num_keys=1)
-        drawn = shuffled[1].T
+        drawn = shuffled(key, labels, repetitions)
     distances = _distances(z)
     found = _energies(distances, jnp.concatenate([labels[None], drawn]))
     # A relabelling that gives back the observed split must not fall below it by rounding.
@@ -62,13 +60,21 @@ def relabelled(key, z: jax.Array, labels: jax.Array, repetitions: int, paired: b
     return found[0], found[1:] + slack, apart
 
 
+def shuffled(key, labels: jax.Array, repetitions: int) -> jax.Array:
+    """Random permutations (R, N) of the labels (N,) that are not 0 and come first, by one sort of random numbers."""
+    random = jax.random.bits(key, (labels.size, repetitions), jnp.uint32)
+    random = jnp.where((labels == 0)[:, None], jnp.uint32(2**32 - 1), random)
+    both = (random, jnp.tile(labels[:, None], repetitions))
+    return jax.lax.sort(both, dimension=0, num_keys=1)[1].T
+
+
 def _distances(z: jax.Array) -> jax.Array:
     """All Euclidean distances between the rows of z (N, d), a row of them at a time.
 
     From differences, not from the Gram matrix: the distance of members that share their randomness is what
     would cancel there.
     """
-    return jax.lax.map(lambda row: jnp.sqrt(jnp.sum((z - row[None]) ** 2, axis=1)), z)
+    return jax.lax.map(lambda row: norms(z - row[None]), z)
 
 
 def _energies(distances: jax.Array, labels: jax.Array) -> jax.Array:

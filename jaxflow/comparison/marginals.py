@@ -6,6 +6,7 @@ import numbers
 import jax
 import jax.numpy as jnp
 
+from jaxflow._norms import difference
 from jaxflow._traceable import compiled
 from jaxflow.comparison.columns import counted
 
@@ -41,6 +42,8 @@ def two_samples(a, b) -> tuple[jax.Array, jax.Array]:
     for name, x in (("a", a), ("b", b)):
         if jnp.iscomplexobj(x):
             raise TypeError(f"{name} must be real, got dtype {jnp.result_type(x)}.")
+    if all(isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.integer) and x.size for x in (a, b)):
+        a, b = _from_the_first(a, b)
     a, b = jnp.asarray(a, float), jnp.asarray(b, float)
     for name, x in (("a", a), ("b", b)):
         if x.ndim == 0 or x.shape[0] == 0:
@@ -48,6 +51,13 @@ def two_samples(a, b) -> tuple[jax.Array, jax.Array]:
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(f"a and b must share their trailing shape, got {a.shape[1:]} against {b.shape[1:]}.")
     return a, b
+
+
+def _from_the_first(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Integers seen from the first of them, by which no distance changes: what single precision would round off."""
+    origin = a.reshape(-1)[0]
+    shifted = lambda x: difference(x, origin.astype(x.dtype))
+    return (shifted(a), shifted(b)) if a.dtype == b.dtype else (a, b)
 
 
 @compiled
@@ -64,7 +74,12 @@ def of_columns(a: jax.Array, b: jax.Array, used_a, used_b, order: float) -> jax.
     # Both quantile functions are constant between two ends; the middle decides which step that is.
     middles = ends - widths / 2
     gaps = jnp.abs(_quantiles(a, used_a, middles) - _quantiles(b, used_b, middles))
-    return (widths @ gaps**order) ** (1 / order)
+    # In units of the largest gap no power overflows, and where there is none the root has the derivative 0.
+    gaps = jnp.where(widths[:, None] > 0, gaps, 0.0)
+    largest = jax.lax.stop_gradient(gaps.max(0))
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    powers = widths @ (gaps / unit[None]) ** order
+    return jnp.where(powers == 0, 0.0, unit * jnp.where(powers == 0, 1.0, powers) ** (1 / order))
 
 
 def _ends(n: int, used) -> jax.Array:

@@ -123,8 +123,7 @@ def moment_descent(
     size = require_data(objective, "Mini-batches")
     check_batch(batch_size, size, replacement)
     _check.nonnegative(learning_rate=learning_rate)
-    if not isinstance(steps, jax.Array):
-        _check.integer("steps", steps, 0)
+    _check.count("steps", steps, 0)
     factor = batch_factor(batch_size, size, replacement=replacement)
     return _moment_descent((), objective, as_parameters(params), learning_rate, factor, steps)
 

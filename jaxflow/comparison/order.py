@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxflow._norms import root
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -86,5 +88,5 @@ def fit(step_sizes: jax.Array, errors: jax.Array, used: Any = None) -> Order:
     slope = jnp.where(count < 3, jnp.nan, jnp.sum(weights * centred * y) / spread)
     intercept = mean(y) - slope * mean(x)
     residual = y - intercept - slope * x
-    uncertainty = jnp.sqrt(jnp.sum(weights * residual**2) / (count - 2) / spread)
+    uncertainty = root(jnp.sum(weights * residual**2) / (count - 2) / spread)
     return Order(step_sizes, errors, slope, intercept, uncertainty)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxflow.comparison.compare import _check_structures, _check_times, _span, _traced
+from jaxflow.comparison.compare import _check_numbers, _check_structures, _check_times, _span, _traced
 from jaxflow.solve.ensemble import _one_clock
 from jaxflow.solve.trajectory import Trajectory
 
@@ -43,6 +43,8 @@ def gather(a: Any, b: Any, at: Any) -> tuple[Samples, Samples, list[str]]:
             raise ValueError(f"at must be None for plain arrays, which are samples at one time, got {at!r}.")
         a, b = _arrays("a", a), _arrays("b", b)
         _check_structures(a, b)
+        _check_numbers("a", a)
+        _check_numbers("b", b)
         return Samples(a, None, None), Samples(b, None, None), [""]
     for name, run in (("a", a), ("b", b)):
         if np.ndim(run.status) != 1:
@@ -53,6 +55,8 @@ def gather(a: Any, b: Any, at: Any) -> tuple[Samples, Samples, list[str]]:
     a, b = (_one_clock(run) if np.ndim(run.times) == 2 else run for run in (a, b))
     _check_times(a.times, b.times)
     _check_structures(a.values, b.values)
+    _check_numbers("a", a.values)
+    _check_numbers("b", b.values)
     index, suffixes = _at(at, a.times)
     return Samples(a.values, index, a.status), Samples(b.values, index, b.status), suffixes
 
@@ -134,10 +138,7 @@ def matrix(records: PyTree) -> tuple[jax.Array, jax.Array]:
 
 
 def precision(x: jax.Array) -> float:
-    """The relative rounding error of x in the default float type; half precision is taken for single.
-
-    Half precision's own would take a spread of less than half the size of a number for none.
-    """
+    """The relative rounding error of x in the default float type."""
     default = jnp.result_type(float)
     own = jnp.finfo(x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else default).eps
-    return max(min(float(own), float(jnp.finfo(jnp.float32).eps)), float(jnp.finfo(default).eps))
+    return max(float(own), float(jnp.finfo(default).eps))

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxflow import _check
@@ -69,14 +72,17 @@ def _square_root(chosen: dict[str, Any], ratio: Any, batch_size: Any) -> dict[st
 def _decay(name: str, beta: Any, ratio: Any, batch_size: Any) -> Any:
     """1 − κ(1 − β); refused where that is negative."""
     forgotten = ratio * (1 - beta)
-    if not _check.is_concrete(forgotten):
+    found = _check.values(forgotten)
+    if found is None:
         return 1 - forgotten
-    if forgotten > 1 + 1e-9:
+    wrong = found > 1 + 1e-6
+    if wrong.any():
+        at = lambda x: np.broadcast_to(x, wrong.shape)[wrong].flat[0]
         raise ValueError(
-            f"new_batch_size must be at most {batch_size / (1 - beta):g} for {name}={beta:g}, whose rescaled value "
-            f"would be negative, got {ratio * batch_size:g}."
+            f"new_batch_size must be at most {at(batch_size / (1 - beta)):g} for {name}={at(beta):g}, whose rescaled "
+            f"value would be negative, got {at(ratio * batch_size):g}."
         )
-    return max(0.0, 1 - forgotten)
+    return jnp.maximum(0, 1 - forgotten) if isinstance(forgotten, jax.Array) else max(0.0, 1 - forgotten)
 
 
 RULES: dict[Callable[..., Any], Callable[..., dict[str, Any]]] = {

@@ -19,6 +19,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxflow import _check
+from jaxflow._norms import difference, norm
 from jaxflow._traceable import compiled, traceable
 from jaxflow.comparison.families import Family
 from jaxflow.comparison.order import Order, fit
@@ -293,11 +294,11 @@ def _errors(sequential, shares, optimizers, step_sizes, starts, ends, time, obje
         flow = integrate(
             equation, start.params, times, state=start, solver=diffrax.Dopri8(), rtol=rtol, max_steps=MOST
         )
-        gap = lambda other: optax.tree.norm(jax.tree.map(jnp.subtract, other, end))
+        gap = lambda other: norm(jax.tree.map(difference, other, end))
         travelled = gap(start.params)
         # A value not reached is NaN.
         error = gap(jax.tree.map(lambda x: x[-1], flow.values)) / travelled
-        return error, (rtol + 100 * eps) * optax.tree.norm(end) / travelled
+        return error, (rtol + 100 * eps) * norm(end) / travelled
 
     return _spread(sequential, one, (optimizers, step_sizes, starts, ends))
 

@@ -21,6 +21,8 @@ class EnsembleComparison:
       statistics together; NaN where too few members are left.
     - `distance`: the energy distance, `None` where it was not asked for.
     - `wasserstein` (k,): Wasserstein-2 distances of the `marginals` (k), whose pooled SDs are `spread` (k,).
+    - `unresolved`: how many numbers of the record, at all times together, have so little spread beside their size
+      that it is not told from rounding.
     - `used`, `diverged` (2,): members (pairs, twice, if `paired`) that entered; members of a and of b that
       diverged or hold a number that is not finite. `divergence_p_value`: of equal rates of divergence, exact, by
       Fisher's test; by McNemar's for pairs.
@@ -49,6 +51,7 @@ class EnsembleComparison:
     used: jax.Array
     diverged: jax.Array
     divergence_p_value: jax.Array
+    unresolved: Any = 0  # as in those that were pickled before there was one
 
     @property
     def differ(self) -> Any:
@@ -73,6 +76,10 @@ class EnsembleComparison:
         used = np.asarray(self.used)
         runs = f"{used[0]} pairs of runs" if self.paired else f"{used[0]} and {used[1]} runs"
         p = f"(p = {float(self.p_value):.2g})"
+        if np.isnan(self.p_value) and int(self.unresolved) and not np.any(self.standard_error):
+            return (
+                f"No verdict: {self._left_out()}, and nothing else varies; record deviations, or in float64."
+            )
         if np.isnan(self.p_value):
             text = f"No verdict: only {runs} are finite, too few for this test"
         elif self.differ:
@@ -80,7 +87,12 @@ class EnsembleComparison:
             text = f"The ensembles of {runs} differ {p}{most}"
         else:
             text = f"No difference found between {runs} {p}{self._excluded()}"
-        return f"{text}{self._lost()}."
+        left_out = f"; {self._left_out()}" if int(self.unresolved) and self.low is not None else ""
+        return f"{text}{left_out}{self._lost()}."
+
+    def _left_out(self) -> str:
+        count = int(self.unresolved)
+        return f"the spread of {count} number{'s' * (count != 1)} is below what their precision resolves"
 
     def _worst(self) -> int:
         return int(np.argmax(np.abs(_ratio(self.gap, self.standard_error))))
@@ -90,12 +102,18 @@ class EnsembleComparison:
         if self.low is None or self.high is None:
             return ""
         bounds = np.abs(_ratio(np.stack([self.low, self.high]), self.scale)).max(0)
-        of = lambda kind: max(
-            bound
-            for name, bound in zip(self.names, bounds, strict=True)
-            if name in {f"{kind} of {marginal}" for marginal in self.marginals}
-        )
-        return f": a gap above {of('mean'):.2g} SD in a mean or {_percent(of('variance'))} in a variance is excluded"
+        # Where precision ends no gap is excluded.
+        known = np.asarray(self.scale) > 0 if int(self.unresolved) else np.ones(bounds.shape, bool)
+
+        def of(kind):
+            wanted = {f"{kind} of {marginal}" for marginal in self.marginals}
+            rows = zip(self.names, bounds, known, strict=True)
+            return max((bound for name, bound, told in rows if told and name in wanted), default=np.nan)
+
+        mean, variance = of("mean"), of("variance")
+        if np.isnan(mean):
+            return ""
+        return f": a gap above {mean:.2g} SD in a mean or {_percent(variance)} in a variance is excluded"
 
     def _lost(self) -> str:
         diverged = np.asarray(self.diverged)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxflow._norms import difference, parts
 from jaxflow._traceable import compiled
 from jaxflow.comparison.order import Order
 
@@ -69,7 +70,8 @@ def weak_order(
 
 
 def _exact(a: PyTree, b: PyTree) -> tuple[float, None]:
-    return max(float(np.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)), None
+    leaves = zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    return max(float(np.abs(difference(x, y)).max()) for x, y in leaves), None
 
 
 def _sampled(rate: float, a: PyTree, b: PyTree, panel) -> tuple[float, np.ndarray]:
@@ -95,7 +97,8 @@ def _sampled(rate: float, a: PyTree, b: PyTree, panel) -> tuple[float, np.ndarra
 @compiled
 def _differences(settings, panel, a, b) -> jax.Array:
     values = [jax.tree.leaves(jax.vmap(panel)(samples)) for samples in (a, b)]
-    return jnp.concatenate([(x - y).reshape(len(x), -1) for x, y in zip(*values, strict=True)], axis=1)
+    gaps = [part for x, y in zip(*values, strict=True) for part in parts(difference(x, y))]
+    return jnp.concatenate([gap.reshape(len(gap), -1).astype(float) for gap in gaps], axis=1)
 
 
 def _fit(rates: np.ndarray, gaps: np.ndarray, members: np.ndarray | None) -> Order:

@@ -11,6 +11,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxflow import _check
+from jaxflow._norms import root
 from jaxflow._traceable import compiled
 from jaxflow.curvature.differentiable import warn_unless_twice_differentiable
 from jaxflow.curvature.estimate import Estimate, mean
@@ -26,6 +27,7 @@ from jaxflow.curvature.products import (
 )
 
 PyTree = Any
+ROUNDING = 50  # rounding errors of the largest eigenvalue that an eigenvalue may be off by
 
 
 @jax.tree_util.register_dataclass
@@ -80,24 +82,28 @@ class SpectralDensity:
         return jnp.asarray(width, self.nodes.dtype)
 
     def count_above(self, x: Any) -> Estimate:
-        r"""How many of the P eigenvalues are above x, a number.
+        r"""How many of the P eigenvalues are above x, a number, by more than rounding.
 
         A count of k has the sampling error $\sqrt{2k(P-k)/((P+2) \cdot \text{probes})}$, known for probes drawn
         evenly from all directions, one too. To it is added what the quadrature does not resolve: P times the larger
         weight of the two nodes next to x, which bounds its error, where their residuals reach x. That is nothing in a
         gap, and much in a cluster of eigenvalues much closer to one another than `depth` tells apart.
         """
-        return self._count(x, self.nodes > x)
+        return self._count(x, 1)
 
     def count_below(self, x: Any) -> Estimate:
         """How many of the P eigenvalues are below x, a number; as `count_above`."""
-        return self._count(x, self.nodes < x)
+        return self._count(x, -1)
 
-    def _count(self, x: Any, chosen: jax.Array) -> Estimate:
+    def _count(self, x: Any, side: int) -> Estimate:
+        # An eigenvalue that is x, such as the 0 of a direction that nothing depends on, is found on either side.
+        rounding = ROUNDING * jnp.finfo(self.nodes.dtype).eps * jnp.abs(self.nodes).max()
+        x = jnp.asarray(x, self.nodes.dtype) + side * rounding
+        chosen = side * (self.nodes - x) > 0
         per_probe = jnp.sum(jnp.where(chosen, self.weights, 0), axis=1)
         share = jnp.clip(per_probe.mean(), 0.0, 1.0)  # against rounding
         size = float(self.size)
-        sampling = size * jnp.sqrt(2 * share * (1 - share) / (1 + 2 / size) / (size * len(per_probe)))
+        sampling = size * root(2 * share * (1 - share) / (1 + 2 / size) / (size * len(per_probe)))
         # The Chebyshev-Markov-Stieltjes inequalities: at x between two nodes it is off by the larger weight at most.
         before = jnp.sum(self.nodes <= x, axis=1)[:, None] - 1
         position = jnp.arange(self.nodes.shape[1])[None]
@@ -178,9 +184,16 @@ def quadrature(op: Operator, key: jax.Array, probes: int, depth: int) -> Spectra
     def probe(key):
         start = jax.random.normal(key, op.flat.shape, op.flat.dtype)
         krylov = lanczos(op.apply, start, min(depth, op.size))
+        # Lanczos cannot iterate on nothing and adds some of its own.
+        nothing = (op.apply(start) == 0).all()
         # Of no weight where the Krylov space was exhausted before; in the range of the others all the same.
         nodes = jnp.where(krylov.found, krylov.values, krylov.values[-1])
-        return nodes, krylov.rotation[0] ** 2 * krylov.found, krylov.residuals * krylov.found
+        nodes = jnp.where(nothing, 0, nodes)
+        return (
+            nodes,
+            krylov.rotation[0] ** 2 * krylov.found,
+            jnp.where(krylov.found & ~nothing, krylov.residuals, 0),
+        )
 
     nodes, weights, residuals = lax.map(probe, jax.random.split(key, probes))
     return SpectralDensity(nodes, weights, residuals, op.size)
@@ -199,6 +212,4 @@ def checked(
 
 def checked_key(key: Any) -> jax.Array:
     """A random key; a bare seed is refused."""
-    if not isinstance(key, (jax.Array, np.ndarray)):
-        raise TypeError(f"key must be a random key such as jax.random.key(0), got {key!r}.")
-    return jnp.asarray(key)
+    return jnp.asarray(_check.random_key(key))

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxflow._norms import root
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -55,5 +57,5 @@ def mean(samples: Any) -> Estimate:
     count = samples.shape[0]
     centre = samples.mean(0)
     spread = jnp.sum((samples - centre[None]) ** 2, axis=0)
-    error = jnp.sqrt(spread / (count * (count - 1))) if count > 1 else jnp.full_like(centre, jnp.inf)
+    error = root(spread / (count * (count - 1))) if count > 1 else jnp.full_like(centre, jnp.inf)
     return Estimate(centre, error)

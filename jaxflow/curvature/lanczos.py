@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from matfree import decomp
 
+from jaxflow._norms import norm
+
 
 class Krylov(NamedTuple):
     """Ritz pairs of a symmetric operator in a Krylov space of dimension d.
@@ -30,7 +32,7 @@ def lanczos(apply: Callable[[jax.Array], jax.Array], start: jax.Array, depth: in
 
     def disturbed(v):
         image = apply(v)
-        size = jnp.linalg.norm(image)
+        size = norm(image)
         # By rounding: at the end of an exhausted space Lanczos would go on with 0/0.
         tiny = 10 * jnp.finfo(start.dtype).eps * jnp.where(size > 0, size, 1.0)
         return image + tiny * spread * v
@@ -38,7 +40,7 @@ def lanczos(apply: Callable[[jax.Array], jax.Array], start: jax.Array, depth: in
     krylov: Any = decomp.tridiag_sym(depth, custom_vjp=False)(disturbed, start)
     matrix, small = krylov.J_small, 100 * jnp.finfo(start.dtype).eps
     # What follows a link that is rounding is not orthogonal to what was before: it is cut off.
-    links = jnp.append(jnp.diagonal(matrix, 1), jnp.linalg.norm(krylov.residual))
+    links = jnp.append(jnp.diagonal(matrix, 1), norm(krylov.residual))
     size = jnp.abs(matrix).max()
     joined = jnp.cumprod((links[:-1] > small * size).astype(jnp.int32)) == 1
     whole = jnp.append(jnp.ones(1, bool), joined)

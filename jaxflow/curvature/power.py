@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jaxflow._norms import norm
+
 PyTree = Any
 
 
@@ -26,9 +28,9 @@ def power_iteration(apply: Callable[[PyTree], PyTree], start: PyTree, iterations
     """
 
     def iterate(v, _):
-        norm = optax.tree.norm(v)
-        v = jax.tree.map(lambda x: x / jnp.where(norm == 0, 1.0, norm).astype(x.real.dtype), v)
+        size = norm(v)
+        v = jax.tree.map(lambda x: x / jnp.where(size == 0, 1, size).astype(x.real.dtype), v)
         w = apply(v)
-        return w, Powers(optax.tree.norm(w), jnp.real(jnp.asarray(optax.tree.vdot(v, w))))
+        return w, Powers(norm(w), jnp.real(jnp.asarray(optax.tree.vdot(v, w))))
 
     return lax.scan(iterate, start, None, length=iterations)[1]

@@ -82,9 +82,8 @@ def record_sharpness(
     """
     check_objective(objective)
     _check.integer("k", k, 1)
-    if not isinstance(stride, jax.Array):
-        whole = isinstance(stride, float) and stride.is_integer()  # as which it is kept
-        _check.integer("stride", int(stride) if whole else stride, 1)
+    whole = isinstance(stride, float) and stride.is_integer()  # as which it is kept
+    _check.count("stride", int(stride) if whole else stride, 1)
     own = isinstance(preconditioner, optax.GradientTransformation)
     if not (preconditioner is None or own or callable(preconditioner)):
         raise TypeError(

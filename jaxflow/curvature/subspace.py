@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxflow._norms import norms
 from jaxflow.curvature.lanczos import lanczos, random_start
 
 EXHAUSTED = 8  # blocks of products allowed to find what an exhausted Krylov space has not
@@ -115,7 +116,7 @@ def orthonormal(rows: jax.Array) -> jax.Array:
     """Orthonormal rows of the same span; rows that are lost in it, or in rounding, become 0."""
     tiny = jnp.finfo(rows.dtype).tiny
     for _ in range(2):
-        lengths = jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True))
+        lengths = norms(rows)[:, None]
         rows = rows / jnp.where(lengths > tiny, lengths, 1.0)
         values, rotation = jnp.linalg.eigh(rows @ rows.T)
         kept = values > 100 * jnp.finfo(rows.dtype).eps * rows.shape[0]
@@ -143,5 +144,5 @@ def _ritz(basis: jax.Array, images: jax.Array, k: int) -> Block:
     leading = rotation[:, ::-1][:, :k].T
     values = values[::-1][:k]
     vectors, images = leading @ basis, leading @ images
-    residuals = jnp.sqrt(jnp.sum((images - values[:, None] * vectors) ** 2, axis=1))
+    residuals = norms(images - values[:, None] * vectors)
     return Block(values, vectors, images, residuals, scale, jnp.zeros((), jnp.int32))

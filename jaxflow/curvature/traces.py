@@ -120,6 +120,8 @@ def saddle_index(
 def _counted(settings, objective, params, tolerance):
     warn_unless_twice_differentiable(objective, params)
     values = jnp.linalg.eigvalsh(matrix(operator(objective, params)))
+    # Rounding of what is 0 is no direction of escape, however small the tolerance.
+    tolerance = jnp.maximum(tolerance, values.size * jnp.finfo(values.dtype).eps)
     index = jnp.sum(values < -tolerance * jnp.abs(values).max()).astype(values.dtype)
     return Estimate(index, jnp.zeros_like(index))
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._norms import root
 from jaxflow._traceable import Bound, kind, traceable
 
 PyTree = Any
@@ -181,7 +182,7 @@ def multiple(factor, dynamics: Dynamics) -> Field:
     if diffusion is not None:
         _check.nonnegative(factor=factor)
         noise = diffusion
-        diffusion = lambda t, z, xi: scale(jnp.sqrt(factor), noise(t, z, xi))
+        diffusion = lambda t, z, xi: scale(root(factor), noise(t, z, xi))
     return a._replace(
         drift=lambda t, z: scale(factor, a.drift(t, z)),
         diffusion=diffusion,

@@ -15,6 +15,7 @@ from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jax.typing import ArrayLike
 
 from jaxflow import _check
+from jaxflow._norms import norm
 from jaxflow._traceable import compiled
 
 REGULARISE = 1e-3  # of a Newton matrix, a unit of residual
@@ -163,7 +164,7 @@ def _complementarity(settings, A, B, start, tolerance, max_iterations) -> Comple
     first = zero.x if start is None else svec(start) / scale
     rounding = jnp.finfo(a.dtype).eps
     # Below the rounding of x itself nothing can be gained.
-    solved = lambda p: p.residual <= jnp.maximum(tolerance, 4 * rounding * jnp.linalg.norm(p.x))
+    solved = lambda p: p.residual <= jnp.maximum(tolerance, 4 * rounding * norm(p.x))
 
     def unfinished(carry):
         best, interior, level, count = carry
@@ -209,18 +210,16 @@ def _better(first, one, other):
 
 
 def _norm(x) -> jax.Array:
-    """The Frobenius norm, of any size of numbers; 1 for 0."""
-    largest = jnp.max(jnp.abs(x))
-    largest = jnp.where(largest == 0, 1, largest)
-    norm = largest * jnp.linalg.norm(x / largest)
-    return jnp.where(norm == 0, 1, norm)
+    """The Frobenius norm; 1 for 0."""
+    size = norm(x)
+    return jnp.where(size == 0, 1, size)
 
 
 def _evaluate(x, a, B) -> _Point:
     values, vectors = jnp.linalg.eigh(smat(x - a - B @ x), symmetrize_input=False)
     projection = (vectors * jnp.maximum(values, 0)[None]) @ vectors.T
     natural = x - svec(projection)
-    residual = jnp.linalg.norm(natural) + jnp.finfo(x.dtype).eps * jnp.linalg.norm(x)
+    residual = norm(natural) + jnp.finfo(x.dtype).eps * norm(x)
     return _Point(x, natural, values, vectors, residual)
 
 
@@ -258,7 +257,7 @@ def _factored(matrix):
 
 def _gap(state: _Interior, a, B) -> jax.Array:
     """How far from a solution: ⟨X, S⟩/k, or the distance of S from A + B[X]."""
-    distance = jnp.linalg.norm(a + B @ svec(state.X) - svec(state.S))
+    distance = norm(a + B @ svec(state.X) - svec(state.S))
     return jnp.maximum(jnp.sum(state.X * state.S) / state.X.shape[0], distance)
 
 

@@ -18,6 +18,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxflow import _check
+from jaxflow._norms import norm
 from jaxflow._traceable import compiled
 from jaxflow.curvature.power import power_iteration
 from jaxflow.dynamics.base import plus
@@ -199,11 +200,11 @@ def _ratio(steps, state: ModifiedState, radius) -> jax.Array:
 
     _, increments = lax.scan(step, state, None, length=4)
 
-    def norm(*signs):
+    def mixed(*signs):
         mix = lambda d: jnp.tensordot(np.array(signs).astype(d.dtype), d, 1)
-        return optax.tree.norm(jax.tree.map(mix, increments))
+        return norm(jax.tree.map(mix, increments))
 
-    third, fourth = norm(1.0, -2.0, 1.0, 0.0), norm(-1.0, 3.0, -3.0, 1.0)
-    size = optax.tree.norm(state.params)
-    rounding = 100 * jnp.finfo(size.dtype).eps * (norm(1.0, 0.0, 0.0, 0.0) + radius * size)
+    third, fourth = mixed(1.0, -2.0, 1.0, 0.0), mixed(-1.0, 3.0, -3.0, 1.0)
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(state.params))
+    rounding = 100 * eps * (mixed(1.0, 0.0, 0.0, 0.0) + radius * norm(state.params))
     return jnp.where(third <= rounding, 0.0, fourth / jnp.where(third == 0, 1.0, third))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxflow._norms import root
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, plus, scale
 from jaxflow.dynamics.noise import FULL, Noise, gradient_and_noise
@@ -48,7 +49,7 @@ def langevin(objective: Callable[[PyTree], jax.Array], temperature: Any) -> Fiel
     slope = gradient(objective)
     return Field(
         drift=lambda t, params: scale(-1.0, slope(params)),
-        diffusion=lambda t, params, xi: scale(jnp.sqrt(2 * value_at(temperature, t)), xi),
+        diffusion=lambda t, params, xi: scale(root(2 * value_at(temperature, t)), xi),
         brownian=normal_like,
         additive=True,
     )
@@ -61,7 +62,7 @@ def noise_amplitude(objective: Objective, batch_size: Any, replacement: bool) ->
 
     def amplitude(rate, t):
         factor = batch_factor(value_at(batch_size, t), size, replacement=replacement)
-        return jnp.sqrt(jnp.asarray(value_at(rate, t) * factor))
+        return root(jnp.asarray(value_at(rate, t) * factor))
 
     return amplitude
 
@@ -122,7 +123,7 @@ def sgd(
         return scale(-amplitude(learning_rate, t), curved(params, t, draw) if order == "2+" else draw)
 
     def step(t, params, dt, xi):
-        push = jnp.sqrt(dt) * amplitude(learning_rate, t)
+        push = root(dt) * amplitude(learning_rate, t)
         move = gradient_and_noise(objective, sampling, params, xi, dt, push)
         return plus(params, scale(-1.0, move if order == 1 else curved(params, t, move)))
 

@@ -10,6 +10,7 @@ import optax
 from jax import lax
 
 from jaxflow import _check
+from jaxflow._norms import norm, norms
 from jaxflow._traceable import compiled
 from jaxflow.dynamics.base import plus, scale
 from jaxflow.dynamics.coefficients import fit, rate, reach
@@ -111,7 +112,7 @@ def slow_coefficients(optimizer, objective, params: PyTree, step_size: Any = Non
         changes = rate(step, params, jax.tree.map(lambda _: True, params))
         velocity = slow_manifold(at(jnp.ones([])), objective, order=1).drift(0.0, params)
         slope, bent = jax.jvp(gradient(objective), (params,), (velocity,))
-        whole, bend = optax.tree.norm(slope), optax.tree.norm(bent)
+        whole, bend = norm(slope), norm(bent)
         changes = jnp.maximum(changes, bend / jnp.where(whole == 0, 1.0, whole))
         largest = share * reach(params, ORDER) / changes
         sizes = largest * LADDER
@@ -119,7 +120,7 @@ def slow_coefficients(optimizer, objective, params: PyTree, step_size: Any = Non
         sizes = jnp.asarray(step_size, float)[None]
     found = lax.map(lambda size: fit(field, size, ORDER), sizes)
     # Truncation falls and rounding grows along the ladder: the best rung is the one nearest to the next.
-    gaps = jax.vmap(optax.tree.norm)(jax.tree.map(lambda f: f[:-1] - f[1:], found[-1]))
+    gaps = norms(jax.tree.map(lambda f: f[:-1] - f[1:], found[-1]))
     best = jnp.argmin(jnp.where(jnp.isfinite(gaps), gaps, jnp.inf)) if step_size is None else 0
     return jax.tree.map(lambda f: f[best], found)
 
@@ -128,8 +129,8 @@ def _along(field: PyTree, axis: PyTree) -> tuple[jax.Array, jax.Array]:
     """The multiple of `axis` nearest to a field, and what is left over, relative; 0 where there is nothing."""
     squared = optax.tree.norm(axis, squared=True)
     share = jnp.real(optax.tree.vdot(axis, field)) / jnp.where(squared == 0, 1.0, squared)
-    whole = optax.tree.norm(field)
-    return share, optax.tree.norm(plus(field, scale(-share, axis))) / jnp.where(whole == 0, 1.0, whole)
+    whole = norm(field)
+    return share, norm(plus(field, scale(-share, axis))) / jnp.where(whole == 0, 1.0, whole)
 
 
 @compiled

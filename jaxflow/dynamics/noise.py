@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._norms import root
 from jaxflow._traceable import Bound, kind, traceable
 from jaxflow.dynamics.base import plus, scale
 from jaxflow.dynamics.temperature import batch_factor, check_batch
@@ -166,7 +167,7 @@ def minibatch_noise(
     check_batch(batch_size, size, replacement)
     sampling = (FULL if noise is None else noise).build()
     factor = batch_factor(batch_size, size, replacement=replacement)
-    return scale(jnp.sqrt(jnp.asarray(factor)), sampling.draw(objective, params, xi))
+    return scale(root(jnp.asarray(factor)), sampling.draw(objective, params, xi))
 
 
 FULL = full()

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._norms import root as rooted
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, scale
 from jaxflow.dynamics.coordinates import gradient_variance, mix, mixing, pair_of_gradients
@@ -71,7 +72,7 @@ def sign_sgd(
         expected, deviation = odds(t, params)
         draw = scale(amplitude(1.0, t), sampling.draw(objective, params, xi[0]))
         unit = jax.tree.map(lambda e, n, s: root(1 - e * e) * n / s, expected, draw, deviation)
-        return scale(-jnp.sqrt(jnp.asarray(value_at(learning_rate, t))), unit)
+        return scale(-rooted(jnp.asarray(value_at(learning_rate, t))), unit)
 
     def step(t, params, dt, xi):
         first, second = pair_of_gradients(objective, sampling, params, amplitude(1.0, t), xi)

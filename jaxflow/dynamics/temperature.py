@@ -10,9 +10,10 @@ def check_batch(batch_size: Any, size: int | None, replacement: bool) -> None:
     if callable(batch_size):
         return
     _check.positive(batch_size=batch_size)
-    if not replacement and _check.is_concrete(batch_size) and size is not None and batch_size > size:
+    found = None if replacement or size is None else _check.values(batch_size)
+    if found is not None:
         rule = f"at most the number of examples, {size}, when drawn without replacement"
-        raise ValueError(f"batch_size must be {rule}, got {batch_size}.")
+        _check.each("batch_size", found, found <= size, rule)
 
 
 def batch_factor(batch_size: Any, size: int | None = None, *, replacement: bool = True) -> Any:
@@ -21,11 +22,15 @@ def batch_factor(batch_size: Any, size: int | None = None, *, replacement: bool 
     $s_B = \frac1B$ for independent draws, $\frac1B \frac{N-B}{N-1}$ for a fresh batch without replacement from
     `size` = N examples, with $\Sigma = \frac1N \sum_i (g_i - \bar g)(g_i - \bar g)^\top$.
 
-    Raises `ValueError` for `batch_size` ≤ 0, or > N without replacement, or a missing `size` there.
+    Raises `ValueError` for `batch_size` ≤ 0, or > N without replacement, or a missing `size` there; `TypeError` for a
+    schedule of batch sizes.
 
     >>> batch_factor(4), batch_factor(4, 13, replacement=False)
     (0.25, 0.1875)
     """
+    _check_number("batch_size", batch_size)
+    if size is not None:
+        _check.count("size", size, 1)
     check_batch(batch_size, size, replacement)
     if replacement:
         return 1 / batch_size
@@ -33,6 +38,14 @@ def batch_factor(batch_size: Any, size: int | None = None, *, replacement: bool 
         raise ValueError("size must be the number of examples when batches are drawn without replacement.")
     # A single example is the whole of its data: its gradient has no variance.
     return (size - batch_size) / (batch_size * max(size - 1, 1))
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Refuse a schedule, which has a value at each step only."""
+    if callable(value):
+        raise TypeError(
+            f"{name} must be a number or an array, got the schedule {value!r}; give its value at a step."
+        )
 
 
 def temperature(
@@ -57,13 +70,15 @@ def temperature(
     1710.11029) write β for 1/T and D for Σ; Mandt, Hoffman & Blei (2017, 1704.04289) run the clock t = k.
 
     Numbers or arrays, traced or not. Raises `ValueError` for a negative rate, `batch_size` ≤ 0 or (without
-    replacement) > N, `beta` outside [0, 1).
+    replacement) > N, `beta` outside [0, 1), `TypeError` for a schedule: give its value at a step.
 
     >>> temperature(0.1, 32)
     0.0015625
     >>> temperature(0.1, 32, 32, replacement=False)  # all data in every batch: no noise
     0.0
     """
+    _check_number("learning_rate", learning_rate)
+    _check_number("beta", beta)
     _check.nonnegative(learning_rate=learning_rate)
     _check.fraction(beta=beta)
     return learning_rate * batch_factor(batch_size, size, replacement=replacement) / (2 * (1 - beta))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._norms import root
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, plus, scale
 from jaxflow.dynamics.diffusions import normal_like
@@ -65,12 +66,12 @@ def underdamped_langevin(
         return LangevinState(state.velocity, scale(-1 / mass, force), rest(state.params))
 
     def diffusion(t, state, xi):
-        amplitude = jnp.sqrt(2 * friction * value_at(temperature, t)) / mass
+        amplitude = root(2 * friction * value_at(temperature, t)) / mass
         return LangevinState(rest(state.params), scale(amplitude, xi), rest(state.params))
 
     def step(t, state, dt, xi):
         lost = -jnp.expm1(-friction * dt / mass)
-        random = jnp.sqrt(lost * (2 - lost) * value_at(temperature, t + dt / 2) / mass)
+        random = root(lost * (2 - lost) * value_at(temperature, t + dt / 2) / mass)
         half = dt / 2
         velocity = plus(state.velocity, scale(-half / mass, state.slope))
         params = plus(state.params, scale(half, velocity))

@@ -1,6 +1,7 @@
 """Distances against hand-made ones, orders against known slopes, and how mismatches are refused."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -146,3 +147,53 @@ def test_gradient_descent_leaves_the_flow_at_first_order_in_one_compilation():
 def test_bad_ladders_are_refused(run, sizes, message):
     with pytest.raises(ValueError, match=message):
         jf.order_of_accuracy(run, sizes)
+
+
+def apart(x, y):
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    return jf.compare(made(np.arange(float(len(x))), x), made(np.arange(float(len(x))), y))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "x", "y"),
+    [
+        (np.int32, [1_000_000, 900_000, 810_000], [1_000_000, 800_000, 640_000]),
+        (np.int32, [2**31 - 1, -(2**31), 7], [-(2**31), 2**31 - 1, 7]),
+        (np.int64, [2**63 - 1, -(2**63), 2**53 + 1], [-(2**63), 2**63 - 1, 2**53]),
+        (np.uint8, [0, 3, 255], [255, 250, 1]),
+        (np.uint64, [0, 2**64 - 1, 5], [2**64 - 1, 0, 6]),
+        (np.float16, [6e4, -6e4, 1e-4], [-6e4, 6e4, 3e-4]),
+        (np.float32, [1e30, -1e-30, 3], [-2e30, 1e-30, 4]),
+        (np.bool_, [True, False, True], [False, False, True]),
+        (np.complex64, [3e30 + 4e30j, 1j, 0], [0, -1j, 0]),
+    ],
+)
+def test_distances_are_those_of_exact_numbers_whatever_the_dtype(dtype, x, y):
+    """The distance, and the way travelled, of Python's own numbers."""
+    x, y = np.array(x, dtype), np.array(y, dtype)
+    plain = (lambda z: [int(v) for v in z]) if x.dtype.kind in "iub" else lambda z: z.tolist()
+    exact = np.array([float(abs(a - b)) for a, b in zip(plain(x), plain(y), strict=True)])
+    way = np.cumsum([float(abs(b - a)) for a, b in itertools.pairwise(plain(x))])
+    gap = apart(x, y)
+    rtol = 4e-16 if gap.distance.dtype == jnp.float64 else 3e-7
+    np.testing.assert_allclose(gap.distance, exact, rtol=rtol)
+    np.testing.assert_allclose(gap.relative[1:], exact[1:] / way, rtol=2 * rtol, atol=1e-40)
+    several = apart(np.stack([x, x, x, x], 1), np.stack([y, y, y, y], 1))
+    np.testing.assert_allclose(several.distance, 2 * exact, rtol=2 * rtol)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({}, ValueError, "a must hold records of at least one number, got leaves of shape none"),
+        (jnp.zeros((2, 0)), ValueError, r"at least one number, got leaves of shape \(2, 0\)"),
+        (jax.random.split(jax.random.key(0)), TypeError, r"the record has dtype key<fry>"),
+    ],
+)
+def test_records_that_hold_no_number_are_refused(values, error, message):
+    with pytest.raises(error, match=message):
+        jf.compare(made([0.0, 1], values), made([0.0, 1], values))
+
+
+def test_what_is_not_finite_is_nan():
+    np.testing.assert_array_equal(apart([0.0, jnp.inf, 1], [0.0, 0, 0]).distance, [0, np.nan, 1])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from test_ensembles import PAIRS, normal, verdicts
+from test_ensembles import KEY, PAIRS, normal, verdicts
 
 import jaxflow as jf
 from jaxflow.comparison import energy_distance, wasserstein
@@ -142,3 +142,55 @@ def test_bad_samples_are_refused(function, arguments, message):
 
 def test_distances_are_exported():
     assert jf.comparison.energy_distance is energy_distance
+
+
+def slope(function, at=0.0, step=1e-6):
+    """Both derivatives of a function of one number by JAX, and the difference quotient."""
+    numeric = (np.asarray(function(at + step)) - np.asarray(function(at - step))) / (2 * step)
+    return jax.jacrev(function)(at), jax.jacfwd(function)(at), numeric
+
+
+@pytest.mark.parametrize(
+    "distance",
+    [
+        lambda a, b, s: energy_distance(a * (1 + s), b),
+        lambda a, b, s: wasserstein((1 + s * jnp.arange(2.0)) * a, jnp.stack([a[:, 0], b[:, 1]], 1)),
+        lambda a, b, s: wasserstein(a * (1 + s), a[:20] * (1 + s), order=3),
+    ],
+    ids=["each point beside itself", "an equal marginal", "points in both"],
+)
+def test_derivatives_are_the_numeric_ones_where_roots_meet_0(distance):
+    a, b = np.random.default_rng(0).standard_normal((2, 30, 2))
+    with jax.numpy_rank_promotion("allow"):
+        reverse, forward, numeric = slope(lambda s: distance(a, b, s))
+    np.testing.assert_allclose(reverse, numeric, atol=1e-7)
+    np.testing.assert_allclose(forward, numeric, atol=1e-7)
+
+
+@pytest.mark.parametrize("test", ["panel", "energy"])
+def test_derivatives_through_two_ensembles_are_the_numeric_ones(test):
+    """With a coordinate that is constant in both, whose spread is the root of 0."""
+    a, b = np.random.default_rng(0).standard_normal((2, 30, 2))
+    a[:, 1] = b[:, 1] = 1.0
+    kept = ("gap", "scale", "standard_error", "statistic", "wasserstein", "spread")
+
+    def found(s):
+        scaled = a * jnp.stack([1 + s, 1])[None]
+        verdict = jf.compare_ensembles(scaled, b, key=KEY, test=test, repetitions=99)
+        return jnp.concatenate([jnp.atleast_1d(getattr(verdict, name)) for name in kept])
+
+    reverse, forward, numeric = slope(found)
+    np.testing.assert_allclose(reverse, numeric, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(forward, numeric, atol=1e-5, rtol=1e-5)
+
+
+def test_large_and_small_numbers_keep_their_distances():
+    a, b = np.array([[1e30, 1e30]], np.float32), np.array([[-1e30, -1e30]], np.float32)
+    with jax.enable_x64(False):
+        for scale in (1e0, 1e-60):
+            x, y = (jnp.asarray(np.float64(z) * scale, jnp.float32) for z in (a, b))
+            assert energy_distance(x, y) == pytest.approx(2**2.5 * 1e30 * scale, rel=1e-6)
+            np.testing.assert_allclose(wasserstein(x, y, order=7), 2e30 * scale, rtol=1e-6)
+        far = jnp.array([2**30, 2**30 + 1]), jnp.array([2**30 + 2, 2**30 + 3])
+        assert wasserstein(*far) == 2
+        assert energy_distance(*far) == 3

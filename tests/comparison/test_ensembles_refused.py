@@ -43,6 +43,30 @@ def test_bad_input_is_refused_in_a_sentence(b, settings, message):
         jf.compare_ensembles(X, b, **{"key": KEY, **settings})
 
 
+def test_raw_keys_are_keys_and_those_of_another_kind_are_named():
+    for key in (jax.random.PRNGKey(0), np.asarray(jax.random.PRNGKey(0))):
+        assert jf.compare_ensembles(X, X, key=key).p_value == 1
+    rbg = jax.random.PRNGKey(0, impl="rbg")
+    with pytest.raises(
+        TypeError, match=r"raw array of shape \(4,\), which is none of JAX's default kind, threefry2x32"
+    ):
+        jf.compare_ensembles(X, X, key=rbg)
+    with jax.default_prng_impl("rbg"):
+        assert jf.compare_ensembles(X, X, key=rbg).p_value == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({}, "leaves of shape none"), (np.zeros((64, 0)), r"leaves of shape \(64, 0\)")],
+)
+def test_records_that_hold_no_number_are_refused(values, message):
+    with pytest.raises(ValueError, match=f"a must .* {message}"):
+        jf.compare_ensembles(values, values, key=KEY)
+    run = jf.Trajectory(jnp.zeros(1), jax.tree.map(lambda x: x[:, None], values), *[jnp.zeros(64, int)] * 6)
+    with pytest.raises(ValueError, match="a must hold records of at least one number"):
+        jf.compare_ensembles(run, run, key=KEY)
+
+
 @pytest.mark.promotes
 def test_trajectories_that_do_not_fit_are_refused():
     a = sgd(0)

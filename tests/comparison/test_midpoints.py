@@ -121,3 +121,8 @@ def test_an_ensemble_and_a_run_of_every_other_step():
     np.testing.assert_allclose(middle.values, alone, rtol=1e-12)
     with pytest.raises(ValueError, match="run must be recorded at every step, got 8 steps at 5 times"):
         jf.midpoints(jf.iterate(jf.optim.gd(0.5), loss, jnp.array(1.0), steps=8, every=2))
+
+
+def test_midpoints_of_large_numbers_of_a_small_type_do_not_overflow():
+    found = jf.midpoints(run_of(np.array([6e4, -6e4, 6e4, 6e4], np.float16), times=TIMES[:4])).values
+    np.testing.assert_array_equal(found, np.array([0, 3e4], np.float16))

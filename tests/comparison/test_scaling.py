@@ -210,3 +210,29 @@ def test_adam_at_four_times_the_batch_size():
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("b1", "new", "message"),
+    [
+        (0.9, jnp.asarray(-1), "new_batch_size must be a finite number above 0, got -1"),
+        (
+            0.9,
+            np.array([64, 32_000]),
+            "at most 320 for b1=0.9, whose rescaled value would be negative, got 32000",
+        ),
+        (
+            jnp.asarray([0.5, 0.9]),
+            128,
+            "at most 64 for b1=0.5, whose rescaled value would be negative, got 128",
+        ),
+    ],
+)
+def test_arrays_are_refused_as_numbers_are(b1, new, message):
+    with pytest.raises(ValueError, match=message):
+        jf.rescale(jf.optim.adam(1e-3, b1=b1), 32, new)
+
+
+def test_arrays_are_rescaled_as_numbers_are():
+    found = jf.rescale(jf.optim.adam(1e-3), 32, jnp.asarray([32.0, 320.0])).hyperparameters["b1"]
+    np.testing.assert_allclose(found, [0.9, 0.0], atol=1e-6)

@@ -167,3 +167,17 @@ def test_bad_input_is_refused(arguments, panel, message):
 def test_a_traced_ladder_is_refused():
     with pytest.raises(TypeError, match="learning_rates must be concrete numbers"):
         jax.jit(lambda rates: jf.weak_order(ONE, ONE, rates))(jnp.array(RATES))
+
+
+@pytest.mark.parametrize("panel", [None, lambda x: x])
+def test_gaps_of_small_integers_do_not_wrap(panel):
+    """|3 − 250·r| over three rungs, of moments or samples of eight bits without a sign."""
+    low = jnp.full(2, 3, jnp.uint8)
+    fit = jf.weak_order(
+        lambda rate: jnp.full(2, round(250 * rate), jnp.uint8), lambda _: low, [1, 0.5, 0.25], panel=panel
+    )
+    np.testing.assert_allclose(fit.errors, [247, 122, 59])
+    swapped = jf.weak_order(
+        lambda _: low, lambda rate: jnp.full(2, round(250 * rate), jnp.uint8), [1, 0.5, 0.25], panel=panel
+    )
+    np.testing.assert_allclose(swapped.errors, fit.errors)

@@ -208,7 +208,7 @@ def test_one_parameter_and_float32():
         ({"preconditioner": np.array([1.0, -2.0])}, ValueError, "must be positive everywhere, got -2"),
         ({"preconditioner": np.ones(3)}, ValueError, "must have the shapes of params"),
         ({"gauss_newton": True}, TypeError, "predict and loss"),
-        ({"key": 0}, TypeError, "key must be a random key"),
+        ({"key": 0}, TypeError, "key must be a PRNG key"),
         ({"params": 1j}, TypeError, "real arrays"),
         ({"objective": 3.0}, TypeError, "objective must be"),
     ],
@@ -240,3 +240,31 @@ def test_estimates_read_as_numbers_with_their_errors():
     samples = np.random.default_rng(0).normal(size=(7, 2))
     found = mean(jnp.asarray(samples))
     np.testing.assert_allclose(found.error, samples.std(0, ddof=1) / 7**0.5)
+
+
+ROTATION = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    "values",
+    [(0.0,) * 8, (3.0,) * 8, (-1e-6,) * 8, (1e3, 5, 1, 0, 0, 0, 0, 0), (2.0, 0, 0, 0, 0, 0, 0, -1)],
+    ids=str,
+)
+def test_an_eigenvalue_that_is_0_is_on_no_side_of_it(values, dtype):
+    """Counts at 0 are those of the signs: exact where all are alike, or else within 4 standard errors."""
+    matrix = jnp.asarray(ROTATION @ np.diag(values) @ ROTATION.T, dtype)
+    linear = not any(values)
+    loss = (lambda x: jnp.sum(3 * x)) if linear else (lambda x: 0.5 * x @ matrix @ x)
+    density = spectral_density(loss, jnp.ones(8, dtype), jax.random.key(0), probes=20)
+    for found, expected in (
+        (density.count_above(0.0), np.sum(np.array(values) > 0)),
+        (density.count_below(0.0), np.sum(np.array(values) < 0)),
+    ):
+        if expected in (0, 8):
+            assert found.value == pytest.approx(expected, abs=1e-5)
+        else:
+            assert abs(found.value - expected) <= 4 * found.error
+    if len(set(values)) == 1:
+        assert density.count_above(values[0]).value == density.count_below(values[0]).value == 0
+        np.testing.assert_allclose(density.nodes, values[0], rtol=1e-5)

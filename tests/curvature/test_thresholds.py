@@ -272,3 +272,43 @@ GD = optim.gd(0.1)
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+ENDED = {
+    "linear": optax.linear_schedule(0.1, 0.0, 10),
+    "of 49 steps, whose reciprocal rounds": optax.linear_schedule(0.3, 0.0, 49),
+    "of a power": optax.polynomial_schedule(0.1, 0.0, 2, 49),
+    "joined": optax.join_schedules([optax.constant_schedule(0.1), optax.linear_schedule(0.1, 0.0, 7)], [5]),
+}
+
+
+@pytest.mark.parametrize("schedule", ENDED.values(), ids=ENDED)
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_schedule_that_has_ended_at_0_leaves_no_threshold(schedule, x64):
+    optimizer = optim.momentum(schedule, 0.5)
+    with jax.enable_x64(x64):
+        for count in (60, None):
+            with pytest.warns(
+                UserWarning, match="momentum has no stability threshold: its update does not depend"
+            ):
+                assert np.isnan(stability_threshold(optimizer, count=count))
+        np.testing.assert_allclose(stability_threshold(optimizer, count=1), 3 / schedule(0), rtol=1e-6)
+        assert np.isnan(jax.jit(stability_threshold)(optimizer))
+
+
+@pytest.mark.parametrize(("rate", "beta"), [(0.1, 0.9), (0.01, 0.5)])
+def test_averages_over_all_steps_are_those_of_late_steps(rate, beta):
+    """The average x of schedule-free SGD moves by 1/t of a step: late z descends the slope at βx + (1−β)z alone."""
+    found = stability_threshold(optax.contrib.schedule_free_sgd(rate, b1=beta))
+    np.testing.assert_allclose(found, 2 / ((1 - beta) * rate), rtol=1e-7)
+
+
+def test_a_stack_is_refused_and_mapped_over():
+    stack = jax.vmap(optim.gd)(jnp.array([0.1, 0.2]))
+    with pytest.raises(
+        ValueError, match=r"optimizer must be a single one, got a stack of 2, gd\(.*; use jax.vmap"
+    ):
+        stability_threshold(stack)
+    np.testing.assert_allclose(jax.vmap(stability_threshold)(stack), [20, 10], rtol=1e-6)
+    with pytest.raises(ValueError, match="count must be an integer at least 1, got 0"):
+        stability_threshold(optim.gd(0.1), count=jnp.asarray(0))

@@ -130,7 +130,7 @@ def test_beyond_the_dense_size_a_key_is_needed():
     ("call", "error", "match"),
     [
         (lambda f: trace(f, 1.0, KEY, probes=0), ValueError, "probes must be an integer at least 1"),
-        (lambda f: trace(f, 1.0, 3), TypeError, "key must be a random key"),
+        (lambda f: trace(f, 1.0, 3), TypeError, "key must be a PRNG key"),
         (lambda f: trace(f, 1.0, KEY, preconditioner=-1.0), ValueError, "preconditioner must be positive"),
         (lambda f: trace(f, 1.0, KEY, gauss_newton=True), TypeError, "predict and loss"),
         (
@@ -140,10 +140,17 @@ def test_beyond_the_dense_size_a_key_is_needed():
         ),
         (lambda f: saddle_index(f, 1j), TypeError, "real arrays"),
         (lambda f: saddle_index(3, 1.0), TypeError, "objective must be"),
-        (lambda f: saddle_index(f, 1.0, dense=False, key=1), TypeError, "key must be a random key"),
+        (lambda f: saddle_index(f, 1.0, dense=False, key=1), TypeError, "key must be a PRNG key"),
     ],
     ids=["probes", "seed", "preconditioner", "parts", "tolerance", "complex", "no loss", "seed of the index"],
 )
 def test_bad_input_is_refused(call, error, match):
     with pytest.raises(error, match=match):
         call(lambda x: x**2)
+
+
+def test_rounding_of_a_null_space_is_no_direction_of_escape():
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
+    matrix = rotation @ np.diag([1e3, 5, 1, 0, 0, 0, 0, -2]) @ rotation.T
+    for loss, expected in ((lambda x: 0.5 * x @ matrix @ x, 1), (jnp.sum, 0)):
+        assert saddle_index(loss, jnp.ones(8), tolerance=0.0).value == expected

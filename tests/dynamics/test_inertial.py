@@ -133,6 +133,22 @@ def test_nesterov_is_the_equation_said_and_sgd_without_momentum():
     np.testing.assert_allclose((diffusion @ diffusion.T)[:D, :D], eta * C, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    [(momentum, (-1 / 3, -1 / 3.8, -1 / 3.98)), (nesterov_sgd, (-1.0833, -1.6132, -1.7362))],
+)
+def test_first_order_stationary_variances_are_off_by_what_the_docstrings_say(kind, limits):
+    """Relative to ηh, as it falls, of exact laws: 1/(2(1+β)) for the heavy ball, towards 7/4 with Nesterov's β."""
+    h = 1.7  # of SCALAR
+    for beta, limit in zip((0.5, 0.9, 0.99), limits, strict=True):
+        off = []
+        for rate in (4e-3 * (1 - beta), 2e-3 * (1 - beta)):
+            exact = stationary(_iterated(OPTIMIZERS[kind](rate, beta), SCALAR, 1))[0, 0]
+            off.append((continuous(kind(SCALAR, rate, 1, beta), 1)[2][0, 0] / exact - 1) / (rate * h))
+        assert 2 * off[1] - off[0] == pytest.approx(limit, abs=2e-3)
+    assert kind is momentum or -7 / 4 < off[1] < -1.7
+
+
 def test_exact_variances_in_one_dimension():
     variance = lambda dynamics: continuous(dynamics, 1)[2][0, 0]
     chain = lambda optimizer: stationary(_iterated(optimizer, SCALAR, 1))[0, 0]

@@ -184,6 +184,35 @@ def test_temperature_in_numbers():
         (lambda: temperature(0.1, 9, 8, replacement=False), ValueError, "at most the number of examples, 8"),
         (lambda: temperature(0.1, 2, replacement=False), ValueError, "size must be"),
         (lambda: temperature(0.1, 32, beta=1.0), ValueError, r"beta must be in \[0, 1\)"),
+        (
+            lambda: temperature(jnp.asarray(-1.0), 4),
+            ValueError,
+            "learning_rate must be .* at least 0, got -1",
+        ),
+        (lambda: temperature(np.array([0.1, -0.1]), 4), ValueError, "got -0.1 among its values"),
+        (
+            lambda: temperature(jnp.nan * jnp.ones(2), 4),
+            ValueError,
+            "learning_rate must be a finite .* got nan",
+        ),
+        (lambda: temperature(0.1, jnp.asarray(0)), ValueError, "batch_size must be .* above 0, got 0"),
+        (
+            lambda: temperature(0.1, np.array([1, 20]), 13, replacement=False),
+            ValueError,
+            "examples, 13, .* got 20 am",
+        ),
+        (lambda: temperature(0.1, 4, beta=jnp.asarray(1.0)), ValueError, r"beta must be in \[0, 1\), got 1"),
+        (lambda: temperature(jnp.asarray(1j), 4), TypeError, "learning_rate must be .* dtype complex"),
+        (
+            lambda: temperature(jf.optim.constant(0.1), 4),
+            TypeError,
+            "learning_rate must be a number .* the schedule",
+        ),
+        (
+            lambda: temperature(0.1, jf.optim.constant(4)),
+            TypeError,
+            "batch_size must be a number .* the schedule",
+        ),
         (lambda: noise.subset(1), ValueError, "examples must be"),
         (lambda: noise.subset(7).build().brownian(OBJECTIVE, PARAMS), ValueError, "examples, 6, got 7"),
         (lambda: noise.two_batches(0), ValueError, "batch_size must be"),
@@ -203,3 +232,29 @@ def test_temperature_in_numbers():
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "dynamics",
+    [
+        lambda rate: jf.dynamics.sgd(CLOUD, rate, 3, replacement=False),
+        lambda rate: jf.dynamics.momentum(CLOUD, rate, 3, 0.5, replacement=False),
+        lambda rate: jf.dynamics.langevin(CLOUD, lambda t: rate * jnp.maximum(0.0, 1 - 4 * t)),
+    ],
+    ids=["all data in a batch", "all data in a batch, momentum", "no temperature at the end"],
+)
+def test_derivatives_are_the_numeric_ones_where_noise_ends(dynamics):
+    """The amplitude is a root, of 0 there, times which the chain rule has a 0."""
+
+    def end(rate):
+        return jf.integrate(
+            dynamics(rate), jnp.ones(2), [0.0, 0.5], key=jax.random.key(0), substeps=32
+        ).params.sum()
+
+    numeric = (end(0.1 + 1e-5) - end(0.1 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.grad(end)(0.1), numeric, rtol=1e-6, atol=1e-9)
+
+
+CLOUD = jf.Objective(
+    lambda w, c: 0.5 * ((w[None] - c) ** 2).sum(1), jnp.array([[-1.0, 0.0], [1.0, 2.0], [0.0, 1.0]])
+)

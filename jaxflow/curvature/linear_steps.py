@@ -1,0 +1,86 @@
+"""An optimizer's step on one parameter, as stability is read off it, and the state that it is in late in a run."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxflow.optim.updates import advance
+
+PyTree = Any
+
+WALK = 2_000  # steps of gradient 0 that lead up to the one linearised
+HELD = 1e12  # a second moment beside whose root no ε is seen
+SECOND_MOMENTS = ("nu", "nu_max", "sum_of_squares", "exp_avg_sq", "grad_sum_sq", "n")
+COUNTS = ("count", "count_m2", "step", "step_count", "gradient_step", "t")
+SUMS = ("weight_sum",)  # of the weights of all steps, in their averages
+
+
+def fields(state: PyTree, names: tuple[str, ...], kind: Any) -> list[bool]:
+    """For each leaf of a state, whether it is of this kind, in a field of one of these names."""
+
+    def chosen(path, leaf):
+        fields = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
+        return bool(fields) and fields[-1] in names and jnp.issubdtype(leaf.dtype, kind)
+
+    return [chosen(*pair) for pair in jax.tree_util.tree_leaves_with_path(state)]
+
+
+def replaced(state: PyTree, chosen: list[bool], values: Any) -> PyTree:
+    """The state with the chosen leaves replaced, by a number or by those of another state."""
+    leaves, structure = jax.tree.flatten(state)
+    values = jax.tree.leaves(values) if jax.tree.structure(values) == structure else [values] * len(leaves)
+    put = lambda c, leaf, value: jnp.full_like(leaf, value) if c else leaf
+    return structure.unflatten(map(put, chosen, leaves, values))
+
+
+def linear_step(optimizer, params, state, held, h, tilt):
+    """A step on hθ²/2 + tilt·θ. Second moments, and dtypes, stay as they were."""
+    stay = fields(state, SECOND_MOMENTS, jnp.floating)
+    params, new = advance(optimizer, params, replaced(state, stay, held), lambda p: 0.5 * h * p**2 + tilt * p)
+    like = lambda x, old: x if x.dtype == old.dtype else x.astype(old.dtype)
+    return params, jax.tree.map(like, new, state)
+
+
+def late_state(optimizer, count, dtype) -> PyTree:
+    """The state after `count` steps without a gradient, its second moments `HELD`.
+
+    Only the last are taken, from step counts that are set: products of decays have settled by then, and sums of
+    weights are made those of all steps.
+    """
+    zero = jnp.zeros((), dtype)
+    state = long_counts(optimizer.init(zero), dtype)
+    walked = jnp.minimum(count, WALK)
+    state = replaced(state, fields(state, COUNTS, jnp.integer), count - walked)
+    moments = fields(state, SECOND_MOMENTS, jnp.floating)
+    walk = lambda _, state: linear_step(optimizer, zero, state, HELD, 1.0, 0.0)[1]
+    state = replaced(lax.fori_loop(0, walked, walk, state), moments, HELD)
+    share = count.astype(dtype) / jnp.maximum(walked, 1).astype(dtype)
+    return replaced(state, fields(state, SUMS, jnp.floating), jax.tree.map(lambda x: x * share, state))
+
+
+def long_counts(state: PyTree, dtype) -> PyTree:
+    """The state, with long counts in double precision.
+
+    Of a short one over a number JAX makes single precision, and a schedule that ends at 0 would end at its rounding.
+    """
+    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, state))
+    counts = fields(state, COUNTS, jnp.integer) if dtype == jnp.float64 else [False] * len(leaves)
+    return structure.unflatten(
+        x.astype(jnp.int64) if long else x for x, long in zip(leaves, counts, strict=True)
+    )
+
+
+def most_moved(optimizer, state, dtype) -> jax.Array:
+    """The most that a gradient of 1 moves θ in a step from this state, at counts all along a schedule."""
+    counts, zero = fields(state, COUNTS, jnp.integer), jnp.zeros((), dtype)
+    if not any(counts):
+        return zero
+
+    def moved(count):
+        at = replaced(state, counts, count)
+        size = abs(jax.jacfwd(lambda c: linear_step(optimizer, zero, at, at, 1.0, c)[0])(zero))
+        return jnp.where(jnp.isfinite(size), size, 0)
+
+    return jax.vmap(moved)(2 ** jnp.arange(31) - 1).max()
