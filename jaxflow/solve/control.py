@@ -9,14 +9,24 @@ import optax
 from diffrax import RESULTS
 
 from jaxflow import _check
-from jaxflow.solve.rkc import RKC2, CountingPID, evaluations
-from jaxflow.solve.trajectory import DIVERGED, FAILED, FINISHED, LEFT, MAX_STEPS, STOPPED, is_finite
+from jaxflow.solve.rkc import RKC2, CountingPID, ResolvedPID, evaluations
+from jaxflow.solve.trajectory import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    LEFT,
+    MAX_STEPS,
+    STOPPED,
+    TOO_SMALL,
+    is_finite,
+)
 
 CODES = {
     FINISHED: RESULTS.successful,
     STOPPED: RESULTS.event_occurred,
     MAX_STEPS: RESULTS.max_steps_reached,
-    DIVERGED: RESULTS.dt_min_reached,
+    TOO_SMALL: RESULTS.dt_min_reached,
+    LEFT: RESULTS.max_steps_rejected,
 }
 
 
@@ -40,6 +50,23 @@ def _is_flat(tolerance, t, y, args, *, terms, **kwargs):
     return jnp.sqrt(sum(squares)) <= tolerance
 
 
+def on_given_clock(event: diffrax.Event | None) -> diffrax.Event | None:
+    """An event that is shown the times the user gave, where the solver's clock starts at 0."""
+    if event is None:
+        return None
+
+    def shifted(condition):
+        def shown(t, y, args, *, terms, **kwargs):
+            *rest, origin = args
+            given = diffrax.ODETerm(lambda t, y, args: terms.vf(t - origin, y, args))
+            return condition(origin + t, y, (*rest, origin), terms=given, **kwargs)
+
+        return shown
+
+    conditions = jax.tree.map(shifted, event.cond_fn, is_leaf=callable)
+    return dataclasses.replace(event, cond_fn=conditions)
+
+
 def fitted(solver, adjoint, adaptive: bool):
     """RKC2 told how its loop over stages will be differentiated, and to hand its cost to the controller."""
     if not isinstance(solver, RKC2):
@@ -56,13 +83,11 @@ def controller(solver, substeps, times, step_size, rtol, atol, state, velocity):
         return diffrax.ConstantStepSize(), jnp.asarray(step_size, times.dtype)
     if substeps is not None:
         return diffrax.StepTo(_equal_steps(times, substeps)), None
-    # Below dtmin two times are one number. A lane that gets there has diverged: stop, do not drag the others.
-    largest = jnp.maximum(jnp.maximum(jnp.abs(times[0]), jnp.abs(times[-1])), span)
-    dtmin = 4 * jnp.finfo(times.dtype).eps * largest
-    kind = CountingPID if isinstance(solver, RKC2) else diffrax.PIDController
-    pid = kind(rtol, atol, pcoeff=0.3, icoeff=0.4, dtmin=dtmin, force_dtmin=False)
+    kind = CountingPID if isinstance(solver, RKC2) else ResolvedPID
+    smallest = jnp.finfo(times.dtype).eps ** 2 * span
+    pid = kind(rtol, atol, pcoeff=0.3, icoeff=0.4, smallest=smallest)
     first = _first_step(span, rtol, atol, state, velocity)
-    return pid, jnp.where(jnp.isnan(first), 2 * dtmin, first)  # one step away from stopping
+    return pid, jnp.where(jnp.isnan(first), 2 * smallest, first)  # one step away from stopping
 
 
 def _equal_steps(times: jax.Array, substeps: int) -> jax.Array:
@@ -71,7 +96,7 @@ def _equal_steps(times: jax.Array, substeps: int) -> jax.Array:
     fine = times[:-1, None] + jnp.diff(times)[:, None] * fractions[None]
     fine = jnp.append(fine.ravel(), times[-1])
     spent = jnp.sum(fine <= times[0])
-    share = jnp.arange(fine.size, dtype=times.dtype) / spent
+    share = jnp.arange(fine.size, dtype=times.dtype) / spent.astype(times.dtype)
     return jnp.where(share < 1, times[0] + share * (fine[spent] - times[0]), fine)
 
 
@@ -87,7 +112,9 @@ def _first_step(span, rtol, atol, state, velocity):
     return jnp.minimum(jnp.where(speed == 0, 1e-3 * span, step), span).astype(span.dtype)
 
 
-HUGE = 1e6  # growth of the state beyond which it was blowing up
+def _huge(dtype) -> float:
+    """Growth of the state beyond which it was blowing up: as 1/t does within what a clock of this dtype resolves."""
+    return min(1e6, float(jnp.finfo(dtype).eps) ** -0.75)
 
 
 def ending(result, start, final, end, times, values) -> tuple[jax.Array, jax.Array]:
@@ -100,8 +127,9 @@ def ending(result, start, final, end, times, values) -> tuple[jax.Array, jax.Arr
         status = jnp.where(result == meaning, code, status)
     lost = ~is_finite(final)
     size = lambda tree: jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in jax.tree.leaves(tree)]))
-    moderate = ~lost & (size(final) < HUGE * (1 + size(start)))
-    status = jnp.where((status == DIVERGED) & moderate, LEFT, status)
+    moderate = ~lost & (size(final) < _huge(jnp.result_type(*jax.tree.leaves(start))) * (1 + size(start)))
+    small = (status == LEFT) | (status == TOO_SMALL)
+    status = jnp.where(small & ~moderate, DIVERGED, status)
     blown = (status == FINISHED) & lost
     bad = ~jax.vmap(is_finite)(values)
     stopped = jnp.where(blown & bad.any(), times[jnp.argmax(bad)], end)

@@ -10,20 +10,19 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._traceable import Static, combine, compiled, partition
 from jaxflow.dynamics import Dynamics
 from jaxflow.recording import WITH_MEMORY, Recorder, Recording, keeping, looked
 from jaxflow.solve.automatic import choose
-from jaxflow.solve.control import controller, ending, evaluations_of, fitted
+from jaxflow.solve.control import ResolvedPID, controller, ending, evaluations_of, fitted, on_given_clock
 from jaxflow.solve.mapped import follow_map
 from jaxflow.solve.prefix import begun, check_prefix, recorded
 from jaxflow.solve.rkc import RKC2
 from jaxflow.solve.stepping import IterationState
 from jaxflow.solve.stochastic import diffuse
+from jaxflow.solve.times import Times, check_resolved, checked, single_or_double
 from jaxflow.solve.trajectory import DIVERGED, WARMING, Trajectory, as_parameters, identity, is_finite
 
 PyTree = Any
@@ -63,7 +62,8 @@ def integrate(
     **Arguments**
 
     - `times` (T,), T ≥ 2, increasing: `discrete.times` of a run to compare with, say. Without noise some may be
-      equal. An ODE's solver steps where it likes and its interpolant is read off at `times`.
+      equal. An ODE's solver steps where it likes and its interpolant is read off at `times`. It keeps the time
+      since the first of them, so that a solve far from 0 has all its digits.
     - `record(params) -> pytree`: what to keep, or a `Recorder` such as `jaxflow.curvature.record_sharpness`, which is
       shown the states when the run is over (among first, discrete steps the parameters there and the state after
       them). Default: the parameters.
@@ -99,13 +99,14 @@ def integrate(
     - `max_steps`: steps allowed, rejected ones counted.
 
     A path of fixed steps that is not finite at its end is marked diverged. A lane of a vmapped adaptive solve whose
-    state stops being finite, or whose steps shrink below what the clock can resolve, stops at once and is marked
-    diverged, or, where its state is of moderate size, as having left the domain of its equation: no drift is
-    defined ahead (a second moment below 0). Nothing is raised; `Trajectory.message` says how it ended, and when.
+    state stops being finite, or whose steps shrink below what the clock can resolve at that time, stops at once and
+    is marked diverged. Where its state is of moderate size it is marked as having left the domain of its equation, if
+    no drift is defined ahead (a second moment below 0), and else as one whose steps became too small. Nothing is
+    raised; `Trajectory.message` says how it ended, and when.
 
-    Raises `ValueError` or `TypeError` for times that do not increase, tolerances or steps that are not
-    positive or too long, an unknown solver, a Stratonovich solver for noise that depends on the state, a missing
-    key, or an argument that is for the other kind of equation.
+    Raises `ValueError` or `TypeError` for times that do not increase in the precision at hand, tolerances or steps
+    that are not positive, too long, or too short for that precision, an unknown solver, a Stratonovich solver for
+    noise that depends on the state, a missing key, or an argument that is for the other kind of equation.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> flow = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))
@@ -116,8 +117,10 @@ def integrate(
         raise TypeError(f"dynamics must be a Dynamics such as gradient_flow(objective), got {dynamics!r}.")
     noisy = dynamics.diffusion is not None or dynamics.step is not None
     mapped = noisy and dynamics.diffusion is None
-    times = _times(times, repeated=mapped or (not noisy and substeps is None))
     params = as_parameters(params)
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)]
+    precision = jnp.zeros((), float).dtype if noisy else single_or_double(dtypes)
+    clock = checked(times, mapped or (not noisy and substeps is None), precision)
     for name, value in (("step_size", step_size), ("rtol", rtol), ("atol", atol)):
         if value is not None:
             _check.positive(**{name: value})
@@ -136,47 +139,32 @@ def integrate(
         unused = {"rtol": rtol, "atol": atol, "adjoint": adjoint, "event": event}
         if mapped:
             unused |= {"key": key, "noise_substeps": noise_substeps, "step_size": step_size, "solver": solver}
-            return follow_map(dynamics, params, times, substeps, unused, record, state)
+            return follow_map(dynamics, params, clock, substeps, unused, record, state)
         for name, value in unused.items():
             if value is not None:
                 raise ValueError(f"{name} must be None for a dynamics stepped at fixed steps, got {value!r}.")
         how = (substeps, noise_substeps, step_size, solver)
-        return diffuse(dynamics, params, times, key, *how, record, state)
+        return diffuse(dynamics, params, clock, key, *how, record, state)
     if noise_substeps is not None:
         raise ValueError(f"noise_substeps must be None for a dynamics without noise, got {noise_substeps!r}.")
-    dtype = jnp.finfo(jnp.result_type(*jax.tree.leaves(params))).dtype
-    rtol = RTOL.get(jnp.dtype(dtype), LOOSEST) if rtol is None else rtol
+    if rtol is None:
+        is_half = dtypes and all(jnp.finfo(dtype).bits == 16 for dtype in dtypes)
+        rtol = LOOSEST if is_half else RTOL[precision]
     if state is None:
-        check_prefix(dynamics, params, times)
-    solver = _solver(solver, dynamics, params, times, state)
+        check_prefix(dynamics, params, clock.elapsed)
+    if step_size is not None:
+        check_resolved(
+            clock, float(step_size) if _check.is_concrete(step_size) else step_size, "step_size", precision
+        )
+    if substeps is not None:
+        check_resolved(clock, int(substeps), "substeps", precision)
+    solver = _solver(solver, dynamics, params, clock.absolute, state)
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
     # diffrax's own parts keep Python numbers that must stay so (limits of inner loops): only arrays are traced.
     arrays, machinery = partition((solver, adjoint, event), lambda leaf: isinstance(leaf, jax.Array))
     settings = Settings(substeps, max_steps, machinery)
     atol = rtol if atol is None else atol
-    return _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record, state)
-
-
-def _times(times, repeated: bool) -> jax.Array:
-    """Times that increase; `repeated` ones are let through, which a schedule makes that begins or ends at 0."""
-    if isinstance(times, Tracer):
-        return times
-    try:
-        array = np.asarray(times, float)
-    except (TypeError, ValueError):
-        raise TypeError(f"times must be a vector of numbers, got {times!r}.") from None
-    if array.ndim != 1 or array.size < 2:
-        raise ValueError(f"times must be a vector of at least two numbers, got shape {array.shape}.")
-    passed = np.diff(array)
-    good = (passed >= 0) if repeated and array[-1] > array[0] else (passed > 0)
-    late = ~(good & np.isfinite(passed))
-    if late.any():
-        i = int(np.argmax(late))
-        raise ValueError(
-            f"times must be finite and increase, got {array[i]:g} followed by {array[i + 1]:g} at index {i + 1}."
-        )
-    with jax.ensure_compile_time_eval():  # under jit too, concrete times stay so
-        return jnp.asarray(times, float)
+    return _integrate(settings, dynamics, params, clock, step_size, rtol, atol, arrays, record, state)
 
 
 def _solver(solver, dynamics, params, times, state):
@@ -191,7 +179,7 @@ def _solver(solver, dynamics, params, times, state):
 
 
 @compiled
-def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record, state):
+def _integrate(settings, dynamics, params, given: Times, step_size, rtol, atol, arrays, record, state):
     solver, adjoint, event = combine(arrays, settings.machinery)
     if (
         not isinstance(solver, diffrax.AbstractAdaptiveSolver)
@@ -201,13 +189,16 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
         raise ValueError(f"{type(solver).__name__} has no error estimate; give step_size or substeps.")
     field = dynamics.build()
     prefix, path, state = begun(field, params) if state is None else (None, None, state)
-    keep, begin = keeping(record, field.params), times
+    times, elapsed = given
+    keep, begin = keeping(record, field.params), elapsed
     first = keep(state)
     if prefix is not None:
-        begin = jnp.maximum(times, times[0] + jnp.asarray(prefix.elapsed, times.dtype)[-1])
+        begin = jnp.maximum(elapsed, jnp.asarray(prefix.elapsed, elapsed.dtype)[-1])
     # The solver works in one dtype, at least single precision: its clock and its error estimates need it.
-    wide = jnp.result_type(jnp.float32, *(leaf.real.dtype for leaf in jax.tree.leaves(state)))
-    dtype = jnp.result_type(wide, *(leaf.dtype for leaf in jax.tree.leaves(state)))
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(state)]
+    wide = single_or_double(dtypes)
+    is_complex = any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
+    dtype = jnp.promote_types(wide, jnp.complex64) if is_complex else wide
     widen = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)
     real = lambda x, like: x if jnp.iscomplexobj(like) else x.real
     narrow = lambda tree: jax.tree.map(lambda x, like: real(x, like).astype(like.dtype), tree, state)
@@ -215,16 +206,17 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     # step to dtmin and stops: such a lane runs from zero along NaN, and is blanked afterwards.
     alive = is_finite(state)
     start = jax.tree.map(lambda z: jnp.where(alive, z, 0), widen(state))
-    args = (dynamics, alive)
     clock = begin.astype(wide)
-    velocity = _drift(widen, narrow)(clock[0], start, args)
+    args = (dynamics, alive, times[0].astype(wide))
+    drift = _drift(widen, narrow)
+    velocity = drift(clock[0], start, args)
     if isinstance(solver, RKC2) and wide == jnp.float32:
         rtol = jnp.maximum(rtol, RTOL[jnp.dtype(wide)])  # rounding over many stages is no smaller
     steps, dt0 = controller(solver, settings.substeps, clock, step_size, rtol, atol, start, velocity)
-    adaptive = isinstance(steps, diffrax.PIDController)
+    adaptive = isinstance(steps, ResolvedPID)
     solver = fitted(solver, adjoint, adaptive)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_drift(widen, narrow)),
+        diffrax.ODETerm(drift),
         solver,
         clock[0],
         clock[-1],
@@ -243,7 +235,7 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
         ),
         stepsize_controller=steps,
         adjoint=adjoint,
-        event=event,
+        event=on_given_clock(event),
         max_steps=settings.max_steps,
         throw=False,
     )
@@ -255,16 +247,17 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     reached = jnp.append(alive, jnp.isfinite(saved) & alive)
     values = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), first, values)
     values = jax.tree.map(lambda leaf: _blank(leaf, reached), values)
-    status, stopped = ending(solution.result, start, final, ends[0].astype(times.dtype), times, values)
-    status, stopped = jnp.where(alive, status, DIVERGED), jnp.where(alive, stopped, begin[0])
+    end = times[0] + ends[0].astype(times.dtype)
+    status, stopped = ending(solution.result, start, final, end, times, values)
+    status, stopped = jnp.where(alive, status, DIVERGED), jnp.where(alive, stopped, times[0] + begin[0])
     if prefix is not None:
         if isinstance(record, WITH_MEMORY):
-            values = recorded(identity, prefix.elapsed, path, times, values[0]), values[1]
+            values = recorded(identity, prefix.elapsed, path, elapsed, values[0]), values[1]
         else:
-            values = recorded(record, prefix.elapsed, path, times, values)
+            values = recorded(record, prefix.elapsed, path, elapsed, values)
         lost = ~jax.vmap(is_finite)(values)
         stopped = jnp.where(alive | ~lost.any(), stopped, times[jnp.argmax(lost)])
-        late = begin[0] > times[-1]  # refused where the numbers are concrete
+        late = begin[0] > elapsed[-1]  # refused where the numbers are concrete
         final = jax.tree.map(lambda leaf: _blank(leaf, ~late), final)
         status, stopped = jnp.where(late, WARMING, status), jnp.where(late, times[-1], stopped)
     return Trajectory(
@@ -280,11 +273,11 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
 
 
 def _drift(widen, narrow):
-    """The vector field in the solver's dtype; NaN in lanes that are not alive."""
+    """The vector field in the solver's dtype and on its clock; NaN in lanes that are not alive."""
 
     def drift(t, y, args):
-        dynamics, alive = args
-        velocity = widen(dynamics.drift(t, narrow(y)))
+        dynamics, alive, origin = args
+        velocity = widen(dynamics.drift(origin + t, narrow(y)))
         return jax.tree.map(lambda v: jnp.where(alive, v, jnp.nan), velocity)
 
     return drift

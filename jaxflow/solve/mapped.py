@@ -11,6 +11,7 @@ from jaxflow._traceable import compiled
 from jaxflow.dynamics import Dynamics
 from jaxflow.recording import as_recorder
 from jaxflow.solve.stepping import finish
+from jaxflow.solve.times import Times
 from jaxflow.solve.trajectory import Trajectory, is_finite
 
 PyTree = Any
@@ -25,7 +26,7 @@ class Settings(NamedTuple):
 def follow_map(
     dynamics: Dynamics,
     params: PyTree,
-    times: jax.Array,
+    times: Times,
     substeps: int | None,
     unused: dict[str, Any],
     record: Any,
@@ -54,15 +55,17 @@ def _follow(settings, dynamics, params, times, record, state):
     def interval(carry, span):
         state, memory = carry
         # The first has no length: all is in the program once, and the number of calls the same in all lanes.
-        begin, dt = span[0], (span[1] - span[0]) / settings.calls
+        begin, dt = span[0], span[1] / settings.calls
         call = lambda i, z: advance(begin + i * dt, z, dt, None)
         state = lax.fori_loop(0, settings.calls, call, state)
         value, memory = recorder.look(memory, field.params(state), state)
         return (state, memory), (value, observe(state), ~is_finite(field.params(state)))
 
-    spans = jnp.stack([jnp.concatenate([times[:1], times[:-1]]), times], 1)
+    # Where each interval begins, and its length.
+    begins = jnp.concatenate([times.absolute[:1], times.absolute[:-1]])
+    spans = jnp.stack([begins, jnp.diff(times.elapsed, prepend=times.elapsed[:1])], 1)
     begun = state, recorder.begin(field.params(state), state)
     (final, _), (values, observed, bad) = lax.scan(interval, begun, spans)
-    steps = jnp.asarray((times.size - 1) * settings.calls, jnp.int32)
-    path = finish(times, values, field.params(final), final, steps, lambda: bad[1:])
+    steps = jnp.asarray((times.elapsed.size - 1) * settings.calls, jnp.int32)
+    path = finish(times.absolute, values, field.params(final), final, steps, lambda: bad[1:])
     return dataclasses.replace(path, observed=observed, evaluations=jnp.full_like(steps, -1))

@@ -13,13 +13,13 @@ from jaxflow.dynamics import Dynamics, Field, Prefix
 PyTree = Any
 
 
-def check_prefix(dynamics: Dynamics, params: PyTree, times: jax.Array) -> None:
+def check_prefix(dynamics: Dynamics, params: PyTree, elapsed: jax.Array) -> None:
     """Refuse times that end among the discrete steps, where the numbers are concrete."""
     prefix = dynamics.prefix(params)
-    if prefix is None or any(isinstance(x, Tracer) for x in (times, prefix.elapsed)):
+    if prefix is None or any(isinstance(x, Tracer) for x in (elapsed, prefix.elapsed)):
         return
-    last, span = float(prefix.elapsed[-1]), float(times[-1]) - float(times[0])
-    if last > span * (1 - 8 * float(jnp.finfo(times.dtype).eps)):
+    last, span = float(prefix.elapsed[-1]), float(elapsed[-1])
+    if last > span * (1 - 8 * float(jnp.finfo(elapsed.dtype).eps)):
         steps = len(prefix.elapsed) - 1
         raise ValueError(
             f"warmup must end before the times do, which span {span:.6g}: its {steps} steps take {last:.6g}; "
@@ -36,15 +36,15 @@ def begun(field: Field, params: PyTree) -> tuple[Prefix | None, PyTree, PyTree]:
 
 
 def recorded(
-    record: Callable[[PyTree], PyTree], elapsed: Any, path: PyTree, times: jax.Array, values: PyTree
+    record: Callable[[PyTree], PyTree], ends: Any, path: PyTree, elapsed: jax.Array, values: PyTree
 ) -> PyTree:
     """`values`, with those before the flow took over recorded from the discrete `path`, by straight lines."""
-    elapsed = jnp.asarray(elapsed, times.dtype)
+    ends = jnp.asarray(ends, elapsed.dtype)
 
     def at(t):
-        i = jnp.clip(jnp.searchsorted(elapsed, t, side="right") - 1, 0, elapsed.size - 2)
-        length = elapsed[i + 1] - elapsed[i]  # 0 where a schedule is
-        share = (t - elapsed[i]) / jnp.where(length == 0, 1.0, length)
+        i = jnp.clip(jnp.searchsorted(ends, t, side="right") - 1, 0, ends.size - 2)
+        length = ends[i + 1] - ends[i]  # 0 where a schedule is
+        share = (t - ends[i]) / jnp.where(length == 0, 1.0, length)
         # Not past a last finite iterate, unless it is asked for.
         step = lambda xs: share.astype(xs.real.dtype) * (xs[i + 1] - xs[i])
         between = lambda xs: xs[i] + jnp.where(share > 0, step(xs), 0)
@@ -53,6 +53,6 @@ def recorded(
     def one(_, each):
         t, value = each
         # Not vmapped: `record` may be as costly as the loss, and few of the times are early.
-        return None, lax.cond(t <= elapsed[-1], at, lambda _: value, t)
+        return None, lax.cond(t <= ends[-1], at, lambda _: value, t)
 
-    return lax.scan(one, None, (times - times[0], values))[1]
+    return lax.scan(one, None, (elapsed, values))[1]

@@ -21,6 +21,7 @@ from jaxflow.dynamics import Dynamics, Field
 from jaxflow.recording import keeping, looked
 from jaxflow.solve.brownian import coarsened, increments, is_bits, pages
 from jaxflow.solve.stepping import finish
+from jaxflow.solve.times import Times, check_resolved
 from jaxflow.solve.trajectory import Trajectory, is_finite
 
 PyTree = Any
@@ -40,7 +41,7 @@ class Settings(NamedTuple):
 def diffuse(
     dynamics: Dynamics,
     params: PyTree,
-    times: jax.Array,
+    times: Times,
     key: jax.Array | None,
     substeps: int | None,
     noise_substeps: int | None,
@@ -54,6 +55,7 @@ def diffuse(
         raise ValueError(f"key must be a PRNG key such as jax.random.key(0) for {_name(dynamics)}, got None.")
     heun = _scheme(dynamics, solver)
     substeps = _substeps(dynamics, times, substeps, step_size)
+    check_resolved(times, substeps, "substeps", times.elapsed.dtype)
     refinement = _refinement(dynamics, params, substeps, noise_substeps)
     return _diffuse(Settings(substeps, refinement, heun), dynamics, params, times, key, record, state)
 
@@ -79,15 +81,15 @@ def _scheme(dynamics: Dynamics, solver: Any) -> bool:
     return True
 
 
-def _substeps(dynamics: Dynamics, times: jax.Array, substeps: int | None, step_size: Any) -> int:
+def _substeps(dynamics: Dynamics, times: Times, substeps: int | None, step_size: Any) -> int:
     """Steps between two saved times: as asked, or 16 for every step of the discrete process."""
     share = _discrete_steps(dynamics, times)
     if step_size is not None and substeps is None:
-        if isinstance(times, Tracer) or not np.size(step_size) == 1 or isinstance(step_size, Tracer):
+        if times.is_traced or not np.size(step_size) == 1 or isinstance(step_size, Tracer):
             raise ValueError(
                 "step_size must be a plain number, and times concrete, for an SDE; or give substeps."
             )
-        substeps = _ceil(np.diff(times).max() / float(step_size))
+        substeps = _ceil(np.diff(times.elapsed).max() / float(step_size))
     if substeps is None:
         if share is None:
             raise ValueError(
@@ -114,21 +116,21 @@ def _ceil(number: float) -> int:
     return max(1, math.ceil(float(number) * (1 - 1e-5)))
 
 
-def _discrete_steps(dynamics: Dynamics, times: jax.Array) -> float | None:
+def _discrete_steps(dynamics: Dynamics, times: Times) -> float | None:
     """The most steps of the discrete process between two saved times; `None` where nothing says so.
 
     Where its time step is 0 there is none, and so no temperature: gradient flow.
     """
     time_step = dynamics.time_step
-    if time_step is None or isinstance(times, Tracer):
+    if time_step is None or times.is_traced:
         return None
-    intervals = np.diff(np.asarray(times, float))
+    intervals = np.diff(np.asarray(times.elapsed, float))
     if callable(time_step):
         at = time_step
-        time_step = jax.vmap(lambda t: jnp.asarray(at(t), float))(jnp.asarray(times, float))
+        time_step = jax.vmap(lambda t: jnp.asarray(at(t), float))(jnp.asarray(times.absolute, float))
     if isinstance(time_step, Tracer):
         return None
-    steps = np.broadcast_to(np.asarray(time_step, float), np.shape(times))
+    steps = np.broadcast_to(np.asarray(time_step, float), np.shape(times.absolute))
     steps = (steps[:-1] + steps[1:]) / 2
     return float((intervals[steps > 0] / steps[steps > 0]).max()) if (steps > 0).any() else None
 
@@ -170,8 +172,8 @@ def _diffuse(settings: Settings, dynamics, params, times, key, record, state):
     final = narrow(final)
     first = keep(state)
     values = jax.tree.map(lambda x, xs: jnp.concatenate([jnp.asarray(x)[None], xs]), first, values)
-    steps = jnp.asarray((times.size - 1) * settings.substeps, jnp.int32)
-    return finish(times, looked(record, values), field.params(final), final, steps, lambda: bad)
+    steps = jnp.asarray((times.elapsed.size - 1) * settings.substeps, jnp.int32)
+    return finish(times.absolute, looked(record, values), field.params(final), final, steps, lambda: bad)
 
 
 def _stepper(field: Field, like: PyTree, heun: bool):
@@ -204,17 +206,19 @@ def _stepper(field: Field, like: PyTree, heun: bool):
     return euler_maruyama if field.step is None or is_half else field.step, widen, narrow
 
 
-def _walk(settings: Settings, step, state, times, noise, record):
+def _walk(settings: Settings, step, state, times: Times, noise, record):
     """All steps: the last state, the records after each interval, and whether each record's state was not finite."""
     substeps, refinement = settings.substeps, settings.refinement
     layout = pages(substeps * refinement, noise.numbers)
-    dts = jnp.diff(times) / substeps
+    begins, dts = times.absolute, jnp.diff(times.elapsed) / substeps
     seen = lambda z: (record(z), ~is_finite(z))
 
     @jax.checkpoint
     def one(state, item):
         i, j, increment = item
-        return step(times[i] + j.astype(times.dtype) * dts[i], state, dts[i], noise.unravel(increment)), None
+        return step(
+            begins[i] + j.astype(begins.dtype) * dts[i], state, dts[i], noise.unravel(increment)
+        ), None
 
     def along(state, i, first, drawn, count):
         """`count` steps of interval i from its step `first` on, their noise in hand."""
@@ -259,7 +263,7 @@ def _walk(settings: Settings, step, state, times, noise, record):
             state = part(state, i, layout.whole, layout.rest)
         return state, seen(state)
 
-    number = times.size - 1
+    number = dts.size
     if not layout.intervals:
         final, (values, bad) = lax.scan(interval, state, jnp.arange(number))
         return final, values, bad

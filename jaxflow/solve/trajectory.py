@@ -11,7 +11,7 @@ from jax.core import Tracer
 PyTree = Any
 
 # Status codes, one a lane.
-FINISHED, STOPPED, DIVERGED, MAX_STEPS, FAILED, STREAM_ENDED, LEFT, WARMING = range(8)
+FINISHED, STOPPED, DIVERGED, MAX_STEPS, FAILED, STREAM_ENDED, LEFT, WARMING, TOO_SMALL = range(9)
 MEANING = {
     FINISHED: "reached the last time",
     STOPPED: "stopped by the event",
@@ -21,6 +21,7 @@ MEANING = {
     STREAM_ENDED: "the stream of batches ended",
     LEFT: "left the domain of its equation",
     WARMING: "was still taking its first, discrete steps",
+    TOO_SMALL: "steps became too small for its precision",
 }
 
 
@@ -62,7 +63,8 @@ class Trajectory:
         status, stopped = np.atleast_1d(self.status), np.atleast_1d(self.stopped)
         if status.size == 1:
             where = "" if status.item() == FINISHED else f" at t = {stopped.item():.6g}"
-            return MEANING[int(status.item())] + where
+            meaning = MEANING[int(status.item())]
+            return meaning.replace("its precision", np.asarray(self.times).dtype.name) + where
         counts = {code: int((status == code).sum()) for code in MEANING}
         return ", ".join(f"{n} of {status.size} lanes {MEANING[code]}" for code, n in counts.items() if n)
 

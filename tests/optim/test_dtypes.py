@@ -111,7 +111,7 @@ ADAPTIVE = ["rmsprop", "scalar_rmsprop", "adam", "amsgrad", "radam", "nadam", "s
 
 @pytest.mark.parametrize(("dtype", "unit"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
 def test_averages_over_many_steps_do_not_stall_in_half_precision(dtype, unit):
-    """A constant gradient of 3e-3, whose square is below float16's range: the last of 4,000 steps is that of float32."""
+    """A constant gradient of 3e-3, whose square float16 does not hold: step 4,000 is that of float32."""
     half = jnp.full(2, 3e-3, dtype)
 
     @jax.jit
