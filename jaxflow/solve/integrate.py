@@ -4,6 +4,7 @@ Ordinary differential equations go through diffrax, here; those with noise are s
 way it is one compiled program whose arguments are the dynamics, parameters, times, tolerances and key.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from jax.core import Tracer
 from jaxflow import _check
 from jaxflow._traceable import Static, combine, compiled, partition
 from jaxflow.dynamics import Dynamics
+from jaxflow.optim import learning_rate_of
 from jaxflow.recording import WITH_MEMORY, Recorder, Recording, keeping, looked
 from jaxflow.solve.automatic import choose
 from jaxflow.solve.control import controller, ending, evaluations_of, fitted
@@ -154,7 +156,11 @@ def integrate(
     arrays, machinery = partition((solver, adjoint, event), lambda leaf: isinstance(leaf, jax.Array))
     settings = Settings(substeps, max_steps, machinery)
     atol = rtol if atol is None else atol
-    return _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record, state)
+    run = _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays, record, state)
+    arguments = dynamics.hyperparameters
+    counted = "optimizer" in arguments and arguments.get("time_step") is None
+    counted = counted and learning_rate_of(arguments["optimizer"]) is None
+    return dataclasses.replace(run, counts_steps=counted)
 
 
 def _times(times, repeated: bool) -> jax.Array:
