@@ -180,7 +180,11 @@ def quadrature(op: Operator, key: jax.Array, probes: int, depth: int) -> Spectra
         krylov = lanczos(op.apply, start, min(depth, op.size))
         # Of no weight where the Krylov space was exhausted before; in the range of the others all the same.
         nodes = jnp.where(krylov.found, krylov.values, krylov.values[-1])
-        return nodes, krylov.rotation[0] ** 2 * krylov.found, krylov.residuals * krylov.found
+        return (
+            nodes,
+            jnp.where(krylov.found, krylov.rotation[0] ** 2, 0),
+            jnp.where(krylov.found, krylov.residuals, 0),
+        )
 
     nodes, weights, residuals = lax.map(probe, jax.random.split(key, probes))
     return SpectralDensity(nodes, weights, residuals, op.size)

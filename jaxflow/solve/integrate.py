@@ -212,8 +212,9 @@ def _integrate(settings, dynamics, params, times, step_size, rtol, atol, arrays,
     if prefix is not None:
         begin = jnp.maximum(times, times[0] + jnp.asarray(prefix.elapsed, times.dtype)[-1])
     # The solver works in one dtype, at least single precision: its clock and its error estimates need it.
-    wide = jnp.result_type(jnp.float32, *(leaf.real.dtype for leaf in jax.tree.leaves(state)))
-    dtype = jnp.result_type(wide, *(leaf.dtype for leaf in jax.tree.leaves(state)))
+    with jax.numpy_dtype_promotion("standard"):  # of dtypes alone, whatever the user wants of arrays
+        wide = jnp.result_type(jnp.float32, *(leaf.real.dtype for leaf in jax.tree.leaves(state)))
+        dtype = jnp.result_type(wide, *(leaf.dtype for leaf in jax.tree.leaves(state)))
     widen = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)
     real = lambda x, like: x if jnp.iscomplexobj(like) else x.real
     narrow = lambda tree: jax.tree.map(lambda x, like: real(x, like).astype(like.dtype), tree, state)
