@@ -133,8 +133,9 @@ def momentum(
     `ema` $\frac{\eta s_B}{2}$. Order 1 is Itô and Stratonovich alike: the noise on u depends on θ only.
 
     Valid while η|H| is small; for fixed β its error is O(η) with order 1. In one dimension the stationary
-    variance of order 1 is $1 - \frac{\eta h}{2(1+\beta)}$ of the discrete one. The mass is the
-    modified equation's (Kovachki & Stuart 2021, 1906.04285; with noise Kunin et al. 2021, 2107.09133): with m = η the law of u is wrong at order 0.
+    variance of order 1 is $1 - \frac{\eta h}{2(1+\beta)}$ of the discrete one. The mass is the modified
+    equation's (Kovachki & Stuart 2021, 1906.04285; with noise Kunin et al. 2021, 2107.09133): with m = η the
+    law of u is wrong at order 0.
 
     Raises `TypeError` for an objective without data, `ValueError` for a rate ≤ 0, `beta` outside [0, 1),
     `batch_size` ≤ 0 (or > N without replacement) or another order.
