@@ -56,16 +56,18 @@ class Reader:
             outputs = [self.read(branch, inputs[1:]) for branch in programs]
             return [self.choice(inputs[0], cases) for cases in zip(*outputs, strict=True)]
         if name == "scan":
-            first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
-            return self.repeat(programs[0], inputs[:first], inputs[first:last], inputs[last:])
-        if name == "while":
-            first, last = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
-            carry = self.repeat(params["body_jaxpr"], inputs[first:last], inputs[last:])
-            return self.ended(carry, self.read(params["cond_jaxpr"], [*inputs[:first], *carry])[0])
+            return self.repeat(programs[0], *scanned(eqn, programs[0], inputs))
+        if name == "while" and {"cond_jaxpr", "body_jaxpr"} <= params.keys():
+            # First the constants of the condition, then those of the body; as many are carried as come out.
+            condition, body = params["cond_jaxpr"], params["body_jaxpr"]
+            first = len(condition.in_avals) - len(eqn.outvars)
+            last = len(inputs) - len(eqn.outvars)
+            carry = self.repeat(body, inputs[first:last], inputs[last:])
+            return self.ended(carry, self.read(condition, [*inputs[:first], *carry])[0])
         if [len(program.in_avals) for program in programs] == [len(inputs)]:
             return self.read(programs[0], inputs)
         for program in programs:
-            inside = self.read(program, [reduce(either, inputs)] * len(program.in_avals))
+            inside = self.read(program, [reduce(either, inputs or [Value()])] * len(program.in_avals))
             inputs = [value._replace(depends=reduce(either, inside, value).depends) for value in inputs]
         return [self.elementary(eqn, inputs)] * len(eqn.outvars)
 
@@ -120,6 +122,17 @@ def programs_of(eqn) -> list[ClosedJaxpr]:
     params = [] if eqn.primitive.name == "custom_linear_solve" else list(eqn.params.values())
     found = filter(is_program, jax.tree.leaves(params, is_leaf=is_program))
     return [ClosedJaxpr(program, []) if isinstance(program, Jaxpr) else program for program in found]
+
+
+def scanned(eqn, body: ClosedJaxpr, inputs: list[Value]) -> tuple[list[Value], list[Value], list[Value]]:
+    """The constants, the carry and the entries among the inputs of a scan.
+
+    Told by their ranks, as what a body is given one entry at a time has one axis less inside: the names of the
+    parameters that count them change from one version of jax to the next.
+    """
+    carried = sum(a.aval.ndim == b.ndim for a, b in zip(eqn.outvars, body.out_avals, strict=True))
+    last = sum(a.aval.ndim == b.ndim for a, b in zip(eqn.invars, body.in_avals, strict=True))
+    return inputs[: last - carried], inputs[last - carried : last], inputs[last:]
 
 
 def guards(a: Value, b: Value) -> bool:

@@ -242,7 +242,8 @@ def _declared(function: Callable) -> tuple[str, ...]:
     """The arguments a constructor declares structural: those annotated `int`, and seeds."""
     known = _STRUCTURAL.get(f"{function.__module__}.{function.__name__}", ())
     parameters = inspect.signature(function).parameters.values()
-    return known + tuple(p.name for p in parameters if p.annotation in (int, "int") or p.name == "seed")
+    found = (p.name for p in parameters if p.annotation in (int, "int") or p.name == "seed")
+    return tuple(dict.fromkeys((*known, *found)))  # older versions of optax annotate what newer do not
 
 
 def traceable(function: Callable[P, Any] | None = None, *, structural: tuple[str, ...] | None = None) -> Any:
@@ -271,4 +272,6 @@ def traceable(function: Callable[P, Any] | None = None, *, structural: tuple[str
         return functools.partial(traceable, structural=structural)
     if hasattr(function, "structural"):
         return function
-    return _traceable(function, _declared(function) if structural is None else tuple(structural))
+    return _traceable(
+        function, _declared(function) if structural is None else tuple(dict.fromkeys(structural))
+    )

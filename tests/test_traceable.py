@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jaxflow as jf
-from jaxflow._traceable import combine, compiled, is_numeric, partition
+from jaxflow._traceable import _STRUCTURAL, combine, compiled, is_numeric, partition
 
 pytestmark = pytest.mark.promotes
 
@@ -175,3 +175,18 @@ def test_paths_of_leaves_are_named_after_the_arguments():
     paths = jax.tree_util.tree_flatten_with_path(optimizer)[0]
     names = {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in paths}
     assert names == {"alpha": 0.2, "inner.learning_rate": 0.1, "steps": 3.0}
+
+
+def test_an_argument_that_is_structural_twice_over_counts_once():
+    # As of optax.contrib.muon, listed by us, in the versions of optax that annotate its ns_steps.
+    assert jax.tree.leaves(traceable(plain_constructor, structural=("rate", "rate"))(0.5)) == jax.tree.leaves(
+        traceable(plain_constructor, structural=("rate",))(0.5)
+    )
+
+
+def test_an_argument_that_is_listed_and_annotated_is_structural_once(monkeypatch):
+    def annotated(rate: float, turns: int = 3):
+        return optax.sgd(rate * turns)
+
+    monkeypatch.setitem(_STRUCTURAL, f"{annotated.__module__}.annotated", ("turns",))
+    assert jax.tree.leaves(traceable(annotated)(0.5, turns=2)) == [0.5]

@@ -44,6 +44,8 @@ class Compare(Training):
     """Steps of the SDE for each step of the optimizer."""
     order: tuple[int, ...] = (2,)
     """Orders of the modified equation, 1 to 8; none to leave it out."""
+    sde_order: int | None = None
+    """Order of the SDE, where it has several; by default the dynamics' own."""
     output: Path = Path("results/compare")
     """Folder for the results."""
 
@@ -86,7 +88,7 @@ def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[
 def _sde(settings: Compare, objective: Any, optimizer: jf.optim.Optimizer) -> jf.dynamics.Dynamics | None:
     """The optimizer's SDE at this batch size, `None` (said so) where none is known."""
     try:
-        return jf.dynamics.sde_of(optimizer, objective, settings.batch_size)
+        return jf.dynamics.sde_of(optimizer, objective, settings.batch_size, order=settings.sde_order)
     except ValueError as error:
         print(f"{error} It is left out.")
         return None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,8 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
     of 32 bits or more. An ensemble is compared member by member, with a single trajectory or with
     another ensemble of as many. Works under `jit` and `vmap`; the times' values are checked when concrete.
 
+    Warns where the times of one only count steps, as no learning rate was found: give `time_step=` to `iterate`.
+
     Raises `TypeError` unless both are trajectories of numbers, and `ValueError` when times (beyond rounding in
     their dtype) or the structures or shapes of the values differ, saying how, or no number is recorded.
 
@@ -83,6 +86,13 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
     for name, value in (("a", a), ("b", b)):
         if not isinstance(value, Trajectory):
             raise TypeError(f"{name} must be a Trajectory, got {type(value).__name__}.")
+    if a.counts_steps != b.counts_steps:
+        warnings.warn(
+            "Only one of the trajectories is on the clock of a learning rate: none was found in the optimizer of the "
+            "other, whose times count steps; give time_step= (its learning rate) where it is made.",
+            stacklevel=2,
+        )
+        a, b = (dataclasses.replace(run, counts_steps=False) for run in (a, b))
     axes = _members(a), _members(b)
     if axes != (None, None):
         clocks = None if axes[0] is None else axes[0].times

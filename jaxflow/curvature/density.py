@@ -191,7 +191,7 @@ def quadrature(op: Operator, key: jax.Array, probes: int, depth: int) -> Spectra
         nodes = jnp.where(nothing, 0, nodes)
         return (
             nodes,
-            krylov.rotation[0] ** 2 * krylov.found,
+            jnp.where(krylov.found, krylov.rotation[0] ** 2, 0),
             jnp.where(krylov.found & ~nothing, krylov.residuals, 0),
         )
 

@@ -54,8 +54,7 @@ CONDITION = "a condition on the parameters"
 def warn_unless_twice_differentiable(objective: Callable[[PyTree], Any], params: PyTree) -> None:
     """Warn, in one sentence that names what was found, of a loss that is not twice differentiable.
 
-    For use while tracing, as it reads shapes only: `params` may be tracers. Never raises: what cannot be traced here
-    is silent.
+    For use while tracing, as it reads shapes only: `params` may be tracers. What cannot be traced here is silent.
     """
     if found := switches(objective, params):
         warnings.warn(
@@ -70,10 +69,10 @@ def switches(objective: Callable[[PyTree], Any], params: PyTree) -> list[str]:
     try:
         shape = lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
         jaxpr = jax.make_jaxpr(objective)(jax.tree.map(shape, params))
-        reader = Switches()
-        outputs = reader.read(jaxpr, [Value(PARAMETERS)] * len(jaxpr.in_avals))
-    except Exception:
+    except Exception:  # whatever the user's function raises it raises again, where it is used
         return []
+    reader = Switches()
+    outputs = reader.read(jaxpr, [Value(PARAMETERS)] * len(jaxpr.in_avals))
     depends = reduce(either, outputs, Value()).depends
     return [name for i, name in enumerate(reader.names) if depends & FIRST << i]
 

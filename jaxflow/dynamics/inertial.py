@@ -112,7 +112,7 @@ def momentum(
     ema: bool = False,
     replacement: bool = True,
     noise: Noise = FULL,
-    order: int = 1,
+    order: int = 2,
 ) -> Field:
     r"""SGD with heavy-ball momentum as a diffusion, on the clock t = kη.
 
@@ -124,7 +124,7 @@ def momentum(
 
     - `objective`: an `Objective` with data. `learning_rate` η, `batch_size` B, `beta`: numbers, or functions of
       the time t (`in_time` makes one of a schedule over steps).
-    - `order`: 1, the equation above. 2, at the same cost: v is the velocity of half a step ago, so that
+    - `order`: 1, the equation above. 2, the default, at the same cost: v is the velocity of half a step ago, so that
       $\theta = x + \frac{\eta}{2} u$ with x, u in place of the θ, u above. Means and covariances, the stationary
       covariance among them, then err by O(η²) at fixed β, down to β = 0, which is plain SGD.
     - `replacement`, `noise`: as in `jaxflow.dynamics.sgd`.
@@ -133,9 +133,10 @@ def momentum(
     one backward pass. For isotropic Σ the law ends as Gibbs' at temperature $\frac{\eta s_B}{2(1-\beta)}$, with
     `ema` $\frac{\eta s_B}{2}$. Order 1 is Itô and Stratonovich alike: the noise on u depends on θ only.
 
-    Valid while η|H| is small; for fixed β its error is O(η) with order 1. In one dimension its stationary variance
-    is $1 - \frac{\eta h}{2(1+\beta)}$ of the discrete one. The mass is the modified equation's (Kovachki & Stuart
-    2021, 1906.04285; with noise Kunin et al. 2021, 2107.09133): with m = η the law of u is wrong at order 0.
+    Valid while η|H| is small; for fixed β its error is O(η) with order 1. In one dimension the stationary
+    variance of order 1 is $1 - \frac{\eta h}{2(1+\beta)}$ of the discrete one. The mass is the modified
+    equation's (Kovachki & Stuart 2021, 1906.04285; with noise Kunin et al. 2021, 2107.09133): with m = η the
+    law of u is wrong at order 0.
 
     Raises `TypeError` for an objective without data, `ValueError` for a rate ≤ 0, `beta` outside [0, 1),
     `batch_size` ≤ 0 (or > N without replacement) or another order.
@@ -169,7 +170,7 @@ def nesterov_sgd(
     *,
     replacement: bool = True,
     noise: Noise = FULL,
-    order: int = 1,
+    order: int = 2,
 ) -> Field:
     r"""SGD with Nesterov's momentum as a diffusion, on the clock t = kη.
 
@@ -178,11 +179,10 @@ def nesterov_sgd(
     parameters of `jaxflow.optim.nesterov` in its default, shifted form, and u = −v. At β = 0 it is the SDE of
     SGD. It is the heavy ball's equation for $x = \theta - m u$ with the force taken ahead, at θ.
 
-    `order=2` places the points as the iterates do: the force at $x + \eta\beta u$, the parameters
+    `order=2`, the default, places the points as the iterates do: the force at $x + \eta\beta u$, the parameters
     $\theta = x + \eta(\beta + \frac12) u$. Means and covariances then err by O(η²) at fixed β, by O(η) in
-    order 1, where the stationary variance is too small by up to $\frac74 \eta h$ of itself as β → 1 (1.083, 1.613,
-    1.736 times ηh at β = .5, .9, .99), seven times what the heavy ball's is off by.
-    Prefer order 2 for β near 1.
+    order 1, the equation above, where the stationary variance is too small by up to $\frac74 \eta h$ of itself as
+    β → 1 (1.083, 1.613, 1.736 times ηh at β = .5, .9, .99), seven times what the heavy ball's is off by.
 
     **Valid** for β that is constant or slow over the velocity's memory, η/(1−β), and while η|H| is small. The
     iterates of `nesterov(lookahead=True)` are $\theta - \eta\beta u$. Nesterov's $\beta_k = 1 - 3/k$ has its limit
@@ -195,8 +195,8 @@ def nesterov_sgd(
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
     >>> dynamics = jf.dynamics.nesterov_sgd(objective, 0.1, 1, beta=0.5)
-    >>> print(dynamics.drift(0.0, dynamics.init(jnp.array(1.0))).params)
-    -1.0
+    >>> print(dynamics.drift(0.0, dynamics.init(jnp.array(1.0))).params.round(3))
+    -1.333
     """
     _check_inertial(learning_rate, beta, order)
     root = noise_amplitude(objective, batch_size, replacement)

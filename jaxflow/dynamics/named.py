@@ -1,5 +1,6 @@
 """From an optimizer to the stochastic differential equation its mini-batch steps follow."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ def sde_of(
     *,
     replacement: bool = True,
     steps: int | None = None,
+    order: int | None = None,
 ) -> Dynamics:
     """The SDE of an optimizer on mini-batches of `batch_size`, on the clock `iterate` keeps.
 
@@ -37,7 +39,10 @@ def sde_of(
     see the dynamics named alike (`sgd`, `momentum`, `nesterov_sgd`, …) for what they assume. Schedules over steps
     become functions of the time by `in_time`, which tabulates `steps` of them.
 
-    Raises `ValueError`, naming the optimizer, where no SDE is known, or for a schedule without `steps`.
+    - `order`: of the equation, where the dynamics takes one: `sgd`, `momentum` and `nesterov_sgd`. Default: theirs.
+
+    Raises `ValueError`, naming the optimizer, where no SDE is known, for a schedule without `steps`, or
+    for an order where there is one equation only.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
@@ -62,4 +67,10 @@ def sde_of(
         return in_time(value, steps, None if value is rate else rate)
 
     arguments = {name: timed(chosen[name]) for name in names}
+    if order is not None:
+        if "order" not in inspect.signature(dynamics).parameters:
+            raise ValueError(
+                f"order must be None for {optimizer!r}, whose SDE has one order only, got {order!r}."
+            )
+        arguments["order"] = order
     return dynamics(objective, timed(rate), batch_size, **arguments, replacement=replacement)

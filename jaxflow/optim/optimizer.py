@@ -1,13 +1,16 @@
 """The optimizer type: an optax transformation that is also a pytree of its hyperparameters."""
 
+from collections.abc import Iterable, Mapping
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxflow._traceable import Bound, kind, traceable
+from jaxflow._traceable import Bound, is_numeric, kind, traceable
 
 PyTree = Any
 
@@ -80,23 +83,81 @@ def hyperparameters(optimizer: optax.GradientTransformation) -> dict[str, Any]:
     return optimizer.hyperparameters if isinstance(optimizer, Optimizer) else {}
 
 
+# What constructors call their rate, ours and others'; of those of one constructor the first counts.
+RATES = ("learning_rate", "lr", "step_size", "stepsize", "rate")
+
+
 def learning_rate_of(optimizer: optax.GradientTransformation) -> Any:
     """The learning rate an optimizer was made with (a number, an array or a schedule), `None` if it has none.
 
-    It is looked for in the optimizer and in the optimizers it was made from.
+    It is the argument `learning_rate` (else `lr`, `step_size`, `stepsize` or `rate`) of the optimizer, or of
+    the optimizers it was made from. Those that a plain optax wrapper holds, such as `optax.chain`,
+    `optax.multi_transform` or `optax.masked`, are found in what its `update` closes over.
 
-    Raises `ValueError` when several parts have one, as then no single clock is implied.
+    Raises `ValueError` when several parts have different rates, as then no single clock is implied.
     """
-    arguments = hyperparameters(optimizer)
-    if "learning_rate" in arguments:
-        return arguments["learning_rate"]
-    parts = jax.tree.leaves(arguments, is_leaf=lambda part: isinstance(part, Optimizer))
-    found = [rate for rate in map(learning_rate_of, parts) if rate is not None]
+    found: list[Any] = []
+    for rate in _rates(optimizer, {}):
+        if not any(_same(rate, other) for other in found):
+            found.append(rate)
     if len(found) > 1:
         raise ValueError(
             f"{optimizer!r} has {len(found)} learning rates; say which one is the clock by time_step=."
         )
     return found[0] if found else None
+
+
+def _rates(part: Any, met: dict[int, Any]) -> list[Any]:
+    """The rates of all optimizers in something: one, a pytree of them, or a function that closes over them."""
+    if id(part) in met or isinstance(part, (jax.Array, np.ndarray)):
+        return []
+    met[id(part)] = part  # kept, as the number of a thing that is gone may be given to another
+    if isinstance(part, Optimizer):
+        return _of_arguments({} if part._static[0].body is optax.scale else part.hyperparameters, met)  # type: ignore[attr-defined]
+    if isinstance(part, Mapping):
+        return _of_arguments(part, met)
+    if isinstance(part, (tuple, list)):  # a plain transformation is a pair of functions
+        return _all_rates(part, met)
+    if isinstance(part, partial):
+        if part.func in (_init, _update):  # all that `optax.chain` keeps of one of ours
+            return _rates(Optimizer.bind(*part.args), met)
+        return _all_rates((part.func, part.args, part.keywords), met)
+    if isinstance(part, MethodType):
+        return _all_rates((part.__self__, part.__func__), met)
+    cells = getattr(part, "__closure__", None) or ()
+    return _all_rates([cell.cell_contents for cell in cells if _is_filled(cell)], met)
+
+
+def _of_arguments(arguments: Mapping[Any, Any], met: dict[int, Any]) -> list[Any]:
+    """The rate among arguments by name, else those of the optimizers among them."""
+    rates = (arguments[name] for name in RATES if _is_rate(arguments.get(name)))
+    rate = next(rates, None)
+    return _all_rates(arguments.values(), met) if rate is None else [rate]
+
+
+def _all_rates(parts: Iterable[Any], met: dict[int, Any]) -> list[Any]:
+    return [rate for part in parts for rate in _rates(part, met)]
+
+
+def _is_rate(value: Any) -> bool:
+    return is_numeric(value) or callable(value)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:  # a name that is bound later
+        return False
+    return True
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two rates are one: made of the same objects, or of equal numbers that are known."""
+    leaves, others = jax.tree.leaves(a), jax.tree.leaves(b)
+    plain = lambda x, y: isinstance(x, (int, float)) and isinstance(y, (int, float)) and x == y
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        x is y or plain(x, y) for x, y in zip(leaves, others, strict=True)
+    )
 
 
 @traceable

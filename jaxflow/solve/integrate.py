@@ -4,6 +4,7 @@ Ordinary differential equations go through diffrax, here; those with noise are s
 way it is one compiled program whose arguments are the dynamics, parameters, times, tolerances and key.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow._traceable import Static, combine, compiled, partition
 from jaxflow.dynamics import Dynamics
+from jaxflow.optim import learning_rate_of
 from jaxflow.recording import WITH_MEMORY, Recorder, Recording, keeping, looked
 from jaxflow.solve.automatic import choose
 from jaxflow.solve.control import ResolvedPID, controller, ending, evaluations_of, fitted, on_given_clock
@@ -139,12 +141,12 @@ def integrate(
         unused = {"rtol": rtol, "atol": atol, "adjoint": adjoint, "event": event}
         if mapped:
             unused |= {"key": key, "noise_substeps": noise_substeps, "step_size": step_size, "solver": solver}
-            return follow_map(dynamics, params, clock, substeps, unused, record, state)
+            return _marked(dynamics, follow_map(dynamics, params, clock, substeps, unused, record, state))
         for name, value in unused.items():
             if value is not None:
                 raise ValueError(f"{name} must be None for a dynamics stepped at fixed steps, got {value!r}.")
         how = (substeps, noise_substeps, step_size, solver)
-        return diffuse(dynamics, params, clock, key, *how, record, state)
+        return _marked(dynamics, diffuse(dynamics, params, clock, key, *how, record, state))
     if noise_substeps is not None:
         raise ValueError(f"noise_substeps must be None for a dynamics without noise, got {noise_substeps!r}.")
     if rtol is None:
@@ -164,7 +166,16 @@ def integrate(
     arrays, machinery = partition((solver, adjoint, event), lambda leaf: isinstance(leaf, jax.Array))
     settings = Settings(substeps, max_steps, machinery)
     atol = rtol if atol is None else atol
-    return _integrate(settings, dynamics, params, clock, step_size, rtol, atol, arrays, record, state)
+    path = _integrate(settings, dynamics, params, clock, step_size, rtol, atol, arrays, record, state)
+    return _marked(dynamics, path)
+
+
+def _marked(dynamics: Dynamics, path: Trajectory) -> Trajectory:
+    """The path, told whether its times only count the steps of an optimizer without a learning rate."""
+    arguments = dynamics.hyperparameters
+    if "optimizer" not in arguments or arguments.get("time_step") is not None:
+        return path
+    return dataclasses.replace(path, counts_steps=learning_rate_of(arguments["optimizer"]) is None)
 
 
 def _solver(solver, dynamics, params, times, state):

@@ -4,6 +4,7 @@ One compiled program holds all steps; the optimizer, objective, parameters and k
 numbers of the same shapes compile nothing. Host-side streams of batches are in `stream.py`.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -59,7 +60,8 @@ def iterate(
     - `objective`: an `Objective`, or any `loss(params) -> scalar`. `params`: a pytree of float arrays.
     - `steps`: how many. A traced integer is allowed with `every=None` (then no reverse mode).
     - `time_step`: the time a step stands for, a number or a schedule. Default: the optimizer's learning rate
-      (its running sum under a schedule), 1.0 where it has none.
+      (its running sum under a schedule), wherever in chains, groups and masks it is; 1.0 where none is found, and
+      comparing with a flow then warns.
     - `batch_size`: mini-batches of so many independent draws with replacement; or an `estimator` from
       `jaxflow.solve`; or an iterable of batches on the host, for data outside memory (not under `jit`).
       `key` is then needed; step k uses `fold_in(key, k)`.
@@ -98,22 +100,24 @@ def iterate(
             _check.integer("every", every, 1)
     params = as_parameters(params)
     record = identity if record is None else record
+    counted = time_step is None and learning_rate_of(optimizer) is None
     rate = _time_step(optimizer, time_step)
     if estimator is not None and not isinstance(estimator, Estimator):
         if traced or batch_size is not None:
             raise ValueError(
                 "A stream of batches sets the batch size itself and needs a concrete number of steps."
             )
-        return iterate_stream(
+        run = iterate_stream(
             optimizer, objective, params, steps, rate, estimator, every or steps, record, state
         )
+        return dataclasses.replace(run, counts_steps=counted)
     estimator = _estimator(estimator, batch_size, objective, key)
     if not traced and record is identity:
         _warn_if_large(params, 1 + -(-steps // (every or steps)))
     settings = Settings(None if traced else int(steps), None if every is None else int(every))
-    return _iterate(
-        settings, optimizer, objective, params, rate, estimator, key, record, state, steps if traced else None
-    )
+    traced_steps = steps if traced else None
+    run = _iterate(settings, optimizer, objective, params, rate, estimator, key, record, state, traced_steps)
+    return dataclasses.replace(run, counts_steps=counted)
 
 
 def _time_step(optimizer, time_step):

@@ -1,6 +1,6 @@
 """What both verbs return: values at times on one clock, and how the run went."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -38,6 +38,7 @@ class Trajectory:
     - `status`: a code, see `message`. `stopped`: the time at which the run ended.
     - `observed`: what the dynamics tells of itself at each time, leaves (T, …), beside what `record` returned: of a
       `central_flow` its predictions. `None` for most.
+    - `counts_steps`: whether the times only count steps, as no learning rate was found to be the clock; static.
 
     It is a pytree; under `vmap` every leaf has a leading axis.
     """
@@ -51,6 +52,7 @@ class Trajectory:
     status: jax.Array
     stopped: jax.Array
     observed: PyTree = None
+    counts_steps: bool = field(default=False, metadata={"static": True})
 
     @property
     def diverged(self) -> jax.Array:

@@ -109,7 +109,9 @@ NAMES = [f"{kind.__name__}-{'-'.join(map(str, options.values()))}" for kind, opt
 @pytest.mark.parametrize("ema", [False, True])
 def test_heavy_ball_is_the_equation_said(ema):
     eta, beta, batch = 0.1, 0.6, 2
-    drift, diffusion, _ = continuous(momentum(OBJECTIVE, eta, batch, beta, ema=ema, replacement=False))
+    drift, diffusion, _ = continuous(
+        momentum(OBJECTIVE, eta, batch, beta, ema=ema, replacement=False, order=1)
+    )
     mass = eta * (1 + beta) / 2 / ((1 - beta) if ema else 1)
     friction = 1.0 if ema else 1 - beta
     eye, zero = np.eye(D), np.zeros((D, D))
@@ -122,13 +124,13 @@ def test_heavy_ball_is_the_equation_said(ema):
 
 def test_nesterov_is_the_equation_said_and_sgd_without_momentum():
     eta, beta = 0.1, 0.6
-    drift, diffusion, _ = continuous(nesterov_sgd(OBJECTIVE, eta, 1, beta))
+    drift, diffusion, _ = continuous(nesterov_sgd(OBJECTIVE, eta, 1, beta, order=1))
     m, eye = eta * (1 + beta) / 2, np.eye(D)
     expected = np.block([[-H, beta * eye], [-H / m, -(1 - beta) / m * eye]])
     np.testing.assert_allclose(drift, expected, atol=1e-12)
     joint = np.block([[C, C / m], [C / m, C / m**2]])
     np.testing.assert_allclose(diffusion @ diffusion.T, eta * joint, atol=1e-12)
-    plain, diffusion, _ = continuous(nesterov_sgd(OBJECTIVE, eta, 1, 0.0))
+    plain, diffusion, _ = continuous(nesterov_sgd(OBJECTIVE, eta, 1, 0.0, order=1))
     np.testing.assert_allclose(plain[:D], np.block([-H, 0 * eye]), atol=1e-12)
     np.testing.assert_allclose((diffusion @ diffusion.T)[:D, :D], eta * C, atol=1e-12)
 
@@ -153,7 +155,7 @@ def test_exact_variances_in_one_dimension():
     variance = lambda dynamics: continuous(dynamics, 1)[2][0, 0]
     chain = lambda optimizer: stationary(_iterated(optimizer, SCALAR, 1))[0, 0]
     eta, h, c, beta = 0.1, 1.7, 0.9, 0.9
-    np.testing.assert_allclose(variance(momentum(SCALAR, eta, 1, beta)), 0.264705882353, rtol=1e-11)
+    np.testing.assert_allclose(variance(momentum(SCALAR, eta, 1, beta, order=1)), 0.264705882353, rtol=1e-11)
     np.testing.assert_allclose(chain(jf.optim.momentum(eta, beta)), 0.277102576568, rtol=1e-11)
     np.testing.assert_allclose(chain(jf.optim.momentum(eta, 0.0)), 0.028929604629, rtol=1e-10)
     # The shifted form's parameters spread more than the look-ahead form's, by ηβv.
@@ -163,7 +165,7 @@ def test_exact_variances_in_one_dimension():
     q, m = eta * h, eta * (1 + beta) / 2
     first = eta * c / (2 * h) * (1 + m * h) / (1 - beta + m * h)
     second = eta * c / (2 * h) * (1 + q * (1 + 2 * beta) ** 2 / (2 * (1 + beta))) / (1 - beta + beta * q)
-    np.testing.assert_allclose(variance(nesterov_sgd(SCALAR, eta, 1, beta)), first, rtol=1e-11)
+    np.testing.assert_allclose(variance(nesterov_sgd(SCALAR, eta, 1, beta, order=1)), first, rtol=1e-11)
     np.testing.assert_allclose(variance(nesterov_sgd(SCALAR, eta, 1, beta, order=2)), second, rtol=1e-11)
     np.testing.assert_allclose(
         variance(momentum(SCALAR, eta, 1, beta, order=2)),

@@ -134,6 +134,45 @@ def test_the_learning_rate_is_found_wherever_it_is():
         rate(optim.chain(optim.gd(0.1), optim.gd(0.2)))
 
 
+MASK = {"w": True, "b": False}
+HOLDING_A_RATE = {
+    "chain": lambda gd: optax.chain(optax.clip(1.0), gd),
+    "nested chains": lambda gd: optax.chain(optax.chain(optax.clip(1.0), optax.chain(gd)), optax.clip(2.0)),
+    "named chain": lambda gd: optax.named_chain(("clip", optax.clip(1.0)), ("descent", gd)),
+    "masked": lambda gd: optax.masked(gd, MASK),
+    "groups": lambda gd: optax.multi_transform({"a": gd, "b": gd}, {"w": "a", "b": "b"}),
+    "groups, one at rest": lambda gd: optax.multi_transform(
+        {"a": gd, "b": optax.set_to_zero()}, {"w": "a", "b": "b"}
+    ),
+    "apply_if_finite": lambda gd: optax.apply_if_finite(gd, 3),
+    "chain in a mask": lambda gd: optax.masked(optax.chain(optax.clip(1.0), gd), MASK),
+    "extra arguments": lambda gd: optax.with_extra_args_support(optax.chain(gd)),
+    "ours around optax's": lambda gd: optim.chain(optax.chain(optax.clip(1.0), gd)),
+}
+
+
+@pytest.mark.parametrize("name", HOLDING_A_RATE)
+def test_the_learning_rate_is_found_inside_plain_optax_wrappers(name):
+    schedule = optim.inverse_sqrt(0.1)
+    assert optim.learning_rate_of(HOLDING_A_RATE[name](optim.gd(0.3))) == 0.3
+    assert same_object(optim.learning_rate_of(HOLDING_A_RATE[name](optim.gd(schedule))), schedule)
+    assert optim.learning_rate_of(HOLDING_A_RATE[name](optax.clip(1.0))) is None
+    traced = jax.jit(lambda gd: optim.learning_rate_of(HOLDING_A_RATE[name](gd)))(optim.gd(0.3))
+    np.testing.assert_allclose(traced, 0.3, rtol=1e-6)
+
+
+def test_the_learning_rate_is_found_under_injection_and_other_names():
+    assert optim.learning_rate_of(optax.inject_hyperparams(optax.sgd)(learning_rate=0.2)) == 0.2
+    for name in ("lr", "step_size"):
+        scope: dict = {"optax": optax}
+        exec(f"def mine({name}, beta=0.9):\n    return optax.sgd({name}, beta)", scope)
+        assert optim.learning_rate_of(optim.traceable(scope["mine"])(0.2)) == 0.2
+    assert optim.learning_rate_of(optim.chain(optim.traceable(optax.scale)(0.5), optim.gd(0.2))) == 0.2
+    groups = optax.multi_transform({"a": optim.gd(0.1), "b": optim.gd(0.2)}, {"w": "a", "b": "b"})
+    with pytest.raises(ValueError, match="2 learning rates; say which one is the clock by time_step="):
+        optim.learning_rate_of(groups)
+
+
 def test_chain_refuses_what_is_no_transformation():
     with pytest.raises(TypeError, match="chain takes optax transformations, got"):
         optim.chain(optim.gd(0.1), 0.1)
