@@ -85,7 +85,7 @@ class Objective:
         n = self.size
         if self.chunk is None or self.chunk >= n:
             return self.per_example(params, self.data).mean()
-        return self._chunked(params, None) / n
+        return self._chunked(params, None, n)
 
     def weighted(self, params: PyTree, weights: jax.Array) -> jax.Array:
         r"""$\sum_i w_i \ell_i(\theta)$ over all data for `weights` (N,), in chunks too; a scalar.
@@ -99,33 +99,47 @@ class Objective:
         if self.chunk is None or self.chunk >= self.size:
             losses = self.per_example(params, self.data)
             return jnp.sum(weights.astype(losses.dtype) * losses)
-        return self._chunked(params, weights)
+        return self._chunked(params, weights, 1)
 
-    def _chunked(self, params: PyTree, weights: jax.Array | None) -> jax.Array:
-        """The (weighted) sum of all losses, a chunk at a time."""
+    def _chunked(self, params: PyTree, weights: jax.Array | None, divisor: int) -> jax.Array:
+        """The (weighted) sum of all losses over `divisor`, a chunk at a time.
+
+        Half precision is summed in float32, and so are cotangents: the parameters are widened outside the loop.
+        """
         n, chunk = self.size, self.chunk
         assert chunk is not None
         examples = (self.data, weights)
+        narrow = lambda tree: jax.tree.map(lambda x, like: x.astype(jnp.result_type(like)), tree, params)
 
-        def total(params, examples):
+        def total(wide, examples):
             batch, weights = examples
-            losses = self.per_example(params, batch)
+            losses = _widened(self.per_example(narrow(wide), batch))
             return losses.sum() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
 
         @jax.checkpoint
-        def chunk_sum(params, start):
-            return total(params, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, chunk), examples))
+        def chunk_sum(wide, start):
+            return total(wide, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, chunk), examples))
 
-        rest = total(params, jax.tree.map(lambda x: x[n - n % chunk :], examples)) if n % chunk else 0.0
+        wide = jax.tree.map(_widened, params)
+        rest = total(wide, jax.tree.map(lambda x: x[n - n % chunk :], examples)) if n % chunk else 0.0
         starts = jnp.arange(n // chunk) * chunk
-        shape = jax.eval_shape(chunk_sum, params, starts[0])
-        body = lambda partial, start: (partial + chunk_sum(params, start), None)
-        return lax.scan(body, jnp.asarray(rest, shape.dtype), starts)[0]
+        shape = jax.eval_shape(chunk_sum, wide, starts[0])
+        body = lambda partial, start: (partial + chunk_sum(wide, start), None)
+        whole = lax.scan(body, jnp.asarray(rest, shape.dtype), starts)[0] / divisor
+        batch = jax.tree.map(lambda x: x[:chunk], self.data)
+        return whole.astype(jax.eval_shape(self.per_example, params, batch).dtype)
 
     def minibatch(self, params: PyTree, indices: jax.Array, weights: jax.Array | None = None) -> jax.Array:
         r"""The mean loss over the examples `indices` (B,), or $\sum_j w_j \ell_{i_j}$ given `weights` (B,)."""
         losses = self.per_example(params, jax.tree.map(lambda x: x[indices], self.data))
         return losses.mean() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
+
+
+def _widened(x: Any) -> jax.Array:
+    """In float32 where it is of half precision."""
+    x = jnp.asarray(x)
+    half = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
+    return x.astype(jnp.float32) if half else x
 
 
 def _unflatten(static: tuple, children: Any) -> Objective:

@@ -82,6 +82,8 @@ def iterate(
     >>> print(run.times, run.values[:, 0])
     [0. 1. 2.] [1.     0.25   0.0625]
     """
+    if isinstance(optimizer, optax.MultiSteps):
+        optimizer = optimizer.gradient_transformation()
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
     if not callable(objective):
@@ -102,6 +104,10 @@ def iterate(
     record = identity if record is None else record
     counted = time_step is None and learning_rate_of(optimizer) is None
     rate = _time_step(optimizer, time_step)
+    if isinstance(estimator, str):
+        raise TypeError(
+            f"estimator must be made by a constructor such as jf.solve.epochs(32), got {estimator!r}."
+        )
     if estimator is not None and not isinstance(estimator, Estimator):
         if traced or batch_size is not None:
             raise ValueError(

@@ -110,3 +110,11 @@ def test_what_looks_unusual_but_is_allowed():
     assert run(gd(0)).values.shape == (4, 2)
     assert run(objective=DATA, batch_size=50, key=KEY).values.shape == (4, 2)  # with replacement
     assert run(optax.sgd(0.1)).values.shape == (4, 2)
+
+
+def test_an_estimator_by_name_is_refused_and_multi_steps_are_taken():
+    loss = lambda x: 0.5 * jnp.sum(x**2)
+    with pytest.raises(TypeError, match=r"estimator must be made by a constructor .* got 'epochs'"):
+        jf.iterate(jf.optim.gd(0.1), loss, jnp.ones(2), steps=2, estimator="epochs")
+    run = jf.iterate(optax.MultiSteps(optax.sgd(0.5), 2), loss, jnp.ones(2), steps=4)
+    np.testing.assert_allclose(run.values[:, 0], [1, 1, 0.5, 0.5, 0.25])
