@@ -111,5 +111,7 @@ def logarithm(step: Callable[[PyTree], PyTree], state: PyTree, shares: np.ndarra
         change = step(state)
         return (plus(state, change), plus(total, scale(share, change))), None
 
-    (_, total), _ = lax.scan(advance, (state, jax.tree.map(jnp.zeros_like, state)), shares)
+    # In the precision that is on: what a scan of NumPy's float64 was traced to in the other one would be used again.
+    shares_now = jnp.asarray(shares, float)
+    (_, total), _ = lax.scan(advance, (state, jax.tree.map(jnp.zeros_like, state)), shares_now)
     return total

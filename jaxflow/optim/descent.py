@@ -87,7 +87,8 @@ def momentum(learning_rate, beta=0.9, *, ema=False, debias=False):
         raise ValueError(
             "debias must be False when beta is a schedule: the correction 1 - beta^t needs one beta."
         )
-    make = (lambda b: optax.ema(below_one(b), debias=debias)) if ema else optax.trace
+    average = lambda b: optax.ema(below_one(b) if debias else b, debias=debias)
+    make = average if ema else optax.trace
     velocity = _scheduled(make, beta)
     return optax.chain(in_single(velocity), optax.scale_by_learning_rate(learning_rate))
 

@@ -40,6 +40,8 @@ def spectrum(
         raise ValueError(
             f"spectrum draws one density, with nodes (probes, depth), got nodes of shape {np.shape(density.nodes)}."
         )
+    if not np.isfinite(np.asarray(density.nodes)).all():
+        raise ValueError("spectrum draws a density of finite numbers above 0, got nodes that are not finite.")
     width = density.width if width is None else width
     grid, smooth = np.asarray(density.grid(width)), density.density(None, width)
     height, error = np.asarray(smooth.value), np.asarray(smooth.error)

@@ -96,6 +96,14 @@ def test_files_that_are_written_are_named_where_the_last_is_not(tmp_path, monkey
     assert told(capsys, "edge") == f"Kept in {tmp_path}: summary.json."
 
 
+@pytest.fixture(autouse=True)
+def listening():
+    """A shell's background jobs begin with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def pressed_in(act):
     """How a piece of work ends in which Ctrl-C is pressed."""
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
