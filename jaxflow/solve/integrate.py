@@ -22,10 +22,19 @@ from jaxflow.solve.control import ResolvedPID, controller, ending, evaluations_o
 from jaxflow.solve.mapped import follow_map
 from jaxflow.solve.prefix import begun, check_prefix, recorded
 from jaxflow.solve.rkc import RKC2
-from jaxflow.solve.stepping import IterationState
+from jaxflow.solve.stepping import IterationState, check_state
 from jaxflow.solve.stochastic import diffuse
 from jaxflow.solve.times import Times, check_resolved, checked, single_or_double
-from jaxflow.solve.trajectory import DIVERGED, WARMING, Trajectory, as_parameters, identity, is_finite
+from jaxflow.solve.trajectory import (
+    DIVERGED,
+    FINISHED,
+    STOPPED,
+    WARMING,
+    Trajectory,
+    as_parameters,
+    identity,
+    is_finite,
+)
 
 PyTree = Any
 
@@ -104,7 +113,8 @@ def integrate(
     state stops being finite, or whose steps shrink below what the clock can resolve at that time, stops at once and
     is marked diverged. Where its state is of moderate size it is marked as having left the domain of its equation, if
     no drift is defined ahead (a second moment below 0), and else as one whose steps became too small. Nothing is
-    raised; `Trajectory.message` says how it ended, and when.
+    raised; `Trajectory.message` says how it ended, and when. The `params` of a solve that did not arrive are NaN; its
+    `state` is where it stopped.
 
     Raises `ValueError` or `TypeError` for times that do not increase in the precision at hand, tolerances or steps
     that are not positive, too long, or too short for that precision, an unknown solver, a Stratonovich solver for
@@ -136,6 +146,8 @@ def integrate(
         raise TypeError(
             "state must be a state of the dynamics, got an optimizer's; dynamics.modified_state(run) makes one of it."
         )
+    if state is not None:
+        check_state(state, jax.eval_shape(lambda d, p: d.init(p), dynamics, params), repr(dynamics))
     record = identity if record is None else record
     if noisy:
         unused = {"rtol": rtol, "atol": atol, "adjoint": adjoint, "event": event}
@@ -271,10 +283,11 @@ def _integrate(settings, dynamics, params, given: Times, step_size, rtol, atol, 
         late = begin[0] > elapsed[-1]  # refused where the numbers are concrete
         final = jax.tree.map(lambda leaf: _blank(leaf, ~late), final)
         status, stopped = jnp.where(late, WARMING, status), jnp.where(late, times[-1], stopped)
+    arrived = (status == FINISHED) | (status == STOPPED)
     return Trajectory(
         times=times,
         values=looked(record, values),
-        params=field.params(final),
+        params=jax.tree.map(lambda leaf: _blank(leaf, arrived), field.params(final)),
         state=final,
         steps=jnp.asarray(solution.stats["num_steps"], jnp.int32),
         evaluations=evaluations_of(solver, solution, adaptive),

@@ -21,7 +21,7 @@ from jaxflow.optim import learning_rate_of
 from jaxflow.optim.updates import advance
 from jaxflow.recording import Recorder, Recording, as_recorder
 from jaxflow.solve.estimators import Estimator, check_data, full_batch, with_replacement
-from jaxflow.solve.stepping import IterationState, clock, end_time, finish, start
+from jaxflow.solve.stepping import IterationState, check_state, clock, end_time, finish, start
 from jaxflow.solve.stream import iterate_stream
 from jaxflow.solve.trajectory import Trajectory, as_parameters, identity, is_finite
 
@@ -108,6 +108,10 @@ def iterate(
         raise TypeError(
             f"estimator must be made by a constructor such as jf.solve.epochs(32), got {estimator!r}."
         )
+    if state is not None:
+        if not isinstance(state, IterationState):
+            raise TypeError(f"state must be the state of an earlier run of iterate, got {state!r}.")
+        check_state(state.optimizer, jax.eval_shape(optimizer.init, params), repr(optimizer))
     if estimator is not None and not isinstance(estimator, Estimator):
         if traced or batch_size is not None:
             raise ValueError(
@@ -118,6 +122,9 @@ def iterate(
         )
         return dataclasses.replace(run, counts_steps=counted)
     estimator = _estimator(estimator, batch_size, objective, key)
+    if state is not None:
+        drawn = jax.eval_shape(lambda key: estimator.build().init(objective, key), key)
+        check_state(state.estimator, drawn, f"a run with {estimator!r}")
     if not traced and record is identity:
         _warn_if_large(params, 1 + -(-steps // (every or steps)))
     settings = Settings(None if traced else int(steps), None if every is None else int(every))

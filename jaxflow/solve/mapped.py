@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -36,11 +35,6 @@ def follow_map(
     for name, value in unused.items():
         if value is not None:
             raise ValueError(f"{name} must be None for a dynamics stepped by its own map, got {value!r}.")
-    if state is not None:
-        expected = jax.eval_shape(lambda dynamics, params: dynamics.init(params), dynamics, params)
-        shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
-        if jax.tree.structure(state) != jax.tree.structure(expected) or shapes(state) != shapes(expected):
-            raise ValueError(f"state must be one of {dynamics!r}, got leaves of shapes {shapes(state)}.")
     return _follow(Settings(substeps or 1), dynamics, params, times, record, state)
 
 

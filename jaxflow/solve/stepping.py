@@ -60,6 +60,16 @@ def begin(optimizer_state: PyTree, estimator_state: PyTree = ()) -> IterationSta
     return IterationState(jnp.zeros([], jnp.int32), jnp.zeros([], float), optimizer_state, estimator_state)
 
 
+def check_state(state: PyTree, expected: PyTree, owner: str) -> None:
+    """Refuse a state to go on from that is of another kind or shape than `expected`, that of `owner`."""
+    shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+    if jax.tree.structure(state) != jax.tree.structure(expected) or shapes(state) != shapes(expected):
+        raise ValueError(
+            f"state must be one of {owner}, with leaves of shapes {shapes(expected)}, got {type(state).__name__} "
+            f"with leaves of shapes {shapes(state)}."
+        )
+
+
 def finish(times, values, params, state, steps, bad: Callable[[], jax.Array]) -> Trajectory:
     """A trajectory from its parts; `bad()` tells the records, all but the first, that are not finite.
 

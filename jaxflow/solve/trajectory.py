@@ -33,7 +33,8 @@ class Trajectory:
     - `times` (T,): the times of the values, in the objective's clock (k·learning_rate for iterates).
     - `values`: what `record` returned at each time, leaves (T, …); the parameters by default. Times that were
       not reached hold NaN (in float leaves).
-    - `params`: the parameters at the end. `state`: what resumes the run, given back as `state=` (iterates).
+    - `params`: the parameters at the end; NaN where a solve did not arrive. `state`: what resumes the run, given
+      back as `state=`.
     - `steps`: steps taken. `evaluations`: gradient or field evaluations, −1 where the solver does not tell.
     - `status`: a code, see `message`. `stopped`: the time at which the run ended.
     - `observed`: what the dynamics tells of itself at each time, leaves (T, …), beside what `record` returned: of a
@@ -96,6 +97,8 @@ def identity(params: PyTree) -> PyTree:
 
 def as_parameters(params: PyTree) -> PyTree:
     """Parameters as arrays; refuses what has no gradient, in one sentence."""
+    if not jax.tree.leaves(params):
+        raise ValueError(f"params must be a pytree with at least one array, got {params!r}.")
     if all(
         isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)
         for leaf in jax.tree.leaves(params)
