@@ -101,7 +101,7 @@ def modified(
 
     def drift(t, state):
         total = logarithm(lambda z: increment(optimizer, objective, z), state, shares)
-        return scale(1 / _elapsed(tau, state.steps, shares), total)
+        return scale(_steps_a_time(tau, t, state.steps, shares), total)
 
     # Under a schedule the time of a step depends on the state, not on the time.
     constant = None if callable(tau) else tau
@@ -146,12 +146,27 @@ def clock_of(optimizer, time_step) -> Any:
     return time_step
 
 
-def _elapsed(tau, steps, shares) -> Any:
-    """The time that passes in a step: of the clock of a schedule, the logarithm's component too."""
+# Of the mean rate so far: of steps far below it the time does not matter, and their number runs away from the clock.
+LEAST_SHARE = 3e-3
+
+
+def _steps_a_time(tau, t, steps, shares) -> Any:
+    """One over the time that passes in a step: of the clock of a schedule, the logarithm's component too.
+
+    Where a schedule ends at 0 the clock stops, and so does the flow: smoothly, as the updates vanish with the rate.
+    """
     if not callable(tau):
-        return tau
+        return 1 / tau
     ahead = jnp.asarray(jax.vmap(tau)(steps + jnp.arange(shares.size)))
-    return jnp.sum(jnp.asarray(shares, ahead.dtype) * ahead)
+    elapsed = jnp.sum(jnp.asarray(shares, ahead.dtype) * ahead)
+    mean = jnp.abs(jnp.asarray(t, elapsed.dtype)) / jnp.maximum(jnp.asarray(steps, elapsed.dtype), 1)
+    least = LEAST_SHARE * mean
+    moving = elapsed > 0
+    safe = jnp.where(moving, elapsed, 1.0)
+    slowed = 1 / (
+        safe * (1 + jnp.minimum(least / safe, 1e6) ** 4)
+    )  # 1/elapsed but for 1e-10 at the mean rate
+    return jnp.where(least > 0, jnp.where(moving, slowed, 0.0), 1 / elapsed)
 
 
 def warm_steps(optimizer, params: PyTree, warmup: int | None) -> int:
