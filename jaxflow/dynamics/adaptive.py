@@ -54,7 +54,7 @@ def _field(drift, init, time_step, batch_size, diffusion, brownian, step) -> Fie
     field = Field(drift=drift, init=init, params=lambda state: state.params, time_step=time_step)
     if batch_size is None:
         return field
-    return field._replace(diffusion=diffusion, brownian=brownian, step=step)
+    return field._replace(diffusion=diffusion, brownian=brownian, step=step, increments_add=False)
 
 
 @traceable

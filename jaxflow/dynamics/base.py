@@ -40,6 +40,8 @@ class Field(NamedTuple):
     - `step(t, state, dt, xi) -> state`, a one-step map to use in place of Euler–Maruyama.
     - `time_step`: the time one step of the discrete process stands for, a number or a function of the time.
     - `additive`: whether σ is free of the state, so that Itô and Stratonovich agree.
+    - `increments_add`: whether `step` is driven by `xi` as by a Brownian increment, so that a coarser step takes the
+      sum of the finer ones' for the same path. Not where it squares `xi` or takes its sign.
     - `prefix(params) -> Prefix | None`: discrete steps to begin with, for an ODE whose `init` is not on its flow.
     - `observe(state) -> pytree`: what the state tells beside its parameters, for `Trajectory.observed`.
     """
@@ -52,6 +54,7 @@ class Field(NamedTuple):
     step: Callable[..., PyTree] | None = None
     time_step: Any = None
     additive: bool = False
+    increments_add: bool = True
     prefix: Callable[[PyTree], Prefix | None] = lambda params: None
     observe: Callable[[PyTree], PyTree] | None = None
 

@@ -20,6 +20,8 @@ from jaxflow.dynamics.preconditioned import Method, flat_loss, flat_moment, meth
 from jaxflow.dynamics.stable import LEAST, post_update, step_rate
 
 PyTree = Any
+# Relative residual of the oscillation's equation at which it has no solution: a quadratic has nothing to hold it.
+UNSOLVED = 1e-2
 IDLE = 1000  # steps in a row that take no time, after which a schedule is taken to have stopped
 FRESH = 50  # intervals from one cold start of the eigenvectors to the next
 TOLERANCE, BLOCKS = 1e-4, 2  # of the critical eigenvectors' residuals, and Krylov blocks at most to get there
@@ -179,7 +181,9 @@ def advance(method: Method, objective, state: CentralState, t: jax.Array, time: 
     time, close = time.astype(state.steps.dtype), rounding.astype(state.steps.dtype)
 
     def go_on(carry):
-        return (carry[1] > close) & jnp.isfinite(carry[0].eigenvalues).all() & (carry[2] < IDLE)
+        state, left, idle = carry
+        going = jnp.isfinite(state.eigenvalues).all() & (state.residuals[1] <= UNSOLVED)
+        return (left > close) & going & (idle < IDLE)
 
     def substep(carry):
         state, left, idle = carry
@@ -194,8 +198,9 @@ def advance(method: Method, objective, state: CentralState, t: jax.Array, time: 
         return _substep(method, objective, state, h), left - h * rate, jnp.where(rate <= LEAST, idle + 1, 0)
 
     state, left, _ = lax.while_loop(go_on, substep, (state, time, jnp.zeros((), jnp.int32)))
-    # A curvature that is not finite leads nowhere, nor does a learning rate of 0.
-    lost = jnp.where(left > close, jnp.nan, 0.0)
+    # A curvature that is not finite leads nowhere, nor does a learning rate of 0, nor what oscillates without a hold.
+    held = (left <= close) & (state.residuals[1] <= UNSOLVED)
+    lost = jnp.where(held, 0.0, jnp.nan)
     return state._replace(params=jax.tree.map(lambda x: x + lost.astype(x.dtype), state.params))
 
 

@@ -86,4 +86,5 @@ def sign_sgd(
         brownian=lambda params: (sampling.brownian(objective, params),) * 2,
         step=step,
         time_step=learning_rate,
+        increments_add=False,
     )

@@ -230,6 +230,11 @@ def newton(learning_rate=1.0, damping=0.0):
         step = jnp.linalg.solve(hessian + damping * jnp.eye(flat.size, dtype=flat.dtype), g)
         return unravel(step.astype(flat.dtype)), state
 
-    direction = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    def init(params):
+        if any(map(jnp.iscomplexobj, jax.tree.leaves(params))):
+            raise TypeError("newton takes real parameters, got complex ones: split them into their parts.")
+        return optax.EmptyState()
+
+    direction = optax.GradientTransformationExtraArgs(init, update)
     # There is no solver for linear systems in half precision.
     return in_single(optax.chain(direction, optax.scale_by_learning_rate(learning_rate)))

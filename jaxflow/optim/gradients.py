@@ -1,5 +1,7 @@
 """Transformations of the gradient, to be chained before an optimizer: noise and L2 regularization."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxflow import _check
@@ -24,6 +26,8 @@ def gradient_noise(eta, gamma=0.55, *, key):
     _check.nonnegative(eta=eta, gamma=gamma)
     if not hasattr(key, "dtype"):
         raise TypeError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.")
+    if jnp.issubdtype(key.dtype, jnp.unsignedinteger):  # the raw form, as `jax.random.PRNGKey` makes it
+        key = jax.random.wrap_key_data(key)
     return in_single(optax.add_noise(eta, gamma, key))
 
 

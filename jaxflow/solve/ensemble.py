@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxflow import _check
+from jaxflow.solve import stream
 from jaxflow.solve.trajectory import Trajectory
 
 PyTree = Any
@@ -50,6 +51,13 @@ def ensemble(
     n = np.shape(leaves[0])[0] if leaves and np.ndim(leaves[0]) else 0
     if n == 0:
         raise ValueError("keys must hold at least one key along a leading axis.")
+    for leaf in leaves:
+        is_key = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if is_key and "rbg" in str(jax.random.key_impl(leaf)):
+            raise ValueError(
+                "keys must be of a kind whose draws vmap leaves alone, so that a member is the run alone, such as "
+                f"jax.random.key(0, impl='threefry2x32'), got {jax.random.key_impl(leaf)}."
+            )
     if at_once is not None:
         _check.integer("at_once", at_once, 1)
         if at_once < n:
@@ -61,7 +69,8 @@ def ensemble(
     if not any(isinstance(leaf, Tracer) for leaf in leaves):
         keys = _spread(keys, n, mesh)
     is_trajectory = lambda part: isinstance(part, Trajectory)
-    members = jax.vmap(run)(keys)
+    with stream.refused():
+        members = jax.vmap(run)(keys)
     if jax.tree.leaves(members)[0].shape[0] != n:
         members = jax.tree.map(lambda leaf: leaf[:n], members)  # without the padding
     return jax.tree.map(

@@ -92,7 +92,8 @@ def integrate(
       step above a quarter of it is warned of.
     - `noise_substeps`, a multiple of the steps: Brownian increments drawn between two times, summed into the
       steps. Runs that agree in it (and in `key` and `times`) are driven by one Brownian path whatever their
-      steps: strong convergence, differences between step sizes with little variance.
+      steps: strong convergence, differences between step sizes with little variance. Refused where a step is not
+      driven by the sum of its increments: of `rmsprop`, `adam` and `sign_sgd`, and of noise that picks examples.
     - `solver`: `diffrax.Heun()` instead, weak order 2, where the noise is additive; elsewhere it would solve
       the Stratonovich equation.
 

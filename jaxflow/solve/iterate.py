@@ -5,6 +5,7 @@ numbers of the same shapes compile nothing. Host-side streams of batches are in 
 """
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -86,6 +87,7 @@ def iterate(
         optimizer = optimizer.gradient_transformation()
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
+    _check_update(optimizer)
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
     traced = isinstance(steps, jax.Array)
@@ -131,6 +133,18 @@ def iterate(
     traced_steps = steps if traced else None
     run = _iterate(settings, optimizer, objective, params, rate, estimator, key, record, state, traced_steps)
     return dataclasses.replace(run, counts_steps=counted)
+
+
+def _check_update(optimizer) -> None:
+    """Refuse an update that wants something of its own, in place of what optax's convention hands over."""
+    takes = inspect.signature(optimizer.update).parameters.values()
+    if isinstance(optimizer, optax.GradientTransformationExtraArgs) and all(
+        p.kind != p.VAR_KEYWORD for p in takes
+    ):
+        raise TypeError(
+            f"optimizer must take value=, grad=, value_fn= and grad_fn= in its update, as optax's extra arguments, "
+            f"got {optimizer!r}; a method with a step of its own, such as optax.contrib.sam, needs a loop of its own."
+        )
 
 
 def _time_step(optimizer, time_step):

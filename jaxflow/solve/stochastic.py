@@ -143,6 +143,11 @@ def _refinement(dynamics: Dynamics, params: PyTree, substeps: int, noise_substep
         raise ValueError(
             f"noise_substeps must be a multiple of the {substeps} steps between two times, got {noise_substeps}."
         )
+    if not dynamics.build().increments_add:
+        raise ValueError(
+            f"noise_substeps must be None for {_name(dynamics)}, whose step squares its increments or takes their "
+            f"sign, so that sums of them are not the same path; got {noise_substeps}."
+        )
     shape = jax.eval_shape(lambda p: _shape(dynamics.build(), dynamics.init(p)), params)
     if any(is_bits(leaf) for leaf in jax.tree.leaves(shape)):
         raise ValueError(

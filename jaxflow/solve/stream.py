@@ -4,8 +4,11 @@ A Python loop over one compiled step. Dispatch is asynchronous, so the next batc
 runs.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import warnings
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,18 @@ from jaxflow.optim.updates import advance
 from jaxflow.recording import as_recorder
 from jaxflow.solve.stepping import clock, finish, start
 from jaxflow.solve.trajectory import STREAM_ENDED, is_finite
+
+_REFUSED = contextvars.ContextVar("refused", default=False)
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    """Within it no stream is read: it is there once, on the host, and all members of an ensemble would be one run."""
+    token = _REFUSED.set(True)
+    try:
+        yield
+    finally:
+        _REFUSED.reset(token)
 
 
 @compiled
@@ -35,6 +50,11 @@ def _observe(settings, record, memory, params, state):
 
 def iterate_stream(optimizer, objective, params, steps, rate, batches, every, record, state):
     """`iterate` over an iterable of batches; a stream that ends early gives a shorter trajectory, with a warning."""
+    if _REFUSED.get():
+        raise ValueError(
+            "estimator must not be a stream of batches inside ensemble: it is read once, so that all members would "
+            "see the same batches; give batch_size= or an estimator of jaxflow.solve, or run one after another."
+        )
     if not isinstance(objective, Objective):
         raise TypeError(f"A stream of batches needs an Objective(losses), got {objective!r}.")
     try:

@@ -339,6 +339,17 @@ def test_a_learning_rate_of_nothing_is_refused_or_ends():
     assert bool(jf.integrate(flow, start, times).diverged)  # the schedule has no time as late as 10
 
 
+def test_an_oscillation_that_nothing_holds_ends_the_flow():
+    """A quadratic at ηλ = 2.5: descent grows by 1.5 a step, without a bound for a flow to stay at."""
+    quadratic = lambda w: 12.5 * w[0] ** 2 + 0.5 * w[1] ** 2
+    path = jf.integrate(
+        central_flow(jf.optim.gd(0.1), quadratic, modes=1), jnp.array([0.1, 1.0]), [0.0, 1.0, 5.0]
+    )
+    assert path.diverged
+    assert path.stopped == 1
+    assert jnp.isnan(path.params).all()
+
+
 def test_a_state_or_a_run_of_another_kind_is_refused():
     start, times = jnp.array([0.0, 20.0, 26.0]), [0.0, 0.1]
     one = jax.eval_shape(lambda: central_flow(jf.optim.gd(0.1), toy, modes=1).init(start))

@@ -346,3 +346,11 @@ def test_a_run_goes_on_from_its_state():
     whole, half = run(1.0, [0.0, 0.5, 1.0]), run(1.0, [0.0, 0.5])
     np.testing.assert_allclose(run(half.params, [0.5, 1.0], half.state).params, whole.params, rtol=1e-12)
     assert abs(run(half.params, [0.5, 1.0]).params - whole.params) > 0.1
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "adam", "sign_sgd"])
+def test_steps_that_square_their_increments_share_no_path(name):
+    """They were let through, and ended .37 and more from their finer steps where SGD's equation is within .007."""
+    dynamics = getattr(jf.dynamics, name)(PAIR, 0.1, 1)
+    with pytest.raises(ValueError, match=f"noise_substeps must be None for {name}, whose step squares"):
+        jf.integrate(dynamics, 1.0, TIMES, key=KEY, substeps=16, noise_substeps=64)
