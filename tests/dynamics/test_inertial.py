@@ -146,7 +146,9 @@ def test_first_order_stationary_variances_are_off_by_what_the_docstrings_say(kin
         off = []
         for rate in (4e-3 * (1 - beta), 2e-3 * (1 - beta)):
             exact = stationary(_iterated(OPTIMIZERS[kind](rate, beta), SCALAR, 1))[0, 0]
-            off.append((continuous(kind(SCALAR, rate, 1, beta), 1)[2][0, 0] / exact - 1) / (rate * h))
+            off.append(
+                (continuous(kind(SCALAR, rate, 1, beta, order=1), 1)[2][0, 0] / exact - 1) / (rate * h)
+            )
         assert 2 * off[1] - off[0] == pytest.approx(limit, abs=2e-3)
     assert kind is momentum or -7 / 4 < off[1] < -1.7
 
