@@ -25,7 +25,7 @@ from jaxflow.comparison.families import Family
 from jaxflow.comparison.order import Order, fit
 from jaxflow.dynamics.base import Field, scale
 from jaxflow.dynamics.modified import HIGHEST
-from jaxflow.dynamics.series import increment, logarithm, modified_state, weights
+from jaxflow.dynamics.series import cold, increment, logarithm, modified_state, weights
 from jaxflow.dynamics.smoothness import roughness
 from jaxflow.optim import Optimizer
 from jaxflow.solve.integrate import integrate
@@ -263,6 +263,7 @@ def _truncated(optimizer, objective, shares, time_step):
     step = lambda state: increment(optimizer, objective, state)
     return Field(
         drift=lambda t, state: scale(1 / time_step, logarithm(step, state, shares)),
+        init=lambda params: cold(optimizer, params),
         params=lambda state: state.params,
     )
 

@@ -137,14 +137,16 @@ def iterate(
 
 def _check_update(optimizer) -> None:
     """Refuse an update that wants something of its own, in place of what optax's convention hands over."""
-    takes = inspect.signature(optimizer.update).parameters.values()
-    if isinstance(optimizer, optax.GradientTransformationExtraArgs) and all(
-        p.kind != p.VAR_KEYWORD for p in takes
-    ):
+    if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        return
+    try:
+        handed = dict.fromkeys(("value", "grad", "value_fn", "grad_fn"))
+        inspect.signature(optimizer.update).bind(None, None, None, **handed)
+    except TypeError:
         raise TypeError(
             f"optimizer must take value=, grad=, value_fn= and grad_fn= in its update, as optax's extra arguments, "
             f"got {optimizer!r}; a method with a step of its own, such as optax.contrib.sam, needs a loop of its own."
-        )
+        ) from None
 
 
 def _time_step(optimizer, time_step):
