@@ -175,10 +175,21 @@ def _said(study: jf.EdgeStudy) -> str:
     lost = [name for name in PATHS if not np.isfinite(np.asarray(getattr(study, name).loss)).all()]
     diverged = f" Not finite to the end: {', '.join(lost)}." if lost else ""
     return (
-        f"The edge of stability is at effective sharpness 2.{diverged} The central flow took {int(study.substeps)} "
-        f"substeps, {int(study.products)} Hessian products and {int(study.third_derivatives)} third derivatives; "
-        f"residuals {float(study.eigenvector_residual):.1g} of its eigenvectors, "
-        f"{float(study.complementarity_residual):.1g} of its complementarity problems."
+        f"The edge of stability is at effective sharpness 2{_unreached(study)}.{diverged}\n"
+        f"The central flow took {int(study.substeps)} substeps, {int(study.products)} Hessian products and "
+        f"{int(study.third_derivatives)} third derivatives; residuals {float(study.eigenvector_residual):.1g} of its "
+        f"eigenvectors, {float(study.complementarity_residual):.1g} of its complementarity problems."
+    )
+
+
+def _unreached(study: jf.EdgeStudy) -> str:
+    """What a study has to say that stayed below the edge."""
+    if not np.isnan(float(study.reached)):
+        return ""
+    most = float(np.nanmax(np.asarray(study.iterates.eigenvalues)))
+    return (
+        f" and was not reached: the iterates' was {most:.4g} at most, nothing oscillated, and both "
+        f"flows are the same; more steps or a learning rate more than {2 / most:.3g} times as large would reach it"
     )
 
 
@@ -196,12 +207,20 @@ def _write(settings: Edge, chosen: Plan, study: jf.EdgeStudy, rows, seconds) -> 
         for where, leaf in jax.tree.leaves_with_path(path.params):
             arrays[f"{kind}/params{jax.tree_util.keystr(where)}"] = leaf
     results.write_arrays(settings.output / "trajectories.npz", arrays)
-    ratios = ("loss_ratio", "stable_loss_ratio", "squared_gradient_ratio", "distance_ratio", "sharpness")
+    ratios = (
+        "reached",
+        "left",
+        "loss_ratio",
+        "stable_loss_ratio",
+        "squared_gradient_ratio",
+        "distance_ratio",
+        "sharpness",
+    )
     spent = ("substeps", "products", "third_derivatives", "eigenvector_residual", "complementarity_residual")
     summary = {
         "table": rows,
         "threshold": 2.0,
-        **{name: getattr(study, name) for name in ratios},
+        **{name: getattr(study, name) for name in (*ratios, "reached", "left")},
         "central_flow": {name: getattr(study, name) for name in spent},
         "approach_time": study.approach_times[-1] if study.approach_times.size else None,
         "window": study.window,

@@ -11,6 +11,7 @@ from jaxflow.dynamics.stable import StableState
 from jaxflow.solve.trajectory import Trajectory
 
 PyTree = Any
+RISE = 1.2  # a rise in sharpness that another learning rate is advised for
 
 
 class Approach(NamedTuple):
@@ -57,8 +58,23 @@ def approach(
     raise ValueError(
         f"level must be one through which the effective sharpness of the stable flow rises within {most} steps, "
         f"got {level!r}: it begins at {sharpness[0]:.4g}, ends at {sharpness[-1]:.4g} and lies between "
-        f"{sharpness.min():.4g} and {sharpness.max():.4g}."
+        f"{sharpness.min():.4g} and {sharpness.max():.4g}; {_advice(sharpness, level, rate)}."
     )
+
+
+def _advice(sharpness: np.ndarray, level: float, rate: Any) -> str:
+    """The nearest learning rate at which what was seen, in proportion to it, would rise through the level in time."""
+    lowest = int(np.argmin(sharpness))
+    risen = np.flatnonzero((sharpness >= RISE * sharpness[lowest]) & (np.arange(sharpness.size) > lowest))
+    # A smaller rate takes more steps to the same time.
+    soon = risen[risen * sharpness[risen] <= (sharpness.size - 1) * level]
+    if not soon.size:
+        return "level=None begins at the parameters as they are"
+    factor = level / sharpness[soon]
+    factor = factor[np.argmin(np.abs(np.log(factor)))]
+    if callable(rate):
+        return f"with learning rates about {factor:.2g} times as large it would rise through it"
+    return f"with a learning rate of about {factor * float(rate):.2g} it would rise through it"
 
 
 def clock(rate: Any, done: int, length: int) -> np.ndarray:

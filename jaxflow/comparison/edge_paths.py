@@ -50,8 +50,8 @@ class EdgeStudy:
       t = 0 of its own; n = 0 without one.
 
     Its numbers over the last half of the time: `loss_ratio`, `stable_loss_ratio`, `squared_gradient_ratio`,
-    `sharpness`; at the end `distance_ratio`; and the time at which they part, `left`. A path that stops being finite
-    has NaN from then on, and so have these.
+    `sharpness`; at the end `distance_ratio`; and the times at which the edge is `reached` and the flows part, `left`.
+    A path that stops being finite has NaN from then on, and so have these.
     """
 
     times: jax.Array
@@ -97,9 +97,20 @@ class EdgeStudy:
         return _late(self.iterates.eigenvalues[:, 0])
 
     @property
+    def reached(self) -> jax.Array:
+        """The time at which the iterates' effective sharpness is 2, or the central flow oscillates; NaN for none.
+
+        Below the edge of stability a central flow is the stable flow, and there is nothing to tell them apart by.
+        """
+        oscillates = jnp.any(self.covariance != 0, axis=(1, 2))
+        at_edge = oscillates | (self.iterates.eigenvalues[:, 0] >= 2)
+        return jnp.where(at_edge.any(), self.times[jnp.argmax(at_edge)], jnp.nan)
+
+    @property
     def left(self) -> jax.Array:
-        """The time from which on the stable flow is farther from the iterates than the central flow; NaN for none."""
-        farther = self.stable.distance > self.central.distance
+        """The time, not before `reached`, from which on the stable flow is farther from the iterates than the central
+        flow; NaN for none."""
+        farther = (self.stable.distance > self.central.distance) & (self.times >= self.reached)
         onwards = jnp.flip(jnp.cumprod(jnp.flip(farther)))
         return jnp.where(onwards[-1] == 1, self.times[jnp.argmax(onwards)], jnp.nan)
 
@@ -108,10 +119,11 @@ class EdgeStudy:
             return f"EdgeStudy(times of shape {np.shape(self.times)})"
         ratios = self.loss_ratio, self.stable_loss_ratio, self.distance_ratio
         predicted, stable, distance = map(float, ratios)
+        edge = "" if np.isfinite(float(self.reached)) else "; the edge was not reached"
         return (
             f"EdgeStudy({self.times.size + 1} steps to t = {float(self.times[-1]):.6g}: predicted loss "
             f"{predicted:.4f} of the iterates', stable flow's {stable:.4f}; distance {distance:.3g} of the stable "
-            f"flow's; sharpness {float(self.sharpness):.4g})"
+            f"flow's; sharpness {float(self.sharpness):.4g}{edge})"
         )
 
 

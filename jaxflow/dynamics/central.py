@@ -17,7 +17,7 @@ from jaxflow.curvature.subspace import follow, guess
 from jaxflow.dynamics.base import Field
 from jaxflow.dynamics.oscillation import NEAR, oscillate
 from jaxflow.dynamics.preconditioned import Method, flat_loss, flat_moment, method_of, moment_of
-from jaxflow.dynamics.stable import LEAST, post_update, step_rate
+from jaxflow.dynamics.stable import LEAST, followed, post_update, step_rate, velocity
 
 PyTree = Any
 # Relative residual of the oscillation's equation at which it has no solution: a quadratic has nothing to hold it.
@@ -241,8 +241,13 @@ def _substep(method: Method, objective, state: CentralState, h: jax.Array) -> Ce
     rate, modes = step_rate(method, state.steps), root[None] * found.vectors
     room = 2 - found.values + tightening
     wave = oscillate(method, loss, flat, gradient, nu, rate, room, modes, last, h)
-    flat = flat - h * root**2 * (gradient + wave.push)
-    nu = nu + h * (method.velocity(method.pool(gradient**2), nu) + method.inflow * wave.squares)
+
+    def moving(flat, nu):
+        falling, rising = velocity(method, jax.grad(loss), flat, nu)
+        pushed = wave.push / method.denominator(jnp.maximum(nu, 0.0))
+        return rate * (falling - pushed), rising + method.inflow * wave.squares
+
+    flat, nu = followed(moving, (flat, nu), h)
     relative = found.residuals / jnp.where(found.scale > 0, found.scale, 1.0)
     rough = jnp.where(critical(found.values, found.residuals), relative, 0.0).max()
     return CentralState(

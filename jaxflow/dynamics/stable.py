@@ -4,19 +4,22 @@ Up to the edge of stability the iterates follow it; past the edge it is what the
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from jaxflow._traceable import traceable
 from jaxflow.curvature.products import check_objective, real_parameters
-from jaxflow.dynamics.base import Field
+from jaxflow.dynamics.base import Field, plus, scale
 from jaxflow.dynamics.preconditioned import Method, flat_loss, flat_moment, method_of, moment_of
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any
+PARTS = 2  # of a central flow's substep, which takes at most one time constant of what is fastest
 LEAST = 1e-12  # learning rate: a step at 0 takes next to no time
 
 
@@ -58,17 +61,37 @@ def stable_flow(optimizer: optax.GradientTransformation, objective: Callable[[Py
     def drift(t, state):
         loss, flat, unravel = flat_loss(objective, state.params)
         nu = flat_moment(method, state.second_moment, flat)
-        gradient = jax.grad(loss)(flat)
         rate = step_rate(method, state.steps)
-        rising = method.velocity(method.pool(gradient**2), nu) / rate
-        return StableState(
-            unravel(-gradient / method.denominator(jnp.maximum(nu, 0.0))),
-            moment_of(method, rising, unravel),
-            1 / rate,
-        )
+        falling, rising = velocity(method, jax.grad(loss), flat, nu)
+        return StableState(unravel(falling), moment_of(method, rising / rate, unravel), 1 / rate)
 
     rate = method.learning_rate
     return Field(drift, init, lambda state: state.params, time_step=None if callable(rate) else rate)
+
+
+def velocity(method: Method, slope: Callable, flat: jax.Array, nu: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The stable flow: of flat parameters, a time η; of ν, a step."""
+    gradient = slope(flat)
+    falling = -gradient / method.denominator(jnp.maximum(nu, 0.0))
+    return falling, method.velocity(method.pool(gradient**2), nu)
+
+
+def followed(moving: Callable, begin: PyTree, steps: jax.Array) -> PyTree:
+    """Where `moving(*z)`, a velocity a step, takes z in so many steps, by the classical Runge–Kutta method."""
+    dt = steps / PARTS
+
+    def stage(begin, carry, share):
+        slope, total = carry
+        slope = moving(*plus(begin, scale(share[0] * dt, slope)))
+        return (slope, plus(total, scale(share[1] * dt, slope))), None
+
+    def part(_, begin):
+        still = jax.tree.map(jnp.zeros_like, begin)
+        shares = jnp.array([[0, 1 / 6], [1 / 2, 1 / 3], [1 / 2, 1 / 3], [1, 1 / 6]], steps.dtype)
+        (_, total), _ = lax.scan(partial(stage, begin), (still, still), shares)
+        return plus(begin, total)
+
+    return lax.fori_loop(0, PARTS, part, begin)
 
 
 def _dtype(params: PyTree) -> Any:

@@ -25,7 +25,8 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
       midpoints, of the central and of the stable flow; the smaller eigenvalues thinner.
     - Distance of both flows from the midpoints of the iterates, and the size of these' oscillation.
 
-    A dotted line through all three is at `EdgeStudy.left`, where the iterates have left the stable flow.
+    A dotted line through all three is at `EdgeStudy.left`, where the iterates have left the stable flow; a study that
+    did not reach the edge says so in its legend.
 
     `axes`: three Axes, by default new ones under each other on a new figure. Returns them. Raises `ValueError` for
     another number of them.
@@ -43,6 +44,8 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     _sharpness(axes[1], study, times)
     _distances(axes[2], study, times)
     left = float(study.left)
+    if np.isnan(float(study.reached)):
+        axes[1].plot([], [], " ", label="the edge was not reached")
     for ax in axes:
         ax.set(xlabel=CLOCK, xlim=(0, times[-1]))
         if np.isfinite(left):

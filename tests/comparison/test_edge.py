@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import jaxflow as jf
 from jaxflow.comparison.approach import approach, clock
@@ -44,15 +45,31 @@ def test_toy_is_on_its_closed_form(toy_study):
     z = far + (BEGIN - far) * np.exp(-(A + B) * times)
     x = 2 * A * (z - 20)
     predicted = 0.5 * A * (z - 20) ** 2 + 0.5 * B * (z - FAR) ** 2 + x / RATE
-    # tr X is in the coordinates U'PU = 1: X there over η. The flow begins at x of an iterate and needs a step to 0.
-    np.testing.assert_allclose(toy_study.central.loss[1:], predicted[1:], rtol=5e-3)
-    np.testing.assert_allclose(toy_study.covariance[1:, 0, 0], x[1:] / RATE, rtol=5e-3)
+    # tr X is in the coordinates U'PU = 1: X there over η. x, of an iterate at first, decays as e^{−2k}.
+    np.testing.assert_allclose(toy_study.central.loss[2:], predicted[2:], rtol=5e-3)
+    np.testing.assert_allclose(toy_study.covariance[2:, 0, 0], x[2:] / RATE, rtol=5e-3)
     np.testing.assert_allclose(toy_study.central.eigenvalues[2:, 0], 2.0, atol=2e-3)
     np.testing.assert_allclose(toy_study.central.params, [0.0, 20.0, z[-1], 0.0], atol=5e-3)
     # Brute force over 200 steps: .99941 of the prediction.
     assert float(np.mean(toy_study.iterates.loss)) == pytest.approx(np.mean(predicted), rel=3e-3)
     ratio = np.mean(toy_study.iterates.squared_gradient) / np.mean(toy_study.central.squared_gradient)
     assert float(ratio) == pytest.approx(1, abs=5e-3)
+
+
+def test_below_the_edge_nothing_parts_the_flows():
+    """The sharpness ends at 17.2 × .1: both flows are one, and no time is named at which iterates leave it."""
+    with jax.numpy_dtype_promotion("standard"):
+        toy = jf.Objective(losses, jnp.array([0.0]))
+        start = jnp.array([0.3, 17.0, 17.2, 0.0])
+        study = jf.edge_study(jf.optim.gd(RATE), toy, start, steps=12, modes=1, level=None)
+        assert "the edge was not reached" in repr(study)
+    assert np.isnan(study.reached)
+    assert np.isnan(study.left)
+    assert (study.covariance == 0).all()
+    assert study.distance_ratio == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(study.central.params, study.stable.params, atol=1e-5)
+    labels = lambda ax: ax.get_legend_handles_labels()[1]
+    assert "the edge was not reached" in labels(jf.plot.edge(study, Figure().subplots(3))[1])
 
 
 def test_toy_iterates_are_those_of_gradient_descent(toy_study):
@@ -167,15 +184,18 @@ def test_approach_waits_for_the_rise_after_an_early_hump():
     [
         (
             lambda t: t / 10,
-            r"rises within 100 steps, got 1\.8: it begins at 0, ends at 1 and lies between 0 and 1\.",
+            r"rises within 100 steps, got 1\.8: it begins at 0, ends at 1 and lies between 0 and 1; "
+            r"with a learning rate of about 0\.18 it",
         ),
-        (lambda t: 4 - t / 10, r"begins at 4, ends at 3"),
+        (lambda t: 4 - t / 10, r"begins at 4, ends at 3 .* level=None begins at the parameters"),
+        # 1.2 times the least, 2.8, is there at t = 2.8, and 14 of its own steps later at 1.8/3.36 of the rate.
+        (lambda t: 2.8 + t / 5, r"between 2\.8 and 4\.8; with a learning rate of about 0\.054 it would"),
         (
             lambda t: np.where(t > 5, np.nan, t / 10),
             r"got 1\.8: it reached the last time, its .* 0\.5 at most",
         ),
     ],
-    ids=["too slow", "never below", "diverges"],
+    ids=["too slow", "falling", "never below", "diverges"],
 )
 def test_a_level_not_reached_is_said_with_the_sharpness_there_was(shape, message):
     with pytest.raises(ValueError, match=message):
