@@ -41,7 +41,8 @@ def lanczos(apply: Callable[[jax.Array], jax.Array], start: jax.Array, depth: in
     matrix, small = krylov.J_small, 100 * jnp.finfo(start.dtype).eps
     # What follows a link that is rounding is not orthogonal to what was before: it is cut off.
     links = jnp.append(jnp.diagonal(matrix, 1), norm(krylov.residual))
-    size = jnp.abs(matrix).max()
+    links = jnp.where(jnp.isnan(links), 0.0, links)  # 0/0, where no rounding came to help
+    size = jnp.nanmax(jnp.abs(matrix))
     joined = jnp.cumprod((links[:-1] > small * size).astype(jnp.int32)) == 1
     whole = jnp.append(jnp.ones(1, bool), joined)
     last = jnp.sum(whole) - 1
