@@ -16,7 +16,7 @@ def floating(*arrays: jax.Array) -> Any:
     """The real type for numbers of these arrays: double for wide ones, where there is double, else single."""
     wide = [x.dtype for x in arrays if x.dtype.itemsize > (8 if jnp.iscomplexobj(x) else 4)]
     wide += [x.dtype for x in arrays if x.dtype.itemsize == 4 and jnp.issubdtype(x.dtype, jnp.integer)]
-    return jnp.zeros((), float).dtype if wide else jnp.dtype(jnp.float32)
+    return jnp.result_type(float) if wide else jnp.dtype(jnp.float32)
 
 
 def parts(x: jax.Array) -> Iterable[jax.Array]:

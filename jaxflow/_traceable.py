@@ -6,6 +6,7 @@ strings, None) is static. The functions inside are rebuilt from the leaves when 
 thing passes through `jit` as an argument, stacks under `vmap` and has a gradient.
 """
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -69,6 +70,13 @@ def combine(dynamic, static: Static) -> Any:
     return jax.tree.unflatten(static.treedef, leaves)
 
 
+@contextlib.contextmanager
+def transfers():
+    """Numbers are handed to the devices on purpose here: a user who forbids implicit transfers looks for others."""
+    with jax.transfer_guard_host_to_device("allow"), jax.transfer_guard_device_to_device("allow"):
+        yield
+
+
 def compiled(function: Callable) -> Callable:
     """`jit` for `function(settings, *arguments)`: numbers and arrays traced, all else static.
 
@@ -84,7 +92,9 @@ def compiled(function: Callable) -> Callable:
     def call(settings: Hashable, *arguments):
         dynamic, static = partition(arguments)
         # NumPy scalars would be traced with a dtype of their own.
-        return run(settings, static, [x.item() if isinstance(x, np.generic) else x for x in dynamic])
+        dynamic = [x.item() if isinstance(x, np.generic) else x for x in dynamic]
+        with transfers():
+            return run(settings, static, dynamic)
 
     call.cache_size = run._cache_size  # type: ignore[attr-defined]
     return call

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from jaxflow import _check
+from jaxflow._checkpoint import checkpoint
 from jaxflow.games import VectorField
 
 PyTree = Any
@@ -116,7 +117,7 @@ class Objective:
             losses = _widened(self.per_example(narrow(wide), batch))
             return losses.sum() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
 
-        @jax.checkpoint
+        @checkpoint
         def chunk_sum(wide, start):
             return total(wide, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, chunk), examples))
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxflow._norms import root
+from jaxflow._traceable import transfers
 
 
 @jax.tree_util.register_dataclass
@@ -74,13 +75,15 @@ def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order
     return fit(h, errors)
 
 
+@transfers()
 def fit(step_sizes: jax.Array, errors: jax.Array, used: Any = None) -> Order:
     """The line of least squares through log–log points (n,), those of the mask `used` (n,) where one is given.
 
     Slope and uncertainty are NaN where fewer than three points are used.
     """
-    used = jnp.ones(step_sizes.shape, bool) if used is None else jnp.asarray(used)
-    count, weights = used.sum(), used.astype(step_sizes.dtype)
+    used = jnp.ones_like(step_sizes, bool) if used is None else jnp.asarray(used)
+    weights = used.astype(step_sizes.dtype)
+    count = weights.sum()
     mean = lambda values: jnp.sum(weights * values) / count
     x, y = jnp.log(step_sizes), jnp.log(jnp.where(used, errors, 1.0))
     centred = x - mean(x)

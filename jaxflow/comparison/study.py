@@ -20,7 +20,7 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._norms import difference, norm
-from jaxflow._traceable import compiled, traceable
+from jaxflow._traceable import compiled, traceable, transfers
 from jaxflow.comparison.families import Family
 from jaxflow.comparison.order import Order, fit
 from jaxflow.dynamics.base import Field, scale
@@ -173,7 +173,7 @@ def by_order(
     starts, ends = _iterates(on_cpu, optimizers, h, before, after, objective, params)
     length = next(length for length in PADDED if max(orders) <= length)
     for order in orders:
-        shares = jnp.asarray(np.pad(weights(order), (0, length - order)))
+        shares = jax.device_put(np.pad(weights(order), (0, length - order)))
         errors, floor = _errors(on_cpu, shares, optimizers, h, starts, ends, time, objective, rtol)
         used = errors > floor
         yield order, fit(h, errors, used), used
@@ -227,8 +227,8 @@ def _ladder(time: Any, warmup: Any, step_sizes: Any) -> tuple[jax.Array, jax.Arr
         off = (np.abs(span / sizes - steps) > 1e-6) | (steps < 1) & (span > 0)
         if off.any():
             raise ValueError(f"step_sizes must divide {name} = {span:g}, got {sizes[np.argmax(off)]!r}.")
-        counts.append(jnp.asarray(steps.astype(int)))
-    return jnp.asarray(sizes), counts[0], counts[1]
+        counts.append(steps.astype(int))
+    return jax.device_put((sizes, *counts))
 
 
 def _default(time: float, warmup: float) -> np.ndarray:
@@ -244,7 +244,7 @@ def _default(time: float, warmup: float) -> np.ndarray:
 
 def _members(family: Callable, h: jax.Array, params: PyTree) -> tuple[Optimizer, bool]:
     """The optimizers of the ladder stacked in one, so that however made they are numbers, and if they are rough."""
-    first = family(float(h[0]))
+    first = family(float(jax.device_get(h)[0]))
     if not isinstance(first, Optimizer):
         raise TypeError(
             "family must return an optimizer of jaxflow.optim, or one made by jaxflow.optim.traceable, "
@@ -254,7 +254,8 @@ def _members(family: Callable, h: jax.Array, params: PyTree) -> tuple[Optimizer,
     if rough is not None:
         warnings.warn(rough, stacklevel=5)
     # Not weakly typed, as defaults would be: that would compile once more.
-    return jax.tree.map(lambda x: x.astype(x.dtype), jax.vmap(family)(h)), rough is not None
+    with transfers():
+        return jax.tree.map(lambda x: x.astype(x.dtype), jax.vmap(family)(h)), rough is not None
 
 
 @traceable

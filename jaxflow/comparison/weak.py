@@ -61,7 +61,7 @@ def weak_order(
         raise TypeError(f"panel must be a function of one sample, got {panel!r}.")
     found = []
     for rate in rates:
-        a, b = jax.tree.map(jnp.asarray, (discrete(rate), continuous(rate)))
+        a, b = jax.device_put((discrete(rate), continuous(rate)))
         _check_alike(rate, a, b)
         found.append(_exact(a, b) if panel is None else _sampled(rate, a, b, panel))
     gaps, members = (list(x) for x in zip(*found, strict=True))

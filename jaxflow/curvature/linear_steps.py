@@ -57,7 +57,8 @@ def late_state(optimizer, count, dtype) -> PyTree:
     walk = lambda _, state: linear_step(optimizer, zero, state, HELD, 1.0, 0.0)[1]
     state = replaced(lax.fori_loop(0, walked, walk, state), moments, HELD)
     share = count.astype(dtype) / jnp.maximum(walked, 1).astype(dtype)
-    return replaced(state, fields(state, SUMS, jnp.floating), jax.tree.map(lambda x: x * share, state))
+    stretched = lambda x: x * share.astype(x.dtype)
+    return replaced(state, fields(state, SUMS, jnp.floating), jax.tree.map(stretched, state))
 
 
 def long_counts(state: PyTree, dtype) -> PyTree:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax.transforms import AddNoiseState
 
@@ -195,7 +196,7 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
 def _evaluated(settings, optimizer, state):
     # The state's own precision, at least single: hyperparameters that are arrays of another would change it.
     floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    dtype = jnp.result_type(jnp.float32, *floats)
+    dtype = np.result_type(np.float32, *(leaf.dtype for leaf in floats))
     evaluate = _evaluation(optimizer, state)
     assert evaluate is not None
     return tree_map(lambda p: p.astype(dtype), evaluate())

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check, optim
-from jaxflow._traceable import compiled
+from jaxflow._traceable import compiled, transfers
 from jaxflow.curvature.linear_steps import (
     SECOND_MOMENTS,
     fields,
@@ -132,7 +132,7 @@ def _refused(primals, tangents):
 @compiled
 def _threshold(settings, optimizer, count, state, period):
     """The threshold and the key of the reason why there is none, 0 where there is one."""
-    dtype = jnp.zeros(()).dtype
+    dtype = jnp.result_type(float)
     state = late_state(optimizer, count, dtype) if state is None else long_counts(state, dtype)
     unit = _unit(optimizer, state, period, dtype)
     steps, start = _linearised(optimizer, state, period, dtype)
@@ -249,7 +249,7 @@ def stability_threshold(
             f"optimizer must be a single one, got a stack of {min(sizes)[0]}, {optimizer!r}; "
             "use jax.vmap(stability_threshold)(optimizer)."
         )
-    fresh = jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((), jnp.zeros(()).dtype))
+    fresh = jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((), jnp.result_type(float)))
     if state is not None:
         if count is not None:
             raise ValueError(f"count must be None beside a state, which has its own, got {count!r}.")
@@ -263,21 +263,23 @@ def stability_threshold(
     numbers = (optimizer, count, state, period)
     small = sum(x.size for x in jax.tree.leaves(fresh) if jnp.issubdtype(x.dtype, jnp.floating)) <= MOST
     # Under `jit` what is made anew is a tracer even where nothing that came in is one.
-    if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(numbers), jnp.zeros(()))):
+    with transfers():
+        anew = jnp.zeros(())
+    if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(numbers), anew)):
         return _searched(*numbers)[0] if small else jnp.full((), jnp.nan)
-    with enable_x64(True):
+    with enable_x64(True), transfers():
         threshold, why = _searched(*_in_double(numbers)) if small else (np.nan, 4)
     if isinstance(threshold, Tracer):  # an optax optimizer made of one
-        return threshold.astype(jnp.zeros(()).dtype)
+        return threshold.astype(jnp.result_type(float))
     if why:
         static = getattr(optimizer, "_static", None)
         name = static[0].__name__ if static else "The optax optimizer"
         warnings.warn(f"{name} has no stability threshold: {REASONS[int(why)]}.", stacklevel=2)
-    return jnp.asarray(np.asarray(threshold), jnp.zeros(()).dtype)
+    return jax.device_put(np.asarray(threshold, jnp.result_type(float)))
 
 
 def _searched(optimizer, count, state, period) -> tuple[Any, Any]:
-    dtype = jnp.zeros(()).dtype
+    dtype = jnp.result_type(float)
     if count is None:
         count = LATE if dtype == jnp.float64 else LATE_SINGLE
     before, period = jnp.asarray(count, jnp.int32) - 1, jnp.asarray(period, jnp.int32)

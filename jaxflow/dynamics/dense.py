@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
@@ -22,7 +23,7 @@ def _wide(params: PyTree) -> PyTree:
     for leaf in jax.tree.leaves(params):
         if jnp.iscomplexobj(leaf):
             raise TypeError(f"params must be real where a Hessian is formed, got dtype {leaf.dtype}.")
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), params)
+    return jax.tree.map(lambda x: x.astype(np.promote_types(x.dtype, np.float32)), params)
 
 
 def _local(slope, params: PyTree):

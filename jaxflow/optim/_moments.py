@@ -59,12 +59,24 @@ def below_one(decay: Any) -> Any:
     if is_concrete(decay):
         return decay
     decay = jnp.asarray(decay)
-    return jnp.minimum(decay, 1 - 8 * float(jnp.finfo(jnp.promote_types(decay.dtype, jnp.float32)).eps))
+    half = jnp.finfo(decay.dtype).bits < 32
+    return jnp.minimum(decay, 1 - 8 * float(jnp.finfo(jnp.float32 if half else decay.dtype).eps))
 
 
 def increment(count: jax.Array) -> jax.Array:
     """The next step count; stays at the largest integer rather than wrap around."""
     return jnp.asarray(optax.safe_increment(count))
+
+
+def of_optax(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """A transform that promotes dtypes itself, let to do so where `jax_numpy_dtype_promotion` is strict."""
+    transform = optax.with_extra_args_support(transform)
+
+    def update(updates, state, params=None, **extra):
+        with jax.numpy_dtype_promotion("standard"):
+            return transform.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(transform.init, update)
 
 
 def in_single(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxflow import _check
@@ -18,6 +19,7 @@ from jaxflow.optim._moments import (
     ema,
     in_single,
     increment,
+    of_optax,
     root,
     square,
     step_count,
@@ -140,8 +142,8 @@ def scalar_rmsprop(learning_rate, decay=0.9, eps=1e-8):
     _check.fraction(decay=decay)
     _check.nonnegative(eps=eps)
 
-    dtype = lambda params: jnp.result_type(jnp.float32, *jax.tree.leaves(zeros(params, real=True)))
-    init = lambda params: SecondMomentState(jnp.zeros([], dtype(params)))
+    dtypes = lambda params: [leaf.dtype for leaf in jax.tree.leaves(zeros(params, real=True))]
+    init = lambda params: SecondMomentState(jnp.zeros([], np.result_type(np.float32, *dtypes(params))))
 
     def update(updates, state, params=None):
         nu = ema(state.nu, sum(map(jnp.sum, jax.tree.leaves(tree_map(square, updates)))), decay)
@@ -167,7 +169,7 @@ def adam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8):
     """
     check_adam(learning_rate, b1, b2, eps)
     b1, b2 = below_one(b1), below_one(b2)
-    scale = optax.scale_by_adam(b1, b2, eps, eps_root=TINY)
+    scale = of_optax(optax.scale_by_adam(b1, b2, eps, eps_root=TINY))
     return in_single(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
 
 
@@ -192,7 +194,7 @@ def adamw(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-2, *, 
     check_adam(learning_rate, b1, b2, eps)
     b1, b2 = below_one(b1), below_one(b2)
     _check.nonnegative(weight_decay=weight_decay)
-    scale = optax.scale_by_adam(b1, b2, eps, eps_root=TINY)
+    scale = of_optax(optax.scale_by_adam(b1, b2, eps, eps_root=TINY))
     decay = optax.add_decayed_weights(weight_decay)
     if multiplier is None:
         return in_single(optax.chain(scale, decay, optax.scale_by_learning_rate(learning_rate)))
@@ -295,7 +297,7 @@ def nadam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, momentum_decay=None
     check_adam(learning_rate, b1, b2, eps)
     b1, b2 = below_one(b1), below_one(b2)
     if momentum_decay is None:
-        scale = optax.scale_by_adam(b1, b2, eps, eps_root=TINY, nesterov=True)
+        scale = of_optax(optax.scale_by_adam(b1, b2, eps, eps_root=TINY, nesterov=True))
         return in_single(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
     _check.nonnegative(momentum_decay=momentum_decay)
 

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim._moments import below_one, in_single, increment, tree_map
+from jaxflow.optim._moments import below_one, in_single, increment, of_optax, tree_map
 from jaxflow.optim.schedules import check_rate, value_at
 
 PyTree = Any
@@ -87,7 +87,7 @@ def momentum(learning_rate, beta=0.9, *, ema=False, debias=False):
         raise ValueError(
             "debias must be False when beta is a schedule: the correction 1 - beta^t needs one beta."
         )
-    average = lambda b: optax.ema(below_one(b) if debias else b, debias=debias)
+    average = lambda b: of_optax(optax.ema(below_one(b) if debias else b, debias=debias))
     make = average if ema else optax.trace
     velocity = _scheduled(make, beta)
     return optax.chain(in_single(velocity), optax.scale_by_learning_rate(learning_rate))

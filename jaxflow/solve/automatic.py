@@ -21,9 +21,7 @@ STIFF = 100.0
 ITERATIONS = 30
 
 
-def choose(
-    dynamics: Dynamics, params: PyTree, times: jax.Array, state: PyTree = None
-) -> diffrax.AbstractSolver:
+def choose(dynamics: Dynamics, params: PyTree, times: Any, state: PyTree = None) -> diffrax.AbstractSolver:
     """`RKC2` where the equation is stiff with a real negative spectrum, `Tsit5` else.
 
     Measured at the initial state by a power iteration on the Jacobian of the drift. RKC2's stability region is
@@ -34,8 +32,9 @@ def choose(
     leaves = jax.tree.leaves((dynamics, params, times, state))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         raise TypeError('solver="auto" measures concrete numbers; under jit or vmap name the solver.')
-    radius, rayleigh = _stiffness((), dynamics, params, times[0], state)
-    stiff = bool(radius * (times[-1] - times[0]) > STIFF) and bool(rayleigh < -0.9 * radius)
+    times = jax.device_get(times)
+    radius, rayleigh = map(float, _stiffness((), dynamics, params, times[0], state))
+    stiff = radius * (times[-1] - times[0]) > STIFF and rayleigh < -0.9 * radius
     return RKC2() if stiff else diffrax.Tsit5()
 
 

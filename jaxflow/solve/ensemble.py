@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxflow import _check
+from jaxflow._traceable import transfers
 from jaxflow.solve import stream
 from jaxflow.solve.trajectory import Trajectory
 
@@ -71,8 +72,9 @@ def ensemble(
     is_trajectory = lambda part: isinstance(part, Trajectory)
     with stream.refused():
         members = jax.vmap(run)(keys)
-    if jax.tree.leaves(members)[0].shape[0] != n:
-        members = jax.tree.map(lambda leaf: leaf[:n], members)  # without the padding
+    with transfers():
+        if jax.tree.leaves(members)[0].shape[0] != n:
+            members = jax.tree.map(lambda leaf: leaf[:n], members)  # without the padding
     return jax.tree.map(
         lambda part: _one_clock(part) if is_trajectory(part) else part, members, is_leaf=is_trajectory
     )
@@ -83,9 +85,11 @@ def _in_groups(run, keys, mesh, n: int, size: int) -> PyTree:
     parts = []
     for first in range(0, n, size):
         members = np.arange(first, first + size) % n
-        part = ensemble(run, jax.tree.map(lambda k, members=members: k[members], keys), mesh)
-        parts.append(part)
+        with transfers():
+            chosen = jax.tree.map(lambda k, members=members: k[members], keys)
+        parts.append(ensemble(run, chosen, mesh))
 
+    @transfers()
     def joined(*leaves):
         return jnp.concatenate(leaves)[:n]
 
@@ -111,9 +115,11 @@ def _one_clock(run: Trajectory) -> Trajectory:
             raise ValueError(
                 f"The members of an ensemble must share their times, but member {i} differs from member 0."
             )
-    return dataclasses.replace(run, times=run.times[0])
+    with transfers():
+        return dataclasses.replace(run, times=run.times[0])
 
 
+@transfers()
 def _spread(keys: PyTree, n: int, mesh: Mesh) -> PyTree:
     """Keys laid over the devices, padded by repetition to a multiple of their number."""
     devices = mesh.devices.size

@@ -132,7 +132,7 @@ def integrate(
     mapped = noisy and dynamics.diffusion is None
     params = as_parameters(params)
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)]
-    precision = jnp.zeros((), float).dtype if noisy else single_or_double(dtypes)
+    precision = jnp.result_type(float) if noisy else single_or_double(dtypes)
     clock = checked(times, mapped or (not noisy and substeps is None), precision)
     for name, value in (("step_size", step_size), ("rtol", rtol), ("atol", atol)):
         if value is not None:

@@ -25,9 +25,9 @@ class IterationState(NamedTuple):
 def clock(rate, start_step, start_time, steps: int, ends: np.ndarray) -> jax.Array:
     """The times after `ends` (n,), from 0 to `steps`, of the next steps; shape (n,)."""
     if callable(rate):
-        rates = jax.vmap(rate)(start_step + jnp.arange(steps))
+        rates = jax.vmap(rate)(start_step + jnp.arange(steps, dtype=start_step.dtype))
         sums = jnp.cumsum(jnp.asarray(rates, start_time.dtype))
-        return start_time + jnp.append(0, sums)[ends]
+        return start_time + jnp.pad(sums, (1, 0))[ends]
     return start_time + jnp.asarray(ends, start_time.dtype) * jnp.asarray(rate, start_time.dtype)
 
 
@@ -37,7 +37,7 @@ def end_time(rate, first, time, steps) -> jax.Array:
     Under a schedule a sum with Kahan's compensation: naively, half a unit is lost a step.
     """
     if not callable(rate):
-        return time + steps * jnp.asarray(rate, time.dtype)
+        return time + steps.astype(time.dtype) * jnp.asarray(rate, time.dtype)
 
     def add(k, carry):
         total, lost = carry

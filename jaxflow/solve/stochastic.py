@@ -3,9 +3,9 @@
 One compiled program; the dynamics, parameters, times and key are its arguments.
 """
 
-import functools
 import math
 import warnings
+from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
@@ -16,6 +16,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxflow import _check
+from jaxflow._checkpoint import checkpoint
 from jaxflow._traceable import compiled
 from jaxflow.dynamics import Dynamics, Field
 from jaxflow.recording import keeping, looked
@@ -218,7 +219,7 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
     begins, dts = times.absolute, jnp.diff(times.elapsed) / substeps
     seen = lambda z: (record(z), ~is_finite(z))
 
-    @jax.checkpoint
+    @checkpoint
     def one(state, item):
         i, j, increment = item
         return step(
@@ -231,7 +232,6 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
         return lax.scan(one, state, (*where, drawn))[0]
 
     # Reverse mode keeps the states between pages only, and draws each page again.
-    @functools.partial(jax.checkpoint, static_argnums=2)
     def page(state, p, count):
         """The `count` intervals of a page."""
         drawn = coarsened(noise.draw(p, count * substeps * refinement), refinement)
@@ -243,13 +243,12 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
 
         return lax.scan(interval, state, (p * layout.intervals + jnp.arange(count), drawn))
 
-    @functools.partial(jax.checkpoint, static_argnums=3)
     def part(state, i, j, count):
         """The `count` steps of the j-th page of interval i."""
         drawn = noise.draw(i * layout.each + j, count)
         return along(state, i, j * layout.length, drawn, count)
 
-    @jax.checkpoint
+    @checkpoint
     def coarse(state, i):
         """All steps of interval i, where they are coarser than the noise: they straddle pages."""
         whole = jax.vmap(lambda j: noise.draw(i * layout.each + j, layout.length))(jnp.arange(layout.whole))
@@ -262,10 +261,10 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
         if refinement > 1:
             state = coarse(state, i)
             return state, seen(state)
-        body = lambda state, j: (part(state, i, j, layout.length), None)
+        body = lambda state, j: (checkpoint(partial(part, count=layout.length))(state, i, j), None)
         state, _ = lax.scan(body, state, jnp.arange(layout.whole))
         if layout.rest:
-            state = part(state, i, layout.whole, layout.rest)
+            state = checkpoint(partial(part, count=layout.rest))(state, i, jnp.asarray(layout.whole))
         return state, seen(state)
 
     number = dts.size
@@ -274,10 +273,10 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
         return final, values, bad
     on_each = min(layout.intervals, number)
     whole, rest = divmod(number, on_each)
-    state, records = lax.scan(lambda s, p: page(s, p, on_each), state, jnp.arange(whole))
+    state, records = lax.scan(checkpoint(partial(page, count=on_each)), state, jnp.arange(whole))
     records = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), records)
     if rest:
-        state, last = page(state, jnp.asarray(whole), rest)
+        state, last = checkpoint(partial(page, count=rest))(state, jnp.asarray(whole))
         records = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), records, last)
     values, bad = records
     return state, values, bad

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow._traceable import compiled
+from jaxflow._traceable import compiled, transfers
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import advance
 from jaxflow.recording import as_recorder
@@ -63,7 +63,8 @@ def iterate_stream(optimizer, objective, params, steps, rate, batches, every, re
         raise TypeError(
             f"estimator must come from jaxflow.solve or be an iterable of batches, got {batches!r}."
         ) from None
-    state = start(optimizer, params) if state is None else state
+    with transfers():
+        state = start(optimizer, params) if state is None else state
     optimizer_state = state.optimizer
     seen, memory = _observe((), record, None, params, optimizer_state)
     records, ends, last = [seen], [0], 0
@@ -78,11 +79,12 @@ def iterate_stream(optimizer, objective, params, steps, rate, batches, every, re
     if ends[-1] != last:  # a last shorter interval
         records.append(_observe((), record, memory, params, optimizer_state)[0])
         ends.append(last)
-    times = clock(rate, state.step, state.time, last, np.array(ends))
-    final = state._replace(step=state.step + last, time=times[-1], optimizer=optimizer_state)
-    values, bad = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
-    taken = jnp.asarray(last, jnp.int32)
-    trajectory = finish(times, values, params, final, taken, lambda: bad[1:])
+    with transfers():
+        times = clock(rate, state.step, state.time, last, np.array(ends))
+        final = state._replace(step=state.step + last, time=times[-1], optimizer=optimizer_state)
+        values, bad = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
+        taken = jnp.asarray(last, jnp.int32)
+        trajectory = finish(times, values, params, final, taken, lambda: bad[1:])
     if last < steps:
         warnings.warn(f"The stream of batches ended after {last} of {steps} steps.", stacklevel=3)
         ended = jnp.where(trajectory.diverged, trajectory.status, STREAM_ENDED)

@@ -52,8 +52,9 @@ def checked(times: Any, repeated: bool, dtype: Any) -> Times:
     _refuse(array, ~(held[:-1] & held[1:]), f"be numbers that {dtype.name} holds")
     lost = (passed > 0) & (np.diff(elapsed) <= 0)
     _refuse(array, lost, f"differ when rounded to {dtype.name}, counted from the first of them")
+    kept = jnp.result_type(float)
     with jax.ensure_compile_time_eval():  # under jit too, concrete times stay so
-        return Times(jnp.asarray(array, float), jnp.asarray(array - array[0], float))
+        return Times(*jax.device_put((array.astype(kept), (array - array[0]).astype(kept))))
 
 
 def _refuse(array: np.ndarray, bad: np.ndarray, rule: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxflow._memory import physical_memory
-from jaxflow._traceable import Static, combine, partition
+from jaxflow._traceable import Static, combine, partition, transfers
 from jaxflow.sweeps import fingerprint
 from jaxflow.sweeps.axes import Design, Group
 from jaxflow.sweeps.layout import Layout, layout, named
@@ -201,7 +201,8 @@ class Program:
 
     def run(self, block: Block, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The trials of a block, one of those of this size: their arrays, and which diverged."""
-        found = jax.device_get(_batch(*self._arguments(self._padded(block, size), size)))
+        with transfers():
+            found = jax.device_get(_batch(*self._arguments(self._padded(block, size), size)))
         kept = block.cells.size, block.seeds.size
         flat = lambda array: array[: kept[0], : kept[1]].reshape(kept[0] * kept[1], *array.shape[2:])
         return jax.tree.map(flat, found)
