@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import experimental, lax
+from jax import lax
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
@@ -31,8 +31,6 @@ from jaxflow.curvature.linear_steps import (
 from jaxflow.curvature.preconditioners import preconditioner_of
 
 PyTree = Any
-_home: Any = jax if hasattr(jax, "enable_x64") else experimental  # by version
-enable_x64 = _home.enable_x64
 
 LATE, LATE_SINGLE = 2_000_000_000, 10_000_000  # single precision counts no further one by one
 MOST = 32  # numbers in a linearised state
@@ -267,7 +265,7 @@ def stability_threshold(
         anew = jnp.zeros(())
     if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(numbers), anew)):
         return _searched(*numbers)[0] if small else jnp.full((), jnp.nan)
-    with enable_x64(True), transfers():
+    with jax.enable_x64(True), transfers():
         threshold, why = _searched(*_in_double(numbers)) if small else (np.nan, 4)
     if isinstance(threshold, Tracer):  # an optax optimizer made of one
         return threshold.astype(jnp.result_type(float))
