@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxflow import _check
+from jaxflow import _check, _half
 from jaxflow._checkpoint import checkpoint
 from jaxflow.games import VectorField
 
@@ -32,6 +32,9 @@ class Objective:
       as a stream; then `objective(params)` is refused.
     - `chunk`: evaluate the mean over this many examples at a time (static), for data whose activations do
       not fit in memory. The gradient recomputes each chunk, so its memory is that of one chunk too.
+
+    In half precision, of losses or parameters, examples are summed in float32: their losses, and their gradients one
+    by one, each rounded as half precision has it.
 
     `objective(params)` is L; `objective.minibatch(params, indices)` the mean over some examples;
     `objective.size` is N. An objective goes through `jit`, `vmap` and `grad` as an argument.
@@ -85,7 +88,7 @@ class Objective:
         """The mean loss over all data; a scalar."""
         n = self.size
         if self.chunk is None or self.chunk >= n:
-            return self.per_example(params, self.data).mean()
+            return self.over(params, self.data)
         return self._chunked(params, None, n)
 
     def weighted(self, params: PyTree, weights: jax.Array) -> jax.Array:
@@ -98,49 +101,56 @@ class Objective:
         if weights.shape != (self.size,):
             raise ValueError(f"weights must have shape ({self.size},), one an example, got {weights.shape}.")
         if self.chunk is None or self.chunk >= self.size:
-            losses = self.per_example(params, self.data)
-            return jnp.sum(weights.astype(losses.dtype) * losses)
+            return self.over(params, self.data, weights)
         return self._chunked(params, weights, 1)
 
-    def _chunked(self, params: PyTree, weights: jax.Array | None, divisor: int) -> jax.Array:
-        """The (weighted) sum of all losses over `divisor`, a chunk at a time.
+    def over(self, params: PyTree, batch: PyTree, weights: jax.Array | None = None) -> jax.Array:
+        r"""The mean loss over the examples of `batch`, or $\sum_i w_i \ell_i$ given `weights` (B,); a scalar.
 
-        Half precision is summed in float32, and so are cotangents: the parameters are widened outside the loop.
+        >>> import jax.numpy as jnp, jaxflow as jf
+        >>> print(jf.Objective(lambda w, c: (w - c) ** 2).over(0.0, jnp.array([1.0, 3.0])))
+        5.0
         """
+        losses = self.per_example(params, batch)
+        if _half.is_half(losses) or _half.any_half(params):
+            divisor = losses.shape[0] if weights is None else 1
+            return self._of_half(params, batch, weights, divisor, None, losses.dtype)
+        return losses.mean() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
+
+    def _of_half(self, params, batch, weights, divisor: int, chunk: int | None, dtype) -> jax.Array:
+        """The (weighted) sum of losses over `divisor`, in `dtype`, summed in float32."""
+        if weights is None:
+            weights = jnp.ones(np.shape(jax.tree.leaves(batch)[0])[0], jnp.float32)
+        total = _half.total(self.per_example, params, batch, _half.widened(weights), chunk)
+        return (total / divisor).astype(dtype)
+
+    def _chunked(self, params: PyTree, weights: jax.Array | None, divisor: int) -> jax.Array:
+        """The (weighted) sum of all losses over `divisor`, a chunk at a time."""
         n, chunk = self.size, self.chunk
         assert chunk is not None
+        few = lambda params, data: self.per_example(params, jax.tree.map(lambda x: x[:chunk], data))
+        losses = jax.eval_shape(few, params, self.data)
+        if _half.is_half(losses) or _half.any_half(params):
+            return self._of_half(params, self.data, weights, divisor, chunk, losses.dtype)
         examples = (self.data, weights)
-        narrow = lambda tree: jax.tree.map(lambda x, like: x.astype(jnp.result_type(like)), tree, params)
 
-        def total(wide, examples):
+        def total(params, examples):
             batch, weights = examples
-            losses = _widened(self.per_example(narrow(wide), batch))
+            losses = self.per_example(params, batch)
             return losses.sum() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
 
         @checkpoint
-        def chunk_sum(wide, start):
-            return total(wide, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, chunk), examples))
+        def chunk_sum(params, start):
+            return total(params, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, chunk), examples))
 
-        wide = jax.tree.map(_widened, params)
-        rest = total(wide, jax.tree.map(lambda x: x[n - n % chunk :], examples)) if n % chunk else 0.0
+        rest = total(params, jax.tree.map(lambda x: x[n - n % chunk :], examples)) if n % chunk else 0.0
         starts = jnp.arange(n // chunk) * chunk
-        shape = jax.eval_shape(chunk_sum, wide, starts[0])
-        body = lambda partial, start: (partial + chunk_sum(wide, start), None)
-        whole = lax.scan(body, jnp.asarray(rest, shape.dtype), starts)[0] / divisor
-        batch = jax.tree.map(lambda x: x[:chunk], self.data)
-        return whole.astype(jax.eval_shape(self.per_example, params, batch).dtype)
+        body = lambda partial, start: (partial + chunk_sum(params, start), None)
+        return lax.scan(body, jnp.asarray(rest, losses.dtype), starts)[0] / divisor
 
     def minibatch(self, params: PyTree, indices: jax.Array, weights: jax.Array | None = None) -> jax.Array:
         r"""The mean loss over the examples `indices` (B,), or $\sum_j w_j \ell_{i_j}$ given `weights` (B,)."""
-        losses = self.per_example(params, jax.tree.map(lambda x: x[indices], self.data))
-        return losses.mean() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
-
-
-def _widened(x: Any) -> jax.Array:
-    """In float32 where it is of half precision."""
-    x = jnp.asarray(x)
-    half = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
-    return x.astype(jnp.float32) if half else x
+        return self.over(params, jax.tree.map(lambda x: x[indices], self.data), weights)
 
 
 def _unflatten(static: tuple, children: Any) -> Objective:

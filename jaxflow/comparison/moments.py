@@ -14,6 +14,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
+from jaxflow._half import widened
 from jaxflow._traceable import compiled, traceable
 from jaxflow.dynamics import Dynamics, Field, gradient_covariance
 from jaxflow.dynamics.temperature import batch_factor, check_batch
@@ -25,7 +26,7 @@ PyTree = Any
 
 
 class Moments(NamedTuple):
-    """Mean (a pytree like the state) and covariance (d, d) in the order of `jax.flatten_util.ravel_pytree`."""
+    """Mean (a pytree like the state) and covariance (d, d), float32 at least, in the order of `ravel_pytree`."""
 
     mean: PyTree
     covariance: jax.Array
@@ -33,8 +34,14 @@ class Moments(NamedTuple):
     @property
     def second(self) -> jax.Array:
         r"""The second moment $E\,z z^\top$, (d, d)."""
-        flat = ravel_pytree(self.mean)[0]
+        flat = widened(ravel_pytree(self.mean)[0])
         return self.covariance + jnp.outer(flat, flat)
+
+
+def _flattened(tree: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
+    """A pytree as one vector, of half precision in float32; and back, in its own dtypes."""
+    narrow, back = ravel_pytree(tree)
+    return widened(narrow), lambda x: back(x.astype(narrow.dtype))
 
 
 def averaged(function: Callable[[jax.Array], jax.Array], mean: jax.Array, covariance: jax.Array) -> jax.Array:
@@ -68,21 +75,21 @@ def moment_flow(dynamics: Dynamics) -> Field:
 
     def init(params):
         state = field.init(params)
-        flat = ravel_pytree(state)[0]
+        flat = _flattened(state)[0]
         return Moments(state, jnp.zeros((flat.size, flat.size), flat.dtype))
 
     def drift(t, z):
-        mean, unravel = ravel_pytree(z.mean)
+        mean, unravel = _flattened(z.mean)
         shape = brownian(z.mean)
         if any(is_bits(leaf) for leaf in jax.tree.leaves(shape)):
             raise ValueError(
                 f"dynamics must have Gaussian noise, not one that picks examples, got {dynamics!r}."
             )
         xi, unravel_xi = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape))
-        velocity = lambda x: ravel_pytree(field.drift(t, unravel(x)))[0]
+        velocity = lambda x: _flattened(field.drift(t, unravel(x)))[0]
 
         def diffusivity(x):
-            column = lambda e: ravel_pytree(diffusion(t, unravel(x), unravel_xi(e)))[0]
+            column = lambda e: _flattened(diffusion(t, unravel(x), unravel_xi(e)))[0]
             columns = jax.vmap(column)(jnp.eye(xi.size, dtype=xi.dtype))
             return columns.T @ columns
 
@@ -130,8 +137,8 @@ def moment_descent(
 
 @compiled
 def _moment_descent(settings, objective, params, rate, factor, steps) -> Moments:
-    mean, unravel = ravel_pytree(params)
-    slope = lambda x: ravel_pytree(gradient(objective)(unravel(x)))[0]
+    mean, unravel = _flattened(params)
+    slope = lambda x: _flattened(gradient(objective)(unravel(x)))[0]
     variance = lambda x: gradient_covariance(objective, unravel(x))
     eta, s = jnp.asarray(rate, mean.dtype), jnp.asarray(factor, mean.dtype)
 

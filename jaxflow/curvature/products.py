@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
+from jaxflow._half import any_half, block_of, summed
 from jaxflow._traceable import compiled
 from jaxflow.games import VectorField
 from jaxflow.objective import Objective
@@ -105,6 +106,10 @@ def gauss_newton(objective: Objective, params: PyTree, v: PyTree) -> PyTree:
         return jax.linear_transpose(push, params)(along)[0]
 
     size, chunk = objective.size, objective.chunk or objective.size
+    if any_half(jax.eval_shape(objective.losses.predict, params, objective.data["x"])):  # type: ignore
+        one = lambda example: batch_product(jax.tree.map(lambda x: x[None], example))
+        weights = jnp.full(size, 1 / size, jnp.float32)
+        return summed(one, objective.data, weights, block_of(params, chunk))
     whole = size - size % chunk
     rest = jax.tree.map(lambda x: x[whole:], objective.data)
     total = batch_product(rest) if size % chunk else jax.tree.map(jnp.zeros_like, params)

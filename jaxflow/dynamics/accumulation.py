@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.averages import cast, check_adaptive, divided, real
-from jaxflow.dynamics.base import Field, scale
+from jaxflow.dynamics.base import Field, like, scale, wide
 from jaxflow.dynamics.flows import Loss, slope_of
 from jaxflow.optim.schedules import value_at
 
@@ -16,7 +16,7 @@ PyTree = Any
 
 
 class AdagradState(NamedTuple):
-    """Parameters θ and the sum r of squared gradients over steps; two pytrees of one structure."""
+    """Parameters θ and the sum r of squared gradients over steps, in float32 at least; two alike pytrees."""
 
     params: PyTree
     accumulator: PyTree
@@ -63,12 +63,14 @@ def adagrad(
 
     def init(params):
         filled = lambda x: jnp.zeros_like(x) + cast(initial_accumulator, x)
-        return AdagradState(params, jax.tree.map(filled, real(params)))
+        return AdagradState(params, jax.tree.map(filled, wide(real(params))))
 
     def drift(t, state):
-        g = slope(state.params)
+        g = wide(slope(state.params))
         square = jax.tree.map(jnp.square, g)
         move = divided(g, state.accumulator, square, 1.0, eps)
-        return AdagradState(scale(-1.0, move), scale(1 / value_at(learning_rate, t), square))
+        return AdagradState(
+            like(scale(-1.0, move), state.params), scale(1 / value_at(learning_rate, t), square)
+        )
 
     return Field(drift=drift, init=init, params=lambda state: state.params, time_step=learning_rate)

@@ -22,7 +22,7 @@ from jaxflow.dynamics.averages import (
     relaxation,
     towards,
 )
-from jaxflow.dynamics.base import Field, scale
+from jaxflow.dynamics.base import Field, like, scale, wide
 from jaxflow.dynamics.flows import Loss
 from jaxflow.dynamics.noise import FULL, Noise
 
@@ -30,14 +30,17 @@ PyTree = Any
 
 
 class RMSPropState(NamedTuple):
-    """Parameters θ and second moment v, in units of a squared gradient; two pytrees of one structure."""
+    """Parameters θ and second moment v, in units of a squared gradient, in float32 at least; two alike pytrees."""
 
     params: PyTree
     second_moment: PyTree
 
 
 class AdamState(NamedTuple):
-    """Parameters, the moments with Adam's bias correction in them, and the number of steps taken, a float."""
+    """Parameters, the moments with Adam's bias correction in them, and the number of steps taken, a float.
+
+    All but the parameters are float32 at least.
+    """
 
     params: PyTree
     first_moment: PyTree
@@ -127,7 +130,7 @@ def rmsprop(
     forget = relaxation(decay, malladi)
 
     def init(params):
-        return RMSPropState(params, jax.tree.map(jnp.zeros_like, real(params)))
+        return RMSPropState(params, jax.tree.map(jnp.zeros_like, wide(real(params))))
 
     def preconditioned(x, state, square):
         return divided(x, state.second_moment, square, 1 - decay, eps)
@@ -136,7 +139,7 @@ def rmsprop(
         tau, m = time_step(t), gradients.moments(t, state.params)
         back = jax.tree.map(jnp.subtract, m.target, state.second_moment)
         move = preconditioned(m.mean, state, m.square)
-        return RMSPropState(scale(-rate(t) / tau, move), scale(forget / tau, back))
+        return RMSPropState(like(scale(-rate(t) / tau, move), state.params), scale(forget / tau, back))
 
     def diffusion(t, state, xi):
         tau, m = time_step(t), gradients.moments(t, state.params)
@@ -145,12 +148,12 @@ def rmsprop(
         move = preconditioned(draws[0], state, m.square)
         square = scale(0.0 if malladi else forget / tau * push, noise_of_square(draws, m))
         # The optimizer subtracts the gradient, and adds its square.
-        return RMSPropState(scale(-rate(t) / tau * push, move), square)
+        return RMSPropState(like(scale(-rate(t) / tau * push, move), state.params), square)
 
     def step(t, state, dt, xi):
         tau = time_step(t)
         g, target, square = gradients.seen(t, state.params, dt, xi)
-        move = scale(-rate(t) / tau * dt, preconditioned(g, state, square))
+        move = like(scale(-rate(t) / tau * dt, preconditioned(g, state, square)), state.params)
         params = jax.tree.map(jnp.add, state.params, move)
         return RMSPropState(params, towards(state.second_moment, target, -jnp.expm1(-forget * dt / tau)))
 
@@ -220,7 +223,7 @@ def adam(
 
     def init(params):
         begin = gradients.moments(0.0, real(params))
-        steps = jnp.zeros([], jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(params))))
+        steps = jnp.zeros([], jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(wide(params)))))
         return AdamState(params, begin.mean, begin.target, steps)
 
     def forgotten(steps, f):
@@ -240,7 +243,7 @@ def adam(
         back = lambda mean, x, share: scale(share / tau, jax.tree.map(jnp.subtract, mean, x))
         move = preconditioned(state.first_moment, state.second_moment, now.square, second)
         return AdamState(
-            scale(-rate(t) / tau, move),
+            like(scale(-rate(t) / tau, move), state.params),
             back(now.mean, state.first_moment, first),
             back(now.target, state.second_moment, second),
             cast(1 / tau, state.steps),
@@ -266,9 +269,8 @@ def adam(
         first = towards(state.first_moment, g, parts[0])
         second = towards(state.second_moment, target, parts[1])
         move = preconditioned(first, second, square, shares(steps)[1])
-        return AdamState(
-            jax.tree.map(jnp.add, state.params, scale(-rate(t) / tau * dt, move)), first, second, steps
-        )
+        move = like(scale(-rate(t) / tau * dt, move), state.params)
+        return AdamState(jax.tree.map(jnp.add, state.params, move), first, second, steps)
 
     brownian = lambda state: gradients.brownian(state.params)
     return _field(drift, init, _clock(learning_rate, gradients), batch_size, diffusion, brownian, step)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow.dynamics.base import scale
+from jaxflow.dynamics.base import scale, wide
 from jaxflow.dynamics.coordinates import gradient_variance, mix, mixing, pair_of_gradients
 from jaxflow.dynamics.diffusions import noise_amplitude
 from jaxflow.dynamics.flows import Loss, slope_of
@@ -55,7 +55,7 @@ def _without_noise(objective: Loss, learning_rate: Any, malladi: bool) -> Gradie
     rate = lambda t: value_at(learning_rate, t)
 
     def moments(t, params):
-        mean = slope(params)
+        mean = wide(slope(params))
         square = jax.tree.map(jnp.square, mean)
         return Moments(mean, jax.tree.map(jnp.zeros_like, mean), square, square)
 
@@ -65,7 +65,7 @@ def _without_noise(objective: Loss, learning_rate: Any, malladi: bool) -> Gradie
 def gradients_of(
     objective: Any, learning_rate: Any, batch_size: Any, malladi: bool, replacement: bool, noise: Noise
 ) -> Gradients:
-    """The gradients of an objective's mini-batches; `malladi` tells whose limit, and so whose clock."""
+    """The gradients of an objective's mini-batches, in float32 at least; `malladi` tells whose limit and clock."""
     if batch_size is None:
         return _without_noise(objective, learning_rate, malladi)
     amplitude = noise_amplitude(objective, batch_size, replacement)
@@ -75,13 +75,13 @@ def gradients_of(
     sampling = noise.build()
 
     def moments(t, params):
-        mean = gradient(objective)(params)
+        mean = wide(gradient(objective)(params))
         variance = scale(spread(t) ** 2, gradient_variance(objective, params, mean))
         square = jax.tree.map(lambda g, c: g * g + c, mean, variance)
         return Moments(mean, variance, square, variance if malladi else square)
 
     def seen(t, params, dt, xi):
-        first, second = pair_of_gradients(objective, sampling, params, spread(t), xi)
+        first, second = wide(pair_of_gradients(objective, sampling, params, spread(t), xi))
         r = mixing(time_step(t), dt)
         squares = lambda a, b: 0.5 * (a * a + b * b)
         target = (lambda a, b: 0.5 * (a - b) ** 2) if malladi else (lambda a, b: mix(jnp.square, a, b, r))
@@ -92,7 +92,7 @@ def gradients_of(
         rate,
         time_step,
         moments,
-        lambda t, params, xi: scale(spread(t), sampling.draw(objective, params, xi)),
+        lambda t, params, xi: scale(spread(t), wide(sampling.draw(objective, params, xi))),
         seen,
         lambda params: (sampling.brownian(objective, params),) * 2,
     )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._half import widened
 from jaxflow._norms import root
 from jaxflow._traceable import Bound, kind, traceable
 
@@ -130,6 +131,16 @@ class Dynamics(Bound):
 def scale(factor: Any, tree: PyTree) -> PyTree:
     """A number times a pytree, in the pytree's dtypes."""
     return jax.tree.map(lambda x: jnp.asarray(factor).astype(x.real.dtype) * x, tree)
+
+
+def wide(tree: PyTree) -> PyTree:
+    """Half precision as single: squares, and averages over steps, are out of its range or short of their mean."""
+    return jax.tree.map(widened, tree)
+
+
+def like(tree: PyTree, params: PyTree) -> PyTree:
+    """A pytree in the dtypes of another."""
+    return jax.tree.map(lambda x, p: x.astype(p.dtype), tree, params)
 
 
 def plus(a: PyTree, b: PyTree) -> PyTree:

@@ -18,6 +18,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxflow import _check
+from jaxflow._half import widened
 from jaxflow._norms import norm
 from jaxflow._traceable import compiled
 from jaxflow.curvature.power import power_iteration
@@ -201,7 +202,7 @@ def _ratio(steps, state: ModifiedState, radius) -> jax.Array:
     _, increments = lax.scan(step, state, None, length=4)
 
     def mixed(*signs):
-        mix = lambda d: jnp.tensordot(np.array(signs).astype(d.dtype), d, 1)
+        mix = lambda d: jnp.tensordot(np.array(signs).astype(widened(d).dtype), widened(d), 1)
         return norm(jax.tree.map(mix, increments))
 
     third, fourth = mixed(1.0, -2.0, 1.0, 0.0), mixed(-1.0, 3.0, -3.0, 1.0)

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
+from jaxflow._half import widened
 from jaxflow._traceable import compiled
 from jaxflow.curvature.subspace import leading
 from jaxflow.dynamics.coordinates import NUMBERS, gradient_variance
@@ -68,7 +69,7 @@ def gradient_covariance(objective: Objective, params: PyTree) -> jax.Array:
     Rows and columns are in the order of `jax.flatten_util.ravel_pytree(params)`. A mini-batch gradient has the
     covariance $s_B \Sigma$, `batch_factor` times it. Biased (1/N), as the data are all there is; rank below N.
     The D of Chaudhari & Soatto (2018, 1710.11029). Examples are taken `objective.chunk` at a time, or as
-    many as make 64 MiB of gradients.
+    many as make 64 MiB of gradients. Of half precision the covariance is float32.
 
     Raises `TypeError` for an objective without data or parameters that are not real, `ValueError` for P > 20,000
     (`noise_scale` finds the leading eigenpairs of larger ones).
@@ -89,11 +90,12 @@ def gradient_covariance(objective: Objective, params: PyTree) -> jax.Array:
 
 @compiled
 def _covariance(settings, objective, params):
-    mean = ravel_pytree(gradient(objective)(params))[0]
+    flat = lambda tree: widened(ravel_pytree(tree)[0])
+    mean = flat(gradient(objective)(params))
     size = objective.size
     block = min(size, objective.chunk or max(NUMBERS // max(mean.size, 1), 1))
     # Centring before squaring keeps the digits that E gg' - (E g)(E g)' loses where the noise is small.
-    one = lambda i: ravel_pytree(gradient(lambda p: objective.minibatch(p, i[None]))(params))[0] - mean
+    one = lambda i: flat(gradient(lambda p: objective.minibatch(p, i[None]))(params)) - mean
 
     def body(total, start):
         examples = start + jnp.arange(block)
@@ -136,7 +138,7 @@ def noise_scale(objective: Objective, params: PyTree, *, eigenpairs: int = 0) ->
 
 @compiled
 def _noise_scale(eigenpairs, objective, params):
-    mean = gradient(objective)(params)
+    mean = jax.tree.map(widened, gradient(objective)(params))
     total = lambda tree: jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]).sum()
     trace = total(gradient_variance(objective, params, mean))
     values, vectors = _leading(objective, params, trace, eigenpairs)
@@ -145,7 +147,8 @@ def _noise_scale(eigenpairs, objective, params):
 
 def _leading(objective, params, trace, count: int) -> tuple[jax.Array, PyTree]:
     """The `count` largest eigenvalues of Σ and their eigenvectors."""
-    flat, unravel = ravel_pytree(params)
+    narrow, back = ravel_pytree(params)
+    flat, unravel = widened(narrow), lambda v: back(v.astype(narrow.dtype))
     depth = min(flat.size, objective.size, 20 + 4 * count) if count else 0
     if not depth:
         return jnp.zeros(0, flat.dtype), jax.tree.map(lambda x: jnp.zeros((0, *x.shape), x.dtype), params)
@@ -155,7 +158,7 @@ def _leading(objective, params, trace, count: int) -> tuple[jax.Array, PyTree]:
     def product(v):
         along = jax.jvp(losses, (params,), (unravel(v),))[1]
         pulled = weighted_gradient(objective, params, (along - along.mean()) / objective.size)
-        return ravel_pytree(pulled)[0]
+        return widened(ravel_pytree(pulled)[0])
 
     found = leading(product, flat.size, flat.dtype, count, depth + 2 * count)
     return jnp.where(trace == 0, 0, found.values), jax.vmap(unravel)(found.vectors)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._half import widened
 from jaxflow._norms import root
 from jaxflow._traceable import Bound, kind, traceable
 from jaxflow.dynamics.base import plus, scale
@@ -42,7 +43,8 @@ class Noise(Bound):
 
 
 def _normal(params: PyTree, *shape: int) -> jax.ShapeDtypeStruct:
-    dtype = jnp.result_type(*(leaf.real.dtype for leaf in jax.tree.leaves(params)))
+    """In float32 at least: weights of examples, of order 1/√N and 1/N, and their mean."""
+    dtype = jnp.result_type(*(widened(leaf).real.dtype for leaf in jax.tree.leaves(params)))
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
@@ -62,7 +64,7 @@ def gradient_and_noise(
     if sampling.weights is None:
         draw = sampling.draw(objective, params, xi)
         return plus(scale(pull, gradient(objective)(params)), scale(push, draw))
-    cast = lambda x: jnp.asarray(x).astype(xi.dtype)
+    cast = lambda x: jnp.asarray(x).astype(widened(xi).dtype)
     weights = cast(pull) / objective.size + cast(push) * sampling.weights(xi)
     return weighted_gradient(objective, params, weights)
 
@@ -77,6 +79,7 @@ def full() -> Sampling:
     """
 
     def weights(xi):
+        xi = widened(xi)
         return (xi - xi.mean()) / math.sqrt(xi.size)
 
     return Sampling(
@@ -107,7 +110,7 @@ def subset(examples: int) -> Sampling:
         return {"normal": _normal(params, examples), "bits": BITS}
 
     def draw(objective, params, xi):
-        n, normal = objective.size, xi["normal"]
+        n, normal = objective.size, widened(xi["normal"])
         chosen = jax.random.choice(_key(xi["bits"]), n, (examples,), replace=False)
         weights = math.sqrt((n - 1) / (n * (examples - 1))) * (normal - normal.mean())
         return gradient(lambda p: objective.minibatch(p, chosen, weights))(params)

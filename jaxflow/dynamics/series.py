@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxflow.dynamics.base import plus, scale
+from jaxflow.dynamics.base import like, plus, scale, wide
 from jaxflow.dynamics.smoothness import refuse_randomness
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import updates_of
@@ -107,11 +107,12 @@ def logarithm(step: Callable[[PyTree], PyTree], state: PyTree, shares: np.ndarra
     """The weighted sum of the increments of so many steps from `state`; `step(state)` is one increment."""
 
     def advance(carry, share):
-        state, total = carry
-        change = step(state)
-        return (plus(state, change), plus(total, scale(share, change))), None
+        now, total = carry
+        change = wide(step(like(now, state)))
+        return (plus(now, change), plus(total, scale(share, change))), None
 
     # In the precision that is on: what a scan of NumPy's float64 was traced to in the other one would be used again.
     shares_now = jnp.asarray(shares, float)
-    (_, total), _ = lax.scan(advance, (state, jax.tree.map(jnp.zeros_like, state)), shares_now)
-    return total
+    begin = wide(state)
+    (_, total), _ = lax.scan(advance, (begin, jax.tree.map(jnp.zeros_like, begin)), shares_now)
+    return like(total, state)

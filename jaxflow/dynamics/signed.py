@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow._norms import root as rooted
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, scale
+from jaxflow.dynamics.base import Field, like, scale, wide
 from jaxflow.dynamics.coordinates import gradient_variance, mix, mixing, pair_of_gradients
 from jaxflow.dynamics.diffusions import noise_amplitude, normal_like
 from jaxflow.dynamics.noise import FULL, Noise
@@ -59,7 +59,7 @@ def sign_sgd(
     def odds(t, params):
         """E sign g, and the standard deviation of g where there is one."""
         normal_like(params)  # refuses complex parameters
-        mean = gradient(objective)(params)
+        mean = wide(gradient(objective)(params))
         variance = scale(amplitude(1.0, t) ** 2, gradient_variance(objective, params, mean))
         deviation = jax.tree.map(lambda c: jnp.sqrt(jnp.where(c > 0, c, 1)), variance)
 
@@ -70,9 +70,9 @@ def sign_sgd(
 
     def diffusion(t, params, xi):
         expected, deviation = odds(t, params)
-        draw = scale(amplitude(1.0, t), sampling.draw(objective, params, xi[0]))
+        draw = scale(amplitude(1.0, t), wide(sampling.draw(objective, params, xi[0])))
         unit = jax.tree.map(lambda e, n, s: root(1 - e * e) * n / s, expected, draw, deviation)
-        return scale(-rooted(jnp.asarray(value_at(learning_rate, t))), unit)
+        return like(scale(-rooted(jnp.asarray(value_at(learning_rate, t))), unit), params)
 
     def step(t, params, dt, xi):
         first, second = pair_of_gradients(objective, sampling, params, amplitude(1.0, t), xi)
@@ -81,7 +81,7 @@ def sign_sgd(
         return jax.tree.map(jnp.add, params, scale(-dt, signs))
 
     return Field(
-        drift=lambda t, params: scale(-1.0, odds(t, params)[0]),
+        drift=lambda t, params: like(scale(-1.0, odds(t, params)[0]), params),
         diffusion=diffusion,
         brownian=lambda params: (sampling.brownian(objective, params),) * 2,
         step=step,

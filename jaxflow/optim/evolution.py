@@ -9,6 +9,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
+from jaxflow._half import widened
 from jaxflow._traceable import traceable
 from jaxflow.optim._moments import increment
 
@@ -25,8 +26,8 @@ class GeneticState(NamedTuple):
 
 def _blend(key, parents_a, parents_b, alpha):
     """BLX-α crossover: each gene uniform on the parents' interval, widened by α of its length on each side."""
-    weight = jax.random.uniform(key, parents_a.shape, parents_a.dtype, -alpha, 1 + alpha)
-    return parents_a + weight * (parents_b - parents_a)
+    weight = jax.random.uniform(key, parents_a.shape, widened(parents_a).dtype, -alpha, 1 + alpha)
+    return parents_a + weight.astype(parents_a.dtype) * (parents_b - parents_a)
 
 
 def _tournament(key, losses, number, rounds):
@@ -66,7 +67,7 @@ def genetic(
 
     def init(params):
         flat, _ = ravel_pytree(params)
-        noise = jax.random.normal(jax.random.fold_in(key, 0), (size, flat.size), flat.dtype)
+        noise = jax.random.normal(jax.random.fold_in(key, 0), (size, flat.size), widened(flat).dtype)
         population = flat[None] + (spread * noise).astype(flat.dtype).at[0].set(0)
         return GeneticState(jnp.zeros([], jnp.int32), population, jnp.full(size, jnp.inf, flat.dtype))
 
@@ -76,7 +77,8 @@ def genetic(
         a = state.population[_tournament(select_a, losses, n, rounds)]
         b = state.population[_tournament(select_b, losses, n, rounds)]
         width = mutation * spread * decay ** state.count.astype(a.dtype)
-        children = _blend(cross, a, b, alpha) + width * jax.random.normal(mutate, a.shape, a.dtype)
+        noise = jax.random.normal(mutate, a.shape, widened(a).dtype).astype(a.dtype)
+        children = _blend(cross, a, b, alpha) + width * noise
         best = state.population[jnp.argsort(losses)[:elite]]
         return jnp.concatenate([best, children.astype(best.dtype)])
 

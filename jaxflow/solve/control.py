@@ -9,6 +9,7 @@ import optax
 from diffrax import RESULTS
 
 from jaxflow import _check
+from jaxflow._half import widened
 from jaxflow.solve.rkc import RKC2, CountingPID, ResolvedPID, evaluations
 from jaxflow.solve.trajectory import (
     DIVERGED,
@@ -126,7 +127,9 @@ def ending(result, start, final, end, times, values) -> tuple[jax.Array, jax.Arr
     for code, meaning in CODES.items():
         status = jnp.where(result == meaning, code, status)
     lost = ~is_finite(final)
-    size = lambda tree: jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in jax.tree.leaves(tree)]))
+    size = lambda tree: jnp.max(
+        jnp.stack([jnp.max(jnp.abs(widened(x)), initial=0.0) for x in jax.tree.leaves(tree)])
+    )
     moderate = ~lost & (size(final) < _huge(jnp.result_type(*jax.tree.leaves(start))) * (1 + size(start)))
     small = (status == LEFT) | (status == TOO_SMALL)
     status = jnp.where(small & ~moderate, DIVERGED, status)

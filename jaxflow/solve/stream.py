@@ -36,7 +36,7 @@ def refused() -> Iterator[None]:
 
 @compiled
 def _stream_step(settings, optimizer, objective, params, optimizer_state, batch):
-    return advance(optimizer, params, optimizer_state, lambda p: objective.per_example(p, batch).mean())
+    return advance(optimizer, params, optimizer_state, lambda p: objective.over(p, batch))
 
 
 @compiled

@@ -204,8 +204,10 @@ def test_single_and_half_precision_stay():
         dynamics.principal_flow(loss, 0.1),
     ):
         for dtype in (jnp.float32, jnp.bfloat16):
-            velocity = flow.drift(jnp.float32(0.1), flow.init(START.astype(dtype)))
-            assert {leaf.dtype for leaf in jax.tree.leaves(velocity)} == {jnp.dtype(dtype)}
+            state = flow.init(START.astype(dtype))
+            velocity = flow.drift(jnp.float32(0.1), state)
+            assert flow.params(velocity).dtype == dtype
+            assert [x.dtype for x in jax.tree.leaves(velocity)] == [x.dtype for x in jax.tree.leaves(state)]
 
 
 def test_adaptive_defaults_are_the_optimizers():
