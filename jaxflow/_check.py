@@ -103,7 +103,8 @@ def random_key(key: Any) -> Any:
     if dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
         return key
     if dtype != np.uint32 or len(shape or ()) != 1:
-        raise TypeError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.")
+        got = f"{dtype} of shape {shape}" if shape else repr(key)
+        raise TypeError(f"key must be a PRNG key such as jax.random.key(0), got {got}.")
     default = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
     if shape != jax.eval_shape(lambda: jax.random.PRNGKey(0)).shape:
         raise TypeError(

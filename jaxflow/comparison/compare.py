@@ -87,11 +87,7 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
         if not isinstance(value, Trajectory):
             raise TypeError(f"{name} must be a Trajectory, got {type(value).__name__}.")
     if a.counts_steps != b.counts_steps:
-        warnings.warn(
-            "Only one of the trajectories is on the clock of a learning rate: none was found in the optimizer of the "
-            "other, whose times count steps; give time_step= (its learning rate) where it is made.",
-            stacklevel=2,
-        )
+        warn_of_clocks(stacklevel=3)
         a, b = (dataclasses.replace(run, counts_steps=False) for run in (a, b))
     axes = _members(a), _members(b)
     if axes != (None, None):
@@ -103,6 +99,15 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
     _check_numbers("b", b.values)
     _check_times(a.times, b.times)
     return _compare((), a.times, a.values, b.values)
+
+
+def warn_of_clocks(stacklevel: int) -> None:
+    """Two trajectories are on clocks that do not compare."""
+    warnings.warn(
+        "Only one of the trajectories is on the clock of a learning rate: none was found in the optimizer of the "
+        "other, whose times count steps; give time_step= (its learning rate) where it is made.",
+        stacklevel=stacklevel,
+    )
 
 
 @compiled

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxflow.comparison.compare import _check_numbers, _check_structures, _check_times, _span, _traced
+from jaxflow.comparison.compare import (
+    _check_numbers,
+    _check_structures,
+    _check_times,
+    _span,
+    _traced,
+    warn_of_clocks,
+)
 from jaxflow.solve.ensemble import _one_clock
 from jaxflow.solve.trajectory import Trajectory
 
@@ -52,6 +59,8 @@ def gather(a: Any, b: Any, at: Any) -> tuple[Samples, Samples, list[str]]:
                 f"{name} must be an ensemble made by jf.ensemble, whose status has one axis, "
                 f"got {'a single run' if not np.ndim(run.status) else f'status of shape {run.status.shape}'}."
             )
+    if a.counts_steps != b.counts_steps:
+        warn_of_clocks(stacklevel=4)
     a, b = (_one_clock(run) if np.ndim(run.times) == 2 else run for run in (a, b))
     _check_times(a.times, b.times)
     _check_structures(a.values, b.values)

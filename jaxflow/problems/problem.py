@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.tree_util import Partial
 
+from jaxflow import _check
 from jaxflow._half import widened
 from jaxflow.objective import Objective
 
@@ -118,7 +119,5 @@ def as_floats(name: str, value: Any) -> jax.Array:
 
 
 def as_key(key: jax.Array | None) -> jax.Array:
-    """The key given, or `jax.random.key(0)`. Raises `TypeError` for a bare seed."""
-    if isinstance(key, (int, float)):
-        raise TypeError(f"key must be a random key such as jax.random.key(0), got {key!r}.")
-    return jax.random.key(0) if key is None else key
+    """The key given, or `jax.random.key(0)`. Raises `TypeError` for what is not one key, such as a bare seed."""
+    return jax.random.key(0) if key is None else jnp.asarray(_check.random_key(key))

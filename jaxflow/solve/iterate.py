@@ -123,6 +123,8 @@ def iterate(
             optimizer, objective, params, steps, rate, estimator, every or steps, record, state
         )
         return dataclasses.replace(run, counts_steps=counted)
+    if key is not None:
+        _check.random_key(key)
     estimator = _estimator(estimator, batch_size, objective, key)
     if state is not None:
         drawn = jax.eval_shape(lambda key: estimator.build().init(objective, key), key)

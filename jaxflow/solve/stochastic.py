@@ -54,6 +54,8 @@ def diffuse(
     """Check what is asked of an SDE and run it; `integrate` says what the arguments are."""
     if dynamics.diffusion is not None and key is None:
         raise ValueError(f"key must be a PRNG key such as jax.random.key(0) for {_name(dynamics)}, got None.")
+    if key is not None:
+        _check.random_key(key)
     heun = _scheme(dynamics, solver)
     substeps = _substeps(dynamics, times, substeps, step_size)
     check_resolved(times, substeps, "substeps", times.elapsed.dtype)

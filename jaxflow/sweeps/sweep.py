@@ -137,8 +137,6 @@ def _key(key: jax.Array | None) -> jax.Array:
         return _default_key()
     key = as_key(key)
     key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-    if key.ndim:
-        raise ValueError(f"key must be one key, from which each seed gets its own, got shape {key.shape}.")
     if "rbg" in str(jax.random.key_impl(key)):
         raise ValueError(
             "key must be of an implementation whose draws vmap leaves alone, such as "

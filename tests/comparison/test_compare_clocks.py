@@ -1,5 +1,6 @@
 """Distances between trajectories: on whose clock they are."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -8,6 +9,16 @@ import pytest
 import jaxflow as jf
 
 pytestmark = pytest.mark.promotes
+
+
+def test_ensembles_are_told_of_it_too():
+    objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 0.5, 1.0]))
+    keys = jax.random.split(jax.random.key(0), 20)
+    sgd = lambda optimizer: lambda key: jf.iterate(optimizer, objective, 1.0, steps=2, batch_size=1, key=key)
+    counted, known = (jf.ensemble(sgd(optimizer), keys) for optimizer in (optax.sgd(1.0), jf.optim.gd(1.0)))
+    with pytest.warns(UserWarning, match="give time_step=") as told:
+        jf.compare_ensembles(counted, known, key=keys[0])
+    assert told[0].filename == __file__
 
 
 def test_a_clock_that_counts_steps_is_told_of_beside_a_flow():

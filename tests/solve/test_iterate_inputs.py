@@ -53,6 +53,7 @@ REFUSED = {
     "a stack of time steps": (lambda: run(time_step=jnp.ones(2)), ValueError, "time_step must be one number"),
     "a stack of optimizers": (
         lambda: run(jax.vmap(gd)(jnp.ones(2))), ValueError, "a stack of optimizers goes through jax.vmap"),
+    "a seed": (lambda: run(objective=DATA, batch_size=2, key=3), TypeError, "key must be a PRNG key .* got 3"),
     "no key": (lambda: run(objective=DATA, batch_size=2), ValueError, "key must be a PRNG key .* got None"),
     "no data": (lambda: run(batch_size=2, key=KEY), TypeError, "Mini-batches need an Objective"),
     "data only in streams": (

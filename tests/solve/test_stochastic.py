@@ -305,6 +305,12 @@ def test_bad_input(dynamics, arguments, message):
         jf.integrate(dynamics, 1.0, TIMES, **arguments)
 
 
+@pytest.mark.parametrize("key", [3, np.int64(3), jax.random.split(KEY)])
+def test_what_is_no_key_is_refused(key):
+    with pytest.raises(TypeError, match="key must be a PRNG key"):
+        jf.integrate(SGD, 1.0, TIMES, key=key)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
