@@ -199,7 +199,9 @@ def kind(accepts: Callable[[Any], bool]) -> Callable[[type[T]], type[T]]:
 def _keys(bound: Bound) -> list[Any]:
     """The path of every numeric leaf, such as `.learning_rate`, for messages about pytrees."""
     static = {i for i, _, _ in bound._static[1].leaves}
-    paths = jax.tree_util.tree_flatten_with_path(combine(bound._dynamic, bound._static[1]))[0]
+    # Other leaves in their place: some put None, which is none, where a leaf was.
+    leaves = [0.0] * len(bound._dynamic)
+    paths = jax.tree_util.tree_flatten_with_path(combine(leaves, bound._static[1]))[0]
     names = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths)
     return [jax.tree_util.GetAttrKey(name) for i, name in enumerate(names) if i not in static]
 

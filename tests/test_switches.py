@@ -1,5 +1,6 @@
-"""Every verb under JAX's own switches: strict promotion, no implicit transfers, no leaked tracers."""
+"""Every verb under JAX's own switches: strict promotion, no implicit transfers, leaked tracers or NaNs."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import jax
@@ -74,7 +75,9 @@ def test_verbs_run_under_every_switch(verb, wide):
         with (
             jax.numpy_dtype_promotion("strict"),
             jax.transfer_guard("disallow"),
-            jax.checking_leaks() if verb in VERBS else jax.disable_jit(False),
+            jax.checking_leaks() if verb in VERBS else nullcontext(),
+            jax.debug_nans(True),
+            jax.debug_infs(True),
         ):
             results = jax.tree.leaves((VERBS | OF_DIFFRAX)[verb](user))
         inexact = [x for x in results if jnp.issubdtype(x.dtype, jnp.inexact)]

@@ -190,3 +190,12 @@ def test_an_argument_that_is_listed_and_annotated_is_structural_once(monkeypatch
 
     monkeypatch.setitem(_STRUCTURAL, f"{annotated.__module__}.annotated", ("turns",))
     assert jax.tree.leaves(traceable(annotated)(0.5, turns=2)) == [0.5]
+
+
+def test_paths_are_told_where_leaves_are_replaced():
+    """As equinox does when it parts what is differentiable from what is not: None is no leaf."""
+    optimizer = jf.optim.gd(jf.optim.warmup(0.1, 5.0))
+    leaves, structure = jax.tree.flatten(optimizer)
+    paths = [path for path, _ in jax.tree.leaves_with_path(optimizer)]
+    emptied = jax.tree.unflatten(structure, [None, *leaves[1:]])
+    assert [path for path, _ in jax.tree.leaves_with_path(emptied)] == paths[1:]
