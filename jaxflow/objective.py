@@ -105,7 +105,9 @@ class Objective:
         return self._chunked(params, weights, 1)
 
     def over(self, params: PyTree, batch: PyTree, weights: jax.Array | None = None) -> jax.Array:
-        r"""The mean loss over the examples of `batch`, or $\sum_i w_i \ell_i$ given `weights` (B,); a scalar.
+        r"""The mean loss at `params` over a `batch`, B examples as `data`; given `weights` (B,) $\sum_i w_i \ell_i$.
+
+        A scalar, in the dtype of the losses.
 
         >>> import jax.numpy as jnp, jaxflow as jf
         >>> print(jf.Objective(lambda w, c: (w - c) ** 2).over(0.0, jnp.array([1.0, 3.0])))

@@ -186,10 +186,11 @@ def _unreached(study: jf.EdgeStudy) -> str:
     """What a study has to say that stayed below the edge."""
     if not np.isnan(float(study.reached)):
         return ""
-    most = float(np.nanmax(np.asarray(study.iterates.eigenvalues)))
+    most = float(np.asarray(study.iterates.eigenvalues).max())
+    more = f"more than {2 / most:.3g} times as large " if most > 0 else ""
     return (
-        f" and was not reached: the iterates' was {most:.4g} at most, nothing oscillated, and both "
-        f"flows are the same; more steps or a learning rate more than {2 / most:.3g} times as large would reach it"
+        f" and was not reached: the iterates' was {most:.4g} at most, the central flow is the stable flow; more "
+        f"steps or a learning rate {more}may reach it"
     )
 
 
@@ -220,7 +221,7 @@ def _write(settings: Edge, chosen: Plan, study: jf.EdgeStudy, rows, seconds) -> 
     summary = {
         "table": rows,
         "threshold": 2.0,
-        **{name: getattr(study, name) for name in (*ratios, "reached", "left")},
+        **{name: getattr(study, name) for name in ratios},
         "central_flow": {name: getattr(study, name) for name in spent},
         "approach_time": study.approach_times[-1] if study.approach_times.size else None,
         "window": study.window,

@@ -65,11 +65,12 @@ def approach(
 def _advice(sharpness: np.ndarray, level: float, rate: Any) -> str:
     """The nearest learning rate at which what was seen, in proportion to it, would rise through the level in time."""
     lowest = int(np.argmin(sharpness))
-    risen = np.flatnonzero((sharpness >= RISE * sharpness[lowest]) & (np.arange(sharpness.size) > lowest))
+    later = np.arange(sharpness.size) > lowest
+    risen = np.flatnonzero(later & (sharpness > 0) & (sharpness >= RISE * sharpness[lowest]))
     # A smaller rate takes more steps to the same time.
     soon = risen[risen * sharpness[risen] <= (sharpness.size - 1) * level]
     if not soon.size:
-        return "level=None begins at the parameters as they are"
+        return "level=None (--level 0 on the command line) begins at the parameters as they are"
     factor = level / sharpness[soon]
     factor = factor[np.argmin(np.abs(np.log(factor)))]
     if callable(rate):

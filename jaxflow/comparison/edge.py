@@ -84,9 +84,9 @@ def edge_study(
     Returns an `EdgeStudy`. A host loop over compiled pieces, so not under `jit`. It holds the parameters of the three
     paths at all times for a while. Use float64 where it is affordable.
 
-    Raises `ValueError` where the level is not reached (saying what sharpness was), for an optimizer with momentum or
-    another one without a central flow, and for numbers that are not as above; `TypeError` for an objective that is no
-    loss.
+    Raises `ValueError` where the level is not reached (saying what sharpness was, and a learning rate at which it
+    would be), for an optimizer with momentum or another one without a central flow, and for numbers that are not
+    as above; `TypeError` for an objective that is no loss.
 
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206.
 

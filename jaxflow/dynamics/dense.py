@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field
+from jaxflow.dynamics.base import Field, wide
 from jaxflow.dynamics.flows import Loss, slope_of
 from jaxflow.games import VectorField
 from jaxflow.optim.schedules import value_at
@@ -23,7 +22,7 @@ def _wide(params: PyTree) -> PyTree:
     for leaf in jax.tree.leaves(params):
         if jnp.iscomplexobj(leaf):
             raise TypeError(f"params must be real where a Hessian is formed, got dtype {leaf.dtype}.")
-    return jax.tree.map(lambda x: x.astype(np.promote_types(x.dtype, np.float32)), params)
+    return wide(params)
 
 
 def _local(slope, params: PyTree):

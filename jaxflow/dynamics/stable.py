@@ -62,16 +62,16 @@ def stable_flow(optimizer: optax.GradientTransformation, objective: Callable[[Py
         loss, flat, unravel = flat_loss(objective, state.params)
         nu = flat_moment(method, state.second_moment, flat)
         rate = step_rate(method, state.steps)
-        falling, rising = velocity(method, jax.grad(loss), flat, nu)
+        falling, rising = velocity(method, loss, flat, nu)
         return StableState(unravel(falling), moment_of(method, rising / rate, unravel), 1 / rate)
 
     rate = method.learning_rate
     return Field(drift, init, lambda state: state.params, time_step=None if callable(rate) else rate)
 
 
-def velocity(method: Method, slope: Callable, flat: jax.Array, nu: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The stable flow: of flat parameters, a time η; of ν, a step."""
-    gradient = slope(flat)
+def velocity(method: Method, loss: Callable, flat: jax.Array, nu: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The stable flow's dw/dt at flat parameters w, and dν/dk, with k = t/η counting steps."""
+    gradient = jax.grad(loss)(flat)
     falling = -gradient / method.denominator(jnp.maximum(nu, 0.0))
     return falling, method.velocity(method.pool(gradient**2), nu)
 

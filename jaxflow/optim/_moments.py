@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow._check import is_concrete
+from jaxflow._half import widened
 
 PyTree = Any
 
@@ -59,8 +60,7 @@ def below_one(decay: Any) -> Any:
     if is_concrete(decay):
         return decay
     decay = jnp.asarray(decay)
-    half = jnp.finfo(decay.dtype).bits < 32
-    return jnp.minimum(decay, 1 - 8 * float(jnp.finfo(jnp.float32 if half else decay.dtype).eps))
+    return jnp.minimum(decay, 1 - 8 * float(jnp.finfo(widened(decay).dtype).eps))
 
 
 def increment(count: jax.Array) -> jax.Array:
