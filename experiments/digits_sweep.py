@@ -34,9 +34,9 @@ from jax.flatten_util import ravel_pytree
 import jaxflow as jf
 from experiments import common
 from jaxflow.commands import sweep
-from jaxflow.commands.sweep_laws import inhomogeneity
-from jaxflow.commands.sweep_maps import maps
-from jaxflow.commands.sweep_report import derived, mean
+from jaxflow.commands.sweep.laws import inhomogeneity
+from jaxflow.commands.sweep.maps import maps
+from jaxflow.commands.sweep.report import derived, mean
 
 WIDEST = 50  # the largest rate at which descent on all data is looked at, times sharpness/2
 QUICK: dict[str, Any] = {

@@ -1,5 +1,6 @@
 """jaxflow: optimizers and the differential equations they follow, run on one clock and compared."""
 
+from jaxflow import _moved
 from jaxflow import comparison as comparison
 from jaxflow import curvature as curvature
 from jaxflow import dynamics as dynamics
@@ -37,3 +38,5 @@ from jaxflow.solve import gradient_norm_below as gradient_norm_below
 from jaxflow.solve import integrate as integrate
 from jaxflow.solve import iterate as iterate
 from jaxflow.sweeps import sweep as sweep
+
+_moved.install()

@@ -8,10 +8,13 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from jaxflow.commands import compare, edge, order, streams, sweep, temperature
-from jaxflow.commands.choose import listing
-from jaxflow.commands.stopping import CODE, Stopped, Written, keeping, stoppable
-from jaxflow.commands.sweep_file import from_file, named_file
+from jaxflow.commands import edge, order, temperature
+from jaxflow.commands.compare import command as compare
+from jaxflow.commands.shared import output as streams
+from jaxflow.commands.shared.interruption import CODE, Stopped, Written, keeping, stoppable
+from jaxflow.commands.shared.optimizer_names import listing
+from jaxflow.commands.shared.settings_file import from_file, named_file
+from jaxflow.commands.sweep import command as sweep
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import jaxflow as jf
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "optim"))
 cases = import_module("cases")
-compilations = import_module("jaxflow.solve.iterate")._iterate.cache_size
+compilations = import_module("jaxflow.solve.iteration")._iterate.cache_size
 STEPS = 100
 
 

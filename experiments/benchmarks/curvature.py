@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
 from experiments.benchmarks.timing import medians
-from jaxflow.dynamics.complementarity import complementarity
+from jaxflow.dynamics.edge.semidefinite_complementarity import complementarity
 from jaxflow.problems.losses import PredictionLosses, squared_error
 from jaxflow.problems.networks import Network
 

@@ -15,6 +15,7 @@ import optax
 import jaxflow as jf
 from experiments.benchmarks.speed import digits
 from experiments.benchmarks.timing import medians
+from jaxflow.sweeps.compiled_batch import compilations as programs
 
 RATES, SEEDS = 16, 4
 
@@ -161,8 +162,6 @@ def faster(what: str, than: str, quick: bool) -> dict[str, Any]:
 
 def compilations(quick: bool) -> int:
     """Programs compiled by a sweep over four axes whose last batch is ragged."""
-    from jaxflow.sweeps.program import _batch
-
     axes = {"learning_rate": [0.1, 0.2, 0.3], "b1": [0.8, 0.9], "b2": [0.9, 0.99], "eps": [1e-8, 1e-4]}
 
     def trial(hyperparameters, key):
@@ -170,9 +169,9 @@ def compilations(quick: bool) -> int:
         adam, loss = jf.optim.adam(**hyperparameters), lambda x: jnp.sum(x**4)
         return jf.iterate(adam, loss, start, steps=5, every=None).params
 
-    before = _batch._cache_size()
+    before = programs()
     jf.sweep(trial, axes, batch=7)
-    return _batch._cache_size() - before
+    return programs() - before
 
 
 MEMORY = """

@@ -13,10 +13,10 @@ import tyro
 import jaxflow as jf
 from jaxflow import _check
 from jaxflow import _results as results
-from jaxflow.commands.chunks import Progress
-from jaxflow.commands.sweep import Refused
-from jaxflow.commands.training import Training, count
-from jaxflow.comparison.edge import Plan, plan, studied
+from jaxflow.commands.shared.progress import Progress
+from jaxflow.commands.shared.training import Training, count
+from jaxflow.commands.sweep.command import Refused
+from jaxflow.comparison.edge.experiment import Plan, plan, studied
 
 # Shares of the whole time, about, on a small network.
 SHARES = {"approach": 3.0, "iterates": 0.5, "central flow": 4.0, "stable flow": 1.0, "measures": 1.5}

@@ -12,11 +12,11 @@ import tyro
 import jaxflow as jf
 from jaxflow import _check
 from jaxflow import _results as results
-from jaxflow.commands.chunks import Progress
-from jaxflow.commands.stopping import NOTHING, keeping
-from jaxflow.commands.training import Training
-from jaxflow.comparison.families import Family
-from jaxflow.comparison.study import by_order, plan
+from jaxflow.commands.shared.interruption import NOTHING, keeping
+from jaxflow.commands.shared.progress import Progress
+from jaxflow.commands.shared.training import Training
+from jaxflow.comparison.orders.modified_equations import by_order, plan
+from jaxflow.optim.rules.families import Family
 
 FILES = ("order.png", "order.json")
 

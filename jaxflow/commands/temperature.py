@@ -7,8 +7,8 @@ import jax
 
 import jaxflow as jf
 from jaxflow import _check
-from jaxflow.commands.report import temperature_of
-from jaxflow.commands.training import Training, count
+from jaxflow.commands.compare.report import temperature_of
+from jaxflow.commands.shared.training import Training, count
 
 FILES = ()  # it only prints
 

@@ -13,7 +13,7 @@ import optax
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim._moments import (
+from jaxflow.optim.moments import (
     TINY,
     below_one,
     ema,

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim._moments import below_one, in_single, increment, of_optax, tree_map
+from jaxflow.optim.moments import below_one, in_single, increment, of_optax, tree_map
 from jaxflow.optim.schedules import check_rate, value_at
 
 PyTree = Any

@@ -6,7 +6,7 @@ import optax
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim._moments import in_single
+from jaxflow.optim.moments import in_single
 
 
 @traceable

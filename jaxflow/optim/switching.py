@@ -14,8 +14,8 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim._moments import below_one, in_single, increment, root, step_count, tree_map
 from jaxflow.optim.adaptive import MomentsState, check_adam, init_moments, next_moments
+from jaxflow.optim.moments import below_one, in_single, increment, root, step_count, tree_map
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any

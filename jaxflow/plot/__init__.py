@@ -1,10 +1,10 @@
 """matplotlib pictures; every function takes and returns Axes."""
 
-from jaxflow.plot.edge import edge as edge
+from jaxflow.plot.edge_of_stability import edge as edge
+from jaxflow.plot.eigenvalue_density import spectrum as spectrum
 from jaxflow.plot.lines import comparison as comparison
 from jaxflow.plot.lines import trajectories as trajectories
 from jaxflow.plot.orders import order as order
 from jaxflow.plot.planes import plane as plane
-from jaxflow.plot.sharpness import sharpness as sharpness
-from jaxflow.plot.spectrum import spectrum as spectrum
+from jaxflow.plot.sharpness_lines import sharpness as sharpness
 from jaxflow.plot.sweeps import sweep as sweep

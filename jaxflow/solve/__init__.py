@@ -1,7 +1,6 @@
 """Time stepping: `iterate` for optimizers, `integrate` for dynamics, `ensemble` for many of either."""
 
-from jaxflow.solve.control import gradient_norm_below as gradient_norm_below
-from jaxflow.solve.ensemble import ensemble as ensemble
+from jaxflow.solve.ensembles import ensemble as ensemble
 from jaxflow.solve.estimators import Draws as Draws
 from jaxflow.solve.estimators import Estimator as Estimator
 from jaxflow.solve.estimators import epochs as epochs
@@ -10,9 +9,10 @@ from jaxflow.solve.estimators import masked_draws as masked_draws
 from jaxflow.solve.estimators import svag as svag
 from jaxflow.solve.estimators import with_replacement as with_replacement
 from jaxflow.solve.estimators import without_replacement as without_replacement
-from jaxflow.solve.integrate import integrate as integrate
-from jaxflow.solve.iterate import iterate as iterate
-from jaxflow.solve.rkc import RKC2 as RKC2
-from jaxflow.solve.stepping import IterationState as IterationState
-from jaxflow.solve.stepping import begin as begin
+from jaxflow.solve.integration import integrate as integrate
+from jaxflow.solve.iteration import iterate as iterate
+from jaxflow.solve.ode.diffrax_settings import gradient_norm_below as gradient_norm_below
+from jaxflow.solve.ode.rkc import RKC2 as RKC2
+from jaxflow.solve.optimizer_steps import IterationState as IterationState
+from jaxflow.solve.optimizer_steps import begin as begin
 from jaxflow.solve.trajectory import Trajectory as Trajectory

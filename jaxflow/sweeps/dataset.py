@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxflow import _results as results
 from jaxflow.sweeps.axes import SEED, TRIAL, Design
-from jaxflow.sweeps.layout import Layout
+from jaxflow.sweeps.trial_result import Layout
 
 PATIENCE = 5.0  # seconds
 CLOCK = "steps × learning rate"

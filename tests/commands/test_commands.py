@@ -184,8 +184,8 @@ def test_arrays_and_picture_are_whole(job):
 
 def test_chunks_change_nothing(job):
     """37 steps are no multiple of a chunk, 41 no multiple of the steps between two records."""
-    from jaxflow.commands.chunks import Progress, iterate_in_chunks, solve_in_chunks
-    from jaxflow.solve.stepping import start
+    from jaxflow.commands.shared.progress import Progress, iterate_in_chunks, solve_in_chunks
+    from jaxflow.solve.optimizer_steps import start
 
     loss, point = jf.problems.rosenbrock().objective, jnp.array([-0.5, 0.5])
     gradient_flow = jf.dynamics.gradient_flow(loss)
@@ -206,7 +206,7 @@ def test_chunks_change_nothing(job):
 
 @pytest.mark.parametrize("name", [name for name in jf.optim.OPTIMIZERS if name != "newton"])
 def test_every_optimizer_can_be_named(name):
-    from jaxflow.commands.choose import make_optimizer
+    from jaxflow.commands.shared.optimizer_names import make_optimizer
 
     optimizer = make_optimizer(name, None, (), 0)
     run = jf.iterate(optimizer, jf.problems.himmelblau().objective, jnp.zeros(2), steps=5)
@@ -240,7 +240,7 @@ def test_every_optimizer_can_be_named(name):
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxflow.commands.compare.run", lambda *_: pytest.fail("it ran"))
+        patch.setattr("jaxflow.commands.compare.command.run", lambda *_: pytest.fail("it ran"))
         assert main(["compare", *arguments]) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1

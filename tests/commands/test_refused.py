@@ -7,7 +7,9 @@ import pytest
 
 from jaxflow import _results as results
 from jaxflow.__main__ import main
-from jaxflow.commands import compare, edge, order, sweep, temperature
+from jaxflow.commands import edge, order, temperature
+from jaxflow.commands.compare import command as compare
+from jaxflow.commands.sweep import command as sweep
 
 pytestmark = pytest.mark.promotes
 MODULES = {"compare": compare, "order": order, "edge": edge, "sweep": sweep, "temperature": temperature}

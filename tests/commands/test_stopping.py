@@ -11,7 +11,10 @@ import pytest
 
 import jaxflow as jf
 from jaxflow.__main__ import main
-from jaxflow.commands import compare, edge, order, stopping, sweep, temperature
+from jaxflow.commands import edge, order, temperature
+from jaxflow.commands.compare import command as compare
+from jaxflow.commands.shared import interruption as stopping
+from jaxflow.commands.sweep import command as sweep
 
 pytestmark = pytest.mark.promotes
 SMALL = ["--data", "iris", "--hidden", "4"]
@@ -57,7 +60,7 @@ def test_orders_that_are_finished_are_kept_and_named(tmp_path, monkeypatch, caps
     ("module", "where"), [(compare, "_runs"), (order, "_study"), (edge, "_study"), (sweep, "follow")]
 )
 def test_where_nothing_is_finished_that_is_said(module, where, tmp_path, monkeypatch, capsys):
-    command = module.__name__.rpartition(".")[2]
+    command = module.__name__.split(".")[2]
     monkeypatch.setattr(module, where, stop)
     assert main([command, *SMALL, "--output", str(tmp_path / "results")]) == 130
     assert told(capsys, command) == "Nothing was finished, and nothing is written."

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from jaxflow.__main__ import main, program
-from jaxflow.commands.streams import Stream
+from jaxflow.commands.shared.output import Stream
 
 pytestmark = pytest.mark.promotes
 COMMANDS = ("compare", "sweep", "order", "edge", "temperature")

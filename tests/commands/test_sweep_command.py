@@ -14,10 +14,10 @@ from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
 from jaxflow.__main__ import main
-from jaxflow.commands import sweep
-from jaxflow.commands.sweep_file import from_file
-from jaxflow.commands.sweep_laws import inhomogeneity
-from jaxflow.commands.sweep_report import table
+from jaxflow.commands.shared.settings_file import from_file
+from jaxflow.commands.sweep import command as sweep
+from jaxflow.commands.sweep.laws import inhomogeneity
+from jaxflow.commands.sweep.report import table
 
 pytestmark = pytest.mark.promotes
 SMALL = ["--data", "iris", "--hidden", "4", "--steps", "10", "--seeds", "3"]

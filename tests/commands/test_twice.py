@@ -7,7 +7,7 @@ import pytest
 import jaxflow as jf
 from jaxflow.__main__ import main
 from jaxflow.commands import temperature
-from jaxflow.solve.automatic import choose
+from jaxflow.solve.ode.stiffness import choose
 
 pytestmark = pytest.mark.promotes
 

@@ -113,7 +113,7 @@ def test_slope_and_uncertainty_are_those_of_ordinary_least_squares():
 
 
 def test_gradient_descent_leaves_the_flow_at_first_order_in_one_compilation():
-    from jaxflow.solve.iterate import _iterate
+    from jaxflow.solve.iteration import _iterate
 
     objective = jf.problems.rosenbrock().objective
     start = jnp.array([-0.5, 0.5])

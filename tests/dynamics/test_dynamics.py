@@ -95,7 +95,7 @@ def test_state_with_velocity_reaches_the_closed_form():
 
 
 def test_one_compilation_for_any_numbers():
-    from jaxflow.solve.integrate import _integrate
+    from jaxflow.solve.integration import _integrate
 
     before = _integrate.cache_size()
     for rate in (1, 2.0, np.float64(3)):

@@ -12,7 +12,7 @@ import jaxflow as jf
 
 pytestmark = pytest.mark.promotes
 
-compilations = import_module("jaxflow.solve.iterate")._iterate.cache_size  # jaxflow.solve.iterate is the verb
+compilations = import_module("jaxflow.solve.iteration")._iterate.cache_size
 STEPS = 20
 
 

@@ -13,7 +13,7 @@ import jaxflow as jf
 
 pytestmark = pytest.mark.promotes
 
-compilations = import_module("jaxflow.solve.iterate")._iterate.cache_size
+compilations = import_module("jaxflow.solve.iteration")._iterate.cache_size
 START = np.linspace(-2, 2, 12)
 
 EXCLUDED = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
-from jaxflow.curvature.density import SpectralDensity
+from jaxflow.curvature.spectrum.density import SpectralDensity
 
 pytestmark = pytest.mark.promotes
 TIMES = np.arange(6) * 0.1

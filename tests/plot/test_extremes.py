@@ -10,7 +10,7 @@ import xarray
 from matplotlib.figure import Figure
 
 import jaxflow as jf
-from jaxflow.curvature.density import spectral_density
+from jaxflow.curvature.spectrum.density import spectral_density
 
 pytestmark = pytest.mark.promotes
 NAN, INF = np.nan, np.inf

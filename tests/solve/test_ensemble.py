@@ -12,7 +12,7 @@ import jaxflow as jf
 
 pytestmark = pytest.mark.promotes
 
-iterate_compilations = import_module("jaxflow.solve.iterate")._iterate.cache_size
+iterate_compilations = import_module("jaxflow.solve.iteration")._iterate.cache_size
 DEVICES = jax.local_devices()
 DATA = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 0.5, 2.0]))
 KEYS = jax.random.split(jax.random.key(0), 12)

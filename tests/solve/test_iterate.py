@@ -12,7 +12,7 @@ import jaxflow as jf
 
 pytestmark = pytest.mark.promotes
 
-verb = import_module("jaxflow.solve.iterate")  # jaxflow.solve.iterate is the function
+verb = import_module("jaxflow.solve.iteration")
 optim = jf.optim
 H = np.array([1.0, 4.0])
 START = jnp.array([1.0, -2.0])

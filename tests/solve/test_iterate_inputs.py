@@ -12,7 +12,7 @@ import jaxflow as jf
 
 pytestmark = pytest.mark.promotes
 
-compilations = import_module("jaxflow.solve.iterate")._iterate.cache_size
+compilations = import_module("jaxflow.solve.iteration")._iterate.cache_size
 gd = jf.optim.gd
 START = jnp.ones(2)
 KEY = jax.random.key(0)

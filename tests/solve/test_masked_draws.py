@@ -16,7 +16,7 @@ import jaxflow as jf
 
 pytestmark = pytest.mark.promotes
 
-compilations = import_module("jaxflow.solve.iterate")._iterate.cache_size
+compilations = import_module("jaxflow.solve.iteration")._iterate.cache_size
 
 Z = 6.5
 DRAWS = 20_000

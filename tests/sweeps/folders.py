@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxflow as jf
-from jaxflow.sweeps.program import Program
+from jaxflow.sweeps.compiled_batch import Program
 from jaxflow.sweeps.store import Store
 
 SEEDS, BATCH, LENGTH = 2, 4, 6
@@ -24,7 +24,7 @@ BATCHES = TRIALS // BATCH
 NAMES = [f"0000-{index:06d}.npz" for index in range(BATCHES)]
 KEPT = 5  # finished batches in the folder `half`
 KEY = jax.random.key(7)
-RUN = "jaxflow.sweeps.program.Program.run"
+RUN = "jaxflow.sweeps.compiled_batch.Program.run"
 
 
 def recursion(function, length):

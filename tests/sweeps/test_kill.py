@@ -15,7 +15,7 @@ import pytest
 from tqdm import tqdm
 
 import jaxflow as jf
-from jaxflow.sweeps.program import Program
+from jaxflow.sweeps.compiled_batch import Program
 from jaxflow.sweeps.store import Store
 
 AXES = {

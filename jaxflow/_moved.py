@@ -1,0 +1,127 @@
+"""Modules that have another name now: the old one still imports, and says what the new one is.
+
+Pickles name the module of every class in them, so those of earlier versions open too.
+"""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+MOVED = {
+    "optim._moments": "optim.moments",
+    "comparison.families": "optim.rules.families",
+    "comparison.scaling": "optim.rules.batch_size",
+    "curvature.differentiable": "curvature.differentiability",
+    "curvature.density": "curvature.spectrum.density",
+    "curvature.eigenpairs": "curvature.spectrum.eigenpairs",
+    "curvature.estimate": "curvature.spectrum.estimate",
+    "curvature.lanczos": "curvature.spectrum.lanczos_iteration",
+    "curvature.power": "curvature.spectrum.powers",
+    "curvature.subspace": "curvature.spectrum.krylov",
+    "curvature.traces": "curvature.spectrum.traces",
+    "curvature.preconditioners": "curvature.stability.preconditioners",
+    "curvature.thresholds": "curvature.stability.thresholds",
+    "curvature.linear_steps": "curvature.stability.linear_steps",
+    "curvature.recording": "curvature.stability.sharpness_record",
+    "dynamics.oscillators": "dynamics.flows.damped_oscillators",
+    "dynamics.dense": "dynamics.flows.hessian_flows",
+    "dynamics.inertial": "dynamics.diffusions.inertial",
+    "dynamics.underdamped": "dynamics.diffusions.underdamped",
+    "dynamics.signed": "dynamics.diffusions.sign_of_gradient",
+    "dynamics.adaptive": "dynamics.diffusions.averaged_squares",
+    "dynamics.accumulation": "dynamics.diffusions.summed_squares",
+    "dynamics.averages": "dynamics.diffusions.moving_averages",
+    "dynamics.covariance": "dynamics.noise.covariance",
+    "dynamics.coordinates": "dynamics.noise.coordinatewise",
+    "dynamics.temperature": "dynamics.noise.batch_temperature",
+    "dynamics.modified": "dynamics.modified_equations.equation",
+    "dynamics.series": "dynamics.modified_equations.step_logarithm",
+    "dynamics.coefficients": "dynamics.modified_equations.expansion",
+    "dynamics.convergence": "dynamics.modified_equations.series_convergence",
+    "dynamics.effective": "dynamics.modified_equations.effective_loss",
+    "dynamics.slow": "dynamics.modified_equations.slow_flow",
+    "dynamics.smoothness": "dynamics.modified_equations.smoothness",
+    "dynamics.central": "dynamics.edge.central",
+    "dynamics.stable": "dynamics.edge.stable",
+    "dynamics.preconditioned": "dynamics.edge.methods",
+    "dynamics.oscillation": "dynamics.edge.oscillation_covariance",
+    "dynamics.complementarity": "dynamics.edge.semidefinite_complementarity",
+    "dynamics.handover": "dynamics.edge.state_conversion",
+    "dynamics.limits": "dynamics.limit_of_optimizer",
+    "dynamics.named": "dynamics.sde_of_optimizer",
+    "solve.integrate": "solve.integration",
+    "solve.iterate": "solve.iteration",
+    "solve.ensemble": "solve.ensembles",
+    "solve.stepping": "solve.optimizer_steps",
+    "solve.stream": "solve.host_batches",
+    "solve.prefix": "solve.discrete_start",
+    "solve.mapped": "solve.one_step_map",
+    "solve.automatic": "solve.ode.stiffness",
+    "solve.control": "solve.ode.diffrax_settings",
+    "solve.rkc": "solve.ode.rkc",
+    "solve.stochastic": "solve.sde.fixed_steps",
+    "solve.brownian": "solve.sde.brownian",
+    "comparison.compare": "comparison.distance",
+    "comparison.columns": "comparison.laws.standardised",
+    "comparison.divergence": "comparison.laws.lost_runs",
+    "comparison.energy": "comparison.laws.energy",
+    "comparison.ensembles": "comparison.laws.ensembles",
+    "comparison.marginals": "comparison.laws.one_dimensional",
+    "comparison.moments": "comparison.laws.moments",
+    "comparison.panel": "comparison.laws.function_panel",
+    "comparison.samples": "comparison.laws.samples",
+    "comparison.verdict": "comparison.laws.verdict",
+    "comparison.order": "comparison.orders.slope",
+    "comparison.study": "comparison.orders.modified_equations",
+    "comparison.weak": "comparison.orders.weak",
+    "comparison.edge_paths": "comparison.edge.results",
+    "comparison.approach": "comparison.edge.stable_approach",
+    "comparison.midpoints": "comparison.edge.period_two",
+    "sweeps.program": "sweeps.compiled_batch",
+    "sweeps.running": "sweeps.batch_loop",
+    "sweeps.layout": "sweeps.trial_result",
+    "sweeps.best": "sweeps.best_cell",
+    "sweeps.sweep": "sweeps.sweeping",
+    "problems.columns": "problems.table_columns",
+    "plot.edge": "plot.edge_of_stability",
+    "plot.sharpness": "plot.sharpness_lines",
+    "plot.spectrum": "plot.eigenvalue_density",
+    "commands.chunks": "commands.shared.progress",
+    "commands.choose": "commands.shared.optimizer_names",
+    "commands.stopping": "commands.shared.interruption",
+    "commands.streams": "commands.shared.output",
+    "commands.training": "commands.shared.training",
+    "commands.sweep_file": "commands.shared.settings_file",
+    "commands.report": "commands.compare.report",
+    "commands.sweep_laws": "commands.sweep.laws",
+    "commands.sweep_maps": "commands.sweep.maps",
+    "commands.sweep_report": "commands.sweep.report",
+}
+
+
+def forwarding(old: str, new: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module: what it lacks is taken from the module `new`, with a warning."""
+
+    def lookup(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {old!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(new), name)
+        warnings.warn(f"{old}.{name} has moved to {new}.{name}.", DeprecationWarning, stacklevel=2)
+        return value
+
+    return lookup
+
+
+def install() -> None:
+    """Put a stand-in where every old module was.
+
+    It is not an attribute of its package, where a function often has the name by now.
+    """
+    for old, new in MOVED.items():
+        name = f"jaxflow.{old}"
+        stand_in = ModuleType(name, f"Moved to jaxflow.{new}.")
+        stand_in.__getattr__ = forwarding(name, f"jaxflow.{new}")  # type: ignore[method-assign]
+        sys.modules[name] = stand_in

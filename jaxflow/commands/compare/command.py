@@ -1,0 +1,199 @@
+"""The main job: iterates, full-batch and mini-batch, against their flows and the SDE, on one clock."""
+
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jaxflow as jf
+from jaxflow import _check
+from jaxflow import _results as results
+from jaxflow.commands.compare import report
+from jaxflow.commands.shared.interruption import keeping
+from jaxflow.commands.shared.progress import Progress, iterate_in_chunks, solve_in_chunks, timed
+from jaxflow.commands.shared.training import Training, count
+from jaxflow.dynamics.modified_equations.equation import HIGHEST, warm_steps
+from jaxflow.dynamics.modified_equations.smoothness import roughness
+from jaxflow.solve.optimizer_steps import start
+
+RECORDS = 200
+FILES = report.FILES
+
+
+@dataclass(frozen=True)
+class Compare(Training):
+    """Measure how far an optimizer's iterates leave gradient flow and their modified flow, and its SDE.
+
+    Runs, from the same parameters and on the clock t = steps × learning rate: the optimizer on all data, an
+    ensemble of it on mini-batches, gradient flow, the optimizer's modified equation to the orders asked, and an
+    ensemble of paths of its SDE. Prints a table,
+    the temperature, the noise scale and a verdict on the SDE; writes comparison.png, summary.json and
+    trajectories.npz.
+    """
+
+    steps: int = 200
+    """Steps of the optimizer."""
+    seeds: int = 32
+    """Mini-batch runs, and paths of the SDE, each with a key of its own; a verdict takes at least 20."""
+    substeps: int = 8
+    """Steps of the SDE for each step of the optimizer."""
+    order: tuple[int, ...] = (2,)
+    """Orders of the modified equation, 1 to 8; none to leave it out."""
+    sde_order: int | None = None
+    """Order of the SDE, where it has several; by default the dynamics' own."""
+    output: Path = Path("results/compare")
+    """Folder for the results."""
+
+
+def prepare(settings: Compare) -> tuple[Any, jf.optim.Optimizer]:
+    """The problem and the optimizer; every bad setting is refused here, before anything compiles."""
+    for name, least in (("steps", 1), ("seeds", 1), ("substeps", 2)):
+        count(name, getattr(settings, name), least)
+    for order in settings.order:
+        _check.require("order", order, 1 <= order <= HIGHEST, f"an integer from 1 to {HIGHEST}")
+    made = settings.make()
+    settings.fits("seeds", made[0], settings.batch_size, settings.seeds, settings.seeds)
+    results.check_folder(settings.output, *FILES)
+    return made
+
+
+def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[report.Row]:
+    """Run what `prepare` made, print and write everything; returns the rows of the table."""
+    objective, params = problem.objective, problem.params
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    print(
+        f"{settings.described(problem)}: {objective.size} training examples, {size} parameters; {optimizer}",
+        flush=True,
+    )
+    sde = _sde(settings, objective, optimizer)
+    flows = _modified(settings, objective, params, optimizer)
+    runs: dict[str, report.Timed] = {}
+    with keeping(lambda: report.keep(settings, runs)):
+        _runs(settings, objective, params, optimizer, flows, sde, runs)
+        verdict = _verdict(settings, params, runs) if sde is not None else None
+        noise = jf.noise_scale(objective, params), jf.noise_scale(objective, runs["full_batch"].run.params)
+        rows = report.rows(settings, problem, runs)
+    report.write(settings, problem, optimizer, runs, rows, noise, verdict)
+    print(report.table(rows, report.score_name(problem)))
+    report.say(settings, optimizer, noise, verdict)
+    print(f"Wrote comparison.png, summary.json and trajectories.npz to {settings.output}")
+    return rows
+
+
+def _sde(settings: Compare, objective: Any, optimizer: jf.optim.Optimizer) -> jf.dynamics.Dynamics | None:
+    """The optimizer's SDE at this batch size, `None` (said so) where none is known."""
+    try:
+        return jf.dynamics.sde_of(optimizer, objective, settings.batch_size, order=settings.sde_order)
+    except ValueError as error:
+        print(f"{error} It is left out.")
+        return None
+
+
+def _modified(settings: Compare, objective, params, optimizer) -> dict[int, jf.dynamics.Dynamics]:
+    """The optimizer's modified equation to each order asked; none (said so) where there is none."""
+    if not settings.order:
+        return {}
+    try:
+        rough = roughness(optimizer, params, optimizer.init(params))
+        warm = min(warm_steps(optimizer, params, None), settings.steps // 2)
+    except ValueError as error:
+        print(f"{error} Its modified equation is left out.")
+        return {}
+    if rough:
+        print(rough)
+    make = lambda order: jf.dynamics.modified(optimizer, objective, order=order, warmup=warm)
+    return {order: make(order) for order in sorted(set(settings.order))}
+
+
+def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> None:
+    """Put every run into `runs` by a short name, each made in pieces behind one progress bar."""
+    # Losses and parameters are both wanted along the way: one for the picture, the other for distances.
+    record = jax.tree_util.Partial(_observe, objective)
+    every = max(1, settings.steps // RECORDS)
+    seeds, batch, name = settings.seeds, settings.batch_size, settings.optimizer
+    run_keys, path_keys = jax.random.split(jax.random.key(settings.seed + 1), (2, seeds))
+    repeated = lambda tree: jax.tree.map(lambda x: jnp.tile(x, (seeds,) + (1,) * x.ndim), tree)
+    common: dict[str, Any] = {"every": every, "record": record}
+    # On a CPU a few members stay in the cache, and take half the time each.
+    at_once = 4 if jax.default_backend() == "cpu" else None
+
+    def full(params, state, steps):
+        return jf.iterate(optimizer, objective, params, steps=steps, state=state, **common)
+
+    def sampled(members, states, steps):
+        one = lambda m: jf.iterate(
+            optimizer, objective, m[1], steps=steps, batch_size=batch, key=m[0], state=m[2], **common
+        )
+        return jf.ensemble(one, (run_keys, members, states))
+
+    def flow(state, times, piece):
+        dynamics = jf.dynamics.gradient_flow(objective)
+        return jf.integrate(dynamics, params, times, solver="auto", record=record, state=state)
+
+    # A field that jumps would be followed in ever smaller steps.
+    most = max(4096, 20 * settings.steps)
+
+    def corrected(dynamics, times):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The update of")  # said before
+            return jf.integrate(dynamics, params, times, solver="auto", record=record, max_steps=most)
+
+    def paths(states, times, piece):
+        keys = jax.vmap(jax.random.fold_in, (0, None))(path_keys, piece)
+        substeps = settings.substeps * every
+        one = lambda m: jf.integrate(
+            sde, params, times, key=m[0], substeps=substeps, record=record, state=m[1]
+        )
+        return jf.ensemble(one, (keys, states), at_once=at_once)
+
+    begin = jax.jit(lambda params: start(optimizer, params))(params)
+    shares = {"full batch": 1.0, "mini-batches": 1.0, "gradient flow": 1.0}
+    shares |= ({} if sde is None else {"SDE": 12.0}) | {f"order {order}": 1.0 for order in flows}
+    with Progress(shares) as progress:
+        discrete, seconds = iterate_in_chunks(full, params, begin, settings.steps, every, progress)
+        runs["full_batch"] = report.Timed(f"{name}, full batch", discrete, 1.0, seconds)
+        states = repeated(params), repeated(begin)
+        batches, seconds = iterate_in_chunks(sampled, *states, settings.steps, every, progress)
+        label = f"{name}, batch {batch} ({seeds} runs)"
+        runs["mini_batch"] = report.Timed(label, batches, batch / objective.size, seconds)
+        solution, seconds = solve_in_chunks(flow, params, discrete.times, progress)
+        runs["gradient_flow"] = report.Timed("gradient flow", solution, 1.0, seconds)
+        if sde is not None:
+            states = repeated(jax.jit(lambda sde, p: sde.init(p))(sde, params))
+            solution, seconds = solve_in_chunks(paths, states, discrete.times, progress)
+            runs["sde"] = report.Timed(
+                f"SDE of {name}, batch {batch} ({seeds} paths)", solution, 1.0, seconds
+            )
+        for order, dynamics in flows.items():
+            # In one piece: its first steps are the optimizer's own, and must not be cut.
+            solution, seconds = timed(partial(corrected, dynamics, discrete.times), progress)
+            label = f"modified flow of {name}, order {order}"
+            runs[f"modified_{order}"] = report.Timed(label, solution, float(order), seconds)
+
+
+def _observe(objective, params):
+    return {"loss": objective(params), "params": params}
+
+
+def _verdict(settings: Compare, params: Any, runs: dict[str, report.Timed]) -> Any:
+    """Whether the mini-batch runs and the SDE's paths end with one law of loss and distance from the start.
+
+    Two numbers a run, as so few runs could not tell more apart. Where there are too few even for that: the reason.
+    """
+    ends = [_ends(params, runs[name].run) for name in ("mini_batch", "sde")]
+    try:
+        return jf.compare_ensembles(*ends, key=jax.random.key(settings.seed + 2))
+    except ValueError as error:
+        return str(error)
+
+
+@jax.jit
+def _ends(params, run):
+    """The last loss of every member, and how far it is from the start."""
+    moved = jax.tree.map(lambda x, x0: x[:, -1] - x0[None], run.values["params"], params)
+    return {"loss": run.values["loss"][:, -1], "distance from the start": jax.vmap(optax.tree.norm)(moved)}

@@ -1,0 +1,230 @@
+"""What the main job says of its runs: the table, the temperature and verdict, the figure, the files."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxflow as jf
+from jaxflow import _results as results
+from jaxflow.commands.shared.interruption import NOTHING
+from jaxflow.solve.trajectory import FINISHED
+
+ARRAYS = "trajectories.npz"
+FILES = ("comparison.png", "summary.json", ARRAYS)
+
+
+class Timed(NamedTuple):
+    """A run with the name to show, the share of the data a gradient of it takes, and its seconds."""
+
+    label: str
+    run: jf.Trajectory
+    share: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's line of the table; means over members for an ensemble."""
+
+    method: str
+    final_loss: float
+    test_score: float
+    distance: float
+    gradients: float
+    seconds: float
+    status: str
+
+
+def score_name(problem: Any) -> str:
+    """What the problem's score is called."""
+    return "test accuracy" if jnp.issubdtype(problem.test["y"].dtype, jnp.integer) else "test R²"
+
+
+def part(run: jf.Trajectory, name: str) -> jf.Trajectory:
+    """The run with one of the things it recorded."""
+    return dataclasses.replace(run, values=run.values[name])
+
+
+def distances(runs: dict[str, Timed]) -> dict[str, jf.Comparison]:
+    """Each run's distance in parameters from the full-batch iterates."""
+    iterates = part(runs["full_batch"].run, "params")
+    return {name: jf.compare(iterates, part(timed.run, "params")) for name, timed in runs.items()}
+
+
+def rows(settings: Any, problem: Any, runs: dict[str, Timed]) -> list[Row]:
+    """The lines of the table."""
+    gaps = distances(runs)
+    return [_row(problem, timed, gaps[name]) for name, timed in runs.items()]
+
+
+def _row(problem: Any, timed: Timed, gap: jf.Comparison) -> Row:
+    """A line of the table: means over the members that reached the last time."""
+    run = timed.run
+    score = jax.jit(jax.vmap(problem.score) if np.ndim(run.status) else problem.score)(run.params)
+    good = np.atleast_1d(run.status) == FINISHED
+    mean = lambda x: float(np.mean(np.atleast_1d(x)[good])) if good.any() else float("nan")
+    gradients = timed.share * float(np.max(run.evaluations))
+    loss = np.asarray(run.values["loss"])[..., -1]
+    numbers = mean(loss), mean(score), mean(gap.final), gradients, timed.seconds
+    return Row(timed.label, *numbers, _status(run))
+
+
+def _status(run: jf.Trajectory) -> str:
+    """How the run ended; for iterates divergence is told by the step too."""
+    if not np.any(run.status):
+        return "finished"
+    if not (np.ndim(run.status) == 0 and run.diverged and isinstance(run.state, jf.solve.IterationState)):
+        return run.message
+    share = float(np.searchsorted(run.times, run.stopped)) / (run.times.size - 1)
+    return f"diverged by step {round(share * int(run.steps))} (t = {float(run.stopped):.6g})"
+
+
+def table(rows: list[Row], score: str) -> str:
+    """The rows as text."""
+    head = ("method", "final loss", score, "distance from", "gradients", "seconds", "")
+    under = ("", "", "", "the iterates", "(full-batch)", "", "")
+    number = lambda x, form: "—" if not np.isfinite(x) else format(x, form)
+    body = [
+        (
+            row.method,
+            number(row.final_loss, ".5f"),
+            number(row.test_score, ".4f"),
+            number(row.distance, ".4g"),
+            number(row.gradients, ".0f"),
+            number(row.seconds, ".2f"),
+            "" if row.status == "finished" else row.status,
+        )
+        for row in rows
+    ]
+    lines = [head, under, *body]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    rule = "─" * (sum(widths[:-1]) + 2 * (len(widths) - 2))
+    show = lambda line: "  ".join(
+        cell.ljust(w) if i in (0, len(line) - 1) else cell.rjust(w)
+        for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+    ).rstrip()
+    return "\n".join([show(head), show(under), rule, *map(show, body)])
+
+
+def temperature_of(settings: Any, optimizer: jf.optim.Optimizer) -> float | None:
+    """The temperature of the mini-batch runs; `None` where the optimizer has no such number."""
+    chosen = jf.optim.hyperparameters(optimizer)
+    beta = 0.0 if settings.optimizer == "gd" or chosen.get("ema") else chosen.get("beta", 0.0)
+    if settings.optimizer not in ("gd", "momentum", "nesterov"):
+        return None
+    return float(jf.temperature(chosen["learning_rate"], settings.batch_size, beta=beta))
+
+
+def say(settings: Any, optimizer: Any, noise: tuple[jf.NoiseScale, jf.NoiseScale], verdict: Any) -> None:
+    """Print the temperature, the noise scale and the verdict."""
+    temperature = temperature_of(settings, optimizer)
+    if temperature is not None:
+        print(f"\nTemperature T = {temperature:.4g} (learning rate {settings_rate(optimizer):g}, ", end="")
+        print(f"batch {settings.batch_size}).")
+    first, last = (float(scale.simple) for scale in noise)
+    print(f"Noise scale tr Σ/|∇L|²: {first:.4g} at the start, {last:.4g} at the end of the full-batch run.")
+    if verdict is not None:
+        text = f"No verdict on the SDE: {verdict}" if isinstance(verdict, str) else str(verdict)
+        print(f"\nRuns against paths of the SDE, at the last time:\n{text}")
+
+
+def settings_rate(optimizer: Any) -> float:
+    """The learning rate of an optimizer from the command line, a number."""
+    return float(jf.optim.hyperparameters(optimizer)["learning_rate"])
+
+
+def keep(settings: Any, runs: dict[str, Timed]) -> str:
+    """Write the runs that are finished where others were not to be, and say which they are."""
+    if not runs:
+        return NOTHING
+    results.write_arrays(settings.output / ARRAYS, _arrays(runs, distances(runs)))
+    return f"Kept in {settings.output / ARRAYS}: {'; '.join(timed.label for timed in runs.values())}."
+
+
+def write(settings, problem, optimizer, runs: dict[str, Timed], rows, noise, verdict) -> None:
+    """The arrays, the summary and the figure."""
+    gaps = distances(runs)
+    results.write_arrays(settings.output / ARRAYS, _arrays(runs, gaps))
+    summary = {
+        "table": [dataclasses.asdict(row) for row in rows],
+        "score": score_name(problem),
+        "classes": problem.classes,
+        "temperature": temperature_of(settings, optimizer),
+        "noise_scale": {
+            name: {"trace": scale.trace, "squared_gradient": scale.squared_gradient, "simple": scale.simple}
+            for name, scale in zip(("start", "end"), noise, strict=True)
+        },
+        "verdict": _plain(verdict),
+        "settings": dataclasses.asdict(settings) | {"hyperparameters": _numbers(optimizer)},
+        **results.provenance(),
+    }
+    results.write_json(settings.output / "summary.json", summary)
+    _figure(settings, problem, optimizer, runs, gaps)
+
+
+def _arrays(runs: dict[str, Timed], gaps: dict[str, jf.Comparison]) -> dict[str, Any]:
+    """Losses, distances and last parameters by the name of their run."""
+    arrays: dict[str, Any] = {"times": runs["full_batch"].run.times}
+    for name, timed in runs.items():
+        arrays |= {f"{name}/loss": timed.run.values["loss"], f"{name}/distance": gaps[name].distance}
+        for path, leaf in jax.tree.leaves_with_path(timed.run.params):
+            arrays[f"{name}/params{jax.tree_util.keystr(path)}"] = leaf
+    return arrays
+
+
+def _plain(verdict: Any) -> Any:
+    """The verdict's numbers by the names of its statistics."""
+    if verdict is None or isinstance(verdict, str):
+        return verdict
+    columns = {name: getattr(verdict, name) for name in ("gap", "standard_error", "low", "high")}
+    return {
+        "sentence": verdict.verdict,
+        "differ": verdict.differ,
+        "p_value": verdict.p_value,
+        "diverged": verdict.diverged,
+        "statistics": {
+            name: {column: values[i] for column, values in columns.items()}
+            for i, name in enumerate(verdict.names)
+        },
+    }
+
+
+def _figure(settings, problem, optimizer, runs: dict[str, Timed], gaps) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    losses = {timed.label: part(timed.run, "loss") for timed in runs.values()}
+    jf.plot.trajectories(losses, left, label="training loss")
+    # The losses nearly coincide; their ratios show the bands.
+    first = np.asarray(runs["full_batch"].run.values["loss"])
+    first = np.where(np.isfinite(first) & (first != 0), first, np.nan)  # a run may diverge
+    finite = lambda loss: np.where(np.isfinite(loss), loss, np.nan)
+    ratio = lambda run: dataclasses.replace(run, values=finite(run.values) / first - 1)
+    label = "loss / loss of the full batch − 1"
+    jf.plot.trajectories({name: ratio(run) for name, run in losses.items()}, middle, log=False, label=label)
+    jf.plot.comparison({runs[name].label: gap for name, gap in list(gaps.items())[1:]}, right)
+    # A modified flow begins with the iterates themselves, up to rounding, which is not to be looked at.
+    right.set_ylim(bottom=max(right.get_ylim()[0], 1e-6 * right.get_ylim()[1]))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    for ax in (left, middle, right):
+        ax.get_legend().remove()
+    shape = "–".join(map(str, settings.hidden))
+    figure.suptitle(
+        f"{settings.described(problem)}, {settings.activation} network {shape}: {optimizer}", fontsize=11
+    )
+    results.write_figure(settings.output / "comparison.png", figure)
+    plt.close(figure)
+
+
+def _numbers(optimizer) -> dict[str, Any]:
+    return {
+        name: value if isinstance(value, (int, float, bool, str, type(None))) else repr(value)
+        for name, value in jf.optim.hyperparameters(optimizer).items()
+    }

@@ -1,0 +1,5 @@
+"""Iterates beside the central and the stable flow, past the edge of stability."""
+
+from jaxflow import _moved
+
+__getattr__ = _moved.forwarding("jaxflow.comparison.edge", "jaxflow.comparison.edge.experiment")

@@ -1,0 +1,1 @@
+"""Whether two ensembles have one law, and how far apart their laws are."""

@@ -1,0 +1,316 @@
+"""Order studies: how fast the modified equations of an optimizer close in on its iterates, order by order.
+
+All step sizes and orders share one compiled solve, as compiling is what such a study spends its time on: the
+shares of the increments, in which alone the orders differ, are an argument of it.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.core import Tracer
+
+from jaxflow import _check
+from jaxflow._norms import difference, norm
+from jaxflow._traceable import compiled, traceable, transfers
+from jaxflow.comparison.orders.slope import Order, fit
+from jaxflow.dynamics.base import Field, scale
+from jaxflow.dynamics.modified_equations.equation import HIGHEST
+from jaxflow.dynamics.modified_equations.smoothness import roughness
+from jaxflow.dynamics.modified_equations.step_logarithm import (
+    cold,
+    increment,
+    logarithm,
+    modified_state,
+    weights,
+)
+from jaxflow.optim import Optimizer
+from jaxflow.optim.rules.families import Family
+from jaxflow.solve.integration import integrate
+from jaxflow.solve.iteration import iterate
+from jaxflow.solve.trajectory import as_parameters
+
+PyTree = Any
+
+SPAN = 40  # steps of a family's own optimizer in the time of a study
+# The ladder, in steps to that time: from half a family's own step down to a twenty-fourth.
+COARSEST, LADDER = 80, (1, 1.5, 2, 3, 4, 6, 8, 12)
+PADDED = (4, HIGHEST)  # lengths that shares are padded to, so that orders share a program
+ROUGH = 1e-8  # the tolerance where an update has kinks and jumps, each of which costs a solver steps
+MOST = 256  # steps of the solver; a smooth optimizer takes some tens
+RTOL = {jnp.dtype(jnp.float64): 1e-13, jnp.dtype(jnp.float32): 1e-6}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class OrderStudy:
+    """Errors of the modified equations on a ladder of step sizes, and the slopes at which they fall.
+
+    - `fits`: for every order the `Order` of its errors (n,), relative to the distance travelled.
+    - `used`: for every order which of them (n,) the slope is fitted to: not those at the floor of rounding, nor
+      those of a run that diverged.
+    """
+
+    fits: dict[int, Order]
+    used: dict[int, jax.Array]
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[int, Order, jax.Array]]) -> "OrderStudy":
+        """A study of its orders, each with its fit and the points used."""
+        parts = list(parts)
+        return cls({order: fitted for order, fitted, _ in parts}, {order: used for order, _, used in parts})
+
+    @property
+    def slopes(self) -> dict[int, jax.Array]:
+        """The fitted slope of every order."""
+        return {order: found.slope for order, found in self.fits.items()}
+
+    def __repr__(self):
+        first = next(iter(self.fits.values()))
+        if isinstance(first.slope, Tracer) or np.ndim(first.slope):
+            return f"OrderStudy(orders {', '.join(map(str, self.fits))})"
+        return "\n".join("  ".join(cell.rjust(12) for cell in line).rstrip() for line in self._lines(first))
+
+    def _lines(self, first: Order) -> list[list[str]]:
+        mark = lambda error, used: (f"{error:.2e}" if np.isfinite(error) else "—") + (" " if used else "*")
+        columns = [
+            [mark(e, u) for e, u in zip(found.errors, self.used[order], strict=True)]
+            for order, found in self.fits.items()
+        ]
+        sizes = [f"{h:.5g}" for h in first.step_sizes]
+        lines = [["step size", *(f"order {order} " for order in self.fits)]]
+        lines += [list(row) for row in zip(sizes, *columns, strict=True)]
+        slope = lambda found: (
+            f"{found.slope:.2f} ± {found.uncertainty:.2f} " if found.slope == found.slope else "— "
+        )
+        lines.append(["slope", *map(slope, self.fits.values())])
+        if not all(np.all(used) for used in self.used.values()):
+            counts = (f"{np.sum(used)} of {np.size(used)} " for used in self.used.values())
+            lines += [
+                ["fitted", *counts],
+                ["* not fitted: at the floor of rounding, diverged, or too rough to solve for"],
+            ]
+        return lines
+
+
+class Plan(NamedTuple):
+    """The numbers of a study: orders, time, step sizes (n,), and how many steps (n,) go before and into the time."""
+
+    orders: tuple[int, ...]
+    time: Any
+    step_sizes: jax.Array
+    before: jax.Array
+    after: jax.Array
+
+
+def order_study(
+    family: Callable[[Any], optax.GradientTransformation],
+    objective: Callable[[PyTree], jax.Array],
+    params: PyTree,
+    *,
+    orders: Sequence[int] = (1, 2, 3, 4),
+    time: float | None = None,
+    warmup: float | None = None,
+    step_sizes: Any = None,
+) -> OrderStudy:
+    r"""How the error of `jaxflow.dynamics.modified` falls with the step size, for each order p: as $h^p$.
+
+    For every h of a ladder the optimizer `family(h)` takes warmup/h steps, and then time/h more, θ. From where the
+    warm-up ended the modified equation of order p is solved over `time`, $\theta_p$, by an 8th-order method with
+    tolerance 1e-13. The error is $|\theta_p - \theta|$ over the distance θ travelled in `time`, and its slope that
+    of `order_of_accuracy`.
+
+    **Arguments**
+
+    - `family(h)`: the optimizer that takes steps of time h, traced: `family_of(optimizer)`, or any function that
+      returns an optimizer of `jaxflow.optim` or one made `traceable`. It must have a limit as h → 0.
+    - `objective`, `params`: as of `iterate`; all data, no mini-batches.
+    - `orders`: of 1 to 8, distinct.
+    - `time`: default, 40 steps of the family's own optimizer; 1.0 for a function.
+    - `warmup`: a time; default time/2. Averages that began at nothing are smooth in time only some steps on.
+    - `step_sizes` (n,), n ≥ 3: each to divide `time` and `warmup`. Default: 8, time/80 … time/960, where warmup/time
+      is a simple fraction.
+
+    Returns an `OrderStudy`, which prints as a table. Slopes fall short of p where the ladder is too coarse: some
+    average forgets within few steps, or h times the (preconditioned) sharpness is not small; and where the optimizer
+    is not smooth, of which it is warned.
+
+    Errors below (tolerance + 100 ε)·|θ|, of rounding and the solver, are left out of the fit, and marked, as are runs
+    that diverge or need over 256 steps of the solver: where an optimizer has jumps or kinks, whose tolerance is 1e-8.
+    In float32 (where the tolerance is 1e-6) only orders 1 and 2 rise above rounding; others are refused.
+
+    Two programs are compiled, one for the iterates and one for all orders up to 4 (or up to 8), and none for other
+    numbers of the same shapes.
+
+    Raises `TypeError` for a family, objective or parameters that are none; `ValueError` for orders, times or step
+    sizes that are not as above, or an optimizer that is random.
+
+    Source of the series: Hairer, Lubich & Wanner (2006), Geometric Numerical Integration, IX.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> loss = lambda x: jnp.sum(jnp.cosh(x))
+    >>> study = jf.order_study(jf.family_of(jf.optim.gd(0.1)), loss, jnp.array([1.0, -0.5]), orders=(1, 2))
+    >>> {order: round(float(slope), 1) for order, slope in study.slopes.items()}
+    {1: 1.0, 2: 2.0}
+    """
+    if not callable(objective):
+        raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
+    params = as_parameters(params)
+    chosen = plan(family, params, orders, time, warmup, step_sizes)
+    return OrderStudy.of(by_order(chosen, family, objective, params))
+
+
+def by_order(
+    chosen: Plan, family: Callable, objective: Callable, params: PyTree
+) -> Iterator[tuple[int, Order, jax.Array]]:
+    """Each order with its fit and the points used, as it is done; the iterates are common to all."""
+    orders, time, h, before, after = chosen
+    optimizers, rough = _members(family, h, params)
+    rtol = max(RTOL[_dtype(params)], ROUGH if rough else 0.0)
+    on_cpu = jax.default_backend() == "cpu"
+    starts, ends = _iterates(on_cpu, optimizers, h, before, after, objective, params)
+    length = next(length for length in PADDED if max(orders) <= length)
+    for order in orders:
+        shares = jax.device_put(np.pad(weights(order), (0, length - order)))
+        errors, floor = _errors(on_cpu, shares, optimizers, h, starts, ends, time, objective, rtol)
+        used = errors > floor
+        yield order, fit(h, errors, used), used
+
+
+def plan(
+    family: Callable, params: PyTree, orders: Any, time: Any, warmup: Any, step_sizes: Any = None
+) -> Plan:
+    """What a study will do, or an error that says in a sentence which argument is wrong."""
+    if not callable(family):
+        raise TypeError(f"family must be a function of the step size, such as family_of(…), got {family!r}.")
+    orders = _orders(orders, _dtype(params))
+    if time is None:
+        time = SPAN * float(family.time_step) if isinstance(family, Family) else 1.0
+    _check.positive(time=time)
+    warmup = time / 2 if warmup is None else warmup
+    _check.nonnegative(warmup=warmup)
+    return Plan(orders, time, *_ladder(time, warmup, step_sizes))
+
+
+def _dtype(params: PyTree) -> Any:
+    return jnp.finfo(jnp.result_type(*jax.tree.leaves(params))).dtype
+
+
+def _orders(orders: Any, dtype: Any) -> tuple[int, ...]:
+    for order in orders:
+        _check.integer("orders", order, 1)
+        _check.require("orders", order, order <= HIGHEST, f"integers from 1 to {HIGHEST}")
+    if not orders or len(set(orders)) != len(orders):
+        raise ValueError(f"orders must be one or more distinct integers, got {orders!r}.")
+    if dtype not in RTOL:
+        raise ValueError(f"params must be float64 or float32 for an order study, got {dtype}.")
+    if dtype != jnp.float64 and max(orders) > 2:
+        raise ValueError(
+            f"orders must be at most 2 for {dtype} parameters, as rounding hides the errors of others, "
+            f"got {max(orders)}; enable float64 by jax.config.update('jax_enable_x64', True)."
+        )
+    return tuple(sorted(orders))
+
+
+def _ladder(time: Any, warmup: Any, step_sizes: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Step sizes, and how many of them the warm-up and the time take."""
+    sizes = _default(time, warmup) if step_sizes is None else np.asarray(step_sizes, float)
+    if sizes.ndim != 1 or sizes.size < 3:
+        raise ValueError(f"step_sizes must be a vector of at least three numbers, got shape {sizes.shape}.")
+    if not (np.isfinite(sizes).all() and (sizes > 0).all() and np.unique(sizes).size == sizes.size):
+        raise ValueError(f"step_sizes must be positive and distinct, got {sizes.tolist()}.")
+    counts = []
+    for name, span in (("warmup", warmup), ("time", time)):
+        steps = np.round(span / sizes)
+        off = (np.abs(span / sizes - steps) > 1e-6) | (steps < 1) & (span > 0)
+        if off.any():
+            raise ValueError(f"step_sizes must divide {name} = {span:g}, got {sizes[np.argmax(off)]!r}.")
+        counts.append(steps.astype(int))
+    return jax.device_put((sizes, *counts))
+
+
+def _default(time: float, warmup: float) -> np.ndarray:
+    """`time` over multiples, near those of `LADDER`, of the denominator of warmup/time."""
+    ratio = Fraction(warmup / time).limit_denominator(COARSEST // 2)
+    if abs(float(ratio) - warmup / time) > 1e-9:
+        raise ValueError(
+            f"warmup must be a simple fraction of time = {time:g}, or step_sizes be given, got {warmup!r}."
+        )
+    part = ratio.denominator
+    return time / np.array([part * round(COARSEST * factor / part) for factor in LADDER])
+
+
+def _members(family: Callable, h: jax.Array, params: PyTree) -> tuple[Optimizer, bool]:
+    """The optimizers of the ladder stacked in one, so that however made they are numbers, and if they are rough."""
+    first = family(float(jax.device_get(h)[0]))
+    if not isinstance(first, Optimizer):
+        raise TypeError(
+            "family must return an optimizer of jaxflow.optim, or one made by jaxflow.optim.traceable, "
+            f"got {type(first).__name__}."
+        )
+    rough = roughness(first, params, jax.eval_shape(first.init, params))
+    if rough is not None:
+        warnings.warn(rough, stacklevel=5)
+    # Not weakly typed, as defaults would be: that would compile once more.
+    with transfers():
+        return jax.tree.map(lambda x: x.astype(x.dtype), jax.vmap(family)(h)), rough is not None
+
+
+@traceable
+def _truncated(optimizer, objective, shares, time_step):
+    """`modified`, of the order its shares say: they are numbers here, and orders one program."""
+    step = lambda state: increment(optimizer, objective, state)
+    return Field(
+        drift=lambda t, state: scale(1 / time_step, logarithm(step, state, shares)),
+        init=lambda params: cold(optimizer, params),
+        params=lambda state: state.params,
+    )
+
+
+@compiled
+def _iterates(sequential, optimizers, step_sizes, before, after, objective, params):
+    """Where the warm-up ends, as the state of a modified equation, and the parameters at the end; leaves (n, …)."""
+
+    def one(member):
+        optimizer, h, before, after = member
+        walk = lambda params, steps, state: iterate(
+            optimizer, objective, params, steps=steps, every=None, time_step=h, state=state
+        )
+        warm = walk(params, before, None)
+        return modified_state(warm), walk(warm.params, after, warm.state).params
+
+    return _spread(sequential, one, (optimizers, step_sizes, before, after))
+
+
+@compiled
+def _errors(sequential, shares, optimizers, step_sizes, starts, ends, time, objective, rtol):
+    """Relative errors (n,) of one order, and what rounding and the solver may contribute to them (n,)."""
+    eps = jnp.finfo(jnp.result_type(*jax.tree.leaves(ends))).eps
+
+    def one(member):
+        optimizer, h, start, end = member
+        equation = _truncated(optimizer, objective, shares, h)
+        times = jnp.stack([jnp.zeros_like(h), jnp.asarray(time, h.dtype)])
+        flow = integrate(
+            equation, start.params, times, state=start, solver=diffrax.Dopri8(), rtol=rtol, max_steps=MOST
+        )
+        gap = lambda other: norm(jax.tree.map(difference, other, end))
+        travelled = gap(start.params)
+        # A value not reached is NaN.
+        error = gap(jax.tree.map(lambda x: x[-1], flow.values)) / travelled
+        return error, (rtol + 100 * eps) * norm(end) / travelled
+
+    return _spread(sequential, one, (optimizers, step_sizes, starts, ends))
+
+
+def _spread(sequential: bool, one: Callable, members: Any) -> Any:
+    """On a CPU a member at a time: their steps differ twelvefold, and together all would wait for the longest."""
+    return lax.map(one, members) if sequential else jax.vmap(one)(members)

@@ -1,0 +1,213 @@
+"""The largest eigenvalues of a Hessian and their eigenvectors, found cold or followed warm, with their residuals."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
+
+from jaxflow import _check
+from jaxflow._traceable import compiled
+from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
+from jaxflow.curvature.products import (
+    Operator,
+    check_objective,
+    check_parts,
+    check_preconditioner,
+    operator,
+    real_parameters,
+)
+from jaxflow.curvature.spectrum.estimate import Estimate
+from jaxflow.curvature.spectrum.krylov import Block, follow, leading
+
+PyTree = Any
+TOLERANCE = 1e-4  # of the residuals, relative; the eigenvalues are then good to about its square
+COLD, EACH = 20, 8  # products of a cold start: so many, and so many more a pair
+BLOCKS = 4  # of a warm one, beyond the first
+ALARM = 1e-2  # a relative residual that says an eigenpair was not found
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Eigenpairs:
+    r"""Leading eigenpairs $H u = \lambda P u$ of a Hessian; P is 1 where no preconditioner is given.
+
+    - `values` (k,), largest first.
+    - `vectors`: a pytree like the parameters with a leading axis k; $u_i^T P u_j = \delta_{ij}$.
+    - `residuals` (k,): the norms $|P^{-1/2}(Hu - \lambda Pu)|$, in the units of the eigenvalues. There is an
+      eigenvalue of $P^{-1/2}HP^{-1/2}$ within each of them; beside a gap g the error is about residual²/g.
+    - `scale`: the largest |eigenvalue| estimate met on the way, of either sign, beside which residuals are small or
+      not.
+    - `products`: Hessian products spent.
+
+    A pytree; under `vmap` every leaf has a leading axis.
+    """
+
+    values: jax.Array
+    vectors: PyTree
+    residuals: jax.Array
+    scale: jax.Array
+    products: jax.Array
+
+    def __repr__(self):
+        if isinstance(self.values, Tracer) or np.ndim(self.values) != 1:
+            return f"Eigenpairs(values of shape {np.shape(self.values)})"
+        shown = ", ".join(f"{value:.6g}" for value in np.asarray(self.values))
+        worst = float(np.asarray(self.residuals).max(initial=0))
+        return f"Eigenpairs({shown}; residuals ≤ {worst:.1g}, {int(self.products)} products)"
+
+
+class Settings(NamedTuple):
+    """What is static about a search."""
+
+    k: int
+    products: int | None
+    gauss_newton: bool
+
+
+def top_eigenpairs(
+    objective: Callable[[PyTree], jax.Array],
+    params: PyTree,
+    k: int = 1,
+    *,
+    preconditioner: PyTree = None,
+    gauss_newton: bool = False,
+    start: Any = None,
+    tolerance: Any = TOLERANCE,
+    products: int | None = None,
+) -> Eigenpairs:
+    r"""The k algebraically largest eigenvalues of the Hessian $\nabla^2 L(\theta)$, and their eigenvectors.
+
+    - *Cold*: Lanczos iteration with full reorthogonalisation from a random direction (always the same), then
+      Rayleigh–Ritz on what it found and its residuals. On networks the default number of products gives five
+      eigenvalues to 1e-8 and better. Of an exactly repeated eigenvalue it may find one copy only.
+    - *Warm*, given `start`, the `Eigenpairs` (or their `vectors`) found at parameters nearby: Rayleigh–Ritz in the
+      span of those and, a block of k products after another until the residuals are small, of their residuals. What
+      rises in an invariant subspace of its own is not seen.
+
+    **Arguments**
+
+    - `objective`: an `Objective` (in its chunks) or any loss. `params`: a pytree of real arrays.
+    - `k` (static): how many, at most the number of parameters.
+    - `preconditioner` P: positive numbers like `params`, or one, such as `preconditioner_of(optimizer, state)`;
+      eigenvalues are then those of $P^{-1/2} H P^{-1/2}$, to compare with `stability_threshold(optimizer)`.
+    - `gauss_newton`: of the Gauss–Newton matrix instead, see `ggn_vp`.
+    - `tolerance`: when warm, residuals relative to `scale` at which to stop.
+    - `products` (static): Hessian products allowed; default 20 + 8k cold, 5k warm. (Up to 7k more cold where the
+      Krylov space is exhausted early, as with few distinct eigenvalues.)
+
+    Returns `Eigenpairs` with the residual norms. Where a plain call leaves a residual above .01 of `scale` it warns.
+    Compiled when called plainly; works under `jit` and `vmap`.
+
+    Raises `TypeError` as `hvp`; `ValueError` for k < 1 or above the number of parameters, products < k, a
+    preconditioner that is not positive.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 23.0, 4.0]) * x**2)
+    >>> found = jf.curvature.top_eigenpairs(loss, jnp.ones(3), 2)
+    >>> print(found.values.round(6), abs(found.vectors[0]).round(6))
+    [23.  4.] [0. 1. 0.]
+
+    Source: Lanczos 1950; block Krylov spaces, Saad 2011; matfree (Krämer) does the cold iteration.
+    """
+    check_objective(objective)
+    if gauss_newton:
+        check_parts(objective)
+    params = real_parameters(params)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    _check.integer("k", k, 1)
+    _check.require("k", k, k <= size, f"at most {size}, the number of parameters")
+    if products is not None:
+        _check.integer("products", products, k)
+    _check.positive(tolerance=tolerance)
+    preconditioner = check_preconditioner(preconditioner, params)
+    vectors = None if start is None else _start(start, params, k)
+    if not gauss_newton:
+        warn_unless_twice_differentiable(objective, params)
+    settings = Settings(int(k), None if products is None else int(products), bool(gauss_newton))
+    found = _top_eigenpairs(settings, objective, params, preconditioner, vectors, tolerance)
+    _warn_if_rough(found)
+    return found
+
+
+def sharpness(
+    objective: Callable[[PyTree], jax.Array],
+    params: PyTree,
+    *,
+    preconditioner: PyTree = None,
+    gauss_newton: bool = False,
+    products: int | None = None,
+) -> Estimate:
+    r"""The largest eigenvalue of the Hessian, or of $P^{-1/2} H P^{-1/2}$, and the norm of its residual.
+
+    There is an eigenvalue within the residual of it, and its error is of the order of residual². Gradient descent is
+    stable where it is below 2/η, see `stability_threshold`. Arguments, costs and errors as in `top_eigenpairs`, which
+    also follows it warm.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 23.0]) * x**2)
+    >>> float(jf.curvature.sharpness(loss, jnp.ones(2)).value.round(6))
+    23.0
+    """
+    found = top_eigenpairs(
+        objective, params, preconditioner=preconditioner, gauss_newton=gauss_newton, products=products
+    )
+    return Estimate(found.values[..., 0], found.residuals[..., 0])
+
+
+@compiled
+def _top_eigenpairs(settings, objective, params, preconditioner, vectors, tolerance):
+    hessian = operator(objective, params, preconditioner, settings.gauss_newton)
+    k, allowed = settings.k, settings.products
+    if vectors is None:
+        block = cold(hessian, k, allowed)
+    else:
+        blocks = BLOCKS if allowed is None else allowed // k - 1
+        flat = jax.vmap(lambda v: ravel_pytree(v)[0] / hessian.root)(vectors)
+        block = follow(hessian.apply, flat.astype(hessian.flat.dtype), tolerance=tolerance, blocks=blocks)
+    return pairs_of(hessian, block)
+
+
+def cold(hessian: Operator, k: int, products: int | None = None) -> Block:
+    """The k leading eigenpairs with nothing to begin from."""
+    allowed = COLD + EACH * k if products is None else products
+    return leading(hessian.apply, hessian.size, hessian.flat.dtype, k, allowed)
+
+
+def pairs_of(hessian: Operator, block: Block) -> Eigenpairs:
+    """Eigenpairs as pytrees, P-orthonormal, of a block of flat orthonormal vectors."""
+    vectors = jax.vmap(lambda v: hessian.unravel(hessian.root * v))(block.vectors)
+    return Eigenpairs(block.values, vectors, block.residuals, block.scale, block.products)
+
+
+def _start(start: Any, params: PyTree, k: int) -> PyTree:
+    vectors = start.vectors if isinstance(start, Eigenpairs) else start
+    shapes = [(k, *leaf.shape) for leaf in jax.tree.leaves(params)]
+    if jax.tree.structure(vectors) != jax.tree.structure(params):
+        raise TypeError(
+            f"start must be Eigenpairs or a pytree like params, got {jax.tree.structure(vectors)}."
+        )
+    if (got := [jnp.shape(leaf) for leaf in jax.tree.leaves(vectors)]) != shapes:
+        raise ValueError(f"start must hold {k} vectors, leaves of shapes {shapes}, got {got}.")
+    for leaf in jax.tree.leaves(vectors):
+        if jnp.iscomplexobj(leaf):
+            raise TypeError(f"start must be real, got dtype {jnp.result_type(leaf)}.")
+    return vectors
+
+
+def _warn_if_rough(found: Eigenpairs) -> None:
+    if isinstance(found.values, Tracer) or np.ndim(found.values) != 1:
+        return
+    values, residuals = np.asarray(found.values), np.asarray(found.residuals)
+    late = ~(residuals <= ALARM * float(found.scale))
+    if late.any():
+        warnings.warn(
+            f"{late.sum()} of {values.size} eigenpairs did not converge: residual {residuals[late].max():.3g} beside "
+            f"a largest eigenvalue {values[0]:.6g}; give more products than {int(found.products)}.",
+            stacklevel=3,
+        )

@@ -1,0 +1,1 @@
+"""Which sharpness an optimizer can bear, and the sharpness along its run."""

@@ -1,0 +1,172 @@
+"""The sharpness along a run, for `record=`: measured where the run is, from the eigenvectors found last."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
+
+from jaxflow import _check
+from jaxflow._traceable import compiled, traceable
+from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
+from jaxflow.curvature.products import (
+    check_objective,
+    check_preconditioner,
+    like_parameters,
+    operator,
+    real_parameters,
+)
+from jaxflow.curvature.spectrum.eigenpairs import BLOCKS, COLD, EACH, TOLERANCE
+from jaxflow.curvature.spectrum.krylov import follow, guess
+from jaxflow.curvature.stability.preconditioners import preconditioner_of
+from jaxflow.recording import Recorder, looked
+
+PyTree = Any
+FRESH = 20  # measurements from one cold start to the next
+
+
+class SharpnessRecord(NamedTuple):
+    """What `record_sharpness` keeps at a time.
+
+    - `eigenvalues` (k,), largest first, and `residuals` (k,), as in `Eigenpairs`; NaN at times between strides.
+    - `recorded`: what `record` returned, `()` without one.
+    """
+
+    eigenvalues: jax.Array
+    residuals: jax.Array
+    recorded: PyTree = ()
+
+    @property
+    def sharpness(self) -> jax.Array:
+        """The largest eigenvalue, of shape () at a time, (T,) of a trajectory."""
+        return self.eigenvalues[..., 0]
+
+
+@traceable
+def record_sharpness(
+    objective: Callable[[PyTree], jax.Array],
+    k: int = 1,
+    *,
+    stride: Any = 1,
+    preconditioner: Any = None,
+    record: Callable[[PyTree], PyTree] | None = None,
+) -> Recorder:
+    r"""A `record=` for `iterate` and `integrate`: the k largest Hessian eigenvalues along the way.
+
+    The first of every 20 measurements finds them cold, as an eigenvalue that rises in a direction of its own is seen
+    by no other; the others start from the eigenvectors of the last and spend 2k to 5k products (see
+    `top_eigenpairs`).
+
+    - `objective`: the loss whose Hessian is meant.
+    - `stride`: measure at every so manieth record only, the first included; NaN in between.
+    - `preconditioner`: an optimizer, for the eigenvalues of $P^{-1/2}HP^{-1/2}$ with its P read off its state
+      (`preconditioner_of`; in `iterate`; before its first step P is ε, and the first record huge); or a function
+      `P(state)` of the state, the optimizer's in `iterate`, the dynamics' in `integrate`.
+    - `record(params) -> pytree`: what else to keep, at every record.
+
+    The trajectory's `values` are a `SharpnessRecord` with leaves (T, …). `integrate` keeps the states of all times
+    until it looks at them. Raises `TypeError` for an objective that is not a loss or another preconditioner;
+    `ValueError` for k or `stride` < 1.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> loss = lambda x: jnp.sum(x**4) / 12
+    >>> record = jf.curvature.record_sharpness(loss, record=loss)
+    >>> run = jf.iterate(jf.optim.gd(0.5), loss, jnp.array([1.0, 2.0]), steps=2, record=record)
+    >>> print(run.values.sharpness.round(4), (run.values.recorded > 0).all())
+    [4.     0.6944 0.543 ] True
+    """
+    check_objective(objective)
+    _check.integer("k", k, 1)
+    whole = isinstance(stride, float) and stride.is_integer()  # as which it is kept
+    _check.count("stride", int(stride) if whole else stride, 1)
+    own = isinstance(preconditioner, optax.GradientTransformation)
+    if not (preconditioner is None or own or callable(preconditioner)):
+        raise TypeError(
+            f"preconditioner must be an optimizer or a function of the state, got {preconditioner!r}."
+        )
+
+    def hessian_at(params, state):
+        params = real_parameters(params)
+        if preconditioner is None:
+            return operator(objective, params)
+        if isinstance(preconditioner, optax.GradientTransformation):
+            found = preconditioner_of(preconditioner, state)
+        else:
+            found = preconditioner(state)
+        return operator(objective, params, check_preconditioner(found, params))
+
+    def begin(params, state):
+        del state
+        params = real_parameters(params)
+        warn_unless_twice_differentiable(objective, params)
+        flat = ravel_pytree(params)[0]
+        _check.require("k", k, k <= flat.size, f"at most {flat.size}, the number of parameters")
+        return jnp.zeros((k, flat.size), flat.dtype), jnp.zeros([], jnp.int32)
+
+    def look(memory, params, state):
+        vectors, count = memory
+        every = jnp.asarray(stride).astype(count.dtype)
+
+        def measured():
+            hessian = hessian_at(params, state)
+            size = hessian.size
+            anew = lambda: guess(hessian.apply, size, vectors.dtype, k, min(size, COLD + EACH * k))[1]
+            start = lax.cond(count % (every * FRESH) == 0, anew, lambda: vectors)
+            found = follow(hessian.apply, start, tolerance=TOLERANCE, blocks=BLOCKS)
+            return found.values, found.residuals, found.vectors
+
+        blank = jnp.full(k, jnp.nan, vectors.dtype)
+        values, residuals, vectors = lax.cond(count % every == 0, measured, lambda: (blank, blank, vectors))
+        recorded = () if record is None else record(params)
+        return SharpnessRecord(values, residuals, recorded), (vectors, count + 1)
+
+    return Recorder(begin, look)
+
+
+def along(
+    objective: Callable[[PyTree], jax.Array], path: PyTree, k: int = 1, *, preconditioners: PyTree = None
+) -> SharpnessRecord:
+    r"""The k largest Hessian eigenvalues along a path that was recorded, each found from the last; leaves (T, …).
+
+    - `path`: parameters at T times, leaves (T, …): the `values` of a trajectory, or of its `midpoints`.
+    - `preconditioners`: a P for each time, leaves (T, …), or (T,) of numbers, for those of $P^{-1/2}HP^{-1/2}$.
+
+    Compiled when called plainly; works under `jit` and `vmap`. Errors as in `top_eigenpairs`.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> print(jf.curvature.along(lambda x: jnp.sum(x**4) / 12, jnp.array([[1.0], [2.0]])).sharpness)
+    [1. 4.]
+    """
+    check_objective(objective)
+    path = real_parameters(path, "path")
+    lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(path)}
+    if len(lengths) != 1 or lengths & {(), (0,)}:
+        raise ValueError(
+            f"path must have leaves with one leading axis of times, got {sorted(lengths)} for them."
+        )
+    leaves = jax.tree.leaves(preconditioners)
+    if len(leaves) == 1 and jnp.shape(leaves[0]) == (*lengths,)[0]:
+        preconditioners = leaves[0]
+    elif leaves:
+        preconditioners = like_parameters("preconditioners", preconditioners, path)
+    for leaf in leaves:
+        if not isinstance(leaf, Tracer) and not (np.asarray(leaf) > 0).all():
+            worst = np.asarray(leaf)[~(np.asarray(leaf) > 0)][0]
+            raise ValueError(f"preconditioners must be positive everywhere, got {worst:.6g} among them.")
+    _check.integer("k", k, 1)
+    return _along(int(k), objective, path, preconditioners)
+
+
+@compiled
+def _along(k, objective, path, preconditioners):
+    own = None if preconditioners is None else _itself
+    return looked(record_sharpness(objective, k, preconditioner=own), (path, preconditioners))
+
+
+def _itself(state: PyTree) -> PyTree:
+    return state

@@ -1,0 +1,276 @@
+"""RMSProp and Adam as differential equations, stochastic ones where they run on mini-batches.
+
+The second moment is a state of its own. In the limit of small steps it is driven by the same noise as the
+parameters; in Malladi's, of large noise, it follows a differential equation without noise.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow import _check
+from jaxflow._traceable import traceable
+from jaxflow.dynamics.base import Field, like, scale, wide
+from jaxflow.dynamics.diffusions.moving_averages import (
+    Gradients,
+    cast,
+    check_adaptive,
+    divided,
+    gradients_of,
+    noise_of_square,
+    real,
+    relaxation,
+    towards,
+)
+from jaxflow.dynamics.flows.first_order import Loss
+from jaxflow.dynamics.noise.minibatch import FULL, Noise
+
+PyTree = Any
+
+
+class RMSPropState(NamedTuple):
+    """Parameters θ and second moment v, in units of a squared gradient, in float32 at least; two alike pytrees."""
+
+    params: PyTree
+    second_moment: PyTree
+
+
+class AdamState(NamedTuple):
+    """Parameters, the moments with Adam's bias correction in them, and the number of steps taken, a float.
+
+    All but the parameters are float32 at least.
+    """
+
+    params: PyTree
+    first_moment: PyTree
+    second_moment: PyTree
+    steps: jax.Array
+
+
+def _clock(learning_rate: Any, gradients: Gradients) -> Any:
+    return gradients.time_step if callable(learning_rate) else gradients.time_step(0.0)
+
+
+def _field(drift, init, time_step, batch_size, diffusion, brownian, step) -> Field:
+    """Without mini-batches a differential equation, for a solver to step."""
+    field = Field(drift=drift, init=init, params=lambda state: state.params, time_step=time_step)
+    if batch_size is None:
+        return field
+    return field._replace(diffusion=diffusion, brownian=brownian, step=step, increments_add=False)
+
+
+@traceable
+def rmsprop(
+    objective: Loss,
+    learning_rate: Any,
+    batch_size: Any = None,
+    decay: Any = 0.9,
+    eps: Any = 1e-8,
+    *,
+    malladi: bool = False,
+    replacement: bool = True,
+    noise: Noise = FULL,
+) -> Field:
+    r"""RMSProp as a diffusion on mini-batches, and without (`batch_size=None`) as an ordinary differential equation.
+
+    On the clock t = kη, with $n\,dW_1$ the noise of a mini-batch gradient, of covariance $C = s_B\Sigma$:
+    $d\theta = -\frac{1}{\sqrt v + \epsilon}(\nabla L\,dt + \sqrt\eta\,n\,dW_1)$,
+    $dv = \lambda(\nabla L^2 + \mathrm{diag}\,C - v)\,dt
+    + \lambda\sqrt\eta\,(2\nabla L\, n\,dW_1 + \sqrt2\,\mathrm{diag}\,C\,dW_2)$,
+    $\lambda = \frac{2(1-\alpha)}{\eta(1+\alpha)}$.
+    $W_1$ is one and the same. It is the limit η → 0 at λ fixed, of weak order 1 in η; without the noise on v the
+    mean is as good but the variance of θ is wrong at leading order.
+
+    **Without mini-batches** C = 0: $\dot\theta = -\frac{\nabla L}{\sqrt v + \epsilon},\ \dot v = \lambda(\nabla L^2 -
+    v)$, within O(η) of the iterates at λ fixed: $v_{k+1} - v_k = (1-\alpha)(g^2 - v_k)$ is $\eta\dot v$ to leading
+    order, and $\lambda = -\frac{\ln\alpha}\eta + O(\eta^2)$, the rate at which the discrete average forgets.
+
+    `malladi=True`: the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their clock
+    **t = kη²**: $d\theta = -P^{-1}(\nabla L\,dt + \sigma_0\Sigma^{1/2}dW)$,
+    $du = c_2(\mathrm{diag}\,\Sigma - u)\,dt$, $P = \sigma_0\sqrt u + \epsilon_0$,
+    with $\sigma_0 = \eta\sqrt{s_B}$, $\epsilon_0 = \epsilon\eta$,
+    $c_2 = (1-\alpha)/\eta^2$ and $u = v/s_B$. Of weak order 2 in η where $\sigma_0, \epsilon_0, c_2$ are fixed: the
+    noise outweighs the gradient, $s_B\Sigma \gg \nabla L^2$. Batch sizes share this equation by the square-root
+    rule (`jaxflow.rescale`).
+
+    **Arguments**
+
+    - `objective`: an `Objective` with data; without mini-batches any `loss(params) -> scalar`. `learning_rate` η,
+      `batch_size` B: numbers, or functions of the time t. `decay` α, `eps` ε as in `jaxflow.optim.rmsprop`.
+    - `replacement`, `noise`: as in `jaxflow.dynamics.sgd`. n is taken as Gaussian.
+
+    The state is `RMSPropState(params, second_moment)`, v in units of a squared gradient in either limit. It starts at
+    v = 0, as the optimizer does, whose first steps are then long, $\eta/\sqrt{1-\alpha}$, and no equation describes
+    them well. For an accurate comparison start both from a v as large as the squared gradients: here by `state=` of
+    `integrate`. v counts in the denominator as at least 1 − α of $E g^2$, as it does in the discrete method.
+
+    **Cost.** `drift` and `diffusion` form diag Σ from every per-example gradient, 4 to 5 gradients of the mean loss
+    on a small network. The step that `integrate` takes is two mini-batch gradients (two backward passes and one
+    forward), mixed as SVAG mixes them, $\frac{1\pm r}{2}$ with $r^2 = 2\eta/dt - 1$, and so their squares: of
+    the same mean and covariance. It keeps the correlations of g² between coordinates, $2 C_{ij}^2$, in place of which
+    `diffusion` has $2 C_{ij}\sqrt{C_{ii}C_{jj}}$.
+
+    Raises `TypeError` for an objective without data where there are mini-batches or complex parameters, `ValueError`
+    for a rate ≤ 0, `decay` outside [0, 1), a negative `eps`, `batch_size` ≤ 0 (or > N without replacement), or
+    `malladi` without a batch size.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> dynamics = jf.dynamics.rmsprop(objective, 0.01, 1, decay=0.99)
+    >>> start = jf.dynamics.RMSPropState(jnp.array(1.0), jnp.array(2.0))
+    >>> path = jf.integrate(dynamics, start.params, [0.0, 0.5, 1.0], key=jax.random.key(0), state=start)
+    >>> path.values.shape
+    (3,)
+    """
+    check_adaptive(learning_rate, eps)
+    _check.fraction(decay=decay)
+    gradients = gradients_of(objective, learning_rate, batch_size, malladi, replacement, noise)
+    rate, time_step = gradients.rate, gradients.time_step
+    forget = relaxation(decay, malladi)
+
+    def init(params):
+        return RMSPropState(params, jax.tree.map(jnp.zeros_like, wide(real(params))))
+
+    def preconditioned(x, state, square):
+        return divided(x, state.second_moment, square, 1 - decay, eps)
+
+    def drift(t, state):
+        tau, m = time_step(t), gradients.moments(t, state.params)
+        back = jax.tree.map(jnp.subtract, m.target, state.second_moment)
+        move = preconditioned(m.mean, state, m.square)
+        return RMSPropState(like(scale(-rate(t) / tau, move), state.params), scale(forget / tau, back))
+
+    def diffusion(t, state, xi):
+        tau, m = time_step(t), gradients.moments(t, state.params)
+        draws = gradients.draw(t, state.params, xi[0]), gradients.draw(t, state.params, xi[1])
+        push = jnp.sqrt(jnp.asarray(tau))
+        move = preconditioned(draws[0], state, m.square)
+        square = scale(0.0 if malladi else forget / tau * push, noise_of_square(draws, m))
+        # The optimizer subtracts the gradient, and adds its square.
+        return RMSPropState(like(scale(-rate(t) / tau * push, move), state.params), square)
+
+    def step(t, state, dt, xi):
+        tau = time_step(t)
+        g, target, square = gradients.seen(t, state.params, dt, xi)
+        move = like(scale(-rate(t) / tau * dt, preconditioned(g, state, square)), state.params)
+        params = jax.tree.map(jnp.add, state.params, move)
+        return RMSPropState(params, towards(state.second_moment, target, -jnp.expm1(-forget * dt / tau)))
+
+    brownian = lambda state: gradients.brownian(state.params)
+    return _field(drift, init, _clock(learning_rate, gradients), batch_size, diffusion, brownian, step)
+
+
+@traceable
+def adam(
+    objective: Loss,
+    learning_rate: Any,
+    batch_size: Any = None,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    *,
+    malladi: bool = False,
+    replacement: bool = True,
+    noise: Noise = FULL,
+) -> Field:
+    r"""Adam as a diffusion on mini-batches, and without (`batch_size=None`) as an ordinary differential equation.
+
+    In terms of the bias-corrected moments $\hat m, \hat v$, on the clock t = kη, with k the step count, a float,
+    $\lambda_i = \frac{2(1-\beta_i)}{\eta(1+\beta_i)}$ and $\gamma_i = 1 - e^{-\lambda_i\eta(k + 1/2)}$:
+    $d\theta = -\frac{\hat m}{\sqrt{\hat v} + \epsilon}\,dt$,
+    $d\hat m = \frac{\lambda_1}{\gamma_1}\big((\nabla L - \hat m)\,dt + \sqrt\eta\,n\,dW_1\big)$,
+    $d\hat v = \frac{\lambda_2}{\gamma_2}\big((\nabla L^2 + \mathrm{diag}\,C - \hat v)\,dt
+    + \sqrt\eta\,(2\nabla L\,n\,dW_1 + \sqrt2\,\mathrm{diag}\,C\,dW_2)\big)$, $dk = dt/\eta$, with the n of
+    `jaxflow.dynamics.rmsprop`. The limit η → 0 at $\lambda_i$ fixed, of weak order 1 in η.
+
+    **Without mini-batches** C = n = 0, any loss will do, and this is the equation of da Silva & Gazeau (2020,
+    1810.13108), $\dot\theta = -m/\sqrt{v + \epsilon},\ \dot m = h\nabla L - rm,\ \dot v = p(\nabla L)^2 - qv$, for $h
+    = r = \lambda_1/\gamma_1$ and $p = q = \lambda_2/\gamma_2$, but for an ε under the root and the half step in γ:
+    $m_{k+1} - m_k = (1-\beta_1)(g - m_k)$ is $\dot m = \lambda_1(\nabla L - m)$, whose share of gradients is $1 -
+    e^{-\lambda_1 t} = \gamma_1$, $\dot\gamma_1 = \lambda_1(1 - \gamma_1)$, so that $\hat m = m/\gamma_1$ has
+    $\dot{\hat m} = \frac{\dot m - \hat m\dot\gamma_1}{\gamma_1} = \frac{\lambda_1}{\gamma_1}(\nabla L - \hat m)$;
+    likewise v.
+
+    `malladi=True`: the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their clock
+    **t = kη²**: $d\theta = -\frac{\sqrt{\gamma_2}}{\gamma_1}P^{-1}m\,dt$,
+    $dm = c_1(\nabla L - m)\,dt + \sigma_0 c_1\Sigma^{1/2}dW$, $du = c_2(\mathrm{diag}\,\Sigma - u)\,dt$,
+    $P = \sigma_0\sqrt u + \epsilon_0\sqrt{\gamma_2}$, $\gamma_i = 1 - e^{-c_i t}$, $c_i = (1-\beta_i)/\eta^2$;
+    weak order 2 in η as there.
+
+    Both are singular at the start, where γ is 0. The half step in γ, which is where step k + 1 stands in its
+    interval, makes them regular: a run starts with $\hat m = \nabla L$ and $\hat v = E g^2$ (Malladi's: the
+    variance), of which one step leaves a third. Steps are counted in the state, so a run may start at any time, at
+    t = 0 too.
+
+    The arguments are those of `jaxflow.dynamics.rmsprop`, with β₁, β₂ and ε of `jaxflow.optim.adam`.
+
+    The state is `AdamState(params, first_moment, second_moment, steps)`. To go on from k steps of the optimizer, with
+    its m and v: $m/(1-\beta_1^k)$, $v/(1-\beta_2^k)$ and k, by `state=` of `integrate`. Costs and errors are those
+    of `jaxflow.dynamics.rmsprop`.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> path = jf.integrate(jf.dynamics.adam(objective, 0.01, 1), 1.0, [0.0, 0.1], key=jax.random.key(0))
+    >>> print(path.state.steps.round(3))
+    10.0
+    """
+    check_adaptive(learning_rate, eps)
+    _check.fraction(b1=b1, b2=b2)
+    gradients = gradients_of(objective, learning_rate, batch_size, malladi, replacement, noise)
+    rate, time_step = gradients.rate, gradients.time_step
+    forget = relaxation(b1, malladi), relaxation(b2, malladi)
+
+    def init(params):
+        begin = gradients.moments(0.0, real(params))
+        steps = jnp.zeros([], jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(wide(params)))))
+        return AdamState(params, begin.mean, begin.target, steps)
+
+    def forgotten(steps, f):
+        """γ after so many steps, in double precision where there is any."""
+        return -jnp.expm1(-f * (jnp.asarray(steps, float) + 0.5))
+
+    def shares(steps):
+        """How much of the moments one step's gradient makes up: (1 − β)/(1 − βᵏ), continuously."""
+        return [f / forgotten(steps, f) for f in forget]
+
+    def preconditioned(m, v, square, share):
+        return divided(m, v, square, jnp.minimum(share, 1), eps)
+
+    def drift(t, state):
+        tau, now = time_step(t), gradients.moments(t, state.params)
+        first, second = shares(state.steps)
+        back = lambda mean, x, share: scale(share / tau, jax.tree.map(jnp.subtract, mean, x))
+        move = preconditioned(state.first_moment, state.second_moment, now.square, second)
+        return AdamState(
+            like(scale(-rate(t) / tau, move), state.params),
+            back(now.mean, state.first_moment, first),
+            back(now.target, state.second_moment, second),
+            cast(1 / tau, state.steps),
+        )
+
+    def diffusion(t, state, xi):
+        now = gradients.moments(t, state.params)
+        draws = gradients.draw(t, state.params, xi[0]), gradients.draw(t, state.params, xi[1])
+        first, second = (share / jnp.sqrt(jnp.asarray(time_step(t))) for share in shares(state.steps))
+        return AdamState(
+            jax.tree.map(jnp.zeros_like, state.params),
+            scale(first, draws[0]),
+            scale(0.0 if malladi else second, noise_of_square(draws, now)),
+            jnp.zeros_like(state.steps),
+        )
+
+    def step(t, state, dt, xi):
+        tau = time_step(t)
+        g, target, square = gradients.seen(t, state.params, dt, xi)
+        steps = state.steps + cast(dt / tau, state.steps)
+        # The moments relax exactly, bias correction and all: a constant gradient stays its own average.
+        parts = [-jnp.expm1(-f * dt / tau) / forgotten(steps, f) for f in forget]
+        first = towards(state.first_moment, g, parts[0])
+        second = towards(state.second_moment, target, parts[1])
+        move = preconditioned(first, second, square, shares(steps)[1])
+        move = like(scale(-rate(t) / tau * dt, move), state.params)
+        return AdamState(jax.tree.map(jnp.add, state.params, move), first, second, steps)
+
+    brownian = lambda state: gradients.brownian(state.params)
+    return _field(drift, init, _clock(learning_rate, gradients), batch_size, diffusion, brownian, step)

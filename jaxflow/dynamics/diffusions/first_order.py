@@ -1,0 +1,141 @@
+"""Stochastic differential equations in the parameters alone: Langevin's, and those of SGD."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow._norms import root
+from jaxflow._traceable import traceable
+from jaxflow.dynamics.base import Field, plus, scale
+from jaxflow.dynamics.noise.batch_temperature import batch_factor, check_batch
+from jaxflow.dynamics.noise.minibatch import FULL, Noise, gradient_and_noise
+from jaxflow.objective import Objective, gradient, require_data
+from jaxflow.optim.schedules import check_rate, value_at
+
+PyTree = Any
+
+
+def normal_like(params: PyTree) -> PyTree:
+    """One normal number for every real parameter; complex parameters are refused."""
+    for leaf in jax.tree.leaves(params):
+        if jnp.iscomplexobj(leaf):
+            raise TypeError(f"params must be real for isotropic noise, got dtype {leaf.dtype}.")
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+
+
+@traceable
+def langevin(objective: Callable[[PyTree], jax.Array], temperature: Any) -> Field:
+    r"""Overdamped Langevin dynamics $d\theta = -\nabla L\,dt + \sqrt{2T}\,dW$.
+
+    Its stationary density is Gibbs', $\propto e^{-L/T}$. `objective` is an `Objective` or any
+    `loss(params) -> scalar`; `temperature` T ≥ 0 a number or a function of the time t (annealing). The clock is
+    that of gradient flow. It models no discrete method, so it has no order in a learning rate and no time step:
+    `integrate` needs `substeps` or `step_size`. The noise is additive (`solver=diffrax.Heun()` is of weak order
+    2). Source: Langevin (1908); as a sampler Roberts & Tweedie (1996), Bernoulli 2, 341.
+
+    Raises `TypeError` for an objective that is not callable, `ValueError` for a negative temperature.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> dynamics = jf.dynamics.langevin(lambda x: 0.5 * jnp.sum(x**2), temperature=0.5)
+    >>> path = jf.integrate(dynamics, jnp.zeros(1000), [0.0, 5.0], step_size=0.01, key=jax.random.key(0))
+    >>> bool(abs(path.params.var() - 0.5) < 0.1)
+    True
+    """
+    if not callable(objective):
+        raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
+    check_rate(temperature, "temperature")
+    slope = gradient(objective)
+    return Field(
+        drift=lambda t, params: scale(-1.0, slope(params)),
+        diffusion=lambda t, params, xi: scale(root(2 * value_at(temperature, t)), xi),
+        brownian=normal_like,
+        additive=True,
+    )
+
+
+def noise_amplitude(objective: Objective, batch_size: Any, replacement: bool) -> Callable[[Any, Any], Any]:
+    r"""$\sqrt{\eta(t)\, s_B(t)}$ as a function of a rate and the time; refuses what has no mini-batches."""
+    size = require_data(objective, "Mini-batches")
+    check_batch(batch_size, size, replacement)
+
+    def amplitude(rate, t):
+        factor = batch_factor(value_at(batch_size, t), size, replacement=replacement)
+        return root(jnp.asarray(value_at(rate, t) * factor))
+
+    return amplitude
+
+
+@traceable(structural=("order",))
+def sgd(
+    objective: Objective,
+    learning_rate: Any,
+    batch_size: Any,
+    order: Any = 1,
+    *,
+    replacement: bool = True,
+    noise: Noise = FULL,
+) -> Field:
+    r"""SGD as a diffusion: $d\theta = -\nabla L\,dt + \sqrt{\eta s_B \Sigma(\theta)}\,dW$ on the clock t = kη.
+
+    **Arguments**
+
+    - `objective`: an `Objective` with data. `learning_rate` η, `batch_size` B: numbers, or functions of the time
+      t (`in_time` makes one of a schedule over steps); the clock is then the running sum of the rates.
+    - `order`: 1, the equation above, weak order 1 in η (Li, Tai & E 2017, 1511.06251; with temperature
+      $T = \eta s_B/2$, $\sqrt{2T\Sigma}$). 2: the drift of order 2,
+      $-\nabla(L + \frac{\eta}{4}|\nabla L|^2)$, same diffusion, weak order 2. "2+": that drift with the
+      diffusion $(I + \frac{\eta}{2}H)\sqrt{\eta s_B\Sigma}$, weak order 2 and right about the stationary
+      variance too, where 2 errs more than 1.
+    - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without
+      replacement each step, $\frac1B\frac{N-B}{N-1}$. Shuffled epochs are another process.
+    - `noise`: `noise.full()` (exact covariance), `subset(M)` or `two_batches(b)`.
+
+    Itô, state-dependent and not commutative: it is stepped by Euler–Maruyama. With full noise a step of order 1
+    is one backward pass, drift and noise together, of order 2+ that and a Hessian product.
+
+    The second-order terms are derived for the constant η; under a schedule η(t) stands in its place.
+
+    Raises `TypeError` for an objective without data, `ValueError` for a negative rate, `batch_size` ≤ 0 (or > N
+    without replacement) or another order.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> path = jf.integrate(jf.dynamics.sgd(objective, 0.1, 1), 1.0, [0.0, 0.5, 1.0], key=jax.random.key(0))
+    >>> path.values.shape
+    (3,)
+    """
+    if order not in (1, 2, "2+"):
+        raise ValueError(f'order must be 1, 2 or "2+", got {order!r}.')
+    check_rate(learning_rate)
+    amplitude = noise_amplitude(objective, batch_size, replacement)
+    sampling = noise.build()
+    slope = gradient(objective)
+    curved = lambda params, t, v: _curved(slope, params, value_at(learning_rate, t), v)
+
+    def drift(t, params):
+        g = slope(params)
+        return scale(-1.0, g if order == 1 else curved(params, t, g))
+
+    def diffusion(t, params, xi):
+        draw = sampling.draw(objective, params, xi)
+        return scale(-amplitude(learning_rate, t), curved(params, t, draw) if order == "2+" else draw)
+
+    def step(t, params, dt, xi):
+        push = root(dt) * amplitude(learning_rate, t)
+        move = gradient_and_noise(objective, sampling, params, xi, dt, push)
+        return plus(params, scale(-1.0, move if order == 1 else curved(params, t, move)))
+
+    return Field(
+        drift=drift,
+        diffusion=diffusion,
+        brownian=lambda params: sampling.brownian(objective, params),
+        step=step if order != 2 and sampling.weights is not None else None,
+        time_step=learning_rate,
+    )
+
+
+def _curved(slope: Callable[[PyTree], PyTree], params: PyTree, rate: Any, v: PyTree) -> PyTree:
+    r"""$(I + \frac{\eta}{2} H) v$."""
+    return plus(v, scale(0.5 * rate, jax.jvp(slope, (params,), (v,))[1]))

@@ -1,0 +1,1 @@
+"""Flows at the edge of stability and past it."""

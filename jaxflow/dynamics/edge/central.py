@@ -1,0 +1,294 @@
+"""Central flows: where gradient descent and its preconditioned relatives go, on average, at the edge of stability."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxflow import _check
+from jaxflow._traceable import traceable
+from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
+from jaxflow.curvature.products import check_objective, real_parameters
+from jaxflow.curvature.spectrum.eigenpairs import COLD, EACH
+from jaxflow.curvature.spectrum.krylov import follow, guess
+from jaxflow.dynamics.base import Field
+from jaxflow.dynamics.edge.methods import Method, flat_loss, flat_moment, method_of, moment_of
+from jaxflow.dynamics.edge.oscillation_covariance import NEAR, oscillate
+from jaxflow.dynamics.edge.stable import LEAST, followed, post_update, step_rate, velocity
+
+PyTree = Any
+# Relative residual of the oscillation's equation at which it has no solution: a quadratic has nothing to hold it.
+UNSOLVED = 1e-2
+IDLE = 1000  # steps in a row that take no time, after which a schedule is taken to have stopped
+FRESH = 50  # intervals from one cold start of the eigenvectors to the next
+TOLERANCE, BLOCKS = 1e-4, 2  # of the critical eigenvectors' residuals, and Krylov blocks at most to get there
+
+
+class CentralState(NamedTuple):
+    r"""Where a central flow is; `vectors` are in the coordinates $P^{1/2}\theta$, flat.
+
+    - `params`; `second_moment` ν, after the update at `params`: like the parameters, or a number, 0 where there is
+      none.
+    - `steps`: the step count k, a float.
+    - `vectors` (modes, P): orthonormal eigenvectors of $P^{-1/2}HP^{-1/2}$, and `covariance` (modes, modes): X in
+      them, over the last substep. `eigenvalues` (modes,): the effective ones at its beginning.
+    - `residuals`: the largest relative residual of a critical eigenvector so far, and of a complementarity problem;
+      (2,).
+    - `cost`: substeps, Hessian products, third derivatives so far; (3,) integers. `calls`: intervals so far.
+    """
+
+    params: PyTree
+    second_moment: PyTree
+    steps: jax.Array
+    vectors: jax.Array
+    eigenvalues: jax.Array
+    covariance: jax.Array
+    residuals: jax.Array
+    cost: jax.Array
+    calls: jax.Array
+
+
+class CentralRecord(NamedTuple):
+    r"""What a central flow predicts of the iterates around it, at every time: `Trajectory.observed`, leaves (T, …).
+
+    - `loss`: the time-averaged loss $L + \mathrm{tr} X$; `squared_gradient`: the time average
+      $|\nabla L|^2 + \mathrm{tr}(H\Sigma H)$.
+    - `covariance` (T, modes, modes): X. `eigenvalues` (T, modes): effective, of $P^{-1/2}HP^{-1/2}$, largest first;
+      at the edge of stability 2. Both over the last substep, the eigenvalues at its beginning.
+    - `eigenvector_residual`, `complementarity_residual`: the largest so far, relative.
+    - `substeps`, `products`, `third_derivatives`: so far; a third derivative costs about two Hessian products.
+    """
+
+    loss: jax.Array
+    squared_gradient: jax.Array
+    covariance: jax.Array
+    eigenvalues: jax.Array
+    eigenvector_residual: jax.Array
+    complementarity_residual: jax.Array
+    substeps: jax.Array
+    products: jax.Array
+    third_derivatives: jax.Array
+
+
+@traceable
+def central_flow(
+    optimizer: optax.GradientTransformation,
+    objective: Callable[[PyTree], jax.Array],
+    *,
+    modes: int = 3,
+) -> Field:
+    r"""The central flow of an optimizer: its time-averaged path at the edge of stability, and the oscillation about
+    it.
+
+    Where an effective eigenvalue, of $P^{-1/2} H P^{-1/2}$ with P the preconditioner over the learning rate, reaches
+    2, the iterates oscillate along its eigenvector, gradient flow goes on into sharper regions, and they do not: the
+    oscillation of covariance Σ adds $\frac12\langle H, \Sigma\rangle$ to the average loss, which pushes back. On the
+    clock of steps k,
+
+    $dw/dk = -P^{-1}(\nabla L + \frac12\nabla^3 L[\Sigma])$, and for RMSProp
+    $d\nu/dk = \frac{1-\beta_2}{\beta_2}(\nabla L^2 + \mathrm{diag}(H\Sigma H) - \nu)$,
+
+    with Σ the one for which no effective eigenvalue passes 2: on the critical directions U ($HU = 2PU$, $U^TPU = 1$)
+    $\Sigma = UXU^T$ and, over a substep, $0 \preceq X \perp A + B[X] \succeq 0$. The clock here is t = kη, its
+    running sum under a schedule: run it at the times of the discrete run.
+
+    **Arguments**
+
+    - `optimizer`: `gd`, `scalar_rmsprop`, `rmsprop` or `adagrad`, with numbers or a schedule as learning rate.
+    - `objective`: an `Objective` on all data, or any three times differentiable loss.
+    - `modes` (static): how many leading eigenvectors to follow; all that come to oscillate must be among them.
+      Products grow in proportion; up to 16 are solved for together.
+
+    `integrate` steps it by its own map, substeps as long as the effective sharpness allows: of fourth order below
+    the edge, where it is `stable_flow`; of second at it, and of first in Σ. It returns beside the parameters a
+    `CentralRecord` of its predictions as `observed`. `substeps=` there asks for at least so many between two
+    times. All is one compiled program; it vmaps over optimizers and starts. It has no derivative: reverse mode is
+    refused, and forward mode, through eigenvectors that meet, is not to be trusted. The eigenvectors are found
+    anew at the first and every 50th interval between two times. Beside the modes it holds 2·modes·(modes + 1)
+    vectors.
+
+    **Where it holds.** From a start that does not oscillate yet, such as the end of `stable_flow` run to an effective
+    sharpness of 1.8 (see `flow_state`): from a random start far past the edge it does not describe the first steps.
+    It averages over oscillations, so compare it with `midpoints` of the iterates. Between crossing the edge and a
+    grown oscillation a run overshoots it.
+
+    Raises `ValueError` for an optimizer with momentum, for which no such closure is known (2605.06821 treats it), or
+    another one, `modes` < 1 or more than parameters; `TypeError` for an objective that is no loss.
+
+    Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206, whose P, Σ and X these are.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> loss = lambda p: 0.5 * p[1] * p[0] ** 2 + 0.05 * (27.2 - p[1]) ** 2
+    >>> flow = jf.dynamics.central_flow(jf.optim.gd(0.1), loss, modes=1)
+    >>> path = jf.integrate(flow, jnp.array([0.6, 20.0]), [0.0, 1.0, 2.0])
+    >>> print(path.params[1].round(3), path.observed.eigenvalues[-1].round(3))
+    20.0 [2.]
+    """
+    check_objective(objective)
+    _check.integer("modes", modes, 1)
+    method = method_of(optimizer)
+
+    def init(params):
+        params = real_parameters(params)
+        warn_unless_twice_differentiable(objective, params)
+        return central_state(method, objective, params, post_update(method, objective, params), modes)
+
+    def step(t, state, dt, xi):
+        del xi
+        return advance(method, objective, state, jnp.asarray(t), jnp.asarray(dt))
+
+    return Field(
+        drift=_no_drift,
+        init=init,
+        params=lambda state: state.params,
+        step=step,
+        time_step=method.learning_rate if not callable(method.learning_rate) else None,
+        observe=lambda state: _observed(method, objective, state),
+    )
+
+
+def _no_drift(t, state):
+    raise ValueError(
+        "central_flow has no drift for another solver to follow, or to add or scale: how much it oscillates is found "
+        "for a substep at a time, by its own map."
+    )
+
+
+def central_state(
+    method: Method, objective, params: PyTree, second_moment: PyTree, modes: int
+) -> CentralState:
+    """The state at these parameters and ν, with nothing oscillating; its eigenvectors are found at the first step."""
+    _, flat, _ = flat_loss(objective, params)
+    _check.require("modes", modes, modes <= flat.size, f"at most {flat.size}, the number of parameters")
+    zeros = lambda *shape: jnp.zeros(shape, flat.dtype)
+    vectors, x = zeros(modes, flat.size), zeros(modes, modes)
+    cost, calls = jnp.zeros(3, jnp.int32), jnp.zeros((), jnp.int32)
+    return CentralState(params, second_moment, zeros(), vectors, zeros(modes), x, zeros(2), cost, calls)
+
+
+def _scaled(method: Method, loss, flat, nu, steps):
+    """$P^{-1/2}$, the gradient, and the product with $P^{-1/2}HP^{-1/2}$."""
+    root = lax.rsqrt(method.denominator(nu) / step_rate(method, steps))
+    gradient, product = jax.linearize(jax.grad(loss), flat)
+    return root, gradient, lambda v: root * product(root * v)
+
+
+def advance(method: Method, objective, state: CentralState, t: jax.Array, time: jax.Array) -> CentralState:
+    """Follow the flow from t for so much time, in substeps. What is left in the end is how t was rounded."""
+    state = _refreshed(method, objective, state)
+    rounding = jnp.maximum(100 * jnp.finfo(time.dtype).eps * time, 8 * jnp.finfo(t.dtype).eps * jnp.abs(t))
+    time, close = time.astype(state.steps.dtype), rounding.astype(state.steps.dtype)
+
+    def go_on(carry):
+        state, left, idle = carry
+        going = jnp.isfinite(state.eigenvalues).all() & (state.residuals[1] <= UNSOLVED)
+        return (left > close) & going & (idle < IDLE)
+
+    def substep(carry):
+        state, left, idle = carry
+        rate = step_rate(method, state.steps)
+        span = left / rate
+        if callable(method.learning_rate):  # to the next step, where the rate changes, but leave no crumb
+            step_left = 1 - (state.steps - jnp.floor(state.steps + 1e-2))
+            span = jnp.where(span < step_left + 1e-3, span, step_left)
+        # A substep times the fastest rate is at most 1, half of where Euler's method is unstable.
+        fastest = jnp.maximum(jnp.maximum(state.eigenvalues[0], method.inflow), 1.0)
+        h = span / jnp.maximum(jnp.ceil(span * fastest - 1e-3), 1.0)
+        return _substep(method, objective, state, h), left - h * rate, jnp.where(rate <= LEAST, idle + 1, 0)
+
+    state, left, _ = lax.while_loop(go_on, substep, (state, time, jnp.zeros((), jnp.int32)))
+    # A curvature that is not finite leads nowhere, nor does a learning rate of 0, nor what oscillates without a hold.
+    held = (left <= close) & (state.residuals[1] <= UNSOLVED)
+    lost = jnp.where(held, 0.0, jnp.nan)
+    return state._replace(params=jax.tree.map(lambda x: x + lost.astype(x.dtype), state.params))
+
+
+def _refreshed(method: Method, objective, state: CentralState) -> CentralState:
+    """Every so often the eigenvectors are found anew, not followed: one that rises in a direction of its own is else
+    never seen. The number of calls is the same in all lanes of a vmap, so that none does it needlessly."""
+    k = len(state.vectors)
+
+    def anew():
+        loss, flat, _ = flat_loss(objective, state.params)
+        nu = flat_moment(method, state.second_moment, flat)
+        _, _, apply = _scaled(method, loss, flat, nu, state.steps)
+        depth = min(flat.size, COLD + EACH * k)
+        values, vectors, _, _ = guess(apply, flat.size, flat.dtype, k, depth)
+        turn = vectors @ state.vectors.T
+        return vectors, values, turn @ state.covariance @ turn.T, jnp.asarray(depth, jnp.int32)
+
+    kept = lambda: (state.vectors, state.eigenvalues, state.covariance, jnp.zeros((), jnp.int32))
+    vectors, values, x, products = lax.cond(state.calls % FRESH == 0, anew, kept)
+    return state._replace(
+        vectors=vectors,
+        eigenvalues=values,
+        covariance=x,
+        cost=state.cost.at[1].add(products),
+        calls=state.calls + 1,
+    )
+
+
+def _substep(method: Method, objective, state: CentralState, h: jax.Array) -> CentralState:
+    loss, flat, unravel = flat_loss(objective, state.params)
+    nu = flat_moment(method, state.second_moment, flat)
+    root, gradient, apply = _scaled(method, loss, flat, nu, state.steps)
+    tightening = _tightening(method, state.steps, h)
+    critical = lambda values, residuals: values + residuals - tightening > 2 - NEAR
+    found = follow(apply, state.vectors, tolerance=TOLERANCE, blocks=BLOCKS, needed=critical)
+    turn = found.vectors @ state.vectors.T
+    last = turn @ state.covariance @ turn.T
+    rate, modes = step_rate(method, state.steps), root[None] * found.vectors
+    room = 2 - found.values + tightening
+    wave = oscillate(method, loss, flat, gradient, nu, rate, room, modes, last, h)
+
+    def moving(flat, nu):
+        falling, rising = velocity(method, loss, flat, nu)
+        pushed = wave.push / method.denominator(jnp.maximum(nu, 0.0))
+        return rate * (falling - pushed), rising + method.inflow * wave.squares
+
+    flat, nu = followed(moving, (flat, nu), h)
+    relative = found.residuals / jnp.where(found.scale > 0, found.scale, 1.0)
+    rough = jnp.where(critical(found.values, found.residuals), relative, 0.0).max()
+    return CentralState(
+        unravel(flat),
+        moment_of(method, jnp.maximum(nu, 0.0), unravel),
+        state.steps + h,
+        found.vectors,
+        found.values,
+        wave.covariance,
+        jnp.maximum(state.residuals, jnp.stack([rough, wave.residual])),
+        state.cost + jnp.stack([jnp.ones((), jnp.int32), found.products, wave.thirds]),
+        state.calls,
+    )
+
+
+def _tightening(method: Method, steps: jax.Array, h: jax.Array) -> Any:
+    """By how much a schedule has changed 2P, in units of P, at the end of a substep: evenly over each step."""
+    if not callable(method.learning_rate):
+        return 0.0
+    change = step_rate(method, steps) / step_rate(method, steps + 1) - 1
+    return 2 * change * (steps + h - jnp.floor(steps + 1e-2))
+
+
+def _observed(method: Method, objective, state: CentralState) -> CentralRecord:
+    loss, flat, _ = flat_loss(objective, state.params)
+    value, gradient = jax.value_and_grad(loss)(flat)
+    x = state.covariance
+    denominator = method.denominator(flat_moment(method, state.second_moment, flat))
+    pulled = jnp.sqrt(denominator / step_rate(method, state.steps))[None] * state.vectors  # PU, as HU = 2PU
+    swing = 4 * jnp.sum((x @ pulled) * pulled)
+    substeps, products, thirds = state.cost
+    return CentralRecord(
+        loss=value + jnp.trace(x),
+        squared_gradient=jnp.sum(gradient**2) + swing,
+        covariance=x,
+        eigenvalues=state.eigenvalues,
+        eigenvector_residual=state.residuals[0],
+        complementarity_residual=state.residuals[1],
+        substeps=substeps,
+        products=products,
+        third_derivatives=thirds,
+    )

@@ -1,0 +1,111 @@
+"""Handing a run over at the edge of stability: from a discrete run or a flow to the flows, and back to the
+optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxflow._traceable import compiled
+from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
+from jaxflow.curvature.products import real_parameters
+from jaxflow.dynamics.base import Dynamics
+from jaxflow.dynamics.edge.central import CentralState, central_flow, central_state
+from jaxflow.dynamics.edge.methods import flat_loss, flat_moment, method_of, moment_of
+from jaxflow.dynamics.edge.stable import StableState, post_update, stable_flow
+
+PyTree = Any
+
+
+def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
+    r"""The state in which a `central_flow` or `stable_flow` goes on from where another run ended.
+
+    - `dynamics`: the flow. `start`: the end of a `Trajectory` of `iterate` with the same optimizer, or of `integrate`
+      with either flow.
+
+    Second moments are carried: a discrete run's ν has not seen the gradient at its last parameters, a flow's ν has,
+    so one update is made. Step counts begin at 0 again, and so do schedules. Give the result as `state=` to
+    `integrate`.
+
+    Raises `TypeError` for another dynamics or a trajectory of neither kind, `ValueError` for a run of another
+    optimizer.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> loss = lambda x: 0.5 * jnp.sum(x**2)
+    >>> optimizer = jf.optim.scalar_rmsprop(0.1)
+    >>> run = jf.iterate(optimizer, loss, jnp.ones(2), steps=3)
+    >>> flow = jf.dynamics.stable_flow(optimizer, loss)
+    >>> path = jf.integrate(flow, run.params, [0.0, 1.0], state=jf.dynamics.flow_state(flow, run))
+    >>> print(path.values[0] == run.params)
+    [ True  True]
+    """
+    constructor = getattr(dynamics, "_static", (None,))[0]
+    if constructor not in (central_flow, stable_flow):
+        raise TypeError(f"dynamics must be a central_flow or a stable_flow, got {dynamics!r}.")
+    state = getattr(start, "state", None)
+    if not (isinstance(state, (CentralState, StableState)) or hasattr(state, "optimizer")):
+        raise TypeError(f"start must be a Trajectory of iterate or of one of these flows, got {start!r}.")
+    before = not isinstance(state, (CentralState, StableState))
+    moment = optax.tree.get(getattr(state, "optimizer", None), "nu") if before else state.second_moment
+    chosen = dynamics.hyperparameters
+    if before:
+        _check_same(chosen["optimizer"], start)
+    warn_unless_twice_differentiable(chosen["objective"], start.params)
+    settings = chosen.get("modes"), before
+    params = real_parameters(start.params)
+    return _flow_state(settings, chosen["optimizer"], chosen["objective"], params, moment)
+
+
+def _check_same(optimizer, run: Any) -> None:
+    expected, got = jax.eval_shape(optimizer.init, run.params), run.state.optimizer
+    shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+    if jax.tree.structure(expected) != jax.tree.structure(got) or shapes(expected) != shapes(got):
+        raise ValueError(f"start must be a run of {optimizer!r}, got the state of another optimizer.")
+
+
+@compiled
+def _flow_state(settings, optimizer, objective, params, moment):
+    modes, before = settings
+    method = method_of(optimizer)
+    if method.kind == "none":
+        moment = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
+    moment = post_update(method, objective, params, moment) if before else moment
+    if modes is None:
+        return StableState(params, moment, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))))
+    return central_state(method, objective, params, moment, modes)
+
+
+def optimizer_state(
+    optimizer: optax.GradientTransformation,
+    objective: Callable[[PyTree], jax.Array],
+    state: CentralState | StableState,
+) -> PyTree:
+    r"""The optimizer's state from which its iterates start beside a flow: that of `optimizer.init`, with the flow's
+    ν.
+
+    The flow's ν has seen the gradient at its parameters, the optimizer's is about to: it is the one that the next
+    update turns into the flow's, or 0 where there is none. For `iterate`, give it to `jaxflow.solve.begin`.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> loss = lambda x: 0.5 * jnp.sum(x**2)
+    >>> optimizer = jf.optim.rmsprop(0.1, decay=0.5)
+    >>> state = jf.dynamics.StableState(jnp.array([1.0]), jnp.array([0.75]), 0.0)
+    >>> print(jf.dynamics.optimizer_state(optimizer, loss, state)[0].nu)
+    [0.5]
+    """
+    if not isinstance(state, (CentralState, StableState)):
+        raise TypeError(f"state must be that of a central_flow or a stable_flow, got {type(state).__name__}.")
+    return _optimizer_state((), optimizer, objective, state.params, state.second_moment)
+
+
+@compiled
+def _optimizer_state(settings, optimizer, objective, params, moment):
+    method = method_of(optimizer)
+    fresh = optimizer.init(params)
+    if method.kind == "none":
+        return fresh
+    loss, flat, unravel = flat_loss(objective, params)
+    nu = method.before(method.pool(jax.grad(loss)(flat) ** 2), flat_moment(method, moment, flat))
+    return optax.tree.set(fresh, nu=moment_of(method, nu, unravel))

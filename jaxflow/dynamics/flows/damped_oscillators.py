@@ -1,0 +1,113 @@
+"""Momentum without noise as a damped oscillator: constant friction, and Nesterov's, which fades with time.
+
+Both are equations of second order in time, solved for a position and a velocity.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow import _check
+from jaxflow._traceable import traceable
+from jaxflow.dynamics.base import Field, plus, scale
+from jaxflow.dynamics.flows.first_order import Loss, slope_of
+
+PyTree = Any
+
+
+class InertialState(NamedTuple):
+    """Parameters θ and velocity u, minus the velocity v of the discrete method; two pytrees of one structure."""
+
+    params: PyTree
+    velocity: PyTree
+
+
+def at_rest(params: PyTree) -> InertialState:
+    """The state of no velocity, as optimizers start."""
+    return InertialState(params, jax.tree.map(jnp.zeros_like, params))
+
+
+@traceable
+def heavy_ball(objective: Loss, friction: Any, mass: Any) -> Field:
+    r"""The heavy ball with friction: $m\ddot\theta + f\dot\theta + \nabla L(\theta) = 0$.
+
+    Polyak's (1964) picture of momentum: a body of mass m in the landscape L. Its energy
+    $L + \frac m2|\dot\theta|^2$ falls at the rate $f|\dot\theta|^2$.
+
+    **From the optimizer.** $v \leftarrow \beta v + g,\ \theta \leftarrow \theta - \eta v$ on the clock t = kη, with
+    $\dot\theta = u = -v$, reads $u_{k+1} - u_k = -(1-\beta)u_k - g$ a step of length η, so
+    $\eta\dot u = -(1-\beta)u - g$: friction 1 − β and, to leading order, mass η, as textbooks have it. The mass
+
+    $m = \frac\eta2(1+\beta)$
+
+    makes it second-order where it settles (Kovachki & Stuart 2021, 1906.04285). After a time of $\frac mf$ the
+    velocity is a function of θ: with $u = -\frac gf + u_1$, $m\dot u = -\frac mf H u = \frac{m}{f^2}Hg + O(m^2)$ must
+    be $-f u_1$, hence $\dot\theta = -\frac gf - \frac{m}{f^3}Hg$, which is the modified equation of momentum,
+    $-\frac{g}{1-\beta} - \frac{\eta(1+\beta)}{2(1-\beta)^3}Hg$ (`momentum_loss_flow`), for this mass only. The start
+    still shifts the path by O(η), as the velocity is that of half a step before: begin at t = −η/2, and it is of
+    second order from the beginning. `limit_of(jaxflow.optim.momentum(η, β), objective)` makes this choice; with
+    `ema=True` it is friction 1, mass $\frac{\eta(1+\beta)}{2(1-\beta)}$. With mini-batches: `momentum`.
+
+    `objective` is an `Objective` or any `loss(params) -> scalar`; `friction` f ≥ 0, `mass` m > 0 are numbers. The
+    state is `InertialState(params, velocity)`, at rest at first. A drift costs one gradient.
+
+    Raises `TypeError` when `objective` is not callable, `ValueError` for a negative friction or a mass that is not
+    positive.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> ball = jf.dynamics.heavy_ball(lambda x: 0.5 * jnp.sum(x**2), friction=0.0, mass=1.0)
+    >>> print(jf.integrate(ball, jnp.ones(1), [0.0, jnp.pi]).params.round(3))  # a pendulum: cos t
+    [-1.]
+    """
+    _check.nonnegative(friction=friction)
+    _check.positive(mass=mass)
+    slope = slope_of(objective)
+
+    def drift(t, state):
+        force = plus(slope(state.params), scale(friction, state.velocity))
+        return InertialState(state.velocity, scale(-1 / mass, force))
+
+    return Field(drift=drift, init=at_rest, params=lambda state: state.params)
+
+
+@traceable
+def nesterov(objective: Loss, damping: Any = 3.0) -> Field:
+    r"""Nesterov's accelerated gradient in continuous time: $\ddot\theta + \frac rt\dot\theta + \nabla L(\theta) = 0$.
+
+    The limit η → 0 of the method with $\beta_k = 1 - \frac{r}{k + r}$, on the clock **t = k√η** (Su, Boyd & Candès
+    2016, 1503.01243). r is `damping`, 3 for Nesterov's; for convex L and r ≥ 3, $L(\theta) - L^* \le
+    \frac{(r-1)^2}{2t^2}|\theta_0 - \theta^*|^2$.
+
+    **Derivation.** With $x_{k+1} = y_k - \eta g(y_k)$, $y_k = x_k + \beta_k(x_k - x_{k-1})$ and s = √η,
+    $\frac{x_{k+1} - x_k}{s} = \beta_k\frac{x_k - x_{k-1}}{s} - s\,g(y_k)$. In $x_k = \theta(ks)$ the two quotients
+    are $\dot\theta \pm \frac s2\ddot\theta$ and $\beta_k = 1 - \frac{r s}{t}$ to leading order: of order s remains
+    $\ddot\theta = -\frac rt\dot\theta - g$. It is first-order in √η. For a constant β the limit is another,
+    `heavy_ball`.
+
+    It is regular at t = 0 only from rest: $\dot\theta = t\ddot\theta(0)$ there, so that
+    $\ddot\theta(0) = -\frac{g}{1 + r}$, which is what `drift` gives at t = 0, whatever the velocity. Start runs at
+    time 0. On $\frac\lambda2 x^2$ with r = 3: $x = 2x_0\frac{J_1(t\sqrt\lambda)}{t\sqrt\lambda}$.
+
+    `objective` is an `Objective` or any `loss(params) -> scalar`; `damping` r ≥ 0 a number. The state is
+    `InertialState(params, velocity)`. A drift costs one gradient.
+
+    Raises `TypeError` when `objective` is not callable, `ValueError` for a negative damping.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> flow = jf.dynamics.nesterov(lambda x: 0.5 * jnp.sum(x**2))
+    >>> print(flow.drift(0.0, flow.init(jnp.ones(1))).velocity)
+    [-0.25]
+    """
+    _check.nonnegative(damping=damping)
+    slope = slope_of(objective)
+
+    def drift(t, state):
+        g, begun = slope(state.params), jnp.asarray(t) > 0
+        # Both branches are finite, as a derivative is taken through either.
+        friction = jnp.where(begun, damping / jnp.where(begun, t, 1.0), 0.0)
+        inertia = jnp.where(begun, 1.0, 1.0 + damping)
+        force = plus(g, scale(friction, state.velocity))
+        return InertialState(state.velocity, scale(-1 / inertia, force))
+
+    return Field(drift=drift, init=at_rest, params=lambda state: state.params)

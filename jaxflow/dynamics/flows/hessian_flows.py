@@ -1,0 +1,146 @@
+"""Flows that form the Hessian: Newton's, and the principal flow of gradient descent. For small problems."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxflow import _check
+from jaxflow._traceable import traceable
+from jaxflow.dynamics.base import Field, wide
+from jaxflow.dynamics.flows.first_order import Loss, slope_of
+from jaxflow.games import VectorField
+from jaxflow.optim.schedules import value_at
+
+PyTree = Any
+
+
+def _wide(params: PyTree) -> PyTree:
+    """In single precision at least, as there is no linear algebra in half; complex parameters are refused."""
+    for leaf in jax.tree.leaves(params):
+        if jnp.iscomplexobj(leaf):
+            raise TypeError(f"params must be real where a Hessian is formed, got dtype {leaf.dtype}.")
+    return wide(params)
+
+
+def _local(slope, params: PyTree):
+    """At real parameters: the gradient (d,), the Hessian (d, d), and the way back from (d,)."""
+    flat, unravel = ravel_pytree(_wide(params))
+    along = lambda x: ravel_pytree(slope(unravel(x)))[0]
+    back = lambda v: jax.tree.map(lambda x, like: x.astype(like.dtype), unravel(v.astype(flat.dtype)), params)
+    return along(flat), jax.jacfwd(along)(flat), back
+
+
+@traceable
+def newton_flow(objective: Loss, damping: Any = 0.0) -> Field:
+    r"""Newton's method in continuous time: $\dot\theta = -(H + \mu I)^{-1}\nabla L$, on the clock t = kη.
+
+    The limit η → 0 of $\theta \leftarrow \theta - \eta(H + \mu I)^{-1} g$, `jaxflow.optim.newton`, with its `damping`
+    μ ≥ 0. At μ = 0 the gradient decays as $\nabla L(\theta(t)) = e^{-t}\,\nabla L(\theta_0)$ exactly, whatever the
+    loss, in direction and all: $\frac{d}{dt}\nabla L = H\dot\theta = -\nabla L$ (Smale 1976, J. Math. Econ. 3, 107).
+    So it goes to whichever critical point lies ahead, saddles and maxima too, and stops where H becomes singular.
+
+    The discrete method is Euler's of step η on it: at first order in η, and on a quadratic at its end in one step of
+    1.
+
+    `objective` is an `Objective` or any `loss(params) -> scalar`; the state is the parameters, real. A drift forms
+    the Hessian, d² numbers from d Hessian products, and solves with it (d up to some thousands).
+
+    Raises `TypeError` when `objective` is not callable or parameters are complex, `ValueError` for a negative
+    damping.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> flow = jf.dynamics.newton_flow(lambda x: x @ jnp.diag(jnp.array([1.0, 100.0])) @ x)
+    >>> print(jf.integrate(flow, jnp.ones(2), [0.0, 1.0]).params.round(4))  # 1/e, whatever the curvature
+    [0.3679 0.3679]
+    """
+    _check.nonnegative(damping=damping)
+    slope = slope_of(objective)
+
+    def drift(t, params):
+        g, hessian, back = _local(slope, params)
+        shift = jnp.asarray(damping).astype(g.dtype) * jnp.eye(g.size, dtype=g.dtype)
+        return back(-jnp.linalg.solve(hessian + shift, g))
+
+    return Field(drift=drift)
+
+
+class PrincipalState(NamedTuple):
+    """Real and imaginary part of complex parameters; two real pytrees of one structure."""
+
+    params: PyTree
+    imaginary: PyTree
+
+
+def principal_rates(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """log(1 − z)/z for real z, by the principal branch: its real and imaginary part."""
+    near = jnp.abs(z) < jnp.finfo(z.dtype).eps ** 0.25
+    safe = jnp.where(near, 0.25, z)
+    below = safe < 0.5
+    logarithm = jnp.where(
+        below, jnp.log1p(-jnp.where(below, safe, 0.0)), jnp.log(jnp.abs(1 - jnp.where(below, 0.0, safe)))
+    )
+    series = -1 - z * (0.5 + z * (1 / 3 + z / 4))
+    return jnp.where(near, series, logarithm / safe), jnp.where(z > 1, math.pi / safe, 0.0)
+
+
+@traceable
+def principal_flow(objective: Loss, learning_rate: Any) -> Field:
+    r"""The principal flow, which follows gradient descent past the edge of stability, on the clock t = kη.
+
+    $\dot\theta = \sum_i \frac{\log(1 - \eta\lambda_i)}{\eta\lambda_i}\,(u_i^\top\nabla L)\,u_i$, with the eigenvalues
+    and eigenvectors of the Hessian (Rosca, Wu, Qin & Dherin 2023, 2302.01952).
+
+    **Derivation.** On $L = \frac12\theta^\top H\theta$ descent is $\theta_k = (I - \eta H)^k\theta_0 = e^{\log(I -
+    \eta H)\,t/\eta}\,\theta_0$, so $\dot\theta = \frac1\eta\log(I - \eta H)\,\theta$ goes through every iterate, for
+    every ηλ; write θ as $H^{-1}\nabla L$. Where ηλ > 1 the iterates change sign each step and the logarithm is
+    complex: $\log|1 - \eta\lambda| + i\pi$, a rotation by half a turn a step. Its real part shrinks while ηλ < 2 and
+    grows beyond. The expansion $-1 - \frac{\eta\lambda}2 - \frac{(\eta\lambda)^2}3 - \dots$ has
+    `implicit_gradient_regularization` to second order; what it leaves out are third derivatives of L, so on losses
+    that are not quadratic it is no more than second-order itself, and past the edge a model.
+
+    **Between iterates** the parameters are complex, $\theta = x + iy$. The loss is only ever seen at x: the gradient
+    is taken as $\nabla L(x) + iH(x)y$, exact for quadratics, and so are the λ and u. The state is
+    `PrincipalState(params, imaginary)`, x and y, two real pytrees (y starts at 0), and x is what counts as the
+    parameters.
+
+    **Singular** at ηλ = 1, where descent is at the minimum in one step, and the flow would have to be: the velocity
+    is infinite there, and a run whose curvature crosses 1/η costs many steps.
+
+    `objective` is an `Objective` or any `loss(params) -> scalar`; `learning_rate` η > 0 a number, or a function of
+    the time t. A drift forms the Hessian and its eigenvectors, d³ work (d up to some hundreds). Its derivative is
+    that of an eigendecomposition: NaN where eigenvalues coincide.
+
+    Raises `TypeError` when `objective` is not callable or is a `VectorField`, whose Jacobian is not symmetric, or
+    parameters are complex, `ValueError` for a rate ≤ 0.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([0.5, 2.5]) * x**2)  # one curvature below the edge, one beyond
+    >>> path = jf.integrate(jf.dynamics.principal_flow(loss, 1.0), jnp.ones(2), [0.0, 1.0, 2.0])
+    >>> print(path.values.round(2))
+    [[ 1.    1.  ]
+     [ 0.5  -1.5 ]
+     [ 0.25  2.25]]
+    """
+    if not callable(learning_rate):
+        _check.positive(learning_rate=learning_rate)
+    if isinstance(objective, VectorField):
+        raise TypeError(f"objective must be a loss, whose Hessian is symmetric, got the field {objective!r}.")
+    slope = slope_of(objective)
+
+    def drift(t, state):
+        g, hessian, back = _local(slope, state.params)
+        values, basis = jnp.linalg.eigh(hessian)
+        imaginary = ravel_pytree(_wide(state.imaginary))[0]
+        a, b = basis.T @ g, values * (basis.T @ imaginary)
+        real, turn = principal_rates(jnp.asarray(value_at(learning_rate, t)).astype(g.dtype) * values)
+        return PrincipalState(back(basis @ (real * a - turn * b)), back(basis @ (real * b + turn * a)))
+
+    return Field(
+        drift=drift,
+        init=lambda params: PrincipalState(params, jax.tree.map(jnp.zeros_like, params)),
+        params=lambda state: state.params,
+        time_step=learning_rate,
+    )

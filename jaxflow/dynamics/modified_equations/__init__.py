@@ -1,0 +1,1 @@
+"""The differential equation that the iterates of any optimizer follow, to the order asked."""

@@ -1,0 +1,202 @@
+"""The modified equation of any optimizer: the differential equation its iterates follow, to the order asked."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jaxflow import _check
+from jaxflow._traceable import traceable
+from jaxflow.dynamics.base import Field, Prefix, plus, scale
+from jaxflow.dynamics.diffusions.first_order import noise_amplitude
+from jaxflow.dynamics.modified_equations.smoothness import refuse_randomness, warn_if_rough
+from jaxflow.dynamics.modified_equations.step_logarithm import (
+    cold,
+    increment,
+    logarithm,
+    state_shapes,
+    weights,
+)
+from jaxflow.dynamics.noise.minibatch import FULL, Noise
+from jaxflow.objective import Objective
+from jaxflow.optim import learning_rate_of
+from jaxflow.optim.schedules import value_at
+
+PyTree = Any
+
+HIGHEST = 8
+WARM = 20  # steps after which averages that began at nothing, and their bias corrections, are smooth in time
+
+
+@traceable(structural=("order", "stride", "warmup"))
+def modified(
+    optimizer: optax.GradientTransformation,
+    objective: Callable[[PyTree], jax.Array],
+    *,
+    order: int = 2,
+    time_step: Any = None,
+    stride: int = 1,
+    warmup: int | None = None,
+    batch_size: Any = None,
+    replacement: bool = True,
+    noise: Noise = FULL,
+) -> Field:
+    r"""The modified equation of an optimizer, to order p, out of the optimizer itself.
+
+    $\dot z = F(z) = \frac1\tau \sum_{j<p} b_j d_j$, with z the parameters and the optimizer's state, $d_j$ what the
+    j-th of p successive steps from z adds to it, $b = (1);\ (\frac32, -\frac12);\ (\frac{11}6, -\frac76, \frac13)$; …
+    the series of $\tau F = \log\Phi$ for the map Φ of a step. On the clock t = kτ the iterates leave its solution at
+    order p in the step size. For gradient descent, order 1 is gradient flow and order 2 descends
+    $L + \frac\eta4|\nabla L|^2$ (Barrett & Dherin 2021, 2009.11162).
+
+    **Arguments**
+
+    - `optimizer`: any of `jaxflow.optim` or optax, chains, schedules, decay and clipping with it. Its step counts
+      are carried as floats.
+    - `objective`: an `Objective`, any `loss(params) -> scalar`, or a `VectorField` that stands for a gradient (a
+      game). Order 1 is a step over its time, which for `alternating` players is not the game's flow at any h > 0.
+    - `order` p, 1 to 8 (static): p gradients an evaluation, in a loop.
+    - `time_step` τ: the time of a step, a number or a schedule. Default, as in `iterate`: the optimizer's learning
+      rate (on the clock $t_k = \sum \eta_i$ under a schedule), 1.0 where it has none.
+    - `stride` m (static): the field of m steps at once, $\log(\Phi^m)/(m\tau)$, at m times the cost. With m = 2 it
+      follows every second iterate of gradient descent where the sharpness λ has 1 < ηλ < 1 + √2, and a single
+      step, which turns the sign of a coordinate, is the flow of no real field (`convergence`).
+    - `warmup` (static): steps of the optimizer itself a run begins with, before the flow takes over: averages start
+      at zero, far from where they are heading, and a field cannot follow them at first. A run's values at those
+      times are the iterates (straight lines between them). Default: 20 where the optimizer has a state, else 0.
+    - `batch_size`, `replacement`, `noise`: with a batch size, the SDE whose drift is F and whose noise is that of a
+      mini-batch gradient (see `jaxflow.dynamics.sgd`), carried through the update to first order:
+      $\frac1{\sqrt\tau} \partial_g\Phi\, n\,dW$. It leaves out that averages of g² grow by the noise's variance
+      (`jaxflow.dynamics.adam` has that) and has no warm-up. Of weak order 1, as the noise's.
+
+    The state is `ModifiedState(params, optimizer, steps)`; `state=` of `integrate` goes on from it, or from where a
+    run of `iterate` ended: `modified_state(run)`.
+
+    **Valid** where the optimizer is smooth (one that is not is warned of: a sign, a clip, a condition on the step
+    count) and τ times the sharpness is below 1, which `convergence` measures. A flow that leaves the optimizer's
+    domain, such as a second moment below 0, stops, and `message` says when.
+
+    Source: Hairer, Lubich & Wanner (2006), Geometric Numerical Integration, IX; the series for a map as such:
+    log(1 + Δ).
+
+    Raises `ValueError` for an order not in 1 … 8, a time step ≤ 0, a stride < 1, a warm-up < 0 or with noise, or an
+    optimizer with random state; `TypeError` for what is no optimizer or objective, or a state not made of arrays.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> loss = lambda x: 0.5 * jnp.sum(x**2)
+    >>> run = jf.iterate(jf.optim.gd(0.1), loss, jnp.ones(1), steps=10)
+    >>> for order in (1, 2):
+    ...     flow = jf.dynamics.modified(jf.optim.gd(0.1), loss, order=order)
+    ...     print(f"{jf.compare(run, jf.integrate(flow, jnp.ones(1), run.times)).final:.1e}")
+    1.9e-02
+    1.3e-03
+    """
+    check_arguments(optimizer, objective, order, stride, warmup)
+    if batch_size is not None and warmup:
+        raise ValueError(f"warmup must be 0 for an equation with noise, got {warmup}.")
+    tau = clock_of(optimizer, time_step)
+    shares = weights(order, stride)
+
+    def init(params):
+        warn_if_rough(optimizer, params, state_shapes(optimizer, params))
+        return cold(optimizer, params)
+
+    def drift(t, state):
+        total = logarithm(lambda z: increment(optimizer, objective, z), state, shares)
+        return scale(_steps_a_time(tau, t, state.steps, shares), total)
+
+    # Under a schedule the time of a step depends on the state, not on the time.
+    constant = None if callable(tau) else tau
+    field = Field(drift=drift, init=init, params=lambda state: state.params, time_step=constant)
+    if batch_size is None:
+        return field._replace(prefix=lambda params: _prefix(optimizer, objective, params, tau, warmup))
+    root, sampling = noise_amplitude(cast(Objective, objective), batch_size, replacement), noise.build()
+
+    def diffusion(t, state, xi):
+        draw = scale(root(1.0, t), sampling.draw(objective, state.params, xi))
+        respond = lambda noise: increment(optimizer, objective, state, noise)
+        _, response = jax.jvp(respond, (jax.tree.map(jnp.zeros_like, draw),), (draw,))
+        return scale(1 / jnp.sqrt(jnp.asarray(value_at(tau, state.steps))), response)
+
+    return field._replace(
+        diffusion=diffusion, brownian=lambda state: sampling.brownian(objective, state.params)
+    )
+
+
+def check_arguments(optimizer, objective, order, stride, warmup) -> None:
+    """Refuse what is no optimizer or objective, and static numbers out of range."""
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
+    if not callable(objective):
+        raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
+    _check.integer("order", order, 1)
+    _check.require("order", order, order <= HIGHEST, f"an integer from 1 to {HIGHEST}")
+    _check.integer("stride", stride, 1)
+    if warmup is not None:
+        _check.integer("warmup", warmup, 0)
+    refuse_randomness(optimizer)
+
+
+def clock_of(optimizer, time_step) -> Any:
+    """The time of a step: as given, or the optimizer's learning rate, or 1."""
+    if time_step is None:
+        time_step = learning_rate_of(optimizer)
+    if time_step is None:
+        return 1.0
+    if not callable(time_step):
+        _check.positive(time_step=time_step)
+    return time_step
+
+
+# Of the mean rate so far: of steps far below it the time does not matter, and their number runs away from the clock.
+LEAST_SHARE = 3e-3
+
+
+def _steps_a_time(tau, t, steps, shares) -> Any:
+    """One over the time that passes in a step: of the clock of a schedule, the logarithm's component too.
+
+    Where a schedule ends at 0 the clock stops, and so does the flow: smoothly, as the updates vanish with the rate.
+    """
+    if not callable(tau):
+        return 1 / tau
+    ahead = jnp.asarray(jax.vmap(tau)(steps + jnp.arange(shares.size)))
+    elapsed = jnp.sum(jnp.asarray(shares, ahead.dtype) * ahead)
+    mean = jnp.abs(jnp.asarray(t, elapsed.dtype)) / jnp.maximum(jnp.asarray(steps, elapsed.dtype), 1)
+    least = LEAST_SHARE * mean
+    moving = elapsed > 0
+    safe = jnp.where(moving, elapsed, 1.0)
+    slowed = 1 / (
+        safe * (1 + jnp.minimum(least / safe, 1e6) ** 4)
+    )  # 1/elapsed but for 1e-10 at the mean rate
+    return jnp.where(least > 0, jnp.where(moving, slowed, 0.0), 1 / elapsed)
+
+
+def warm_steps(optimizer, params: PyTree, warmup: int | None) -> int:
+    """The steps to begin with: as given, or by whether the optimizer has a state."""
+    if warmup is not None:
+        return warmup
+    return WARM if jax.tree.leaves(state_shapes(optimizer, params)) else 0
+
+
+def _prefix(optimizer, objective, params: PyTree, tau, warmup: int | None) -> Prefix | None:
+    """The iterates a run begins with."""
+    warm = warm_steps(optimizer, params, warmup)
+    if warm == 0:
+        return None
+
+    def step(state, _):
+        state = plus(state, increment(optimizer, objective, state))
+        return state, state.params
+
+    def run(state):
+        last, path = lax.scan(step, state, None, length=warm)
+        return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), params, path), last
+
+    if callable(tau):
+        each = jnp.asarray(jax.vmap(tau)(jnp.arange(warm)))
+        return Prefix(jnp.append(0.0, jnp.cumsum(each)), run)
+    return Prefix(tau * np.arange(warm + 1), run)

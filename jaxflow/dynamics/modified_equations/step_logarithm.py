@@ -1,0 +1,118 @@
+r"""The logarithm of a step: the field whose flow an optimizer's iterates lie on, out of its own updates.
+
+With Φ the map of one step of the whole state (parameters and optimizer state), the field F whose flow over the time
+τ of a step is Φ has $\tau F = \log\Phi = \sum_k \frac{(-1)^{k-1}}{k} \Delta^k$, Δ = Φ − 1. Cut after p terms and
+written in the increments of p successive steps it costs p gradients and no derivative of Φ.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import comb
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jaxflow.dynamics.base import like, plus, scale, wide
+from jaxflow.dynamics.modified_equations.smoothness import refuse_randomness
+from jaxflow.objective import Objective
+from jaxflow.optim.updates import updates_of
+
+PyTree = Any
+
+
+@lru_cache
+def weights(order: int, stride: int = 1) -> np.ndarray:
+    r"""The share of each step's increment in the field, shape (order · stride,).
+
+    $b_j = \sum_{k=j}^{p-1} \frac{(-1)^j}{k+1}\binom kj$; with a stride m, of log(Φᵐ)/m, one share for m steps.
+
+    >>> print(weights(3))
+    [ 1.8333 -1.1667  0.3333]
+    """
+    b = [sum((-1) ** j * comb(k, j) / (k + 1) for k in range(j, order)) for j in range(order)]
+    return np.repeat(b, stride) / stride
+
+
+class ModifiedState(NamedTuple):
+    """Parameters, the optimizer's state with its integers as floats, and the number of steps taken, a float."""
+
+    params: PyTree
+    optimizer: PyTree
+    steps: jax.Array
+
+
+def _lifted(leaf: Any) -> jax.Array:
+    leaf = jnp.asarray(leaf)
+    return leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf.astype(float)
+
+
+def lift(tree: PyTree) -> PyTree:
+    """Counters and flags as floats, so that they can flow."""
+    return jax.tree.map(_lifted, tree)
+
+
+def modified_state(run: Any) -> ModifiedState:
+    """Where a run of `iterate` ended, as the state from which a modified equation goes on (`state=` of `integrate`).
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> run = jf.iterate(jf.optim.adam(0.1), jnp.sum, jnp.ones(2), steps=7)
+    >>> print(modified_state(run).steps)
+    7.0
+    """
+    return ModifiedState(run.params, lift(run.state.optimizer), _lifted(run.state.step))
+
+
+def state_shapes(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
+    """The shapes and dtypes of an optimizer's own state; refuses one that is random or not made of arrays."""
+    try:
+        shapes = jax.eval_shape(optimizer.init, params)
+    except TypeError:  # a leaf that is no array, perhaps: then in a sentence
+        refuse_randomness(optimizer, optimizer.init(params))
+        raise
+    refuse_randomness(optimizer, shapes)
+    return shapes
+
+
+def cold(optimizer: optax.GradientTransformation, params: PyTree) -> ModifiedState:
+    """The state before the first step."""
+    state_shapes(optimizer, params)
+    return ModifiedState(params, lift(optimizer.init(params)), jnp.zeros([], float))
+
+
+def increment(
+    optimizer: optax.GradientTransformation,
+    objective: Callable[[PyTree], jax.Array] | Objective,
+    state: ModifiedState,
+    noise: PyTree = None,
+) -> ModifiedState:
+    """What one step of the optimizer adds to the state.
+
+    Of the parameters it is the optimizer's own update; iterates are not subtracted, which in single precision
+    would lose what the series is made of. `noise` is added to the gradient.
+    """
+    template = state_shapes(optimizer, state.params)
+    flags = lambda leaf, like: leaf > 0.5 if like.dtype == bool else leaf
+    before = jax.tree.map(flags, state.optimizer, template)
+    updates, after = updates_of(optimizer, state.params, before, objective, noise)
+    cast = lambda new, old: new.astype(old.dtype)
+    change = jax.tree.map(lambda new, old: cast(new, old) - old, lift(after), state.optimizer)
+    return ModifiedState(jax.tree.map(cast, updates, state.params), change, jnp.ones_like(state.steps))
+
+
+def logarithm(step: Callable[[PyTree], PyTree], state: PyTree, shares: np.ndarray) -> PyTree:
+    """The weighted sum of the increments of so many steps from `state`; `step(state)` is one increment."""
+
+    def advance(carry, share):
+        now, total = carry
+        change = wide(step(like(now, state)))
+        return (plus(now, change), plus(total, scale(share, change))), None
+
+    # In the precision that is on: what a scan of NumPy's float64 was traced to in the other one would be used again.
+    shares_now = jnp.asarray(shares, float)
+    begin = wide(state)
+    (_, total), _ = lax.scan(advance, (begin, jax.tree.map(jnp.zeros_like, begin)), shares_now)
+    return like(total, state)

@@ -1,0 +1,176 @@
+"""Mini-batch noise: gradient-shaped random vectors with the covariance of mini-batch gradients, Σ never formed.
+
+Every draw is a gradient of a randomly weighted sum of the per-example losses. The randomness `xi` is handed in
+(the integrator draws it), so that a path is reproducible whatever draws it.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow import _check
+from jaxflow._half import widened
+from jaxflow._norms import root
+from jaxflow._traceable import Bound, kind, traceable
+from jaxflow.dynamics.base import plus, scale
+from jaxflow.dynamics.noise.batch_temperature import batch_factor, check_batch
+from jaxflow.objective import Objective, gradient, require_data
+
+PyTree = Any
+BITS = jax.ShapeDtypeStruct((2,), jnp.uint32)  # random bits: the data of a key of its own
+
+
+class Sampling(NamedTuple):
+    """What the body of a noise constructor returns.
+
+    - `brownian(objective, params)`: the shape of `xi`; float leaves are standard normal, `BITS` random bits.
+    - `draw(objective, params, xi)`: like `params`, with mean 0 and covariance Σ(params).
+    - `weights(xi) -> (N,)`: where the draw is the gradient of Σᵢ wᵢ ℓᵢ over all data, so that a drift rides
+      along in the same pass.
+    """
+
+    brownian: Callable[[Objective, PyTree], PyTree]
+    draw: Callable[[Objective, PyTree, PyTree], PyTree]
+    weights: Callable[[PyTree], jax.Array] | None = None
+
+
+@kind(lambda result: isinstance(result, Sampling))
+class Noise(Bound):
+    """A way to draw mini-batch noise: `full`, `subset` or `two_batches`."""
+
+
+def _normal(params: PyTree, *shape: int) -> jax.ShapeDtypeStruct:
+    """In float32 at least: weights of examples, of order 1/√N and 1/N, and their mean."""
+    dtype = jnp.result_type(*(widened(leaf).real.dtype for leaf in jax.tree.leaves(params)))
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _key(bits: jax.Array) -> jax.Array:
+    return jax.random.wrap_key_data(bits, impl="threefry2x32")
+
+
+def weighted_gradient(objective: Objective, params: PyTree, weights: jax.Array) -> PyTree:
+    r"""$\sum_i w_i \nabla\ell_i(\theta)$ in one backward pass, for weights (N,)."""
+    return gradient(lambda p: objective.weighted(p, weights))(params)
+
+
+def gradient_and_noise(
+    objective: Objective, sampling: Sampling, params: PyTree, xi: PyTree, pull: Any, push: Any
+) -> PyTree:
+    """`pull` ∇L + `push` times a draw: one backward pass where the noise is weights on all data."""
+    if sampling.weights is None:
+        draw = sampling.draw(objective, params, xi)
+        return plus(scale(pull, gradient(objective)(params)), scale(push, draw))
+    cast = lambda x: jnp.asarray(x).astype(widened(xi).dtype)
+    weights = cast(pull) / objective.size + cast(push) * sampling.weights(xi)
+    return weighted_gradient(objective, params, weights)
+
+
+@traceable
+def full() -> Sampling:
+    r"""The exact Gaussian noise: $\frac{1}{\sqrt N} \sum_i (\xi_i - \bar\xi) \nabla\ell_i$, $\xi \sim N(0, I_N)$.
+
+    Keeps the covariance Σ exactly, for every θ, and is Gaussian: the noise of the SDE. One backward pass over
+    all data, which carries the drift too. The centring of ξ matters: without it the covariance is
+    $\Sigma + \bar g \bar g^\top$.
+    """
+
+    def weights(xi):
+        xi = widened(xi)
+        return (xi - xi.mean()) / math.sqrt(xi.size)
+
+    return Sampling(
+        brownian=lambda objective, params: _normal(params, objective.size),
+        draw=lambda objective, params, xi: weighted_gradient(objective, params, weights(xi)),
+        weights=weights,
+    )
+
+
+@traceable
+def subset(examples: int) -> Sampling:
+    r"""Gaussian weights on M random examples S, centred within them.
+
+    $\sqrt{\frac{N-1}{N(M-1)}} \sum_{i \in S} (\xi_i - \bar\xi_S) \nabla\ell_i$.
+
+    Keeps the mean 0 and, on average over subsets, the covariance Σ. Given its subset a draw lies in M − 1
+    directions, so it is not Gaussian: tails are heavier. Costs a backward pass over M examples.
+
+    Raises `ValueError` unless 2 ≤ M; M ≤ N is checked where it is used.
+    """
+    _check.integer("examples", examples, 2)
+
+    def brownian(objective, params):
+        if examples > objective.size:
+            raise ValueError(
+                f"examples must be at most the number of examples, {objective.size}, got {examples}."
+            )
+        return {"normal": _normal(params, examples), "bits": BITS}
+
+    def draw(objective, params, xi):
+        n, normal = objective.size, widened(xi["normal"])
+        chosen = jax.random.choice(_key(xi["bits"]), n, (examples,), replace=False)
+        weights = math.sqrt((n - 1) / (n * (examples - 1))) * (normal - normal.mean())
+        return gradient(lambda p: objective.minibatch(p, chosen, weights))(params)
+
+    return Sampling(brownian, draw)
+
+
+@traceable
+def two_batches(batch_size: int) -> Sampling:
+    r"""The difference of two real mini-batches: $\sqrt{b/2}\,(g_{B_1} - g_{B_2})$, each of b independent draws.
+
+    Keeps the mean 0 and the covariance Σ on average over batches, and what two mini-batches have of tails; odd
+    moments cancel. No Gaussian number is drawn. Costs a backward pass over 2b examples.
+
+    Raises `ValueError` unless `batch_size` b ≥ 1.
+    """
+    _check.integer("batch_size", batch_size, 1)
+
+    def draw(objective, params, xi):
+        chosen = jax.random.randint(_key(xi), (2 * batch_size,), 0, objective.size)
+        signs = jnp.repeat(jnp.array([1.0, -1.0]), batch_size) / math.sqrt(2 * batch_size)
+        return gradient(lambda p: objective.minibatch(p, chosen, signs))(params)
+
+    return Sampling(lambda objective, params: BITS, draw)
+
+
+def minibatch_noise(
+    objective: Objective,
+    params: PyTree,
+    xi: PyTree,
+    *,
+    batch_size: Any,
+    replacement: bool = True,
+    noise: Noise | None = None,
+) -> PyTree:
+    r"""A draw with the covariance $s_B \Sigma(\theta)$ of a mini-batch gradient, without forming Σ.
+
+    **Arguments**
+
+    - `params`: θ. The draw is a pytree like it, of mean 0.
+    - `xi`: standard normal (N,) for the default `noise=full()`; otherwise of the shape `brownian` of the noise
+      tells. The draw is linear in normal numbers.
+    - `batch_size` B, `replacement`: $s_B = 1/B$, or $\frac1B\frac{N-B}{N-1}$ for batches without replacement.
+
+    One weighted vector-Jacobian product through the per-example losses, in chunks if the objective has them.
+
+    Raises `TypeError` for an objective without data, `ValueError` for `batch_size` ≤ 0, or > N without
+    replacement.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> xi = jnp.array([1.0, 0.0])
+    >>> print(jf.dynamics.minibatch_noise(objective, jnp.array(0.0), xi, batch_size=2))
+    0.5
+    """
+    size = require_data(objective, "Mini-batches")
+    check_batch(batch_size, size, replacement)
+    sampling = (FULL if noise is None else noise).build()
+    factor = batch_factor(batch_size, size, replacement=replacement)
+    return scale(root(jnp.asarray(factor)), sampling.draw(objective, params, xi))
+
+
+FULL = full()

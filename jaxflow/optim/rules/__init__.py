@@ -1,0 +1,1 @@
+"""Rules: what to change in an optimizer with the step size (families) and with the batch size."""

@@ -1,0 +1,213 @@
+"""Families of optimizers: the one given, and itself at every other step size, on the way to one limit equation.
+
+An order of accuracy needs a limit. As the time h of a step falls, an optimizer's iterates follow one differential
+equation only if its other numbers go along: averages must forget as much per unit of time, sums must weigh as much.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxflow import _check
+from jaxflow._traceable import traceable
+from jaxflow.optim import (
+    Optimizer,
+    adabound,
+    adagrad,
+    adam,
+    adamw,
+    amsgrad,
+    chain,
+    gd,
+    l2_regularization,
+    learning_rate_of,
+    momentum,
+    nadam,
+    nesterov,
+    newton,
+    radam,
+    rmsprop,
+    sgdw,
+    sign,
+    swats,
+)
+from jaxflow.optim.rules.batch_size import compressed
+
+Powers = dict[str, Any]
+
+DECAY = "decay"  # β ↦ β^s
+PLAIN: Powers = {"learning_rate": 1, "weight_decay": 0, "multiplier": 0}
+AVERAGES: Powers = PLAIN | dict.fromkeys(("b1", "b2", "b3", "decay"), DECAY)
+# A velocity that is a sum, v ← βv + g, is of size 1/h: a rate of order h² moves the parameters by order h.
+SUMS: Powers = AVERAGES | {"learning_rate": 2} | dict.fromkeys(("beta", "momentum"), DECAY)
+
+
+@traceable
+def powered(schedule, speed):
+    """A decay rate that is a schedule, for steps `speed` times as long: k ↦ schedule(speed · k)^speed."""
+    return lambda k: schedule(speed * k) ** speed
+
+
+def _momentum(chosen: dict[str, Any]) -> Powers:
+    return SUMS | ({"learning_rate": 1} if chosen["ema"] else {})
+
+
+def _sgdw(chosen: dict[str, Any]) -> Powers:
+    """A rate of order h² takes off ηλ, which is to be of order h."""
+    return SUMS | {"weight_decay": -1 if chosen["multiplier"] is None else 1}
+
+
+def _adamw(chosen: dict[str, Any]) -> Powers:
+    return AVERAGES | {"weight_decay": 0 if chosen["multiplier"] is None else 1}
+
+
+def _nadam(chosen: dict[str, Any]) -> Powers:
+    if chosen["momentum_decay"] is not None:
+        raise ValueError(
+            f"momentum_decay must be None for nadam to have a family, got {chosen['momentum_decay']!r}."
+        )
+    return AVERAGES
+
+
+def _optional_momentum(chosen: dict[str, Any]) -> Powers:
+    return AVERAGES if chosen["momentum"] is None else SUMS
+
+
+# How each hyperparameter goes with s = h/h₀: the power of s it is multiplied by, or `DECAY`.
+RULES: dict[Callable[..., Any], Powers | Callable[[dict[str, Any]], Powers]] = {
+    **dict.fromkeys((gd, newton, sign, optax.sign_sgd), PLAIN),
+    **dict.fromkeys((rmsprop, adam, amsgrad, radam), AVERAGES),
+    adamw: _adamw,
+    nadam: _nadam,
+    momentum: _momentum,
+    nesterov: SUMS,
+    sgdw: _sgdw,
+    adabound: AVERAGES | {"final_learning_rate": 1, "gamma": 1},
+    # The sum of g² is of size 1/h.
+    adagrad: PLAIN | {"learning_rate": 0.5, "eps": -0.5, "initial_accumulator": -1},
+    optax.adagrad: PLAIN | {"learning_rate": 0.5, "eps": -1, "initial_accumulator_value": -1},
+    **dict.fromkeys((optax.sgd, optax.rmsprop), _optional_momentum),
+    **dict.fromkeys((optax.lars, optax.novograd), SUMS),
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Family:
+    """`family(h)` is the optimizer at time h a step; a pytree of `optimizer` and its own `time_step`."""
+
+    optimizer: Any
+    time_step: Any
+
+    def __call__(self, h: Any) -> Optimizer:
+        _check.positive(h=h)
+        return _at(self.optimizer, h / self.time_step)
+
+
+def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) -> Family:
+    r"""The optimizers h ↦ `family(h)` through this one whose iterates, on the clock t = kh, share a limit as h → 0.
+
+    With h₀ = `time_step` and s = h/h₀, `family(h₀)` is the optimizer itself and
+
+    - decay rates forget as much per unit of time, $\beta(h) = \beta^s$;
+    - the learning rate is $\eta s^q$. **q = 1** where the update is a gradient or an average: `gd`, `newton`, `sign`,
+      `momentum(ema=True)`, `rmsprop`, `adam`, `adamw`, `amsgrad`, `nadam`, `radam`, `adabound` (its final rate and
+      γ as well). **q = 2** where a velocity adds gradients up to a size of 1/h: `momentum`, `nesterov`, `sgdw` (whose
+      decay becomes λ/s); the limit is $\ddot\theta - \frac{\ln\beta}{h_0}\dot\theta + \frac\eta{h_0^2}\nabla L = 0$;
+      **q = ½** where the rate stands over the root of a sum of squares, of size 1/h: `adagrad` ($\epsilon/\sqrt s$,
+      and the initial sum over s; from an empty sum its first steps are of size √h, and the limit is as slow);
+    - schedules are stretched in time, $\eta_k(h) = s^q \eta_{sk}$, and asked for values between the steps;
+    - weight decay keeps what it takes off per unit of time; ε and all else stay.
+
+    Under `traceable` so do optax's `sgd`, `rmsprop`, `adagrad`, `lars`, `novograd`, `sign_sgd`, and any constructor
+    with `learning_rate`, `b1` and `b2`, taken for one of averages, q = 1 (`lamb`, `lion`, `adabelief`, `yogi`, …).
+    A `chain` has a family if it is of one such optimizer and `l2_regularization`. For another optimizer write the
+    function h ↦ optimizer yourself.
+
+    - `time_step` h₀: default the learning rate; to be given under a schedule.
+
+    Hand `time_step=h` to `iterate` and `modified` along with `family(h)`: the rate is not the time where q ≠ 1.
+    `family` is a pytree, and h may be traced.
+
+    Raises `TypeError` when `optimizer` is none; `ValueError` for one without a known family (`lookahead`, `swats`,
+    `genetic`, …) or a time step that is missing or not positive.
+
+    >>> import jaxflow as jf
+    >>> jf.family_of(jf.optim.momentum(0.1, 0.81))(0.05)
+    momentum(learning_rate=0.025, beta=0.9, ema=False, debias=False)
+    >>> jf.family_of(jf.optim.adam(1e-3, 0.81, 0.9604))(5e-4)
+    adam(learning_rate=0.0005, b1=0.9, b2=0.98, eps=1e-08)
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"optimizer must be one of jaxflow.optim, got {optimizer!r}.")
+    _powers(_member(optimizer))
+    if time_step is None:
+        time_step = learning_rate_of(optimizer)
+    if time_step is None or callable(time_step):
+        raise ValueError(
+            f"time_step must be a number above 0 where the learning rate is none, got {time_step!r}."
+        )
+    _check.positive(time_step=time_step)
+    if isinstance(time_step, np.ndarray) and time_step.ndim:
+        raise ValueError(f"time_step must be one number, got shape {time_step.shape}.")
+    return Family(optimizer, time_step)
+
+
+def _member(optimizer: Any) -> Any:
+    """The optimizer itself, or the one a chain is of."""
+    if not isinstance(optimizer, Optimizer) or optimizer._static[0] is not chain:
+        return optimizer
+    parts = optimizer.hyperparameters["transforms"]
+    ruled = [part for part in parts if not _is_regularization(part)]
+    if len(ruled) != 1:
+        raise ValueError(
+            f"A chain must hold one optimizer to have a family, got {len(ruled)} in {optimizer!r}."
+        )
+    return ruled[0]
+
+
+def _is_regularization(part: Any) -> bool:
+    return isinstance(part, Optimizer) and part._static[0] is l2_regularization
+
+
+def _powers(optimizer: Any) -> Powers:
+    construct: Any = optimizer._static[0] if isinstance(optimizer, Optimizer) else None
+    body: Any = getattr(construct, "body", None)
+    rule = RULES.get(construct) or RULES.get(body)
+    adaptive = construct is not None and {"learning_rate", "b1", "b2"} <= set(optimizer.hyperparameters)
+    if rule is None and adaptive and construct is not swats:  # which turns into another method
+        rule = AVERAGES
+    if rule is None:
+        shown = "a transformation that hides its numbers" if construct is None else construct.__name__
+        known = ", ".join(sorted({constructor.__name__ for constructor in RULES}))
+        raise ValueError(
+            f"optimizer must be one with a known family ({known}, or a traceable one with learning_rate, b1 and b2), "
+            f"got {shown}."
+        )
+    powers = rule(optimizer.hyperparameters) if callable(rule) else rule
+    memory = [optimizer.hyperparameters.get(name) for name in ("beta", "momentum")]
+    if powers["learning_rate"] == 2 and any(_check.is_concrete(beta) and beta == 0 for beta in memory):
+        raise ValueError(f"beta must be above 0 for a family with momentum, got {optimizer!r}.")
+    return powers
+
+
+def _at(optimizer: Any, s: Any) -> Optimizer:
+    member = _member(optimizer)
+    if member is not optimizer:
+        parts = optimizer.hyperparameters["transforms"]
+        return chain(*(_at(member, s) if part is member else part for part in parts))
+    chosen = optimizer.hyperparameters
+    powers = {name: power for name, power in _powers(optimizer).items() if chosen.get(name) is not None}
+    return optimizer.replace(**{name: _rescaled(chosen[name], power, s) for name, power in powers.items()})
+
+
+def _rescaled(value: Any, power: Any, s: Any) -> Any:
+    if power == DECAY:
+        return powered(value, s) if callable(value) else value**s
+    if callable(value):
+        return compressed(value, s**power, s)
+    return value if power == 0 else s**power * value

@@ -1,0 +1,129 @@
+"""Many runs at once: one compiled program vmapped over keys, spread over the devices there are."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxflow import _check
+from jaxflow._traceable import transfers
+from jaxflow.solve import host_batches
+from jaxflow.solve.trajectory import Trajectory
+
+PyTree = Any
+
+
+def ensemble(
+    run: Callable[[Any], PyTree], keys: PyTree, mesh: Mesh | None = None, *, at_once: int | None = None
+) -> PyTree:
+    """`run(key)` for every key, vmapped, with the keys spread over the devices of `mesh`.
+
+    **Arguments**
+
+    - `run`: any pure function of a key; usually it calls `iterate` or `integrate`. The verbs inside are compiled
+      once, also when `run` is a new lambda at every call.
+    - `keys` (n, …): `jax.random.split(key, n)`, or any pytree of arrays with a leading axis n.
+    - `mesh`: the devices, default all local ones; a one-dimensional `jax.sharding.Mesh`. n need not be a
+      multiple of their number.
+    - `at_once`: how many members to run together, one group after another, where all of them would not fit in
+      memory, or, on a CPU, not in its cache. Default: all.
+
+    Returns what `run` returns with a leading axis n on every leaf, except that a `Trajectory` keeps its `times`
+    once, as all members share one clock. A member that diverges is marked so and costs the others nothing.
+
+    Raises `ValueError` when there are no keys, `at_once` < 1, or when the times of its trajectories differ (checked
+    when concrete).
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> runs = jf.ensemble(
+    ...     lambda key: jf.iterate(jf.optim.gd(0.1), objective, 1.0, steps=10, batch_size=1, key=key),
+    ...     jax.random.split(jax.random.key(0), 64),
+    ... )
+    >>> runs.values.shape, runs.times.shape
+    ((64, 11), (11,))
+    """
+    leaves = jax.tree.leaves(keys)
+    n = np.shape(leaves[0])[0] if leaves and np.ndim(leaves[0]) else 0
+    if n == 0:
+        raise ValueError("keys must hold at least one key along a leading axis.")
+    for leaf in leaves:
+        is_key = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if is_key and "rbg" in str(jax.random.key_impl(leaf)):
+            raise ValueError(
+                "keys must be of a kind whose draws vmap leaves alone, so that a member is the run alone, such as "
+                f"jax.random.key(0, impl='threefry2x32'), got {jax.random.key_impl(leaf)}."
+            )
+    if at_once is not None:
+        _check.integer("at_once", at_once, 1)
+        if at_once < n:
+            return _in_groups(run, keys, mesh, n, at_once)
+    if mesh is None:
+        mesh = jax.make_mesh(
+            (len(jax.local_devices()),), ("runs",), axis_types=(AxisType.Auto,), devices=jax.local_devices()
+        )
+    if not any(isinstance(leaf, Tracer) for leaf in leaves):
+        keys = _spread(keys, n, mesh)
+    is_trajectory = lambda part: isinstance(part, Trajectory)
+    with host_batches.refused():
+        members = jax.vmap(run)(keys)
+    with transfers():
+        if jax.tree.leaves(members)[0].shape[0] != n:
+            members = jax.tree.map(lambda leaf: leaf[:n], members)  # without the padding
+    return jax.tree.map(
+        lambda part: one_clock(part) if is_trajectory(part) else part, members, is_leaf=is_trajectory
+    )
+
+
+def _in_groups(run, keys, mesh, n: int, size: int) -> PyTree:
+    """An ensemble a group at a time; the last group is filled up, as another size would compile anew."""
+    parts = []
+    for first in range(0, n, size):
+        members = np.arange(first, first + size) % n
+        with transfers():
+            chosen = jax.tree.map(lambda k, members=members: k[members], keys)
+        parts.append(ensemble(run, chosen, mesh))
+
+    @transfers()
+    def joined(*leaves):
+        return jnp.concatenate(leaves)[:n]
+
+    is_trajectory = lambda part: isinstance(part, Trajectory)
+
+    def together(*parts):
+        if not is_trajectory(parts[0]):
+            return joined(*parts)
+        members = [dataclasses.replace(part, times=part.times[None]) for part in parts]
+        whole = jax.tree.map(joined, *members)
+        return one_clock(dataclasses.replace(whole, times=jnp.concatenate([m.times for m in members])))
+
+    return jax.tree.map(together, *parts, is_leaf=is_trajectory)
+
+
+def one_clock(run: Trajectory) -> Trajectory:
+    """An ensemble with its times kept once."""
+    if not isinstance(run.times, Tracer):
+        times = np.asarray(run.times)
+        different = (times != times[:1]).any(1)
+        if different.any():
+            i = int(np.argmax(different))
+            raise ValueError(
+                f"The members of an ensemble must share their times, but member {i} differs from member 0."
+            )
+    with transfers():
+        return dataclasses.replace(run, times=run.times[0])
+
+
+@transfers()
+def _spread(keys: PyTree, n: int, mesh: Mesh) -> PyTree:
+    """Keys laid over the devices, padded by repetition to a multiple of their number."""
+    devices = mesh.devices.size
+    padded = -(-n // devices) * devices
+    index = np.arange(padded) % n
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    return jax.tree.map(lambda k: jax.device_put(k[index] if padded != n else k, sharding), keys)

@@ -1,0 +1,267 @@
+"""Discrete time: run an optimizer and keep what is asked for, on the clock t = k·learning_rate.
+
+One compiled program holds all steps; the optimizer, objective, parameters and key are its arguments, so other
+numbers of the same shapes compile nothing. Host-side streams of batches are in `host_batches.py`.
+"""
+
+import dataclasses
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jaxflow import _check
+from jaxflow._traceable import compiled
+from jaxflow.optim import learning_rate_of
+from jaxflow.optim.updates import advance
+from jaxflow.recording import Recorder, Recording, as_recorder
+from jaxflow.solve.estimators import Estimator, check_data, full_batch, with_replacement
+from jaxflow.solve.host_batches import iterate_stream
+from jaxflow.solve.optimizer_steps import IterationState, check_state, clock, end_time, finish, start
+from jaxflow.solve.trajectory import Trajectory, as_parameters, identity, is_finite
+
+PyTree = Any
+EVERYTHING = full_batch()
+LARGE = 2**30  # bytes of recorded parameters above which a warning is due
+
+
+class Settings(NamedTuple):
+    """What is static about a run; `steps` is `None` where it is traced."""
+
+    steps: int | None
+    every: int | None
+
+
+def iterate(
+    optimizer: optax.GradientTransformation,
+    objective: Callable[[PyTree], jax.Array],
+    params: PyTree,
+    *,
+    steps: int | jax.Array,
+    time_step: Any = None,
+    batch_size: int | None = None,
+    estimator: Estimator | Iterable[PyTree] | None = None,
+    key: jax.Array | None = None,
+    every: int | None = 1,
+    record: Callable[[PyTree], PyTree] | Recording | Recorder | None = None,
+    state: IterationState | None = None,
+) -> Trajectory:
+    r"""Run $\theta_{k+1} = \theta_k + u(g_k, \theta_k)$ and record it every `every` steps.
+
+    **Arguments**
+
+    - `optimizer`: one of `jaxflow.optim`, or any optax transformation (static: one compilation an object). Its
+      `update` is handed `value`, `grad`, `value_fn` and `grad_fn` of the step's loss; unused, they cost nothing.
+    - `objective`: an `Objective`, or any `loss(params) -> scalar`. `params`: a pytree of float arrays.
+    - `steps`: how many. A traced integer is allowed with `every=None` (then no reverse mode).
+    - `time_step`: the time a step stands for, a number or a schedule. Default: the optimizer's learning rate
+      (its running sum under a schedule), wherever in chains, groups and masks it is; 1.0 where none is found, and
+      comparing with a flow then warns.
+    - `batch_size`: mini-batches of so many independent draws with replacement; or an `estimator` from
+      `jaxflow.solve`; or an iterable of batches on the host, for data outside memory (not under `jit`).
+      `key` is then needed; step k uses `fold_in(key, k)`.
+    - `every`: steps between records; a last shorter interval when it does not divide `steps`. `None`: the two
+      ends only.
+    - `record(params) -> pytree`: what to keep, or a `Recorder` such as `jaxflow.curvature.record_sharpness`, which
+      sees the optimizer's state too. Default: the parameters.
+    - `state`: the `state` of an earlier trajectory, to go on from its `params` as if never interrupted.
+
+    Returns a `Trajectory` whose first value is that of the given `params`. A run whose parameters are not
+    finite at its end is marked diverged, since the first record where that is seen.
+
+    Raises `ValueError` or `TypeError` for steps or `every` < 1, a batch larger than the data without
+    replacement, a missing key, mini-batches of an objective without data, or parameters that are not floats.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> run = jf.iterate(jf.optim.gd(0.5), lambda x: 0.5 * x @ x, jnp.ones(1), steps=4, every=2)
+    >>> print(run.times, run.values[:, 0])
+    [0. 1. 2.] [1.     0.25   0.0625]
+    """
+    if isinstance(optimizer, optax.MultiSteps):
+        optimizer = optimizer.gradient_transformation()
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
+    _check_update(optimizer)
+    if not callable(objective):
+        raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
+    traced = isinstance(steps, jax.Array)
+    if traced:
+        if every is not None:
+            raise ValueError(f"every must be None when steps is a traced number, got {every!r}.")
+        if steps.ndim or not jnp.issubdtype(steps.dtype, jnp.integer):
+            raise TypeError(
+                f"steps must be an integer, got an array of shape {steps.shape} and dtype {steps.dtype}."
+            )
+    else:
+        _check.integer("steps", steps, 1)
+        if every is not None:
+            _check.integer("every", every, 1)
+    params = as_parameters(params)
+    record = identity if record is None else record
+    counted = time_step is None and learning_rate_of(optimizer) is None
+    rate = _time_step(optimizer, time_step)
+    if isinstance(estimator, str):
+        raise TypeError(
+            f"estimator must be made by a constructor such as jf.solve.epochs(32), got {estimator!r}."
+        )
+    if state is not None:
+        if not isinstance(state, IterationState):
+            raise TypeError(f"state must be the state of an earlier run of iterate, got {state!r}.")
+        check_state(state.optimizer, jax.eval_shape(optimizer.init, params), repr(optimizer))
+    if estimator is not None and not isinstance(estimator, Estimator):
+        if traced or batch_size is not None:
+            raise ValueError(
+                "A stream of batches sets the batch size itself and needs a concrete number of steps."
+            )
+        run = iterate_stream(
+            optimizer, objective, params, steps, rate, estimator, every or steps, record, state
+        )
+        return dataclasses.replace(run, counts_steps=counted)
+    if key is not None:
+        _check.random_key(key)
+    estimator = _estimator(estimator, batch_size, objective, key)
+    if state is not None:
+        drawn = jax.eval_shape(lambda key: estimator.build().init(objective, key), key)
+        check_state(state.estimator, drawn, f"a run with {estimator!r}")
+    if not traced and record is identity:
+        _warn_if_large(params, 1 + -(-steps // (every or steps)))
+    settings = Settings(None if traced else int(steps), None if every is None else int(every))
+    traced_steps = steps if traced else None
+    run = _iterate(settings, optimizer, objective, params, rate, estimator, key, record, state, traced_steps)
+    return dataclasses.replace(run, counts_steps=counted)
+
+
+def _check_update(optimizer) -> None:
+    """Refuse an update that wants something of its own, in place of what optax's convention hands over."""
+    if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        return
+    try:
+        handed = dict.fromkeys(("value", "grad", "value_fn", "grad_fn"))
+        inspect.signature(optimizer.update).bind(None, None, None, **handed)
+    except TypeError:
+        raise TypeError(
+            f"optimizer must take value=, grad=, value_fn= and grad_fn= in its update, as optax's extra arguments, "
+            f"got {optimizer!r}; a method with a step of its own, such as optax.contrib.sam, needs a loop of its own."
+        ) from None
+
+
+def _time_step(optimizer, time_step):
+    if time_step is None:
+        time_step = learning_rate_of(optimizer)
+    if time_step is None:
+        time_step = 1.0
+    if not callable(time_step):
+        _check.nonnegative(time_step=time_step)
+        if jnp.ndim(time_step):
+            raise ValueError(
+                f"time_step must be one number or a schedule, got shape {jnp.shape(time_step)}; "
+                "a stack of optimizers goes through jax.vmap."
+            )
+    return time_step
+
+
+def _estimator(estimator, batch_size, objective, key) -> Estimator:
+    if estimator is not None and batch_size is not None:
+        raise ValueError(f"Give either estimator or batch_size, got both (batch_size={batch_size!r}).")
+    if estimator is None:
+        if batch_size is None:
+            return EVERYTHING
+        estimator = with_replacement(batch_size)
+    draws = check_data(estimator, objective)
+    if draws.batch_size is not None and key is None:
+        raise ValueError(
+            "key must be a PRNG key such as jax.random.key(0) when mini-batches are drawn, got None."
+        )
+    return estimator
+
+
+def _warn_if_large(params: PyTree, records: int) -> None:
+    size = records * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    if size > LARGE:
+        warnings.warn(
+            f"Recording the parameters {records} times takes {size / 2**30:.1f} GiB; "
+            "keep less by record= or a larger every=.",
+            stacklevel=3,
+        )
+
+
+@compiled
+def _iterate(settings, optimizer, objective, params, rate, estimator, key, record, state, traced_steps):
+    draws = estimator.build()
+    if state is None:
+        state = start(optimizer, params, draws.init(objective, key))
+    first = state.step
+
+    def step(carry, k):
+        params, optimizer_state, estimator_state = carry
+        step_key = None if key is None else jax.random.fold_in(key, k)
+        loss, estimator_state = draws.draw(objective, estimator_state, k, step_key)
+        params, optimizer_state = advance(optimizer, params, optimizer_state, loss)
+        return (params, optimizer_state, estimator_state), None
+
+    carry = (params, state.optimizer, state.estimator)
+    recorder = as_recorder(record)
+    value, memory = recorder.look(recorder.begin(*carry[:2]), *carry[:2])
+    if settings.steps is None:
+        carry, records, bad = _loop(step, carry, first, traced_steps, recorder, memory)
+        steps = jnp.asarray(traced_steps, jnp.int32)
+        times = jnp.stack([state.time, end_time(rate, first, state.time, steps)])
+    else:
+        steps = settings.steps
+        every, kept = settings.every or steps, record is identity
+        carry, records, bad = _scan(step, carry, first, steps, every, recorder, memory, kept)
+        ends = np.minimum(np.arange(records_of(settings) + 1) * every, steps)
+        times = clock(rate, first, state.time, steps, ends)
+    values = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), value, records)
+    total = first + jnp.asarray(steps, jnp.int32)
+    final = IterationState(total, times[-1], carry[1], carry[2])
+    return finish(times, values, carry[0], final, total - first, bad)
+
+
+def records_of(settings: Settings) -> int:
+    """How many records follow the first."""
+    assert settings.steps is not None
+    return 1 if settings.every is None else -(-settings.steps // settings.every)
+
+
+def _scan(step, carry, first, steps: int, every: int, recorder, memory, kept: bool):
+    """All steps as a scan over records of scans over steps; records, and a function telling which are not finite.
+
+    Parameters that are `kept` can be looked at afterwards, all at once, which spares the loop the look.
+    """
+
+    def interval(length):
+        def run(carry, begin):
+            carry, memory = carry
+            if length == 1:
+                carry, _ = step(carry, begin)
+            else:
+                carry, _ = lax.scan(step, carry, begin + jnp.arange(length, dtype=jnp.int32))
+            value, memory = recorder.look(memory, *carry[:2])
+            return (carry, memory), value if kept else (value, ~is_finite(carry[0]))
+
+        return run
+
+    whole, rest = divmod(steps, every)
+    begins = first + jnp.arange(whole, dtype=jnp.int32) * every
+    carry, seen = lax.scan(interval(every), (carry, memory), begins)
+    if rest:
+        carry, last = interval(rest)(carry, first + whole * every)
+        seen = jax.tree.map(lambda a, b: jnp.concatenate([a, jnp.asarray(b)[None]]), seen, last)
+    if kept:
+        return carry[0], seen, lambda: ~jax.vmap(is_finite)(seen)
+    records, bad = seen
+    return carry[0], records, lambda: bad
+
+
+def _loop(step, carry, first, steps, recorder, memory):
+    """A traced number of steps, of which only the end is recorded."""
+    carry = lax.fori_loop(0, jnp.asarray(steps, jnp.int32), lambda k, c: step(c, first + k)[0], carry)
+    records = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], recorder.look(memory, *carry[:2])[0])
+    return carry, records, lambda: jnp.ones(1, bool)

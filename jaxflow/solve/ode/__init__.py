@@ -1,0 +1,1 @@
+"""Ordinary differential equations: solvers and the control of their steps."""

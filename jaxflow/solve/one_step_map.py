@@ -1,0 +1,65 @@
+"""Following a dynamics without noise that is stepped by its own map: one scan over the times asked."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxflow._traceable import compiled
+from jaxflow.dynamics import Dynamics
+from jaxflow.recording import as_recorder
+from jaxflow.solve.optimizer_steps import finish
+from jaxflow.solve.times import Times
+from jaxflow.solve.trajectory import Trajectory, is_finite
+
+PyTree = Any
+
+
+class Settings(NamedTuple):
+    """What is static about a run: calls of the map between two times."""
+
+    calls: int
+
+
+def follow_map(
+    dynamics: Dynamics,
+    params: PyTree,
+    times: Times,
+    substeps: int | None,
+    unused: dict[str, Any],
+    record: Any,
+    state: PyTree,
+) -> Trajectory:
+    """Check what is asked and run it; `integrate` says what the arguments are."""
+    for name, value in unused.items():
+        if value is not None:
+            raise ValueError(f"{name} must be None for a dynamics stepped by its own map, got {value!r}.")
+    return _follow(Settings(substeps or 1), dynamics, params, times, record, state)
+
+
+@compiled
+def _follow(settings, dynamics, params, times, record, state):
+    field = dynamics.build()
+    assert field.step is not None
+    advance = field.step
+    state = field.init(params) if state is None else state
+    recorder, observe = as_recorder(record), field.observe or (lambda state: None)
+
+    def interval(carry, span):
+        state, memory = carry
+        # The first has no length: all is in the program once, and the number of calls the same in all lanes.
+        begin, dt = span[0], span[1] / settings.calls
+        call = lambda i, z: advance(begin + i * dt, z, dt, None)
+        state = lax.fori_loop(0, settings.calls, call, state)
+        value, memory = recorder.look(memory, field.params(state), state)
+        return (state, memory), (value, observe(state), ~is_finite(field.params(state)))
+
+    # Where each interval begins, and its length.
+    begins = jnp.concatenate([times.absolute[:1], times.absolute[:-1]])
+    spans = jnp.stack([begins, jnp.diff(times.elapsed, prepend=times.elapsed[:1])], 1)
+    begun = state, recorder.begin(field.params(state), state)
+    (final, _), (values, observed, bad) = lax.scan(interval, begun, spans)
+    steps = jnp.asarray((times.elapsed.size - 1) * settings.calls, jnp.int32)
+    path = finish(times.absolute, values, field.params(final), final, steps, lambda: bad[1:])
+    return dataclasses.replace(path, observed=observed, evaluations=jnp.full_like(steps, -1))

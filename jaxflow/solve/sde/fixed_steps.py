@@ -1,0 +1,284 @@
+"""Stepping a dynamics with noise: Euler–Maruyama, Heun, or the dynamics' own step, in one scan.
+
+One compiled program; the dynamics, parameters, times and key are its arguments.
+"""
+
+import math
+import warnings
+from functools import partial
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+
+from jaxflow import _check
+from jaxflow._checkpoint import checkpoint
+from jaxflow._traceable import compiled
+from jaxflow.dynamics import Dynamics, Field
+from jaxflow.recording import keeping, looked
+from jaxflow.solve.optimizer_steps import finish
+from jaxflow.solve.sde.brownian import coarsened, increments, is_bits, pages
+from jaxflow.solve.times import Times, check_resolved
+from jaxflow.solve.trajectory import Trajectory, is_finite
+
+PyTree = Any
+
+PER_TIME_STEP = 16  # substeps for every step of the discrete process
+WARN = 1 / 4  # of a time step
+
+
+class Settings(NamedTuple):
+    """What is static about a run: steps between two saved times, finer increments a step, the scheme."""
+
+    substeps: int
+    refinement: int
+    heun: bool
+
+
+def diffuse(
+    dynamics: Dynamics,
+    params: PyTree,
+    times: Times,
+    key: jax.Array | None,
+    substeps: int | None,
+    noise_substeps: int | None,
+    step_size: Any,
+    solver: Any,
+    record: Any,
+    state: PyTree,
+) -> Trajectory:
+    """Check what is asked of an SDE and run it; `integrate` says what the arguments are."""
+    if dynamics.diffusion is not None and key is None:
+        raise ValueError(f"key must be a PRNG key such as jax.random.key(0) for {_name(dynamics)}, got None.")
+    if key is not None:
+        _check.random_key(key)
+    heun = _scheme(dynamics, solver)
+    substeps = _substeps(dynamics, times, substeps, step_size)
+    check_resolved(times, substeps, "substeps", times.elapsed.dtype)
+    refinement = _refinement(dynamics, params, substeps, noise_substeps)
+    return _diffuse(Settings(substeps, refinement, heun), dynamics, params, times, key, record, state)
+
+
+def _name(dynamics: Dynamics) -> str:
+    return dynamics._static[0].__name__  # type: ignore[attr-defined]
+
+
+def _scheme(dynamics: Dynamics, solver: Any) -> bool:
+    """Whether to step by Heun's method."""
+    if solver is None or isinstance(solver, diffrax.Euler):
+        return False
+    if isinstance(solver, diffrax.AbstractStratonovichSolver) and not dynamics.additive:
+        raise ValueError(
+            f"solver must be None or diffrax.Euler() for {_name(dynamics)}, whose noise depends on the state: "
+            f"{type(solver).__name__} would solve the Stratonovich equation, and this one is Itô's."
+        )
+    if not isinstance(solver, diffrax.Heun):
+        raise ValueError(
+            f"solver must be None, diffrax.Euler() or (where the noise is additive) diffrax.Heun() "
+            f"for an SDE, got {solver!r}."
+        )
+    return True
+
+
+def _substeps(dynamics: Dynamics, times: Times, substeps: int | None, step_size: Any) -> int:
+    """Steps between two saved times: as asked, or 16 for every step of the discrete process."""
+    share = _discrete_steps(dynamics, times)
+    if step_size is not None and substeps is None:
+        if times.is_traced or not np.size(step_size) == 1 or isinstance(step_size, Tracer):
+            raise ValueError(
+                "step_size must be a plain number, and times concrete, for an SDE; or give substeps."
+            )
+        substeps = _ceil(np.diff(times.elapsed).max() / float(step_size))
+    if substeps is None:
+        if share is None:
+            raise ValueError(
+                f"substeps or step_size must be given for {_name(dynamics)}: there is no concrete time step "
+                "(or times) to take 16 steps of."
+            )
+        return _ceil(PER_TIME_STEP * share)
+    if share is not None and share >= substeps * (1 - 1e-6):
+        raise ValueError(
+            f"step_size must be below the time step of {_name(dynamics)}, the learning rate: at one step or more "
+            f"Euler–Maruyama is noisy descent, not the SDE; got {share / substeps:.3g} of it a step."
+        )
+    if share is not None and share > WARN * substeps * (1 + 1e-6):
+        warnings.warn(
+            f"A step of {_name(dynamics)} takes {share / substeps:.3g} of a discrete step's time; above {WARN} the "
+            "error of Euler–Maruyama is that of the discrete process.",
+            stacklevel=4,
+        )
+    return substeps
+
+
+def _ceil(number: float) -> int:
+    """Rounded up, but for rounding errors."""
+    return max(1, math.ceil(float(number) * (1 - 1e-5)))
+
+
+def _discrete_steps(dynamics: Dynamics, times: Times) -> float | None:
+    """The most steps of the discrete process between two saved times; `None` where nothing says so.
+
+    Where its time step is 0 there is none, and so no temperature: gradient flow.
+    """
+    time_step = dynamics.time_step
+    if time_step is None or times.is_traced:
+        return None
+    intervals = np.diff(np.asarray(times.elapsed, float))
+    if callable(time_step):
+        at = time_step
+        time_step = jax.vmap(lambda t: jnp.asarray(at(t), float))(jnp.asarray(times.absolute, float))
+    if isinstance(time_step, Tracer):
+        return None
+    steps = np.broadcast_to(np.asarray(time_step, float), np.shape(times.absolute))
+    steps = (steps[:-1] + steps[1:]) / 2
+    return float((intervals[steps > 0] / steps[steps > 0]).max()) if (steps > 0).any() else None
+
+
+def _refinement(dynamics: Dynamics, params: PyTree, substeps: int, noise_substeps: int | None) -> int:
+    if noise_substeps is None:
+        return 1
+    _check.integer("noise_substeps", noise_substeps, 1)
+    if noise_substeps % substeps:
+        raise ValueError(
+            f"noise_substeps must be a multiple of the {substeps} steps between two times, got {noise_substeps}."
+        )
+    if not dynamics.build().increments_add:
+        raise ValueError(
+            f"noise_substeps must be None for {_name(dynamics)}, whose step squares its increments or takes their "
+            f"sign, so that sums of them are not the same path; got {noise_substeps}."
+        )
+    shape = jax.eval_shape(lambda p: _shape(dynamics.build(), dynamics.init(p)), params)
+    if any(is_bits(leaf) for leaf in jax.tree.leaves(shape)):
+        raise ValueError(
+            "noise_substeps must be None for noise that picks examples: only Gaussian noise adds up."
+        )
+    return noise_substeps // substeps
+
+
+def _shape(field: Field, state: PyTree) -> PyTree:
+    return () if field.brownian is None else field.brownian(state)
+
+
+@compiled
+def _diffuse(settings: Settings, dynamics, params, times, key, record, state):
+    field = dynamics.build()
+    state = field.init(params) if state is None else state
+    step, widen, narrow = _stepper(field, state, settings.heun)
+    keep = keeping(record, field.params)
+    final, values, bad = _walk(
+        settings,
+        step,
+        widen(state),
+        times,
+        increments(_shape(field, state), None if field.diffusion is None else key),
+        lambda z: keep(narrow(z)),
+    )
+    final = narrow(final)
+    first = keep(state)
+    values = jax.tree.map(lambda x, xs: jnp.concatenate([jnp.asarray(x)[None], xs]), first, values)
+    steps = jnp.asarray((times.elapsed.size - 1) * settings.substeps, jnp.int32)
+    return finish(times.absolute, looked(record, values), field.params(final), final, steps, lambda: bad)
+
+
+def _stepper(field: Field, like: PyTree, heun: bool):
+    """`step(t, state, dt, xi)`, and how its state is got from the dynamics' and back.
+
+    A half-precision state is kept in float32, where increments of a short step are not lost.
+    """
+    wide = lambda x: jnp.float32 if jnp.finfo(x.dtype).bits < 32 else x.dtype
+    widen = lambda tree: jax.tree.map(lambda x: x.astype(wide(x)), tree)
+    narrow = lambda tree: jax.tree.map(lambda x, z: x.astype(z.dtype), tree, like)
+    is_half = any(wide(x) != x.dtype for x in jax.tree.leaves(like))
+
+    def move(t, z, dt, xi):
+        times = lambda c, tree: jax.tree.map(lambda x: c.astype(x.real.dtype) * x, widen(tree))
+        drift = times(dt, field.drift(t, narrow(z)))
+        if field.diffusion is None:
+            return drift
+        return jax.tree.map(jnp.add, drift, times(jnp.sqrt(dt), field.diffusion(t, narrow(z), xi)))
+
+    def euler_maruyama(t, z, dt, xi):
+        return jax.tree.map(jnp.add, z, move(t, z, dt, xi))
+
+    def heun_step(t, z, dt, xi):
+        first = move(t, z, dt, xi)
+        second = move(t + dt, jax.tree.map(jnp.add, z, first), dt, xi)
+        return jax.tree.map(lambda z, a, b: z + 0.5 * (a + b), z, first, second)
+
+    if heun:
+        return heun_step, widen, narrow
+    return euler_maruyama if field.step is None or is_half else field.step, widen, narrow
+
+
+def _walk(settings: Settings, step, state, times: Times, noise, record):
+    """All steps: the last state, the records after each interval, and whether each record's state was not finite."""
+    substeps, refinement = settings.substeps, settings.refinement
+    layout = pages(substeps * refinement, noise.numbers)
+    begins, dts = times.absolute, jnp.diff(times.elapsed) / substeps
+    seen = lambda z: (record(z), ~is_finite(z))
+
+    @checkpoint
+    def one(state, item):
+        i, j, increment = item
+        return step(
+            begins[i] + j.astype(begins.dtype) * dts[i], state, dts[i], noise.unravel(increment)
+        ), None
+
+    def along(state, i, first, drawn, count):
+        """`count` steps of interval i from its step `first` on, their noise in hand."""
+        where = jnp.full(count, i), first + jnp.arange(count)
+        return lax.scan(one, state, (*where, drawn))[0]
+
+    # Reverse mode keeps the states between pages only, and draws each page again.
+    def page(state, p, count):
+        """The `count` intervals of a page."""
+        drawn = coarsened(noise.draw(p, count * substeps * refinement), refinement)
+        drawn = jax.tree.map(lambda x: x.reshape(count, substeps, *x.shape[1:]), drawn)
+
+        def interval(state, item):
+            state = along(state, item[0], 0, item[1], substeps)
+            return state, seen(state)
+
+        return lax.scan(interval, state, (p * layout.intervals + jnp.arange(count), drawn))
+
+    def part(state, i, j, count):
+        """The `count` steps of the j-th page of interval i."""
+        drawn = noise.draw(i * layout.each + j, count)
+        return along(state, i, j * layout.length, drawn, count)
+
+    @checkpoint
+    def coarse(state, i):
+        """All steps of interval i, where they are coarser than the noise: they straddle pages."""
+        whole = jax.vmap(lambda j: noise.draw(i * layout.each + j, layout.length))(jnp.arange(layout.whole))
+        parts = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), whole)]
+        parts += [noise.draw(i * layout.each + layout.whole, layout.rest)] if layout.rest else []
+        drawn = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+        return along(state, i, 0, coarsened(drawn, refinement), substeps)
+
+    def interval(state, i):
+        if refinement > 1:
+            state = coarse(state, i)
+            return state, seen(state)
+        body = lambda state, j: (checkpoint(partial(part, count=layout.length))(state, i, j), None)
+        state, _ = lax.scan(body, state, jnp.arange(layout.whole))
+        if layout.rest:
+            state = checkpoint(partial(part, count=layout.rest))(state, i, jnp.asarray(layout.whole))
+        return state, seen(state)
+
+    number = dts.size
+    if not layout.intervals:
+        final, (values, bad) = lax.scan(interval, state, jnp.arange(number))
+        return final, values, bad
+    on_each = min(layout.intervals, number)
+    whole, rest = divmod(number, on_each)
+    state, records = lax.scan(checkpoint(partial(page, count=on_each)), state, jnp.arange(whole))
+    records = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), records)
+    if rest:
+        state, last = checkpoint(partial(page, count=rest))(state, jnp.asarray(whole))
+        records = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), records, last)
+    values, bad = records
+    return state, values, bad

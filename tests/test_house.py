@@ -1,0 +1,154 @@
+"""The law of layers: imports point down, in no circle, and nothing private is imported from elsewhere."""
+
+import ast
+import importlib
+import pickle
+import sys
+import warnings
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+import jaxflow as jf
+from jaxflow._moved import MOVED
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "jaxflow").rglob("*.py"))
+# A package imports from its own layer, if it must, and from those before. Some of them are still to come.
+LAYERS = (
+    {"games", "objective", "recording"},  # and jaxflow._*
+    {"optim", "problems"},
+    {"curvature"},
+    {"dynamics"},
+    {"solve"},
+    {"density", "landscape", "kernels", "comparison", "sweeps"},
+    {"plot"},
+    {"commands", "__main__"},
+)
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+def imports(path: Path) -> list[tuple[str, str | None]]:
+    """The (module, name) pairs that a file imports of jaxflow, inside functions too; no name for a whole module."""
+    found: list[tuple[str, str | None]] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, None) for alias in node.names if alias.name.split(".")[0] == "jaxflow"]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxflow":
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                found.append((submodule, None) if submodule in MODULES else (node.module, alias.name))
+    return found
+
+
+def layer(name: str) -> int:
+    top = [*name.split("."), ""][1]
+    if top.startswith("_") and top != "__main__":
+        return 0
+    return next((i for i, names in enumerate(LAYERS) if top in names), len(LAYERS) - 1)
+
+
+def test_imports_point_down():
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in MODULES.items()
+        if name != "jaxflow"
+        for other, _ in imports(path)
+        if layer(other) > layer(name)
+    ]
+    assert not wrong
+
+
+def test_rooms_beside_each_other_do_not_import_each_other():
+    room = lambda name: name.split(".")[1]
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in MODULES.items()
+        if name != "jaxflow" and layer(name) > 0
+        for other, _ in imports(path)
+        if other != "jaxflow" and layer(other) == layer(name) and room(other) != room(name)
+        if room(name) != "__main__"
+    ]
+    assert not wrong
+
+
+def test_there_is_no_circle():
+    graph = {name: {other for other, _ in imports(path)} - {name} for name, path in MODULES.items()}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError, which tells the circle
+
+
+def test_there_is_no_circle_between_floors():
+    """Between the folders of one package, such as `dynamics.noise` and `dynamics.flows`."""
+    floors: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        parts = name.split(".")
+        if len(parts) == 4 and path.name != "__init__.py":
+            here = ".".join(parts[:3])
+            others = {".".join(other.split(".")[:3]) for other, _ in imports(path) if other.count(".") >= 3}
+            floors.setdefault(here, set()).update(others - {here})
+    assert len(floors) > 8
+    assert list(TopologicalSorter(floors).static_order())
+
+
+def test_nothing_private_is_imported():
+    private = lambda name: name.startswith("_") and not name.startswith("__")
+    wrong = []
+    for path in [*FILES, *(ROOT / "experiments").rglob("*.py")]:
+        for other, name in imports(path):
+            parts = other.split(".")
+            if any(map(private, parts[2:])) or (name is not None and private(name)):
+                wrong.append(f"{path.relative_to(ROOT)} imports {other}.{name}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_old_modules_still_import(old):
+    """They warn, name the new module, and hold the same things."""
+    stand_in = importlib.import_module(f"jaxflow.{old}")
+    new = importlib.import_module(f"jaxflow.{MOVED[old]}")
+    name = next(name for name, value in vars(new).items() if getattr(value, "__module__", "") == new.__name__)
+    with pytest.warns(DeprecationWarning, match=f"jaxflow.{MOVED[old]}"):
+        assert getattr(stand_in, name) is getattr(new, name)
+
+
+@pytest.mark.parametrize(
+    ("old", "name"),
+    [
+        ("jaxflow.dynamics.flows", "gradient_flow"),
+        ("jaxflow.dynamics.diffusions", "sgd"),
+        ("jaxflow.dynamics.noise", "gradient_and_noise"),
+        ("jaxflow.comparison.edge", "edge_study"),
+    ],
+)
+def test_modules_that_are_packages_now_hold_what_they_held(old, name):
+    with pytest.warns(DeprecationWarning, match=f"{old}.{name} has moved"):
+        assert callable(getattr(sys.modules[old], name))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = sys.modules[old].nothing
+
+
+def test_functions_are_not_hidden_by_old_modules():
+    importlib.import_module("jaxflow.solve.integrate")
+    assert callable(jf.solve.integrate)
+    assert callable(jf.comparison.compare)
+
+
+def test_pickles_of_earlier_versions_open():
+    """Protocol 0 spells out the module of a class: a trajectory's was the same, an inertial state's was not."""
+    state = jf.dynamics.InertialState(jnp.ones(2), jnp.zeros(2))
+    new = type(state).__module__.encode()
+    old = pickle.dumps(state, protocol=0).replace(new, b"jaxflow.dynamics.inertial")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        opened = pickle.loads(old)
+    assert type(opened) is type(state)
+    assert jnp.array_equal(opened.params, state.params)
