@@ -48,7 +48,7 @@ def test_raw_keys_are_keys_and_those_of_another_kind_are_named():
         assert jf.compare_ensembles(X, X, key=key).p_value == 1
     rbg = jax.random.PRNGKey(0, impl="rbg")
     with pytest.raises(
-        TypeError, match=r"raw array of shape \(4,\), which is none of JAX's default kind, threefry2x32"
+        TypeError, match=r"raw array of shape \(4,\), which is not JAX's default kind, threefry2x32"
     ):
         jf.compare_ensembles(X, X, key=rbg)
     with jax.default_prng_impl("rbg"):
