@@ -73,7 +73,7 @@ def like(players: Any, entries: list) -> Any:
 
 
 def _unflatten(field, data) -> VectorField:
-    """An instance made without the constructor, which refuses what pytree operations may put in the place of `data`."""
+    """An instance made without the constructor, which refuses what pytree operations may put in the data's place."""
     made = object.__new__(VectorField)
     object.__setattr__(made, "field", field)
     object.__setattr__(made, "data", data[0])

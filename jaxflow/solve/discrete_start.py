@@ -38,7 +38,7 @@ def begun(field: Field, params: PyTree) -> tuple[Prefix | None, PyTree, PyTree]:
 def recorded(
     record: Callable[[PyTree], PyTree], ends: Any, path: PyTree, elapsed: jax.Array, values: PyTree
 ) -> PyTree:
-    """`values`, where those before the flow takes over are recorded from the discrete `path`, along straight lines."""
+    """`values`, with those before the flow takes over recorded from the discrete `path`, along straight lines."""
     ends = jnp.asarray(ends, elapsed.dtype)
 
     def at(t):

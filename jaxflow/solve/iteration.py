@@ -32,7 +32,7 @@ LARGE = 2**30  # bytes of recorded parameters above which a warning is due
 
 
 class Settings(NamedTuple):
-    """What is static about a run; `steps` is `None` where it is traced, and `every` is `None` for the two ends only."""
+    """What is static about a run; `steps` is `None` where it is traced, `every` is `None` for the two ends only."""
 
     steps: int | None
     every: int | None
