@@ -99,7 +99,9 @@ class Objective:
         -3.0
         """
         if weights.shape != (self.size,):
-            raise ValueError(f"weights must have shape ({self.size},), one an example, got {weights.shape}.")
+            raise ValueError(
+                f"weights must have shape ({self.size},), one for each example, got {weights.shape}."
+            )
         if self.chunk is None or self.chunk >= self.size:
             return self.over(params, self.data, weights)
         return self._chunked(params, weights, 1)

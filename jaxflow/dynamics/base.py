@@ -108,7 +108,7 @@ class Dynamics(Bound):
 
     @property
     def time_step(self) -> Any:
-        """The time that one discrete step stands for, or a function of t; `None` where there is no discrete process."""
+        """The time that one discrete step stands for, or a function of t; `None` without a discrete process."""
         return self.build().time_step
 
     @property

@@ -106,7 +106,9 @@ def game(losses: Callable[..., Any], data: tuple = ()) -> VectorField:
     [3.0, -2.0]
     """
     if not callable(losses):
-        raise TypeError(f"losses must be a function (params, *data) -> one scalar a player, got {losses!r}.")
+        raise TypeError(
+            f"losses must be a function (params, *data) -> one scalar for each player, got {losses!r}."
+        )
     return VectorField(_players(losses), data)
 
 
@@ -116,10 +118,12 @@ def _players(losses):
 
     def field(params, *data):
         if not isinstance(params, (tuple, list)):
-            raise ValueError(f"params must be a tuple or list with one entry a player, got {params!r}.")
+            raise ValueError(
+                f"params must be a tuple or list with one entry for each player, got {params!r}."
+            )
         count = len(jax.eval_shape(losses, params, *data))
         if count != len(params):
-            raise ValueError(f"losses must return one scalar a player, {len(params)}, got {count}.")
+            raise ValueError(f"losses must return one scalar for each player, {len(params)}, got {count}.")
 
         def loss(own, i):
             return losses(like(params, [*params[:i], own, *params[i + 1 :]]), *data)[i]

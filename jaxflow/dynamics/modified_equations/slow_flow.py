@@ -116,7 +116,7 @@ def fixed_clock(optimizer: optax.GradientTransformation, time_step: Any) -> Any:
 def settled(
     optimizer: optax.GradientTransformation, objective: Callable, params: PyTree, order: int
 ) -> tuple[ModifiedState, list[jax.Array]]:
-    """The state on the slow manifold at `params`, and the share of itself that each entry of memory loses per step."""
+    """The state on the slow manifold at `params`, and the share that each entry of memory loses in a step."""
     zero = cold(optimizer, params)
     mask = moving(optimizer, params).optimizer
     counted = lambda fast, leaf: leaf if fast else leaf + LONG

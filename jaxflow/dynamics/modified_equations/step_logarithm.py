@@ -115,7 +115,7 @@ def increment(
 
 
 def logarithm(step: Callable[[PyTree], PyTree], state: PyTree, shares: np.ndarray) -> PyTree:
-    """The increments of successive steps from `state`, weighted by `shares` and summed; `step(state)` is one increment."""
+    """The increments of successive steps from `state`, summed with weights `shares`; `step(state)` is one."""
 
     def advance(carry, share):
         now, total = carry
