@@ -1,7 +1,7 @@
-"""Checks at the door: what a concrete argument may be, said in one sentence before anything compiles.
+"""Checks at the door: bad arguments are refused in one sentence before anything compiles.
 
-A tracer, or what stands for an array on its way through `vmap`, has no value to look at, so it passes: a check looks
-at Python and NumPy scalars, and at all elements of NumPy arrays and of JAX arrays that are there.
+A tracer, or what stands for an array on its way through `vmap`, has no value to be read, so it passes. A check
+reads Python and NumPy scalars, and all elements of concrete NumPy and JAX arrays.
 """
 
 import difflib
@@ -16,12 +16,12 @@ from jax.core import Tracer
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether `value` is a plain number whose value may be looked at."""
+    """Whether `value` is a plain number, whose value may be read."""
     return isinstance(value, (numbers.Number, np.number)) and not isinstance(value, bool)
 
 
 def values(value: Any) -> np.ndarray | None:
-    """The numbers in a number or an array, real ones in double precision; `None` where there are none to see."""
+    """The numbers in a number or an array, real ones in double precision; `None` where they are not concrete."""
     if is_concrete(value):
         return np.asarray(value)
     if not isinstance(value, (np.ndarray, jax.Array)) or isinstance(value, Tracer):
@@ -35,7 +35,7 @@ def values(value: Any) -> np.ndarray | None:
 
 
 def require(name: str, value: Any, allowed: bool, rule: str) -> None:
-    """Raise `ValueError` naming the argument, its value and the rule, unless `allowed`."""
+    """Raise a `ValueError` that names the argument, its value and the rule, unless `allowed`."""
     if not allowed:
         raise ValueError(f"{name} must be {rule}, got {value!r}.")
 
@@ -54,26 +54,26 @@ def _real(name: str, value: Any, test, rule: str) -> None:
 
 
 def each(name: str, found: np.ndarray, allowed: np.ndarray, rule: str) -> None:
-    """Raise `ValueError` naming the first of the numbers found that is not allowed."""
+    """Raise a `ValueError` that names the first of the numbers `found` which is not allowed."""
     if not allowed.all():
         among = " among its values" if found.ndim else ""
         raise ValueError(f"{name} must be {rule}, got {found[~allowed].flat[0]:.6g}{among}.")
 
 
 def nonnegative(**values: Any) -> None:
-    """Each keyword's values, where there are numbers to see, must be finite and at least 0."""
+    """Each keyword's values, where they are concrete, must be finite and at least 0."""
     for name, value in values.items():
         _real(name, value, lambda v: v >= 0, "a finite number at least 0")
 
 
 def positive(**values: Any) -> None:
-    """Each keyword's values, where there are numbers to see, must be finite and above 0."""
+    """Each keyword's values, where they are concrete, must be finite and above 0."""
     for name, value in values.items():
         _real(name, value, lambda v: v > 0, "a finite number above 0")
 
 
 def fraction(**values: Any) -> None:
-    """Each keyword's values, where there are numbers to see, must lie in [0, 1)."""
+    """Each keyword's values, where they are concrete, must lie in [0, 1)."""
     for name, value in values.items():
         _real(name, value, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
 
@@ -86,7 +86,7 @@ def integer(name: str, value: Any, least: int) -> None:
 
 
 def count(name: str, value: Any, least: int) -> None:
-    """A count that may be traced: as `integer`, or an array of whole numbers, as which a constructor keeps one."""
+    """A count that may be traced: an integer, or an array of whole numbers, as constructors keep one."""
     if not isinstance(value, (np.ndarray, jax.Array)):
         integer(name, value, least)
         return
@@ -98,7 +98,7 @@ def count(name: str, value: Any, least: int) -> None:
 
 
 def random_key(key: Any) -> Any:
-    """One random key as it is: a typed one, or the raw array that `jax.random.PRNGKey` makes."""
+    """The random key itself, checked: a typed one, or the raw array that `jax.random.PRNGKey` makes."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
         return key
@@ -108,14 +108,14 @@ def random_key(key: Any) -> Any:
     default = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
     if shape != jax.eval_shape(lambda: jax.random.PRNGKey(0)).shape:
         raise TypeError(
-            f"key must be a PRNG key such as jax.random.key(0), got a raw array of shape {shape}, which is none of "
-            f"JAX's default kind, {default}; jax.random.wrap_key_data(key, impl=…) says of which it is."
+            f"key must be a PRNG key such as jax.random.key(0), got a raw array of shape {shape}, which is not "
+            f"JAX's default kind, {default}; jax.random.wrap_key_data(key, impl=…) tells which kind it is."
         )
     return key
 
 
 def choice(name: str, value: str, allowed: Iterable[str]) -> None:
-    """One of a set of names; the nearest one is suggested."""
+    """Refuse what is not one of a set of names; the nearest one is suggested."""
     allowed = list(allowed)
     if not allowed:
         raise ValueError(f"{name} must be left out, as there is nothing to choose from, got {value!r}.")

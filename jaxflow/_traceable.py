@@ -72,7 +72,7 @@ def combine(dynamic, static: Static) -> Any:
 
 @contextlib.contextmanager
 def transfers():
-    """Numbers are handed to the devices on purpose here: a user who forbids implicit transfers looks for others."""
+    """Allow transfers here, where they are meant; a user who forbids implicit transfers is looking for others."""
     with jax.transfer_guard_host_to_device("allow"), jax.transfer_guard_device_to_device("allow"):
         yield
 
@@ -103,7 +103,7 @@ def compiled(function: Callable) -> Callable:
 class Bound:
     """Something a traceable constructor made: the constructor and its arguments, as a pytree.
 
-    Subclasses say what the constructor's result is for and are registered by `kind`.
+    Each subclass stands for one kind of result (an optimizer, a schedule, …) and is registered by `kind`.
     """
 
     _static: tuple[Callable, Static, tuple[tuple[str, Any], ...]]
@@ -112,7 +112,7 @@ class Bound:
 
     @classmethod
     def bind(cls, static: tuple, dynamic: tuple):
-        """An instance from its two halves; unflattening calls it, so it must not look at `dynamic`."""
+        """An instance from its two halves; unflattening calls it, so it must not read `dynamic`."""
         self = cls.__new__(cls)
         self._static, self._dynamic = static, dynamic
         return self
@@ -180,7 +180,7 @@ def _show(value: Any) -> str:
 
 
 def kind(accepts: Callable[[Any], bool]) -> Callable[[type[T]], type[T]]:
-    """Register a subclass of `Bound` as the type for constructors whose result `accepts` says is its own."""
+    """Register a subclass of `Bound` as the type of what a constructor makes, where `accepts(result)` is true."""
 
     def register(cls: type[T]) -> type[T]:
         Bound.kinds.append((accepts, cls))
@@ -199,7 +199,7 @@ def kind(accepts: Callable[[Any], bool]) -> Callable[[type[T]], type[T]]:
 def _keys(bound: Bound) -> list[Any]:
     """The path of every numeric leaf, such as `.learning_rate`, for messages about pytrees."""
     static = {i for i, _, _ in bound._static[1].leaves}
-    # Other leaves in their place: some put None, which is none, where a leaf was.
+    # Numbers take the place of the leaves, as some callers put None there, which is not a leaf.
     leaves = [0.0] * len(bound._dynamic)
     paths = jax.tree_util.tree_flatten_with_path(combine(leaves, bound._static[1]))[0]
     names = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths)
@@ -220,7 +220,7 @@ def _traceable(function: Callable, structural: tuple[str, ...]) -> Callable:
     signature = inspect.signature(function)
     for name in structural:
         if name not in signature.parameters:
-            raise ValueError(f"structural names {name!r}, which is no argument of {function.__name__}.")
+            raise ValueError(f"structural names {name!r}, which is not an argument of {function.__name__}.")
 
     @functools.wraps(function)
     def construct(*args, **kwargs):
@@ -261,16 +261,22 @@ def _declared(function: Callable) -> tuple[str, ...]:
 def traceable(function: Callable[P, Any] | None = None, *, structural: tuple[str, ...] | None = None) -> Any:
     """Make what a constructor returns a pytree whose leaves are the constructor's numeric arguments.
 
-    Works on any function that returns an optax transformation (the product is a real
-    `optax.GradientTransformationExtraArgs`), a schedule, a dynamics or an estimator: one of this library, of
-    optax, or the user's own. Numbers, arrays and pytrees of them (another traceable thing, say) become leaves;
-    bool, str, None and functions are static. Plain numbers are kept as Python floats.
+    Numbers, arrays and pytrees of them (such as another traceable thing) become leaves; bool, str, None and functions
+    are static. Plain numbers are kept as Python floats. The body must not branch in Python on a numeric argument that
+    is not structural.
 
-    - `structural`: names of arguments that must be concrete because the body branches on their value or uses
-      them as a shape; each of their values is a compilation of its own. Default: those annotated `int`.
+    **Arguments**
 
-    The body must not branch in Python on any other numeric argument. Raises `ValueError` for a structural name
-    that is no argument, `TypeError` when the function returns something else.
+    - `function`: any function that returns an optax transformation, a schedule, a dynamics or an estimator: one of
+      this library, of optax, or the user's own. Without it, a decorator is returned.
+    - `structural`: names of arguments that must be concrete because the body branches on their value or uses them
+      as a shape; each of their values is a compilation of its own. Default: those annotated `int`, and `seed`.
+
+    **Returns** a constructor with the arguments of `function`. What it makes from an optax transformation is a real
+    `optax.GradientTransformationExtraArgs`.
+
+    **Raises** `ValueError` for a structural name that is no argument; `TypeError`, when the constructor is called,
+    where `function` returns something else.
 
     >>> import jax, optax, jaxflow as jf
     >>> lion = jf.optim.traceable(optax.lion)

@@ -27,19 +27,19 @@ class Objective:
 
     **Arguments**
 
-    - `losses`: `losses(params, batch) -> (B,)`, one loss for each of the B examples of `batch`.
-    - `data`: a pytree of arrays that share their leading axis N. `None` where the examples only ever arrive
+    - `losses`: a function `losses(params, batch) -> (B,)`, one loss for each of the B examples of `batch`.
+    - `data`: a pytree of arrays that share their leading axis N. It is `None` where the examples only ever arrive
       as a stream; then `objective(params)` is refused.
-    - `chunk`: evaluate the mean over this many examples at a time (static), for data whose activations do
-      not fit in memory. The gradient recomputes each chunk, so its memory is that of one chunk too.
+    - `chunk`: the number of examples over which the mean is evaluated at a time (static), for data whose activations
+      do not fit in memory. The gradient recomputes each chunk, so it needs the memory of one chunk too. Default: all.
 
-    In half precision, of losses or parameters, examples are summed in float32: their losses, and their gradients one
-    by one, each rounded as half precision has it.
+    In half precision, of losses or parameters, examples are summed in float32. Their losses and gradients, one by
+    one, are each rounded as half precision has it.
 
-    `objective(params)` is L; `objective.minibatch(params, indices)` the mean over some examples;
+    `objective(params)` is L, `objective.minibatch(params, indices)` is the mean over some examples, and
     `objective.size` is N. An objective goes through `jit`, `vmap` and `grad` as an argument.
 
-    **Raises** `TypeError` when `losses` is not callable, `ValueError` when the leaves of `data` disagree in N
+    **Raises** `TypeError` when `losses` is not callable; `ValueError` when the leaves of `data` disagree in N,
     or when `losses` does not return one value per example.
 
     >>> import jax.numpy as jnp
@@ -99,7 +99,9 @@ class Objective:
         -3.0
         """
         if weights.shape != (self.size,):
-            raise ValueError(f"weights must have shape ({self.size},), one an example, got {weights.shape}.")
+            raise ValueError(
+                f"weights must have shape ({self.size},), one for each example, got {weights.shape}."
+            )
         if self.chunk is None or self.chunk >= self.size:
             return self.over(params, self.data, weights)
         return self._chunked(params, weights, 1)
@@ -156,7 +158,7 @@ class Objective:
 
 
 def _unflatten(static: tuple, children: Any) -> Objective:
-    """Not through the constructor: any pytree operation may put other things than arrays of N in data's place."""
+    """An instance made without the constructor: pytree operations may put other things in the place of the data."""
     objective = object.__new__(Objective)
     for name, value in zip(("losses", "chunk", "data"), (*static, *children), strict=True):
         object.__setattr__(objective, name, value)
@@ -184,7 +186,7 @@ def gradient(loss: Callable[[PyTree], jax.Array]) -> Callable[[PyTree], PyTree]:
 
 
 def value_and_gradient(loss: Callable[[PyTree], jax.Array], params: PyTree) -> tuple[jax.Array, PyTree]:
-    """A loss and its gradient at `params`; a vector field stands for a gradient, and has no value: NaN."""
+    """A loss and its gradient at `params`; a vector field stands for a gradient and has no value, so that is NaN."""
     if isinstance(loss, VectorField):
         return jnp.asarray(jnp.nan, jnp.result_type(*jax.tree.leaves(params))), loss(params)
     value, slope = jax.value_and_grad(loss)(params)
@@ -192,7 +194,7 @@ def value_and_gradient(loss: Callable[[PyTree], jax.Array], params: PyTree) -> t
 
 
 def require_data(objective: Any, purpose: str) -> int:
-    """The number of examples; refuses, in one sentence, what has none and so no mini-batches."""
+    """The number of examples; an objective that has no data, and so no mini-batches, is refused in one sentence."""
     if not isinstance(objective, Objective):
         raise TypeError(
             f"{purpose} need an Objective(losses, data), got {objective!r}, a plain function without data."

@@ -1,6 +1,6 @@
 """What is kept of a run when a function of the parameters is not enough: records that remember the one before.
 
-`iterate` and `integrate` take either as `record=`. A recorder is handed the state too (the optimizer's, or that of
+`iterate` and `integrate` accept either as `record=`. A recorder is handed the state too (the optimizer's, or that of
 the dynamics), and carries a memory from one record to the next, such as the eigenvectors it found last.
 """
 
@@ -18,10 +18,10 @@ PyTree = Any
 class Recorder(NamedTuple):
     """What the body of a traceable recorder constructor returns.
 
-    - `begin(params, state) -> memory`: before the first record.
-    - `look(memory, params, state) -> (values, memory)`: at every record; `values` is what is kept.
+    - `begin(params, state) -> memory`: the memory before the first record.
+    - `look(memory, params, state) -> (values, memory)`: it is called at every record; `values` is what is kept.
 
-    `state` is the optimizer's in `iterate`, that of the dynamics in `integrate`.
+    `state` is the optimizer's state in `iterate`, and the state of the dynamics in `integrate`.
     """
 
     begin: Callable[[PyTree, PyTree], PyTree]
@@ -77,14 +77,14 @@ def as_recorder(record: Any) -> Any:
 
 
 def keeping(record: Any, params_of: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
-    """What to save of a state: the record; or, for a recorder, all that `looked` will show it afterwards."""
+    """What to save of a state: the record or, for a recorder, everything that `looked` will show to it afterwards."""
     if isinstance(record, WITH_MEMORY):
         return lambda state: (params_of(state), state)
     return lambda state: record(params_of(state))
 
 
 def looked(record: Any, values: PyTree) -> PyTree:
-    """The records of a run that is over, of what `keeping` saved, leaves (T, …)."""
+    """The records of a run that is over, made from what `keeping` saved; leaves (T, …)."""
     if not isinstance(record, WITH_MEMORY):
         return values
     step = lambda memory, at: record.look(memory, *at)[::-1]

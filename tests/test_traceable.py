@@ -100,7 +100,7 @@ def test_structural_names_may_be_given_and_are_checked():
     assert jax.tree.leaves(two) == []
     assert two.hyperparameters == {"rate": 0.5}
     with pytest.raises(
-        ValueError, match="structural names 'speed', which is no argument of plain_constructor"
+        ValueError, match="structural names 'speed', which is not an argument of plain_constructor"
     ):
         traceable(plain_constructor, structural=("speed",))
     as_decorator = traceable(structural=("rate",))(plain_constructor)

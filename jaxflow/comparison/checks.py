@@ -1,4 +1,4 @@
-"""Whether two trajectories can be compared: the same structure, the same clock, numbers to subtract."""
+"""Checks whether two trajectories can be compared: the same structure, the same clock, numbers to subtract."""
 
 import math
 import warnings
@@ -13,7 +13,7 @@ PyTree = Any
 
 
 def warn_of_clocks(stacklevel: int) -> None:
-    """Two trajectories are on clocks that do not compare."""
+    """Warn that two trajectories are on clocks that cannot be compared."""
     warnings.warn(
         "Only one of the trajectories is on the clock of a learning rate: none was found in the optimizer of the "
         "other, whose times count steps; give time_step= (its learning rate) where it is made.",

@@ -25,14 +25,14 @@ PyTree = Any
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Comparison:
-    """Distances between two trajectories: a pytree of arrays.
+    """Distances between two trajectories a and b: a pytree of arrays.
 
-    - `times` (T,), `distance` (T,): the global norm over the pytree of a(t) − b(t); (members, T) where one of
-      the two is an ensemble.
-    - `relative` (T,): distance over the length of the path a has travelled by then (0 where both are 0).
-    - `final`, `largest`: at the last time, and the largest.
+    - `times` (T,): the times of both.
+    - `distance` (T,): the global norm over the pytree of a(t) − b(t); (members, T) where a or b is an ensemble.
+    - `relative` (T,): the distance over the length of the path that a has travelled by then (0 where both are 0).
 
-    Where either trajectory has no finite value the distance is NaN, and `repr` says from when on.
+    `final` is the distance at the last time, `largest` the largest one. Where either trajectory has no finite value
+    the distance is NaN, and `repr` says from which time on.
     """
 
     times: jax.Array
@@ -67,18 +67,23 @@ class Comparison:
 
 
 def compare(a: Trajectory, b: Trajectory) -> Comparison:
-    r"""The distance $|a(t) - b(t)|$ at every time, relative to the path a has travelled, final and largest.
+    """The distance $|a(t) - b(t)|$ at every time, absolute and relative to the path that a has travelled.
 
     The norm is the global 2-norm over the recorded pytree. The path travelled is the length of the polygon
     through a's recorded values. Records may be of any kind of number: integers are subtracted exactly, and
     distances are in at least single precision, in double where it is enabled and records are in double or integers
-    of 32 bits or more. An ensemble is compared member by member, with a single trajectory or with
-    another ensemble of as many. Works under `jit` and `vmap`; the times' values are checked when concrete.
+    of 32 bits or more.
 
-    Warns where the times of one only count steps, as no learning rate was found: give `time_step=` to `iterate`.
+    **Arguments**
 
-    Raises `TypeError` unless both are trajectories of numbers, and `ValueError` when times (beyond rounding in
-    their dtype) or the structures or shapes of the values differ, saying how, or no number is recorded.
+    - `a`, `b`: trajectories with the same record at the same times, in any unit. An ensemble is compared member by
+      member, with a single trajectory or with another ensemble of the same number of members.
+
+    **Returns** a `Comparison`. It works under `jit` and `vmap`; the times' values are checked when concrete.
+
+    **Raises** `TypeError` unless both are trajectories of numbers; `ValueError` when times (beyond rounding in
+    their dtype) or the structures or shapes of the values differ, saying how, or when no number is recorded. It warns
+    where the times of only one count steps, as no learning rate was found: give `time_step=` to `iterate`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -117,7 +122,7 @@ def _compare(settings, times, a: PyTree, b: PyTree) -> Comparison:
 
 
 def _finite(values: PyTree) -> jax.Array:
-    """Whether all that is recorded at a time is finite; (T,)."""
+    """Whether everything recorded at a time is finite; (T,)."""
     finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in jax.tree.leaves(values)]
     return jnp.stack(finite).all(0)
 

@@ -1,7 +1,7 @@
 """The type of everything that runs in continuous time, and its arithmetic.
 
-A dynamics says where a state drifts and how it diffuses; it takes no steps and draws no noise. The integrator
-does both, which is what makes one Brownian path at two step sizes, or chunked noise, possible.
+A dynamics says how a state drifts and how it diffuses; it takes no steps and draws no noise. The integrator
+does both, and so one Brownian path at two step sizes, or noise drawn in chunks, is possible.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ PyTree = Any
 
 
 class Prefix(NamedTuple):
-    """Discrete steps a run begins with, before the flow takes over.
+    """Discrete steps with which a run begins, before the flow takes over.
 
     - `elapsed` (n + 1,): the time after 0, 1, …, n steps.
-    - `run(state) -> (path, state)`: the parameters at those times, leaves (n + 1, …), and the state at the last,
-      from the state `init` made.
+    - `run(state) -> (path, state)`: the parameters at those times, leaves (n + 1, …), and the state at the last of
+      them, from the state that `init` made.
     """
 
     elapsed: Any
@@ -35,16 +35,17 @@ class Field(NamedTuple):
 
     - `drift(t, state) -> d state/dt`, a pytree like the state.
     - `init(params) -> state` and `params(state) -> params`; by default the state is the parameters.
-    - `diffusion(t, state, xi) -> σ(t, state)·xi` in the sense of Itô, linear in `xi`. `brownian(state)` tells the
-      shape of `xi`: float leaves are standard normal; unsigned integer leaves are random bits, for noise that
-      picks examples.
-    - `step(t, state, dt, xi) -> state`, a one-step map to use in place of Euler–Maruyama.
-    - `time_step`: the time one step of the discrete process stands for, a number or a function of the time.
-    - `additive`: whether σ is free of the state, so that Itô and Stratonovich agree.
-    - `increments_add`: whether `step` is driven by `xi` as by a Brownian increment, so that a coarser step takes the
-      sum of the finer ones' for the same path. Not where it squares `xi` or takes its sign.
-    - `prefix(params) -> Prefix | None`: discrete steps to begin with, for an ODE whose `init` is not on its flow.
-    - `observe(state) -> pytree`: what the state tells beside its parameters, for `Trajectory.observed`.
+    - `diffusion(t, state, xi) -> σ(t, state)·xi` in the sense of Itô, linear in `xi`.
+    - `brownian(state)`: the shape of `xi`. Float leaves are standard normal; unsigned integer leaves are random bits,
+      for noise that picks examples.
+    - `step(t, state, dt, xi) -> state`: a one-step map that takes the place of Euler–Maruyama.
+    - `time_step`: the time that one step of the discrete process stands for, a number or a function of the time.
+    - `additive`: whether σ does not depend on the state, so that Itô and Stratonovich agree.
+    - `increments_add`: whether `step` is driven by `xi` as by a Brownian increment, so that a coarser step with the
+      sum of the finer increments follows the same path. It is false where the step squares `xi` or takes its sign.
+    - `prefix(params) -> Prefix | None`: discrete steps with which a run begins, for an ODE whose `init` is not on
+      its flow.
+    - `observe(state) -> pytree`: what the state tells in addition to its parameters, for `Trajectory.observed`.
     """
 
     drift: Callable[[Any, PyTree], PyTree]
@@ -92,31 +93,31 @@ class Dynamics(Bound):
 
     @property
     def diffusion(self) -> Callable[[Any, PyTree, PyTree], PyTree] | None:
-        """`diffusion(t, state, xi)`, `None` for an ODE."""
+        """`diffusion(t, state, xi)`; `None` for an ODE."""
         return self.build().diffusion
 
     @property
     def brownian(self) -> Callable[[PyTree], PyTree] | None:
-        """`brownian(state)`: the shape of `xi`, `None` for an ODE."""
+        """`brownian(state)`, the shape of `xi`; `None` for an ODE."""
         return self.build().brownian
 
     @property
     def step(self) -> Callable[..., PyTree] | None:
-        """`step(t, state, dt, xi)`, where there is a better one-step map than Euler–Maruyama."""
+        """`step(t, state, dt, xi)`, where a better one-step map than Euler–Maruyama is known."""
         return self.build().step
 
     @property
     def time_step(self) -> Any:
-        """The time one step of the discrete process stands for (or a function of t), `None` where there is none."""
+        """The time that one discrete step stands for, or a function of t; `None` without a discrete process."""
         return self.build().time_step
 
     @property
     def additive(self) -> bool:
-        """Whether the diffusion is free of the state."""
+        """Whether the diffusion does not depend on the state."""
         return self.build().additive
 
     def prefix(self, params: PyTree) -> Prefix | None:
-        """The discrete steps a run from these parameters begins with, `None` for none."""
+        """The discrete steps with which a run from these parameters begins; `None` if there are none."""
         return self.build().prefix(params)
 
     def __add__(self, other):
@@ -134,7 +135,7 @@ def scale(factor: Any, tree: PyTree) -> PyTree:
 
 
 def wide(tree: PyTree) -> PyTree:
-    """Half precision as single: squares, and averages over steps, are out of its range or short of their mean."""
+    """Half precision as single: squares, and averages over steps, would overflow or lose digits in half precision."""
     return jax.tree.map(widened, tree)
 
 
@@ -170,7 +171,7 @@ def _added_noise(a: Field, b: Field) -> tuple[Callable | None, Callable | None]:
 
 @traceable
 def sum_of(first: Dynamics, second: Dynamics) -> Field:
-    """`first + second`: both drifts, independent noises; `init`, `params` and `time_step` of the first."""
+    """`first + second`: both drifts, independent noises; `init`, `params` and `time_step` are those of the first."""
     a, b = first.build(), second.build()
     diffusion, brownian = _added_noise(a, b)
     return Field(
@@ -187,7 +188,7 @@ def sum_of(first: Dynamics, second: Dynamics) -> Field:
 
 @traceable
 def multiple(factor, dynamics: Dynamics) -> Field:
-    r"""`factor * dynamics`: drift times c and diffusion times $\sqrt c$, which leaves a stationary law as it is.
+    r"""`factor * dynamics`: the drift times c and the diffusion times $\sqrt c$, which keeps a stationary law.
 
     Raises `ValueError` for a negative or NaN factor where there is noise.
     """
@@ -209,14 +210,14 @@ def multiple(factor, dynamics: Dynamics) -> Field:
 def _none(*prefixes: Prefix | None) -> None:
     if any(prefix is not None for prefix in prefixes):
         raise ValueError(
-            "warmup must be 0 for a sum of dynamics: one's discrete steps know nothing of the other."
+            "warmup must be 0 for a sum of dynamics, as the discrete steps of one would leave out the other."
         )
 
 
 def _sooner(prefix: Prefix | None, factor) -> Prefix | None:
     if prefix is None:
         return None
-    _check.positive(factor=factor)  # discrete steps are not taken back
+    _check.positive(factor=factor)  # discrete steps cannot be undone
     return prefix._replace(elapsed=prefix.elapsed / factor)
 
 

@@ -12,9 +12,9 @@ from jaxflow.optim.schedules import Schedule, check_rate
 
 @traceable
 def table(edges: jax.Array, values: jax.Array):
-    """Piecewise constant in t: `values[k]` from `edges[k]` on, until the next edge; the first one before it all.
+    """A function of t that is piecewise constant: `values[k]` from `edges[k]` to the next edge.
 
-    Of values whose edges coincide the last one counts.
+    The first value also holds before the first edge. Where edges coincide the last of their values counts.
     """
     # A time that is an edge up to the rounding of two ways to sum belongs to what begins there.
     early = edges * (1 - 16 * jnp.finfo(edges.dtype).eps)
@@ -29,17 +29,20 @@ def table(edges: jax.Array, values: jax.Array):
 def in_time(schedule: Any, steps: int, clock: Any = None) -> Schedule:
     r"""A schedule over steps k as a function of the time: $\eta(t) = \eta_k$ for $t_k \le t < t_{k+1}$.
 
-    The clock is the one `iterate` keeps, $t_{k+1} = t_k + \eta_k$ from $t_0 = 0$: give the result to a dynamics
+    The clock is the one that `iterate` keeps, $t_{k+1} = t_k + \eta_k$ from $t_0 = 0$. Give the result to a dynamics
     as its rate, and run it at the times of the discrete run.
 
-    - `schedule(k) -> value`: one of `jaxflow.optim`, or any function of the step count.
-    - `steps`: how many steps to tabulate. The last value holds beyond them.
-    - `clock`: where `schedule` is not the learning rate itself but a batch size or a momentum: the learning
-      rate, a number or a schedule, whose running sum is t.
+    **Arguments**
 
-    Returns a `Schedule`, a pytree whose leaves are the table: the times (`steps`,) and the values. Works under
-    `jit`, `vmap` and `grad`. Raises `TypeError` when `schedule` is not a function, `ValueError` for
-    `steps` < 1 or a negative clock.
+    - `schedule`: a function `schedule(k) -> value`: one of `jaxflow.optim`, or any function of the step count.
+    - `steps`: the number of steps to tabulate. The last value holds beyond them.
+    - `clock`: the learning rate whose running sum is t, a number or a schedule. It is needed where `schedule` is not
+      itself the learning rate but a batch size or a momentum.
+
+    **Returns** a `Schedule`, a pytree whose leaves are the table: the times (`steps`,) and the values. It works under
+    `jit`, `vmap` and `grad`.
+
+    **Raises** `TypeError` when `schedule` is not a function; `ValueError` for `steps` < 1 or a negative clock.
 
     >>> import jaxflow as jf
     >>> rate = jf.dynamics.in_time(lambda k: 0.1 / (k + 1), 100)  # t_k = 0, 0.1, 0.15, 0.1833, …
@@ -56,7 +59,7 @@ def in_time(schedule: Any, steps: int, clock: Any = None) -> Schedule:
 
 @compiled
 def _tabulated(steps, schedule, rate):
-    """When every step begins, and its value; (`steps`,) each."""
+    """The times at which the steps begin, and their values; (`steps`,) each."""
     counts = jnp.arange(steps)  # integers, as `iterate` counts
     values = jnp.asarray(jax.vmap(schedule)(counts), float)
     if not callable(rate):

@@ -47,13 +47,20 @@ def limit_of(optimizer: optim.Optimizer, objective: Callable[[Any], Any]) -> Dyn
     | `nesterov` | `heavy_ball` of friction 1 − β and mass $\frac\eta2(1 - \beta + 2\beta^2)$ |
     | `adagrad`, `rmsprop`, `adam` | the dynamics of that name, without mini-batches |
 
-    A mass m and friction f settle to $\dot\theta = -\frac gf - \frac m{f^3}Hg$: these masses are the ones for which
-    that is the method's modified equation, `momentum_loss_flow`. The equation of Su, Boyd & Candès, `nesterov`,
-    belongs to a β that rises to 1, on another clock. What each assumes is in its own docstring; the SDEs for
-    mini-batches are `sde_of`'s.
+    A mass m and friction f settle to $\dot\theta = -\frac gf - \frac m{f^3}Hg$. With these masses that is the
+    method's modified equation, `momentum_loss_flow`. The equation of Su, Boyd & Candès, `nesterov`, belongs to a β
+    that rises to 1, on another clock. The docstring of each equation says what it assumes and where it was
+    published; `sde_of` has the SDEs for mini-batches.
 
-    Raises `ValueError`, naming the optimizer and those known, for one without such an equation, or with a schedule in
-    place of a number: `modified` finds the equation of any optimizer.
+    **Arguments**
+
+    - `optimizer`: one of those in the table, with numbers as hyperparameters.
+    - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+
+    **Returns** a `Dynamics`.
+
+    **Raises** `ValueError`, which names the optimizer and those known, for an optimizer without such an equation, or
+    with a schedule where a number is needed: `modified` finds the equation of any optimizer.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> jf.dynamics.limit_of(jf.optim.momentum(0.5, 0.5), jnp.sum)
@@ -64,8 +71,8 @@ def limit_of(optimizer: optim.Optimizer, objective: Callable[[Any], Any]) -> Dyn
     chosen = optim.hyperparameters(optimizer)
     if found is None or any(chosen[name] for name in found[2]):
         raise ValueError(
-            f"No textbook equation is known of {optimizer!r}; there is one of {', '.join(KNOWN)}. "
-            "modified(optimizer, objective) finds that of any optimizer."
+            f"No textbook equation is known for {optimizer!r}; there is one for {', '.join(KNOWN)}. "
+            "modified(optimizer, objective) finds the equation of any optimizer."
         )
     _, dynamics, flags = found
     dropped = (*flags, "learning_rate") if dynamics in WITHOUT_RATE else flags

@@ -1,4 +1,4 @@
-"""From an optimizer to the stochastic differential equation its mini-batch steps follow."""
+"""From an optimizer to the stochastic differential equation that its mini-batch steps follow."""
 
 import inspect
 from collections.abc import Callable
@@ -33,16 +33,28 @@ def sde_of(
     steps: int | None = None,
     order: int | None = None,
 ) -> Dynamics:
-    """The SDE of an optimizer on mini-batches of `batch_size`, on the clock `iterate` keeps.
+    """The SDE of an optimizer on mini-batches of `batch_size`, on the clock that `iterate` keeps.
 
-    Known for `gd`, `momentum`, `nesterov`, `rmsprop`, `adam` and `sign`, with the optimizer's own hyperparameters;
-    see the dynamics named alike (`sgd`, `momentum`, `nesterov_sgd`, …) for what they assume. Schedules over steps
-    become functions of the time by `in_time`, which tabulates `steps` of them.
+    SDEs are known for `gd`, `momentum`, `nesterov`, `rmsprop`, `adam` and `sign`. The docstrings of the dynamics
+    that belong to them (`sgd`, `momentum`, `nesterov_sgd`, `rmsprop`, `adam`, `sign_sgd`) say what they assume and
+    where they were published.
 
-    - `order`: of the equation, where the dynamics takes one: `sgd`, `momentum` and `nesterov_sgd`. Default: theirs.
+    **Arguments**
 
-    Raises `ValueError`, naming the optimizer, where no SDE is known, for a schedule without `steps`, or
-    for an order where there is one equation only.
+    - `optimizer`: one of those, with its own hyperparameters, numbers or schedules.
+    - `objective`: an `Objective` with data.
+    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
+    - `replacement`: whether the batches are independent draws, or fresh ones without replacement at each step
+      (static).
+    - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time (`in_time`);
+      needed where there is a schedule.
+    - `order`: the order of the equation, where the dynamics has several: `sgd`, `momentum` and `nesterov_sgd`. By
+      default it is the dynamics' own default.
+
+    **Returns** a `Dynamics`.
+
+    **Raises** `ValueError`, which names the optimizer, where no SDE is known, for a schedule without `steps`, or
+    for an order where there is only one equation; `TypeError` for an objective without data.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
@@ -55,7 +67,7 @@ def sde_of(
     found = next((entry for entry in KNOWN.values() if entry[0] is constructor), None)
     chosen = optim.hyperparameters(optimizer)
     if found is None or any(chosen[name] for name in found[3]):
-        raise ValueError(f"No SDE is known of {optimizer!r}; there is one of {', '.join(KNOWN)}.")
+        raise ValueError(f"No SDE is known for {optimizer!r}; there is one for {', '.join(KNOWN)}.")
     _, dynamics, names, _ = found
     rate = chosen["learning_rate"]
 

@@ -1,7 +1,7 @@
-"""What is played instead of minimised: a vector field that stands in the gradient's place.
+"""Vector fields that stand in the place of a gradient, for games and other motions that minimise no single loss.
 
-Where several players each descend a loss of their own, what they follow together is the gradient of nothing.
-Everything that only needs a gradient takes a `VectorField` for an objective: `iterate`, `gradient_flow`,
+Where several players each descend a loss of their own, what they follow together is the gradient of no function.
+Everything that only needs a gradient accepts a `VectorField` as an objective: `iterate`, `gradient_flow`,
 `modified`.
 """
 
@@ -21,14 +21,14 @@ class VectorField:
 
     **Arguments**
 
-    - `field(params, *data) -> pytree` of the structure and shapes of `params`.
-    - `data`: a tuple of arrays (or pytrees of them) that enter compiled code as arguments: two vector fields
-      of one `field` share a compilation.
+    - `field`: a function `field(params, *data) -> pytree` of the structure and shapes of `params`.
+    - `data`: a tuple of arrays (or pytrees of them) that enter compiled code as arguments, so that two vector fields
+      with one `field` share a compilation.
 
-    There is no loss: `value` is NaN where an optimizer asks for it (a line search has nothing to search along).
+    There is no loss: where an optimizer asks for its value it is NaN, so a line search has nothing to search along.
 
-    Raises `TypeError` when `field` is not callable or `data` is no tuple, `ValueError` (when it is called) for a
-    field of another structure or shape than the parameters.
+    **Raises** `TypeError` when `field` is not callable or `data` is no tuple; `ValueError`, when it is called, for a
+    field whose structure or shapes are not those of the parameters.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> rotation = jf.VectorField(lambda z, speed: speed * jnp.array([-z[1], z[0]]), (1.0,))
@@ -56,12 +56,24 @@ class VectorField:
 
 
 def like(players: Any, entries: list) -> Any:
-    """The entries as the tuple, named tuple or list that the players are."""
+    """Put entries into a container of the same type as that of the players: a tuple, a named tuple or a list.
+
+    **Arguments**
+
+    - `players`: the container whose type counts.
+    - `entries`: a list of the new entries, one for each player.
+
+    **Returns** the entries in a container of that type.
+
+    >>> from jaxflow.games import like
+    >>> like((1.0, 2.0), [3.0, 4.0])
+    (3.0, 4.0)
+    """
     return type(players)(*entries) if hasattr(players, "_fields") else type(players)(entries)
 
 
 def _unflatten(field, data) -> VectorField:
-    """Not through the constructor, which refuses what pytree operations may put in the data's place."""
+    """An instance made without the constructor, which refuses what pytree operations may put in the data's place."""
     made = object.__new__(VectorField)
     object.__setattr__(made, "field", field)
     object.__setattr__(made, "data", data[0])
@@ -78,14 +90,15 @@ def game(losses: Callable[..., Any], data: tuple = ()) -> VectorField:
 
     **Arguments**
 
-    - `losses(params, *data) -> (L_1, …, L_n)`, scalars, one for each entry of `params`, which is a tuple or a list
-      with one entry (any pytree) a player. A zero-sum game has $L_2 = -L_1$.
-    - `data`: as in `VectorField`.
+    - `losses`: a function `losses(params, *data) -> (L_1, …, L_n)` of scalars, one for each entry of `params`,
+      which is a tuple or a list with one entry (any pytree) for each player. A zero-sum game has $L_2 = -L_1$.
+    - `data`: a tuple of arrays (or pytrees of them) that enter compiled code as arguments.
 
-    Under one optimizer all players move at once; `jaxflow.optim.alternating` moves them in turn. The cost is a
-    backward pass a player.
+    **Returns** a `VectorField`. Under one optimizer all players move at once; `jaxflow.optim.alternating` moves
+    them in turn. An evaluation costs one backward pass for each player.
 
-    Raises as `VectorField`, and `ValueError` where losses and players differ in number.
+    **Raises** `TypeError` when `losses` is not callable or `data` is no tuple; `ValueError`, when it is called, where
+    losses and players differ in number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda players: (players[0] * players[1], -players[0] * players[1]))
@@ -93,20 +106,24 @@ def game(losses: Callable[..., Any], data: tuple = ()) -> VectorField:
     [3.0, -2.0]
     """
     if not callable(losses):
-        raise TypeError(f"losses must be a function (params, *data) -> one scalar a player, got {losses!r}.")
+        raise TypeError(
+            f"losses must be a function (params, *data) -> one scalar for each player, got {losses!r}."
+        )
     return VectorField(_players(losses), data)
 
 
 @functools.lru_cache(maxsize=256)
 def _players(losses):
-    """One function object for one `losses`, so that compiled programs are found again."""
+    """One function object for each `losses`, so that compiled programs are found again."""
 
     def field(params, *data):
         if not isinstance(params, (tuple, list)):
-            raise ValueError(f"params must be a tuple or list with one entry a player, got {params!r}.")
+            raise ValueError(
+                f"params must be a tuple or list with one entry for each player, got {params!r}."
+            )
         count = len(jax.eval_shape(losses, params, *data))
         if count != len(params):
-            raise ValueError(f"losses must return one scalar a player, {len(params)}, got {count}.")
+            raise ValueError(f"losses must return one scalar for each player, {len(params)}, got {count}.")
 
         def loss(own, i):
             return losses(like(params, [*params[:i], own, *params[i + 1 :]]), *data)[i]

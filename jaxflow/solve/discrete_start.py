@@ -1,4 +1,4 @@
-"""The discrete steps some flows begin with: where they end, and what is recorded at times among them."""
+"""The discrete steps with which some flows begin: where they end, and what is recorded at the times among them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ PyTree = Any
 
 
 def check_prefix(dynamics: Dynamics, params: PyTree, elapsed: jax.Array) -> None:
-    """Refuse times that end among the discrete steps, where the numbers are concrete."""
+    """Refuse times that end during the discrete steps, where the numbers are concrete."""
     prefix = dynamics.prefix(params)
     if prefix is None or any(isinstance(x, Tracer) for x in (elapsed, prefix.elapsed)):
         return
@@ -28,7 +28,7 @@ def check_prefix(dynamics: Dynamics, params: PyTree, elapsed: jax.Array) -> None
 
 
 def begun(field: Field, params: PyTree) -> tuple[Prefix | None, PyTree, PyTree]:
-    """The prefix, its path, and the state in which the flow takes over."""
+    """The discrete steps, their path, and the state from which the flow takes over."""
     prefix, state = field.prefix(params), field.init(params)
     if prefix is None:
         return None, None, state
@@ -38,7 +38,7 @@ def begun(field: Field, params: PyTree) -> tuple[Prefix | None, PyTree, PyTree]:
 def recorded(
     record: Callable[[PyTree], PyTree], ends: Any, path: PyTree, elapsed: jax.Array, values: PyTree
 ) -> PyTree:
-    """`values`, with those before the flow took over recorded from the discrete `path`, by straight lines."""
+    """`values`, with those before the flow takes over recorded from the discrete `path`, along straight lines."""
     ends = jnp.asarray(ends, elapsed.dtype)
 
     def at(t):

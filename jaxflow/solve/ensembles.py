@@ -21,23 +21,23 @@ PyTree = Any
 def ensemble(
     run: Callable[[Any], PyTree], keys: PyTree, mesh: Mesh | None = None, *, at_once: int | None = None
 ) -> PyTree:
-    """`run(key)` for every key, vmapped, with the keys spread over the devices of `mesh`.
+    """Run `run(key)` for every key in one vmapped program, with the keys spread over the devices of `mesh`.
 
     **Arguments**
 
-    - `run`: any pure function of a key; usually it calls `iterate` or `integrate`. The verbs inside are compiled
+    - `run`: any pure function of a key; it usually calls `iterate` or `integrate`. The verbs inside are compiled
       once, also when `run` is a new lambda at every call.
     - `keys` (n, …): `jax.random.split(key, n)`, or any pytree of arrays with a leading axis n.
-    - `mesh`: the devices, default all local ones; a one-dimensional `jax.sharding.Mesh`. n need not be a
+    - `mesh`: the devices, as a one-dimensional `jax.sharding.Mesh`; all local devices by default. n need not be a
       multiple of their number.
-    - `at_once`: how many members to run together, one group after another, where all of them would not fit in
-      memory, or, on a CPU, not in its cache. Default: all.
+    - `at_once`: the number of members that run together, one group after another. It helps where all of them would
+      not fit in memory or, on a CPU, in its cache. By default all run together.
 
-    Returns what `run` returns with a leading axis n on every leaf, except that a `Trajectory` keeps its `times`
-    once, as all members share one clock. A member that diverges is marked so and costs the others nothing.
+    **Returns** what `run` returns, with a leading axis n on every leaf. A `Trajectory` keeps its `times` only once,
+    as all members share one clock. A member that diverges is marked so and costs the others nothing.
 
-    Raises `ValueError` when there are no keys, `at_once` < 1, or when the times of its trajectories differ (checked
-    when concrete).
+    **Raises** `ValueError` when there are no keys, when `at_once` < 1, when the keys are of a kind whose draws change
+    under `vmap`, or when the members' times differ (this is checked when they are concrete).
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
@@ -81,7 +81,7 @@ def ensemble(
 
 
 def _in_groups(run, keys, mesh, n: int, size: int) -> PyTree:
-    """An ensemble a group at a time; the last group is filled up, as another size would compile anew."""
+    """Run an ensemble one group at a time; the last group is filled up, as another size would compile anew."""
     parts = []
     for first in range(0, n, size):
         members = np.arange(first, first + size) % n

@@ -1,8 +1,8 @@
-"""Where the gradient of a step comes from: all data, independent mini-batches, shuffled epochs, SVAG.
+"""Where the gradient of a step comes from: all data, independent mini-batches, shuffled epochs, or SVAG.
 
 An estimator draws, at every step, the loss whose gradient is taken. Independent draws are the default for
-mini-batches because the SDEs describe those; epoch shuffling is another process (its noise averages out over
-an epoch) and therefore an explicit choice.
+mini-batches because the SDEs describe those. Epoch shuffling is another process, as its noise averages out over
+an epoch, and is therefore an explicit choice.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,11 @@ Loss = Callable[[PyTree], jax.Array]
 class Draws(NamedTuple):
     """What the body of an estimator returns.
 
-    - `draw(objective, state, step, key) -> (loss, state)`: the loss of this step, with `key` its own.
-    - `init(objective, key) -> state`: what is carried from step to step.
-    - `batch_size`: examples per gradient; `None` for all, and then no key is needed.
-    - `distinct`: whether a batch holds each example at most once, so that it cannot exceed the data.
+    - `draw(objective, state, step, key) -> (loss, state)`: the loss of this step. `step` counts from 0, and `key` is
+      this step's own.
+    - `init(objective, key) -> state`: the state that is carried from step to step. Default: an empty tuple.
+    - `batch_size`: the number of examples per gradient. `None` means all, and then no key is needed.
+    - `distinct`: whether a batch holds each example at most once, so that it cannot be larger than the data.
     """
 
     draw: Callable[[Any, PyTree, jax.Array, jax.Array], tuple[Loss, PyTree]]
@@ -37,7 +38,20 @@ class Draws(NamedTuple):
 
 @kind(lambda result: isinstance(result, Draws))
 class Estimator(Bound):
-    """A way to estimate the gradient; a user's own is a traceable constructor that returns `Draws`."""
+    """A way to estimate the gradient. A user's own estimator is a traceable constructor that returns `Draws`:
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> @jf.optim.traceable
+    ... def one_example() -> jf.solve.Draws:  # in the order of the data
+    ...     def draw(objective, state, step, key):
+    ...         index = jnp.array([0]) + step % objective.size
+    ...         return (lambda params: objective.minibatch(params, index)), state
+    ...     return jf.solve.Draws(draw, batch_size=1)
+    >>> data = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([1.0, -1.0]))
+    >>> run = jf.iterate(jf.optim.gd(1.0), data, 0.0, steps=4, estimator=one_example(), key=jax.random.key(0))
+    >>> print(run.values)
+    [ 0.  1. -1.  1. -1.]
+    """
 
 
 def check_data(estimator: Estimator, objective: Any) -> Draws:
@@ -53,15 +67,38 @@ def check_data(estimator: Estimator, objective: Any) -> Draws:
 
 @traceable
 def full_batch() -> Draws:
-    """The gradient of the whole objective, at every step."""
+    """Take the gradient of the whole objective at every step; `iterate` does so by default.
+
+    **Returns** an `Estimator`, which needs no key.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> data = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([1.0, 3.0]))
+    >>> print(jf.iterate(jf.optim.gd(1.0), data, 0.0, steps=1, estimator=jf.solve.full_batch()).params)
+    2.0
+    """
     return Draws(lambda objective, state, step, key: (objective, state))
 
 
 @traceable
 def with_replacement(batch_size: int) -> Draws:
-    """B examples drawn independently, uniformly: gradient covariance Σ/B exactly. What `batch_size=` means.
+    """Draw B examples independently and uniformly at every step: the gradient's covariance is exactly Σ/B.
 
-    Raises `ValueError` or `TypeError` unless `batch_size` is an integer at least 1.
+    This is what `batch_size=` of `iterate` means.
+
+    **Arguments**
+
+    - `batch_size` B: the number of examples per gradient, an integer at least 1 (static).
+
+    **Returns** an `Estimator` for `iterate(…, estimator=…, key=…)`.
+
+    **Raises** `ValueError` or `TypeError` unless `batch_size` is an integer at least 1.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> data = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> pairs = jf.solve.with_replacement(2)
+    >>> run = jf.iterate(jf.optim.gd(1.0), data, 0.0, steps=100, estimator=pairs, key=jax.random.key(0))
+    >>> print(jnp.unique(run.values))
+    [-1.  0.  1.]
     """
     _check.integer("batch_size", batch_size, 1)
 
@@ -74,24 +111,28 @@ def with_replacement(batch_size: int) -> Draws:
 
 @traceable
 def masked_draws(batch_size, largest: int) -> Draws:
-    r"""`with_replacement(B)` whose B may be traced: a number that a sweep maps over with `vmap`.
+    r"""Draw as `with_replacement(B)` does, for a B that may be traced: a number that a sweep maps over with `vmap`.
 
-    Every step draws `largest` indices and weighs their losses by $w_j = 1/B$ for $j < B$, else 0. The first B
-    indices are those of `with_replacement(B)` with the same key (JAX's default random numbers), so the runs
-    agree up to rounding.
+    Every step draws `largest` indices and weighs their losses by $w_j = 1/B$ for $j < B$ and by 0 otherwise. The
+    first B indices are those of `with_replacement(B)` with the same key (under JAX's default random numbers), so the
+    runs agree up to rounding.
 
-    - `batch_size` B: a number, traced or not. No derivative passes through it: that is 0.
-    - `largest` (static): the largest B that will come.
+    **Arguments**
 
-    A step costs `largest` examples whatever B. So n sizes in one program take ρ = $n \max B_i / \sum B_i$
-    times the examples of a program for each, and about that times their running time (1.2 to 2.2 for ρ from
-    1.3 to 2.3 on a CPU), but n − 1 compilations fewer, of some 0.7 s each. Masked is cheaper while the static
-    runs would together take less than $0.7\,\frac{n-1}{\rho-1}$ s, which for the sizes 8, 32, 128 is about
-    one second.
+    - `batch_size` B: the number of examples per gradient, traced or not. Its derivative is 0.
+    - `largest`: the largest B that will come (static).
 
-    Raises `ValueError` or `TypeError` unless `batch_size` is an integer from 1 to `largest`, itself an
-    integer at least 1. A traced one that is not cannot be refused: its gradients are NaN, so that the run
+    **Returns** an `Estimator` for `iterate(…, estimator=…, key=…)`.
+
+    **Raises** `ValueError` or `TypeError` unless `batch_size` is an integer from 1 to `largest` and `largest` is an
+    integer at least 1. A traced `batch_size` out of range cannot be refused: its gradients are NaN, so that the run
     diverges.
+
+    A step costs `largest` examples whatever B is. So n sizes in one program take ρ = $n \max B_i / \sum B_i$ times
+    the examples of one program for each size, and about that times their running time (1.2 to 2.2 times for ρ from
+    1.3 to 2.3 on a CPU), but n − 1 fewer compilations of some 0.7 s each. Masked draws are cheaper while the static
+    runs together would take less than $0.7\,\frac{n-1}{\rho-1}$ s, which is about one second for the sizes 8, 32 and
+    128.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 0.0, 4.0]))
@@ -126,9 +167,22 @@ def masked_draws(batch_size, largest: int) -> Draws:
 
 @traceable
 def without_replacement(batch_size: int) -> Draws:
-    r"""B distinct examples, a fresh draw at every step: covariance $\frac{1}{B}\frac{N-B}{N-1}\Sigma$.
+    r"""Draw B distinct examples afresh at every step: the covariance is $\frac{1}{B}\frac{N-B}{N-1}\Sigma$.
 
-    Raises `ValueError` or `TypeError` unless `batch_size` is an integer from 1 to N.
+    **Arguments**
+
+    - `batch_size` B: the number of examples per gradient, an integer from 1 to N (static).
+
+    **Returns** an `Estimator` for `iterate(…, estimator=…, key=…)`.
+
+    **Raises** `ValueError` or `TypeError` unless `batch_size` is an integer from 1 to N; `iterate` checks the upper
+    end.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> data = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> whole = jf.solve.without_replacement(2)  # all of the data
+    >>> print(jf.iterate(jf.optim.gd(1.0), data, 5.0, steps=1, estimator=whole, key=jax.random.key(0)).params)
+    0.0
     """
     _check.integer("batch_size", batch_size, 1)
 
@@ -141,10 +195,26 @@ def without_replacement(batch_size: int) -> Draws:
 
 @traceable
 def epochs(batch_size: int) -> Draws:
-    """Passes over the data in a new random order each; the last N mod B examples of a pass are left out.
+    """Pass over the data again and again, each time in a new random order.
 
-    Consecutive batches are dependent: no SDE of this library describes this process. Raises `ValueError` or
-    `TypeError` unless `batch_size` is an integer from 1 to N.
+    The last N mod B examples of a pass are left out. Consecutive batches are dependent, and no SDE of this library
+    describes this process.
+
+    **Arguments**
+
+    - `batch_size` B: the number of examples per gradient, an integer from 1 to N (static).
+
+    **Returns** an `Estimator` for `iterate(…, estimator=…, key=…)`.
+
+    **Raises** `ValueError` or `TypeError` unless `batch_size` is an integer from 1 to N; `iterate` checks the upper
+    end.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> data = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([1.0, 2.0, 3.0]))
+    >>> passes = jf.solve.epochs(1)
+    >>> run = jf.iterate(jf.optim.gd(1.0), data, 0.0, steps=3, estimator=passes, key=jax.random.key(0))
+    >>> print(jnp.sort(run.values[1:]))  # each example once
+    [1. 2. 3.]
     """
     _check.integer("batch_size", batch_size, 1)
 
@@ -171,13 +241,29 @@ def epochs(batch_size: int) -> Draws:
 
 @traceable
 def svag(batch_size: int, l) -> Draws:
-    r"""SVAG (Li, Malladi & Arora 2021, 2102.12470): two batches whose difference amplifies the noise.
+    r"""Draw two batches whose difference amplifies the noise (SVAG), to see SGD approach its SDE.
 
-    The gradient is $\frac{1+r}{2} g_{B_1} + \frac{1-r}{2} g_{B_2}$ with $r = \sqrt{2l-1}$ and independent
-    batches of size B, drawn with replacement. Run it at learning rate η/l: each step then advances the clock by
-    η/l, and as l → ∞ the iterates approach SGD's first-order SDE *at η*; l = 1 is SGD itself.
+    The gradient is $\frac{1+r}{2} g_{B_1} + \frac{1-r}{2} g_{B_2}$ with $r = \sqrt{2l-1}$ and independent batches of
+    size B, drawn with replacement. Run it at learning rate η/l: each step then advances the clock by η/l, and as
+    l → ∞ the iterates approach SGD's first-order SDE *at η*. l = 1 is SGD itself.
 
-    Raises `ValueError` for l < 1 or `batch_size` < 1.
+    **Arguments**
+
+    - `batch_size` B: the number of examples in each of the two batches, an integer at least 1 (static).
+    - `l`: the number of steps that stand for one step of SGD, a number at least 1; it may be traced.
+
+    **Returns** an `Estimator` for `iterate(…, estimator=…, key=…)`.
+
+    **Raises** `ValueError` for `l` < 1 or `batch_size` < 1, `TypeError` where `batch_size` is no integer.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> data = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> run = jf.iterate(
+    ...     jf.optim.gd(0.5 / 4), data, 0.0, steps=8, estimator=jf.solve.svag(1, 4), key=jax.random.key(0))
+    >>> run.times[-1].item()  # two steps of SGD at 0.5
+    1.0
+
+    Source: Li, Malladi and Arora (2021), arXiv 2102.12470.
     """
     _check.integer("batch_size", batch_size, 1)
     if _check.is_concrete(l):

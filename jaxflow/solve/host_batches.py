@@ -1,6 +1,6 @@
 """Iterates over batches that arrive from the host one by one, for data that do not fit in memory.
 
-A Python loop over one compiled step. Dispatch is asynchronous, so the next batch is read while the last step
+It is a Python loop over one compiled step. Dispatch is asynchronous, so the next batch is read while the last step
 runs.
 """
 
@@ -26,7 +26,10 @@ _REFUSED = contextvars.ContextVar("refused", default=False)
 
 @contextlib.contextmanager
 def refused() -> Iterator[None]:
-    """Within it no stream is read: it is there once, on the host, and all members of an ensemble would be one run."""
+    """Refuse streams of batches inside this context.
+
+    A stream exists once, on the host, so all members of an ensemble would be one and the same run.
+    """
     token = _REFUSED.set(True)
     try:
         yield
@@ -41,7 +44,7 @@ def _stream_step(settings, optimizer, objective, params, optimizer_state, batch)
 
 @compiled
 def _observe(settings, record, memory, params, state):
-    """The record, whether the parameters are not finite, and the memory; that is `None` before the first record."""
+    """The record, whether the parameters are not finite, and the memory, which is `None` before the first record."""
     recorder = as_recorder(record)
     memory = recorder.begin(params, state) if memory is None else memory
     value, memory = recorder.look(memory, params, state)
@@ -49,7 +52,7 @@ def _observe(settings, record, memory, params, state):
 
 
 def iterate_stream(optimizer, objective, params, steps, rate, batches, every, record, state):
-    """`iterate` over an iterable of batches; a stream that ends early gives a shorter trajectory, with a warning."""
+    """`iterate` over an iterable of batches; a stream that ends early gives a shorter trajectory and a warning."""
     if _REFUSED.get():
         raise ValueError(
             "estimator must not be a stream of batches inside ensemble: it is read once, so that all members would "

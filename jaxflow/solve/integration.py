@@ -1,7 +1,7 @@
-"""Continuous time: solve a dynamics' differential equation and save at the times asked.
+"""Continuous time: solve the differential equation of a dynamics and save it at the times asked.
 
-Ordinary differential equations go through diffrax, here; those with noise are stepped in `sde/fixed_steps.py`. Either
-way it is one compiled program whose arguments are the dynamics, parameters, times, tolerances and key.
+Ordinary differential equations go through diffrax, here. Those with noise are stepped in `sde/fixed_steps.py`. Either
+way it is one compiled program, whose arguments are the dynamics, parameters, times, tolerances and key.
 """
 
 import dataclasses
@@ -79,54 +79,60 @@ def integrate(
 
     **Arguments**
 
-    - `times` (T,), T ≥ 2, increasing: `discrete.times` of a run to compare with, say. Without noise some may be
-      equal. An ODE's solver steps where it likes and its interpolant is read off at `times`. It keeps the time
-      since the first of them, so that a solve far from 0 has all its digits.
-    - `record(params) -> pytree`: what to keep, or a `Recorder` such as `jaxflow.curvature.record_sharpness`, which is
-      shown the states when the run is over (among first, discrete steps the parameters there and the state after
-      them). Default: the parameters.
-    - A dynamics may begin with discrete steps (the warm-up of `modified`): values at those times are theirs, along
-      straight lines in between, and the solver starts where they end.
-    - `state`: the `state` of an earlier trajectory to go on from, instead of `dynamics.init(params)`; velocities
-      and second moments are kept. (A path with noise then needs another key.)
+    - `dynamics`: a `Dynamics` from `jaxflow.dynamics`, or a user's own.
+    - `params`: the parameters at `times[0]`, a pytree of float or complex arrays.
+    - `times` (T,), T ≥ 2: increasing times on the dynamics' clock, such as `discrete.times` of a run to compare with.
+      Without noise some may be equal. An ODE's solver chooses its own steps, and its interpolant is evaluated at
+      `times`. It counts time from the first of them, so that a solve far from 0 keeps all its digits.
+    - `record`: a function `record(params) -> pytree` of what to keep, or a `Recorder` such as
+      `jaxflow.curvature.record_sharpness`, which is shown the states when the run is over (during discrete first
+      steps it sees the parameters there and the state after them). Default: the parameters.
+    - `state`: the `state` of an earlier trajectory, from which the solve goes on instead of from
+      `dynamics.init(params)`. Velocities and second moments are kept. (A path with noise then needs another key.)
 
-    *With noise* (Itô) the steps are fixed, by Euler–Maruyama or the dynamics' own method:
+    A dynamics may begin with discrete steps (the warm-up of `modified`). Values at those times are theirs, with
+    straight lines in between, and the solver starts where they end.
 
-    - `key`: makes the path; one key is one path, on any number of devices. Under `ensemble`, one a member.
-    - `substeps` (static): steps between two times. Default: 16 for each step of the discrete process, where the
-      dynamics has a `time_step` and it and the times are concrete. Or `step_size`, the longest allowed. At
-      `substeps` of one a discrete step Euler–Maruyama *is* noisy descent and not the SDE, so that is refused; a
-      step above a quarter of it is warned of.
-    - `noise_substeps`, a multiple of the steps: Brownian increments drawn between two times, summed into the
-      steps. Runs that agree in it (and in `key` and `times`) are driven by one Brownian path whatever their
-      steps: strong convergence, differences between step sizes with little variance. Refused where a step is not
-      driven by the sum of its increments: of `rmsprop`, `adam` and `sign_sgd`, and of noise that picks examples.
-    - `solver`: `diffrax.Heun()` instead, weak order 2, where the noise is additive; elsewhere it would solve
-      the Stratonovich equation.
+    *With noise* (in Itô's sense) the steps are fixed, by Euler–Maruyama or the dynamics' own method:
 
-    *Without noise*, adaptive steps:
+    - `key`: the random key of the path. One key is one path, on any number of devices; an `ensemble` has one key for
+      each member.
+    - `substeps`: the number of steps between two times (static). By default it is 16 for each step of the discrete
+      process, where the dynamics has a `time_step` and both it and the times are concrete. With one substep for each
+      discrete step Euler–Maruyama *is* noisy descent and not the SDE, so that is refused; a step longer than a
+      quarter of a discrete step brings a warning.
+    - `step_size`: instead of `substeps`, the longest step allowed, in time.
+    - `noise_substeps`: the number of Brownian increments drawn between two times, a multiple of the number of steps,
+      which are summed into the steps (static). Runs that agree in it, in `key` and in `times` are driven by one
+      Brownian path whatever their steps are. This serves strong convergence, and differences between step sizes with
+      little variance. It is refused where a step is not driven by the sum of its increments: for `rmsprop`, `adam`
+      and `sign_sgd`, and for noise that picks examples.
+    - `solver`: `diffrax.Heun()` takes the place of Euler–Maruyama. It has weak order 2, and only additive noise may
+      use it, as it would otherwise solve the Stratonovich equation.
 
-    - `rtol`, `atol`: tolerances of the adaptive solver. Default rtol 1e-8 in float64, 1e-5 in float32, 1e-2 in
-      half precision; atol = rtol.
-    - `step_size`: fixed steps of this size instead; or `substeps` (static): so many equal steps between two
-      times.
-    - `solver`: any diffrax ODE solver. Default `diffrax.Tsit5()`; `RKC2()` for stiff late-time gradient flow;
-      `"auto"` measures the stiffness at the start and takes one of the two (on the host: not under `jit`).
-    - `adjoint`: default reverse mode by checkpoints; `diffrax.ForwardMode()` for forward mode (`jvp`,
-      `jacfwd`), `diffrax.DirectAdjoint()` for both.
-    - `event`: a `diffrax.Event`, such as `gradient_norm_below(1e-3)`. Times after it hold NaN.
-    - `max_steps`: steps allowed, rejected ones counted.
+    *Without noise* the steps are adaptive:
 
-    A path of fixed steps that is not finite at its end is marked diverged. A lane of a vmapped adaptive solve whose
-    state stops being finite, or whose steps shrink below what the clock can resolve at that time, stops at once and
-    is marked diverged. Where its state is of moderate size it is marked as having left the domain of its equation, if
-    no drift is defined ahead (a second moment below 0), and else as one whose steps became too small. Nothing is
-    raised; `Trajectory.message` says how it ended, and when. The `params` of a solve that did not arrive are NaN; its
-    `state` is where it stopped.
+    - `rtol`, `atol`: relative and absolute tolerance of the solver. Default: rtol is 1e-8 in float64, 1e-5 in
+      float32, 1e-2 in half precision, and atol = rtol.
+    - `step_size`: fixed steps of this length, in time, instead of adaptive ones.
+    - `substeps`: a number of equal steps between two times (static), instead of adaptive ones.
+    - `solver`: any diffrax ODE solver. Default: `diffrax.Tsit5()`. `RKC2()` is for stiff late-time gradient flow;
+      `"auto"` measures the stiffness at the start and chooses one of the two (on the host, so not under `jit`).
+    - `adjoint`: how derivatives pass through the solve. Default: reverse mode with checkpoints;
+      `diffrax.ForwardMode()` is for forward mode (`jvp`, `jacfwd`), `diffrax.DirectAdjoint()` for both.
+    - `event`: a `diffrax.Event`, such as `gradient_norm_below(1e-3)`. Values at times after it are NaN.
+    - `max_steps`: the number of steps allowed, rejected ones included.
 
-    Raises `ValueError` or `TypeError` for times that do not increase in the precision at hand, tolerances or steps
-    that are not positive, too long, or too short for that precision, an unknown solver, a Stratonovich solver for
-    noise that depends on the state, a missing key, or an argument that is for the other kind of equation.
+    **Returns** a `Trajectory`. Nothing is raised when a solve fails: `Trajectory.message` says how it ended, and
+    when. A path of fixed steps that is not finite at its end is marked as diverged. A lane of a vmapped adaptive
+    solve stops at once, and is marked as diverged, when its state is no longer finite or its steps shrink below
+    what the clock can resolve. Where the state is then of moderate size, the lane is marked as having left the
+    domain of its equation (if no drift is defined ahead: a second moment below 0, say) or else as one whose steps
+    became too small. The `params` of a solve that did not arrive are NaN; its `state` is where it stopped.
+
+    **Raises** `ValueError` or `TypeError` for times that do not increase in the precision at hand, tolerances or
+    steps that are not positive, too long, or too short for that precision, an unknown solver, a Stratonovich solver
+    for noise that depends on the state, a missing key, or an argument that is for the other kind of equation.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> flow = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))
@@ -191,7 +197,7 @@ def integrate(
 
 
 def _marked(dynamics: Dynamics, path: Trajectory) -> Trajectory:
-    """The path, told whether its times only count the steps of an optimizer without a learning rate."""
+    """The path, which now tells whether its times only count the steps of an optimizer without a learning rate."""
     arguments = dynamics.hyperparameters
     if "optimizer" not in arguments or arguments.get("time_step") is not None:
         return path

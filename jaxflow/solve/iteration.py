@@ -1,6 +1,6 @@
 """Discrete time: run an optimizer and keep what is asked for, on the clock t = k·learning_rate.
 
-One compiled program holds all steps; the optimizer, objective, parameters and key are its arguments, so other
+One compiled program holds all steps. The optimizer, objective, parameters and key are its arguments, so other
 numbers of the same shapes compile nothing. Host-side streams of batches are in `host_batches.py`.
 """
 
@@ -32,7 +32,7 @@ LARGE = 2**30  # bytes of recorded parameters above which a warning is due
 
 
 class Settings(NamedTuple):
-    """What is static about a run; `steps` is `None` where it is traced."""
+    """What is static about a run; `steps` is `None` where it is traced, `every` is `None` for the two ends only."""
 
     steps: int | None
     every: int | None
@@ -52,31 +52,36 @@ def iterate(
     record: Callable[[PyTree], PyTree] | Recording | Recorder | None = None,
     state: IterationState | None = None,
 ) -> Trajectory:
-    r"""Run $\theta_{k+1} = \theta_k + u(g_k, \theta_k)$ and record it every `every` steps.
+    r"""Run the optimizer, $\theta_{k+1} = \theta_k + u(g_k, \theta_k)$, and record the run every `every` steps.
 
     **Arguments**
 
-    - `optimizer`: one of `jaxflow.optim`, or any optax transformation (static: one compilation an object). Its
-      `update` is handed `value`, `grad`, `value_fn` and `grad_fn` of the step's loss; unused, they cost nothing.
-    - `objective`: an `Objective`, or any `loss(params) -> scalar`. `params`: a pytree of float arrays.
-    - `steps`: how many. A traced integer is allowed with `every=None` (then no reverse mode).
-    - `time_step`: the time a step stands for, a number or a schedule. Default: the optimizer's learning rate
-      (its running sum under a schedule), wherever in chains, groups and masks it is; 1.0 where none is found, and
-      comparing with a flow then warns.
-    - `batch_size`: mini-batches of so many independent draws with replacement; or an `estimator` from
-      `jaxflow.solve`; or an iterable of batches on the host, for data outside memory (not under `jit`).
-      `key` is then needed; step k uses `fold_in(key, k)`.
-    - `every`: steps between records; a last shorter interval when it does not divide `steps`. `None`: the two
-      ends only.
-    - `record(params) -> pytree`: what to keep, or a `Recorder` such as `jaxflow.curvature.record_sharpness`, which
-      sees the optimizer's state too. Default: the parameters.
-    - `state`: the `state` of an earlier trajectory, to go on from its `params` as if never interrupted.
+    - `optimizer`: one of `jaxflow.optim`, or any optax transformation (which is static: each object compiles once).
+      Its `update` is handed `value`, `grad`, `value_fn` and `grad_fn` of the step's loss, which cost nothing unless
+      they are used.
+    - `objective`: an `Objective`, or any function `loss(params) -> scalar`.
+    - `params`: the first iterate $\theta_0$, a pytree of float or complex arrays.
+    - `steps`: the number of steps. A traced integer is allowed with `every=None` (then without reverse mode).
+    - `time_step`: the time that one step stands for, a number or a schedule. By default it is the optimizer's
+      learning rate (its running sum under a schedule), also where that is inside chains, groups and masks. It is 1.0
+      where no learning rate is found, and comparing with a flow then warns.
+    - `batch_size`: the number of examples that each step draws independently, with replacement. Default: all data.
+    - `estimator`: another way to draw them, from `jaxflow.solve`; or an iterable of batches on the host, for data
+      that do not fit in memory (this does not work under `jit`).
+    - `key`: the random key that mini-batches need; step k uses `fold_in(key, k)`.
+    - `every`: the number of steps between two records. The last interval is shorter where it does not divide `steps`.
+      `None` records only the two ends.
+    - `record`: a function `record(params) -> pytree` of what to keep, or a `Recorder` such as
+      `jaxflow.curvature.record_sharpness`, which sees the optimizer's state too. Default: the parameters.
+    - `state`: the `state` of an earlier trajectory. Given with that trajectory's `params`, the run goes on as if it
+      had never been interrupted.
 
-    Returns a `Trajectory` whose first value is that of the given `params`. A run whose parameters are not
-    finite at its end is marked diverged, since the first record where that is seen.
+    **Returns** a `Trajectory` whose first value is that of the given `params`. A run whose parameters are not finite
+    at its end is marked as diverged, from the first record where that is seen.
 
-    Raises `ValueError` or `TypeError` for steps or `every` < 1, a batch larger than the data without
-    replacement, a missing key, mini-batches of an objective without data, or parameters that are not floats.
+    **Raises** `ValueError` or `TypeError` for `steps` or `every` < 1, a batch larger than the data without
+    replacement, a missing key, mini-batches of an objective without data, parameters that are not floats, or an
+    optimizer whose `update` asks for arguments of its own.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.gd(0.5), lambda x: 0.5 * x @ x, jnp.ones(1), steps=4, every=2)
@@ -138,7 +143,7 @@ def iterate(
 
 
 def _check_update(optimizer) -> None:
-    """Refuse an update that wants something of its own, in place of what optax's convention hands over."""
+    """Refuse an update that needs arguments of its own, other than what optax's convention hands over."""
     if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
         return
     try:
@@ -225,15 +230,15 @@ def _iterate(settings, optimizer, objective, params, rate, estimator, key, recor
 
 
 def records_of(settings: Settings) -> int:
-    """How many records follow the first."""
+    """The number of records that follow the first."""
     assert settings.steps is not None
     return 1 if settings.every is None else -(-settings.steps // settings.every)
 
 
 def _scan(step, carry, first, steps: int, every: int, recorder, memory, kept: bool):
-    """All steps as a scan over records of scans over steps; records, and a function telling which are not finite.
+    """All steps, as a scan over records of scans over steps: the records, and a function that tells the bad ones.
 
-    Parameters that are `kept` can be looked at afterwards, all at once, which spares the loop the look.
+    Parameters that are `kept` can be examined afterwards, all at once, which spares the loop the work.
     """
 
     def interval(length):

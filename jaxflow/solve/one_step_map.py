@@ -1,4 +1,4 @@
-"""Following a dynamics without noise that is stepped by its own map: one scan over the times asked."""
+"""Following a dynamics that has no noise and is stepped by its own map: one scan over the times asked."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ PyTree = Any
 
 
 class Settings(NamedTuple):
-    """What is static about a run: calls of the map between two times."""
+    """What is static about a run: the number of calls of the map between two times."""
 
     calls: int
 
@@ -31,7 +31,7 @@ def follow_map(
     record: Any,
     state: PyTree,
 ) -> Trajectory:
-    """Check what is asked and run it; `integrate` says what the arguments are."""
+    """Check the request and run it; `integrate` describes the arguments."""
     for name, value in unused.items():
         if value is not None:
             raise ValueError(f"{name} must be None for a dynamics stepped by its own map, got {value!r}.")

@@ -14,7 +14,13 @@ PyTree = Any
 
 
 class IterationState(NamedTuple):
-    """What resumes a run: steps taken, the clock, the optimizer's and the estimator's states."""
+    """What resumes a run of `iterate`: it is the `state` of a trajectory, and is given back as `state=`.
+
+    - `step`: the number of steps taken; an int32 scalar.
+    - `time`: the clock after them; a float scalar.
+    - `optimizer`: the optimizer's own state.
+    - `estimator`: the state of the estimator of the gradient; `()` for most.
+    """
 
     step: jax.Array
     time: jax.Array
@@ -23,7 +29,7 @@ class IterationState(NamedTuple):
 
 
 def clock(rate, start_step, start_time, steps: int, ends: np.ndarray) -> jax.Array:
-    """The times after `ends` (n,), from 0 to `steps`, of the next steps; shape (n,)."""
+    """The times after `ends` (n,) of the next steps, which are counted from 0 to `steps`; shape (n,)."""
     if callable(rate):
         rates = jax.vmap(rate)(start_step + jnp.arange(steps, dtype=start_step.dtype))
         sums = jnp.cumsum(jnp.asarray(rates, start_time.dtype))
@@ -34,7 +40,7 @@ def clock(rate, start_step, start_time, steps: int, ends: np.ndarray) -> jax.Arr
 def end_time(rate, first, time, steps) -> jax.Array:
     """The time after a traced number of steps; a scalar.
 
-    Under a schedule a sum with Kahan's compensation: naively, half a unit is lost a step.
+    Under a schedule it is a sum with Kahan's compensation. A plain sum would lose half a unit at each step.
     """
     if not callable(rate):
         return time + steps.astype(time.dtype) * jnp.asarray(rate, time.dtype)
@@ -55,13 +61,29 @@ def start(optimizer, params: PyTree, estimator_state: PyTree = ()) -> IterationS
 
 
 def begin(optimizer_state: PyTree, estimator_state: PyTree = ()) -> IterationState:
-    """The state, for `iterate`, of a run that begins at t = 0 with this state of its optimizer, such as one that
-    `jaxflow.dynamics.optimizer_state` made of a flow's."""
+    """Make the state with which `iterate` starts at t = 0 from a given state of its optimizer.
+
+    It is for an optimizer whose buffers are not empty at the start, such as those that
+    `jaxflow.dynamics.optimizer_state` takes from a flow.
+
+    **Arguments**
+
+    - `optimizer_state`: a state of the optimizer, shaped as its `init(params)`.
+    - `estimator_state`: a state of the estimator of the gradient; the default suits all but `epochs`.
+
+    **Returns** an `IterationState` at step 0 and time 0, for `iterate(…, state=…)`.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> momentum, loss = jf.optim.momentum(0.1, 0.5), lambda x: 0.5 * x @ x
+    >>> pushed = jax.tree.map(lambda leaf: leaf + 1.0, momentum.init(jnp.zeros(1)))  # a velocity of 1
+    >>> print(jf.iterate(momentum, loss, jnp.zeros(1), steps=1, state=jf.solve.begin(pushed)).params)
+    [-0.05]
+    """
     return IterationState(jnp.zeros([], jnp.int32), jnp.zeros([], float), optimizer_state, estimator_state)
 
 
 def check_state(state: PyTree, expected: PyTree, owner: str) -> None:
-    """Refuse a state to go on from that is of another kind or shape than `expected`, that of `owner`."""
+    """Refuse a state to go on from whose kind or shapes differ from those of `expected`, the state of `owner`."""
     shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
     if jax.tree.structure(state) != jax.tree.structure(expected) or shapes(state) != shapes(expected):
         raise ValueError(
@@ -71,9 +93,9 @@ def check_state(state: PyTree, expected: PyTree, owner: str) -> None:
 
 
 def finish(times, values, params, state, steps, bad: Callable[[], jax.Array]) -> Trajectory:
-    """A trajectory from its parts; `bad()` tells the records, all but the first, that are not finite.
+    """Make a trajectory from its parts; `bad()` tells which records, the first left out, are not finite.
 
-    It is called, inside the program too, only where the run has diverged.
+    It is called (inside the program too) only where the run has diverged.
     """
     diverged = ~is_finite(params)
     last = times.size - 1

@@ -1,7 +1,7 @@
 """The times of a solve, checked, and the clock of the solve itself, which starts at 0.
 
-Far from 0 a float32 clock has few digits left: at 10⁵ it knows no thousandths. Steps are therefore taken on the time
-since the first one, which is exact where the times are concrete.
+Far from 0 a float32 clock has few digits left: at 10⁵ it cannot tell thousandths. The solver therefore steps on the
+time since the first one, which is exact where the times are concrete.
 """
 
 from collections.abc import Iterable
@@ -14,26 +14,26 @@ from jax.core import Tracer
 
 
 class Times(NamedTuple):
-    """Times (T,) as they were given, and `elapsed` (T,) since the first of them."""
+    """Times (T,) in two forms: `absolute`, as they were given, and `elapsed` since the first of them."""
 
     absolute: jax.Array
     elapsed: jax.Array
 
     @property
     def is_traced(self) -> bool:
-        """Whether there are no numbers to look at."""
+        """Whether the times have no concrete values yet."""
         return isinstance(self.absolute, Tracer)
 
 
 def single_or_double(dtypes: Iterable[Any]) -> Any:
-    """The precision of a clock beside real numbers of these dtypes: float64 where one is, else float32."""
+    """The precision of a clock for real numbers of these dtypes: float64 where one of them is, float32 otherwise."""
     return jnp.dtype(jnp.float64 if any(jnp.finfo(dtype).bits == 64 for dtype in dtypes) else jnp.float32)
 
 
 def checked(times: Any, repeated: bool, dtype: Any) -> Times:
-    """Times that increase, in the `dtype` they will be used in.
+    """Times that increase, in the `dtype` in which they will be used.
 
-    `repeated` ones are let through, which a schedule makes that begins or ends at 0.
+    With `repeated` some may be equal: a schedule that begins or ends at 0 makes such times.
     """
     if isinstance(times, Tracer):
         return Times(times, times - times[0])
@@ -66,9 +66,9 @@ def _refuse(array: np.ndarray, bad: np.ndarray, rule: str) -> None:
 
 
 def check_resolved(times: Times, step: Any, name: str, dtype: Any) -> None:
-    """Refuse equal steps that are lost beside the time that has passed, where the numbers are concrete.
+    """Refuse equal steps that are too short for the precision of the time that has passed, where they are concrete.
 
-    `step` is their length, or, as a Python integer, how many there are between two times.
+    `step` is their length or, as a Python integer, their number between two times.
     """
     if times.is_traced or isinstance(step, Tracer) or np.ndim(step):
         return

@@ -1,4 +1,4 @@
-"""What both verbs return: values at times on one clock, and how the run went."""
+"""What both verbs return: values at times on one clock, and how the run ended."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,18 +28,20 @@ MEANING = {
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Trajectory:
-    """A path on the clock t: made by `iterate` and `integrate`, compared by `compare`.
+    """A path on the clock t: `iterate` and `integrate` make it, and `compare` compares two.
 
-    - `times` (T,): the times of the values, in the objective's clock (k·learning_rate for iterates).
-    - `values`: what `record` returned at each time, leaves (T, …); the parameters by default. Times that were
-      not reached hold NaN (in float leaves).
-    - `params`: the parameters at the end; NaN where a solve did not arrive. `state`: what resumes the run, given
-      back as `state=`.
-    - `steps`: steps taken. `evaluations`: gradient or field evaluations, −1 where the solver does not tell.
-    - `status`: a code, see `message`. `stopped`: the time at which the run ended.
-    - `observed`: what the dynamics tells of itself at each time, leaves (T, …), beside what `record` returned: of a
-      `central_flow` its predictions. `None` for most.
-    - `counts_steps`: whether the times only count steps, as no learning rate was found to be the clock; static.
+    - `times` (T,): the times of the values, on the objective's clock (k·learning_rate for iterates).
+    - `values`: what `record` returned at each time, leaves (T, …); the parameters by default. At times that were not
+      reached, float leaves hold NaN.
+    - `params`: the parameters at the end; NaN where a solve did not arrive.
+    - `state`: what resumes the run when it is given back as `state=`.
+    - `steps`: the number of steps taken.
+    - `evaluations`: the number of gradient or field evaluations; −1 where the solver does not tell it.
+    - `status`: a code that says how the run ended; `message` says it in words.
+    - `stopped`: the time at which the run ended.
+    - `observed`: what the dynamics itself tells at each time, leaves (T, …), in addition to `values`; the predictions
+      of a `central_flow`, for example. `None` for most.
+    - `counts_steps`: whether the times only count steps, because no learning rate was found to be the clock; static.
 
     It is a pytree; under `vmap` every leaf has a leading axis.
     """
@@ -96,7 +98,7 @@ def identity(params: PyTree) -> PyTree:
 
 
 def as_parameters(params: PyTree) -> PyTree:
-    """Parameters as arrays; refuses what has no gradient, in one sentence."""
+    """The parameters as arrays; anything that cannot have a gradient is refused in one sentence."""
     if not jax.tree.leaves(params):
         raise ValueError(f"params must be a pytree with at least one array, got {params!r}.")
     if all(

@@ -88,7 +88,7 @@ def test_divergence_is_reported_by_its_step_and_an_optimizer_without_an_sde_runs
     assert main(["compare", *SMALL, *arguments, "--output", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "diverged by step" in text
-    assert "No SDE is known of sgdw" in text
+    assert "No SDE is known for sgdw" in text
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert len(summary["table"]) == 4

@@ -136,7 +136,7 @@ def test_gradient_descent_leaves_the_flow_at_first_order_in_one_compilation():
         (lambda h: h, [0.1, 0.2], "at least three"),
         (lambda h: h, [0.1, 0.1, 0.2], "positive and distinct"),
         (lambda h: h, [0.1, -0.1, 0.2], "positive and distinct"),
-        (lambda h: jnp.ones(2), [0.1, 0.2, 0.3], "one number a step size"),
+        (lambda h: jnp.ones(2), [0.1, 0.2, 0.3], "one number for each step size"),
         (
             lambda h: jnp.where(h > 0.15, jnp.nan, h),
             [0.1, 0.2, 0.3],

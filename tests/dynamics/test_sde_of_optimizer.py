@@ -84,5 +84,5 @@ def test_schedules_are_put_on_the_clock():
     ids=["adagrad", "debias", "lookahead", "eps_in_sqrt", "optax"],
 )
 def test_what_has_none_is_refused_by_name(optimizer):
-    with pytest.raises(ValueError, match=r"No SDE is known of .*; there is one of gd, momentum"):
+    with pytest.raises(ValueError, match=r"No SDE is known for .*; there is one for gd, momentum"):
         sde_of(optimizer, OBJECTIVE, 2)

@@ -33,9 +33,9 @@ def test_every_player_descends_its_own_loss():
     field = jf.game(lambda p, c: (c * p[0]["x"] ** 2 * p[1], p[0]["x"] - p[1] ** 3), (3.0,))
     first, second = field(({"x": jnp.array(2.0)}, jnp.array(5.0)))
     assert (float(first["x"]), float(second)) == (3 * 2 * 2 * 5, -3 * 25)
-    with pytest.raises(ValueError, match="params must be a tuple or list with one entry a player"):
+    with pytest.raises(ValueError, match="params must be a tuple or list with one entry for each player"):
         jf.game(losses, (1.0,))({"a": jnp.ones(1), "b": jnp.ones(1)})
-    with pytest.raises(ValueError, match="losses must return one scalar a player, 3, got 2"):
+    with pytest.raises(ValueError, match="losses must return one scalar for each player, 3, got 2"):
         jf.game(lambda p: (p[0], p[1]))((*map(jnp.sum, PLAYERS), jnp.array(1.0)))
 
 

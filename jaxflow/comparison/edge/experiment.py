@@ -60,33 +60,35 @@ def edge_study(
     approach_steps: int = 5_000,
     window: float | None = None,
 ) -> EdgeStudy:
-    r"""Run an optimizer past the edge of stability, beside its `central_flow` and its `stable_flow`.
+    """Run an optimizer past the edge of stability, together with its `central_flow` and its `stable_flow`.
 
-    1. *Approach.* The stable flow is followed from `params` until its effective sharpness, the largest eigenvalue of
-       $P^{-1/2}HP^{-1/2}$ with P the preconditioner over the learning rate, rises through `level`; the edge is at 2.
-       It may begin above, as networks do: only a rise from below counts.
-    2. From there, with the second moments reached, `steps` of the optimizer on all data, and both flows over their
-       time.
-    3. Losses, squared gradients and effective eigenvalues along each, and distances from the `midpoints` of the
-       iterates.
+    1. *Approach.* The stable flow is followed from `params` until its effective sharpness, the largest eigenvalue
+    of $P^{-1/2}HP^{-1/2}$ with P the preconditioner over the learning rate, rises through `level`; the edge is at
+    2. It may begin above, as networks do: only a rise from below counts. 2. From there, with the second moments
+    reached, `steps` steps of the optimizer on all data are taken, and both flows are followed over their time. 3.
+    Losses, squared gradients and effective eigenvalues are measured along each, and distances from the `midpoints`
+    of the iterates.
 
     **Arguments**
 
-    - `optimizer`: `gd`, `scalar_rmsprop`, `rmsprop` or `adagrad`, with a number or a schedule, which begins again
-      after the approach, as learning rate. `objective`: an `Objective` or another loss, three times differentiable.
-    - `steps`: at least 4, of the order of hundreds for averages over the oscillation's bursts. `modes`: as in
-      `central_flow`.
-    - `level`: `None` begins at `params` as they are. `approach_steps`: the time, in steps, after which the approach
-      is given up.
-    - `window`: the standard deviation, in steps, of the Gaussian by which the iterates' oscillation is averaged;
-      default steps/10, at least 1.
+    - `optimizer`: `gd`, `scalar_rmsprop`, `rmsprop` or `adagrad`, with a number or a schedule as learning rate. A
+      schedule begins again after the approach.
+    - `objective`: an `Objective` or another loss, three times differentiable.
+    - `params`: the start, a pytree of real arrays.
+    - `steps`: the number of steps, at least 4; hundreds are needed for averages over the oscillation's bursts.
+    - `modes`: the number of leading eigenvectors that the central flow follows (static). All that come to oscillate
+      must be among them.
+    - `level`: the effective sharpness at which the study begins; `None` begins at `params` as they are.
+    - `approach_steps`: the time, in steps, after which the approach is given up.
+    - `window`: the standard deviation, in steps, of the Gaussian by which the iterates' oscillation is averaged.
+      Default: steps/10, at least 1.
 
-    Returns an `EdgeStudy`. A host loop over compiled pieces, so not under `jit`. It holds the parameters of the three
-    paths at all times for a while. Use float64 where it is affordable.
+    **Returns** an `EdgeStudy`. The study is a host loop over compiled pieces, so it does not work under `jit`. It
+    holds the parameters of the three paths at all times for a while. Use float64 where you can afford it.
 
-    Raises `ValueError` where the level is not reached (saying what sharpness was, and a learning rate at which it
-    would be), for an optimizer with momentum or another one without a central flow, and for numbers that are not
-    as above; `TypeError` for an objective that is no loss.
+    **Raises** `ValueError` where the level is not reached (saying what the sharpness was, and a learning rate at
+    which it would be), for an optimizer with momentum or another one without a central flow, and for numbers that
+    are not as above; `TypeError` for an objective that is no loss.
 
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206.
 
@@ -103,7 +105,7 @@ def edge_study(
 
 
 def plan(optimizer, objective, params, steps, modes, level, approach_steps=5_000, window=None) -> Plan:
-    """What a study will do, or an error that says in a sentence which argument is wrong."""
+    """What a study will do, or an error whose sentence says which argument is wrong."""
     check_objective(objective)
     method_of(optimizer)
     params = real_parameters(params)
@@ -120,7 +122,7 @@ def plan(optimizer, objective, params, steps, modes, level, approach_steps=5_000
 
 
 def studied(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, done: None) -> EdgeStudy:
-    """The study; `watch(stage, done)` is told the share of each of its stages that is done, 0 as it begins."""
+    """The study; `watch(stage, done)` is told the share of each of its stages that is done, 0 when it begins."""
     optimizer, objective, _, steps, modes, _, _, _ = chosen
     rate = method_of(optimizer).learning_rate
     length = max(SHORTEST, -(-steps // PIECES))

@@ -1,4 +1,4 @@
-"""The iterates without their oscillation of period two, to hold against a central flow."""
+"""The iterates without their oscillation of period two, for comparison with a central flow."""
 
 import dataclasses
 from typing import Any
@@ -18,16 +18,19 @@ PyTree = Any
 def midpoints(run: Trajectory) -> Trajectory:
     r"""Second-order midpoints $\frac14(\theta_{k-1} + 2\theta_k + \theta_{k+1})$ of the iterates of a run.
 
-    At the edge of stability iterates alternate about a slower path; an oscillation $(-1)^k x$ cancels, and of one
-    that changes only its second difference is left. Where the path itself is smooth they are $O(\eta^2)$ from it.
+    At the edge of stability iterates alternate about a slower path. An oscillation $(-1)^k x$ cancels in the
+    midpoints; of one that changes, only its second difference is left. Where the path itself is smooth they are
+    $O(\eta^2)$ from it.
 
-    - `run`: a trajectory of `iterate` whose `values` are the parameters at every step (`every=1`), leaves (T, …), T ≥
-      3; or any function of the iterates that is to be averaged so. Counts and flags, which
-      have none, are those at the inner times.
+    **Arguments**
 
-    Returns a `Trajectory` with the inner T − 2 times and values. Works under `jit` and `vmap` (lanes first).
+    - `run`: a trajectory of `iterate` whose `values` are the parameters at every step (`every=1`), leaves (T, …),
+      T ≥ 3; or any other function of the iterates that is to be averaged in this way. Counts and flags, which have no
+      midpoints, are those at the inner times.
 
-    Raises `ValueError` for fewer than three times, or iterates not recorded at every step.
+    **Returns** a `Trajectory` with the inner T − 2 times and values. It works under `jit` and `vmap` (lanes first).
+
+    **Raises** `ValueError` for fewer than three times, or iterates not recorded at every step.
 
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206.
 

@@ -1,4 +1,4 @@
-"""What a study past the edge of stability found: iterates, central flow and stable flow on one clock."""
+"""The result of a study past the edge of stability: iterates, central flow and stable flow on one clock."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +14,16 @@ PyTree = Any
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EdgePath:
-    """One of the three paths, at the T times of a study, which are those of the iterates but for the first and last.
+    """One of the three paths, at the T times of a study: those of the iterates without the first and the last.
 
-    - `loss`, `squared_gradient` (T,): of the iterates and the stable flow at their parameters; of the central flow
-      the time averages that it predicts of the iterates.
+    - `loss`, `squared_gradient` (T,): for the iterates and the stable flow those at their parameters; for the
+      central flow the time averages that it predicts of the iterates.
     - `eigenvalues` (T, modes): the effective ones, of $P^{-1/2}HP^{-1/2}$ with P the preconditioner over the
-      learning rate, largest first, so that the edge of stability is at 2. Of the iterates: at their midpoints; of the
-      central flow: where its last substep began.
-    - `distance` (T,): of its parameters from the midpoints of the iterates; for the iterates themselves the size of
-      their oscillation.
-    - `params`: at the last time.
+      learning rate, largest first, so that the edge of stability is at 2. For the iterates they are those at the
+      midpoints, for the central flow those where its last substep began.
+    - `distance` (T,): the distance of its parameters from the midpoints of the iterates; for the iterates
+      themselves the size of their oscillation.
+    - `params`: the parameters at the last time.
     """
 
     loss: jax.Array
@@ -36,22 +36,24 @@ class EdgePath:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EdgeStudy:
-    r"""Iterates near the edge of stability beside the central flow and the stable flow; a pytree of arrays.
+    """Iterates near the edge of stability, their central flow and their stable flow; a pytree of arrays.
 
     - `times` (T,): on the clock t = kη, from step 1 to the last but one, where the iterates have midpoints.
     - `iterates`, `central`, `stable`: an `EdgePath` each.
-    - `averaged_loss`, `averaged_squared_gradient` (T,): the iterates', with their oscillation averaged over time: at
-      the midpoints, plus what the iterates have above that, averaged by a Gaussian whose standard deviation is
-      `window` steps, near the ends over what there is. (The falling loss itself, so averaged, would be lifted.)
+    - `averaged_loss`, `averaged_squared_gradient` (T,): those of the iterates, with their oscillation averaged over
+      time. They are the values at the midpoints, plus what the iterates have above that, averaged by a Gaussian
+      whose standard deviation is `window` steps (near the ends over what there is). An average of the falling loss
+      itself would be too high.
     - `covariance` (T, modes, modes): X, the central flow's oscillation in its eigenvectors.
-    - `eigenvector_residual`, `complementarity_residual`, `substeps`, `products`, `third_derivatives`: of the central
-      flow at its end, as in its `CentralRecord`.
-    - `start`: the parameters where all three begin. `approach_times`, `approach_sharpness` (n,): the way there, from
-      t = 0 of its own; n = 0 without one.
+    - `eigenvector_residual`, `complementarity_residual`: the central flow's largest relative residuals.
+    - `substeps`, `products`, `third_derivatives`: the numbers of substeps, Hessian products and third derivatives
+      that the central flow took.
+    - `start`: the parameters where all three begin.
+    - `approach_times`, `approach_sharpness` (n,): the way there, from t = 0 of its own; n = 0 without an approach.
 
-    Its numbers over the last half of the time: `loss_ratio`, `stable_loss_ratio`, `squared_gradient_ratio`,
+    Its numbers over the last half of the time are `loss_ratio`, `stable_loss_ratio`, `squared_gradient_ratio` and
     `sharpness`; at the end `distance_ratio`; and the times at which the edge is `reached` and the flows part, `left`.
-    A path that stops being finite has NaN from then on, and so have these.
+    Where a path stops being finite, it and these numbers are NaN from then on.
     """
 
     times: jax.Array
@@ -98,9 +100,10 @@ class EdgeStudy:
 
     @property
     def reached(self) -> jax.Array:
-        """The time at which the iterates' effective sharpness is 2, or the central flow oscillates; NaN for none.
+        """The time at which the iterates' effective sharpness is 2, or the central flow oscillates; NaN if that is
+        never.
 
-        Below the edge of stability a central flow is the stable flow, and there is nothing to tell them apart by.
+        Below the edge of stability a central flow is the stable flow, and nothing tells them apart.
         """
         oscillates = jnp.any(self.covariance != 0, axis=(1, 2))
         at_edge = oscillates | (self.iterates.eigenvalues[:, 0] >= 2)

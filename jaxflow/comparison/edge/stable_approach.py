@@ -15,7 +15,7 @@ RISE = 1.2  # a rise in sharpness that another learning rate is advised for
 
 
 class Approach(NamedTuple):
-    """Where a study begins, and on the way there the times (n,) and effective sharpness (n,); n may be 0."""
+    """Where a study begins, and the times (n,) and effective sharpness (n,) on the way there; n may be 0."""
 
     start: StableState
     times: np.ndarray
@@ -48,7 +48,7 @@ def approach(
         if not np.isfinite(sharpness[-1]):
             raise ValueError(
                 f"level must be one that the stable flow reaches, got {level!r}: it {path.message}, its effective "
-                f"sharpness {_greatest(sharpness):.4g} at most."
+                f"sharpness being {_greatest(sharpness):.4g} at most."
             )
         at = _crossing(sharpness, level)
         watch("approach", _share(sharpness, level))
@@ -63,7 +63,9 @@ def approach(
 
 
 def _advice(sharpness: np.ndarray, level: float, rate: Any) -> str:
-    """The nearest learning rate at which what was seen, in proportion to it, would rise through the level in time."""
+    """The nearest learning rate at which the sharpness seen, in proportion to the rate, would rise through the level
+    in time.
+    """
     lowest = int(np.argmin(sharpness))
     later = np.arange(sharpness.size) > lowest
     risen = np.flatnonzero(later & (sharpness > 0) & (sharpness >= RISE * sharpness[lowest]))

@@ -9,15 +9,20 @@ from jaxflow.comparison.laws.one_dimensional import two_samples
 
 
 def energy_distance(a, b) -> jax.Array:
-    r"""The energy distance $2E|X-Y| - E|X-X'| - E|Y-Y'|$ of two samples, 0 only where their laws agree.
+    """The energy distance $2E|X-Y| - E|X-X'| - E|Y-Y'|$ of two samples, 0 only where their laws agree.
 
-    `a` (n, …) and `b` (m, …) hold samples along the leading axis; |·| is the Euclidean norm over the rest, in
-    the units given: rescale coordinates that should count alike. All pairs enter, a member with itself too
-    (the V-statistic), so the value is never negative and about 1/n between samples of one law.
-    `scipy.stats.energy_distance` is its square root. Needs memory for (n+m)² distances. Works under `jit` and
-    `vmap`; a p-value is `compare_ensembles(a, b, test="energy", key=key)`.
+    |·| is the Euclidean norm of a sample, in the units given: rescale coordinates that should count alike. All pairs
+    enter, a member with itself too (the V-statistic), so the value is never negative, and about 1/n between samples
+    of one law. `scipy.stats.energy_distance` is its square root. A p-value is `compare_ensembles(a, b,
+    test="energy", key=key)`.
 
-    **Raises** `ValueError` for empty samples or samples whose trailing shapes differ.
+    **Arguments**
+
+    - `a` (n, …), `b` (m, …): real samples along the leading axis, of one trailing shape.
+
+    **Returns** the distance, a scalar. It needs memory for (n+m)² distances, and works under `jit` and `vmap`.
+
+    **Raises** `ValueError` for empty samples or samples whose trailing shapes differ; `TypeError` for complex ones.
 
     Source: Székely & Rizzo, Energy statistics (2013), J. Stat. Plan. Inference 143, 1249.
 
@@ -69,10 +74,10 @@ def shuffled(key, labels: jax.Array, repetitions: int) -> jax.Array:
 
 
 def _distances(z: jax.Array) -> jax.Array:
-    """All Euclidean distances between the rows of z (N, d), a row of them at a time.
+    """All Euclidean distances between the rows of z (N, d), one row of them at a time.
 
-    From differences, not from the Gram matrix: the distance of members that share their randomness is what
-    would cancel there.
+    They are computed from differences, not from the Gram matrix, in which the distance of members that share their
+    randomness would cancel.
     """
     return jax.lax.map(lambda row: norms(z - row[None]), z)
 

@@ -24,7 +24,7 @@ LEAST = 20
 
 
 class Settings(NamedTuple):
-    """What is static about a comparison. `rank`: how many relabellings or resamples the level leaves out."""
+    """What is static about a comparison; `rank` counts the resamples that the level leaves out."""
 
     test: str
     paired: bool
@@ -45,36 +45,39 @@ def compare_ensembles(
     repetitions: int = 1000,
     objective: Callable[[PyTree], jax.Array] | None = None,
 ) -> EnsembleComparison:
-    r"""Whether the members of two ensembles have the same law, at one time or at several.
+    """Test whether the members of two ensembles have the same law, at one time or at several.
 
     **Arguments**
 
     - `a`, `b`: trajectories made by `jf.ensemble`, of the same record at the same times; or pytrees of arrays
       (n, …) and (m, …), samples at one time. n and m may differ.
-    - `key`: draws the resamples, and the projections where a record has more than 8 coordinates.
-    - `at`: the recorded time to compare at, or a sequence of them for one joint test. Default: the last.
-    - `test`: "panel" (default) looks at a panel of functions of the record: means, variances, covariances and
+    - `key`: the random key of the resamples, and of the projections where a record has more than 8 coordinates.
+    - `at`: the recorded time at which to compare, or a sequence of times for one joint test. Default: the last.
+    - `test`: "panel" (default) tests a panel of functions of the record: means, variances, covariances and
       cosines of its coordinates, their average variance, the squared norm and, where given, the mean of
-      `objective`; of 8 random projections of the standardised coordinates where there are more than 8. The
+      `objective`. Where there are more than 8 coordinates it uses 8 random projections of the standardised ones. The
       statistic is the largest gap in standard errors; p-value and simultaneous intervals are from random divisions
       of all members into ensembles of the two sizes; of pairs, from a multinomial bootstrap of the centred maximum.
       "energy" takes the energy distance of the records as they are, all times together, with the p-value of a
-      permutation test; it has no interval, as a bootstrap of a degenerate statistic covers nothing.
-    - `paired`: member i of both ensembles shares its randomness (common random numbers). Resamples, and the
+      permutation test. It has no interval, as a bootstrap of a degenerate statistic covers nothing.
+    - `paired`: whether member i of both ensembles shares its randomness (common random numbers). Resamples, and the
       random signs of the energy distance, are then of pairs.
-    - `level`: of the simultaneous intervals; 1 − level is the rate of false alarms. `repetitions`: of the test.
-    - `objective(record) -> scalar`: a further function in the panel.
+    - `level`: the level of the simultaneous intervals, between 0 and 1; 1 − level is the rate of false alarms.
+    - `repetitions`: the number of random divisions or resamples of the test.
+    - `objective`: a function `objective(record) -> scalar`, a further function in the panel.
+
+    **Returns** an `EnsembleComparison`. It works under `jit` and `vmap` (with `at=None` where times are traced), so
+    that a grid of comparisons is one program.
+
+    **Raises** `TypeError` or `ValueError` for trajectories that are not ensembles, whose records or times differ,
+    a time that was not recorded, an unknown test, fewer than 20 members for the panel or for pairs, too few
+    members or repetitions for a p-value as small as 1 − level, or `paired` ensembles of different sizes.
 
     A member that diverged, or whose record (or its squared norm or loss) is not finite, is left out, with its
     partner if `paired`, and counted. A coordinate that is constant in both ensembles and differs, by more than 64
     rounding errors, counts as infinitely many standard errors apart. Where members differ by less than 4 rounding
-    errors of their type precision ends: the panel leaves the coordinate out and the verdict says so; there is none
-    where nothing else is left. Works under `jit` and `vmap` (pass `at=None`
-    where times are traced), so that a grid of comparisons is one program.
-
-    **Raises** `TypeError` or `ValueError` for trajectories that are not ensembles, whose records or times differ,
-    a time that was not recorded, an unknown test, fewer than 20 members for the panel or for pairs, too few
-    members or repetitions for a p-value as small as 1 − level, `paired` ensembles of different sizes.
+    errors of their type, precision ends: the panel leaves the coordinate out and the verdict says so. There is no
+    verdict where nothing else is left.
 
     Sources: Chung & Romano (2013), arXiv 1304.5939 (permutation tests in standard errors); Chernozhukov, Chetverikov
     & Kato (2013), arXiv 1212.6906 (bootstrap of maxima); Székely & Rizzo (2013), J. Stat. Plan. Inference 143, 1249
@@ -108,7 +111,7 @@ def compare_ensembles(
     a, b, times = gather(a, b, at)
     n, m = (len(jax.tree.leaves(samples.values)[0]) for samples in (a, b))
     if paired and n != m:
-        raise ValueError(f"paired ensembles must have as many members each, got {n} and {m}.")
+        raise ValueError(f"paired ensembles must have the same number of members, got {n} and {m}.")
     least = _least(test, paired, level)
     if min(n, m) < least:
         raise ValueError(
@@ -128,10 +131,10 @@ def compare_ensembles(
 
 
 def _least(test: str, paired: bool, level: float) -> int:
-    """The members each ensemble needs.
+    """The number of members that each ensemble needs.
 
-    Independent ensembles of n have C(2n, n) / 2 different labellings, so that a permutation test reaches its
-    level from some n on whatever the law. The other tests are asymptotic.
+    Independent ensembles of n have C(2n, n) / 2 different labellings, so a permutation test reaches its
+    level from some n on, whatever the law is. The other tests are asymptotic.
     """
     if test == "panel" or paired:
         return LEAST
@@ -201,7 +204,9 @@ def _numbers(samples: Samples, objective):
     if objective is not None:
         loss = jax.vmap(jax.vmap(objective))(records)
         if jnp.shape(loss) != x.shape[:2]:
-            raise ValueError(f"objective must return one number a record, got shape {jnp.shape(loss)[2:]}.")
+            raise ValueError(
+                f"objective must return one number for each record, got shape {jnp.shape(loss)[2:]}."
+            )
         extra.append(loss.astype(float))
         extra_rounding.append(jnp.asarray(precision(loss)))
     rest = jnp.stack(extra, axis=-1) if extra else jnp.zeros((*x.shape[:2], 0))

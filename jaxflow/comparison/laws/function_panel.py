@@ -21,8 +21,8 @@ FEW = 8
 class Functions(NamedTuple):
     """Values of p functions in both ensembles, (n, p) and (m, p), in units of `unit` (p,).
 
-    `scale` (p,) is what a gap is small or large against, 0 where neither ensemble varies; `rounding` (p,) what
-    of the values may be rounding error.
+    `scale` (p,) is the scale of a gap, 0 where neither ensemble varies; `rounding` (p,) is the part of the values
+    that may be rounding error.
     """
 
     a: jax.Array
@@ -54,7 +54,7 @@ def functions(every: Columns, main: Columns, extra: Columns, used_a, used_b) -> 
 
 
 def names(main: list[str], extra: list[str], projections: bool) -> list[str]:
-    """What the functions are called, in the order in which `functions` has them."""
+    """The names of the functions, in the order of `functions`."""
     out = [f"mean of {name}" for name in main]
     for i, j in zip(*_pairs(len(main)), strict=True):
         out.append(f"variance of {main[i]}" if i == j else f"covariance of {main[i]} and {main[j]}")
@@ -76,21 +76,21 @@ def _means(c: Columns) -> Functions:
 
 
 def _products(c: Columns, used_a, used_b) -> Functions:
-    """Variances and covariances, unbiased and about each ensemble's own mean: a gap in the mean is none here."""
+    """Variances and covariances, unbiased and about each ensemble's own mean: a gap in the mean has no effect."""
     i, j = _pairs(c.varies.size)
     a, b = (x[:, i] * x[:, j] * _unbias(used) for x, used in ((c.own_a, used_a), (c.own_b, used_b)))
     return Functions(a, b, c.scale[i] * c.scale[j], c.unit[i] * c.unit[j], c.rounding[i] + c.rounding[j])
 
 
 def _cosines(c: Columns, used_a, used_b) -> Functions:
-    """cos of the standardised columns: the tails of which no moment need exist."""
+    """cos of the standardised columns, for tails of which no moment need exist."""
     a, b = (counted(len(x), used) * jnp.cos(x) for x, used in ((c.a, used_a), (c.b, used_b)))
     one = jnp.ones(c.varies.size)
     return Functions(a, b, one, one, c.rounding)
 
 
 def _average_variance(c: Columns, used_a, used_b) -> Functions:
-    """The variances of all coordinates, each in units of its own: what projections of many of them miss."""
+    """The variances of all coordinates, each in its own unit: projections of many coordinates miss these."""
     a, b = (
         jnp.mean(x**2, axis=1, keepdims=True) * _unbias(used)
         for x, used in ((c.own_a, used_a), (c.own_b, used_b))
@@ -100,7 +100,7 @@ def _average_variance(c: Columns, used_a, used_b) -> Functions:
 
 
 def _apart(c: Columns, used_a, used_b) -> Functions:
-    """Among the coordinates without spread, which projections leave out, the one farthest apart."""
+    """Of the coordinates without spread, which projections leave out, the one that is farthest apart."""
     gaps = jnp.abs(mean(c.a, used_a) - mean(c.b, used_b)) * (c.unit - c.scale)
     i = jnp.argmax(gaps)[None]
     a, b = (jnp.where(c.varies[i][None], 0.0, x[:, i]) for x in (c.a, c.b))

@@ -1,8 +1,8 @@
 """Mean and covariance without sampling: of an SDE by an ODE, of SGD by a recursion.
 
 Both are exact where the drift is affine and the noise covariance quadratic in the state, as for linear regression
-under squared loss; elsewhere they close the hierarchy of moments at the second (Gaussian to first order). They are
-what weak orders are measured with: sampling would need 10⁴ runs to see 5 % of a variance.
+under squared loss. Elsewhere they close the hierarchy of moments at the second (Gaussian to first order). Weak orders
+are measured with them, because sampling would need 10⁴ runs to see 5 % of a variance.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,11 @@ PyTree = Any
 
 
 class Moments(NamedTuple):
-    """Mean (a pytree like the state) and covariance (d, d), float32 at least, in the order of `ravel_pytree`."""
+    """The first two moments of a law.
+
+    - `mean`: a pytree like the state.
+    - `covariance` (d, d): in the order of `ravel_pytree`, float32 at least.
+    """
 
     mean: PyTree
     covariance: jax.Array
@@ -39,7 +43,7 @@ class Moments(NamedTuple):
 
 
 def _flattened(tree: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
-    """A pytree as one vector, of half precision in float32; and back, in its own dtypes."""
+    """A pytree as one vector (half precision becomes float32), and the way back, in its own dtypes."""
     narrow, back = ravel_pytree(tree)
     return widened(narrow), lambda x: back(x.astype(narrow.dtype))
 
@@ -55,11 +59,18 @@ def moment_flow(dynamics: Dynamics) -> Field:
 
     $\dot m = E f,\quad \dot S = J S + S J^\top + E\,\sigma\sigma^\top,\quad J = \nabla f(m)$,
 
-    with expectations to second order about m: exact for affine f and quadratic σσᵀ. Integrated from parameters
-    (S = 0 there) it records `Moments`; pass `record=` to keep less. Dense, so for small states. Clock: that of
-    the dynamics. Source: Särkkä & Solin (2019), Applied Stochastic Differential Equations, section 5.
+    with expectations to second order about m, which are exact for affine f and quadratic σσᵀ.
 
-    Raises `ValueError` for a dynamics without noise.
+    **Arguments**
+
+    - `dynamics`: a `Dynamics` with Gaussian noise.
+
+    **Returns** a `Dynamics` on the same clock, without noise. Integrated from parameters (S = 0 there) it records
+    `Moments`; pass `record=` to keep less. It is dense, so it is for small states.
+
+    **Raises** `ValueError` for a dynamics without noise, or whose noise picks examples.
+
+    Source: Särkkä & Solin (2019), Applied Stochastic Differential Equations, section 5.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
@@ -109,15 +120,26 @@ def moment_descent(
     steps: Any,
     replacement: bool = True,
 ) -> Moments:
-    r"""Mean and covariance of SGD's iterate after `steps` (may be traced) independent mini-batch steps.
+    r"""Mean and covariance of SGD's iterate after a number of independent mini-batch steps.
 
     $m \leftarrow m - \eta E\nabla L,\quad S \leftarrow (I - \eta H) S (I - \eta H) + \eta^2 s_B E\,\Sigma$
 
-    with expectations to second order about m and $s_B$ as in `temperature`: exact for linear regression. `params`
-    hold at the start, where S = 0. Dense, so for small problems.
+    with expectations to second order about m, which are exact for linear regression.
 
-    Raises `TypeError` for an objective without data, `ValueError` for a negative rate, `batch_size` ≤ 0 or (without
-    replacement) > N.
+    **Arguments**
+
+    - `objective`: an `Objective` with data.
+    - `params`: the start, where S = 0, a pytree of float arrays.
+    - `learning_rate` η: a number at least 0.
+    - `batch_size` B: the number of examples per gradient, a number above 0.
+    - `steps`: the number of steps, which may be traced.
+    - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without
+      replacement at each step, $s_B = \frac1B\frac{N-B}{N-1}$ (static).
+
+    **Returns** `Moments`. The computation is dense, so it is for small problems.
+
+    **Raises** `TypeError` for an objective without data; `ValueError` for a negative rate or number of steps,
+    `batch_size` ≤ 0 or (without replacement) > N.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))

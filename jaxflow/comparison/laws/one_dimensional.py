@@ -14,16 +14,20 @@ from jaxflow.comparison.laws.standardised import counted
 def wasserstein(a, b, order: float = 2.0) -> jax.Array:
     r"""The Wasserstein distance $\big(\int_0^1 |F_a^{-1}(u) - F_b^{-1}(u)|^p\,du\big)^{1/p}$ of two samples.
 
+    In one dimension the best coupling is the sorted one, so this is exact for the samples, whatever n and m are. Two
+    samples of one law are a positive distance apart, about 1/√n: the distance measures an effect, and tests nothing.
+
     **Arguments**
 
-    - `a` (n, …) and `b` (m, …): samples along the leading axis. Every trailing entry is a marginal of its own.
-    - `order`: p ≥ 1.
+    - `a` (n, …), `b` (m, …): real samples along the leading axis, of one trailing shape. Every trailing entry is a
+      marginal of its own.
+    - `order` p: a number at least 1 (static).
 
-    Returns the distance of every marginal, shape (…). In one dimension the best coupling is the sorted one, so
-    this is exact for the samples, whatever n and m are. Two samples of one law are a positive distance apart,
-    about 1/√n: it measures an effect, and tests nothing. Works under `jit` and `vmap`.
+    **Returns** the distance of every marginal, shape (…), in the units of the samples. It works under `jit` and
+    `vmap`.
 
-    **Raises** `ValueError` for empty samples, samples whose trailing shapes differ, or an order below 1.
+    **Raises** `ValueError` for empty samples, samples whose trailing shapes differ, or an order below 1;
+    `TypeError` for complex samples.
 
     Source: Villani, Topics in Optimal Transportation (2003), theorem 2.18.
 
@@ -38,7 +42,7 @@ def wasserstein(a, b, order: float = 2.0) -> jax.Array:
 
 
 def two_samples(a, b) -> tuple[jax.Array, jax.Array]:
-    """Both as float arrays; refuses, in one sentence, what are no two samples of one thing."""
+    """Both as float arrays; what are not two samples of one thing is refused in one sentence."""
     for name, x in (("a", a), ("b", b)):
         if jnp.iscomplexobj(x):
             raise TypeError(f"{name} must be real, got dtype {jnp.result_type(x)}.")
@@ -54,7 +58,7 @@ def two_samples(a, b) -> tuple[jax.Array, jax.Array]:
 
 
 def _from_the_first(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Integers seen from the first of them, by which no distance changes: what single precision would round off."""
+    """Integers minus the first of them, which changes no distance and keeps what single precision would round off."""
     origin = a.reshape(-1)[0]
     shifted = lambda x: difference(x, origin.astype(x.dtype))
     return (shifted(a), shifted(b)) if a.dtype == b.dtype else (a, b)
@@ -83,7 +87,7 @@ def of_columns(a: jax.Array, b: jax.Array, used_a, used_b, order: float) -> jax.
 
 
 def _ends(n: int, used) -> jax.Array:
-    """Where the steps of the quantile function of `used` of n samples end."""
+    """The ends of the steps of the quantile function of `used` of n samples."""
     return jnp.minimum(jnp.arange(1.0, n + 1.0) / jnp.maximum(used, 1), 1.0)
 
 

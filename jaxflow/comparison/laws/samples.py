@@ -1,4 +1,4 @@
-"""The records of an ensemble as samples: one row of real numbers a member, with a name for every number."""
+"""The records of an ensemble as samples: one row of real numbers for each member, with a name for every number."""
 
 import math
 from typing import Any, NamedTuple
@@ -25,8 +25,9 @@ PyTree = Any
 class Samples(NamedTuple):
     """What one ensemble hands to a test.
 
-    `values`: leaves (n, T, …), the indices (K,) of the times asked for and the status of each member (n,); or,
-    for plain arrays, leaves (n, …) and None twice.
+    - `values`: leaves (n, T, …), or (n, …) for plain arrays.
+    - `index` (K,): the indices of the times asked for; `None` for plain arrays.
+    - `status` (n,): the status of each member; `None` for plain arrays.
     """
 
     values: PyTree
@@ -37,7 +38,7 @@ class Samples(NamedTuple):
 def gather(a: Any, b: Any, at: Any) -> tuple[Samples, Samples, list[str]]:
     """Both ensembles as samples at the times `at`, and a suffix for the names of each of several times.
 
-    Refuses, in one sentence, what are no two ensembles of one thing.
+    What are not two ensembles of one thing is refused in one sentence.
     """
     kinds = [isinstance(x, Trajectory) for x in (a, b)]
     if kinds[0] != kinds[1]:

@@ -1,4 +1,4 @@
-"""Numbers of two ensembles side by side in units of their pooled spread, where rounding is told from spread."""
+"""Numbers of two ensembles in units of their pooled spread, where rounding is told from spread."""
 
 from typing import NamedTuple
 
@@ -15,9 +15,10 @@ RESOLVED, ROUNDING = 4, 64
 class Columns(NamedTuple):
     """k numbers of the members of both ensembles, in units of their pooled SD. Rows that do not count are zero.
 
-    `a` (n, k) and `b` (m, k) are about the middle between the two means, `own_a` and `own_b` about each mean.
-    A column without spread has `varies` False, 0 in `own_a` and `own_b`, and its size for a unit. `rounding` is
-    what of a gap may be rounding error. `unresolved`: the members differ, but by too few rounding errors to tell.
+    `a` (n, k) and `b` (m, k) are about the middle between the two means, `own_a` and `own_b` about each mean. A
+    column without spread has `varies` False, 0 in `own_a` and `own_b`, and its size as its unit. `rounding` is the
+    part of a gap that may be rounding error. `unresolved`: the members differ, but by too few rounding errors to
+    tell.
     """
 
     a: jax.Array

@@ -1,4 +1,4 @@
-"""The verdict on two ensembles: its numbers as a pytree, and what they say in a sentence."""
+"""The verdict on two ensembles: its numbers as a pytree, and a sentence that says what they mean."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,19 +13,20 @@ from jax.core import Tracer
 class EnsembleComparison:
     """What `compare_ensembles` found: a pytree of arrays, with the names static.
 
-    - `names` (p): the statistics. `gap` (p,): a − b of each. `scale` (p,): what a gap is large against (the
-      pooled SD for a mean, the pooled variance for a variance, …), 0 where nothing varies.
-    - `standard_error`, and `low`, `high`: the simultaneous interval (p,); `None` for the energy distance, whose
-      standard error is that of its null law.
-    - `statistic`: the largest |gap| in standard errors (infinite where constants differ). `p_value`: of all
-      statistics together; NaN where too few members are left.
+    - `names` (p): the statistics. `gap` (p,): a − b of each of them.
+    - `scale` (p,): the scale of each gap (the pooled SD for a mean, the pooled variance for a variance, …), 0 where
+      nothing varies.
+    - `standard_error` (p,): that of each gap. `low`, `high` (p,): the simultaneous interval at `level`; `None` for
+      the energy distance, whose standard error is that of its null law.
+    - `statistic`: the largest |gap| in standard errors (infinite where constants differ).
+    - `p_value`: the p-value of all statistics together; NaN where too few members are left.
     - `distance`: the energy distance, `None` where it was not asked for.
     - `wasserstein` (k,): Wasserstein-2 distances of the `marginals` (k), whose pooled SDs are `spread` (k,).
-    - `unresolved`: how many numbers of the record, at all times together, have so little spread beside their size
-      that it is not told from rounding.
-    - `used`, `diverged` (2,): members (pairs, twice, if `paired`) that entered; members of a and of b that
-      diverged or hold a number that is not finite. `divergence_p_value`: of equal rates of divergence, exact, by
-      Fisher's test; by McNemar's for pairs.
+    - `unresolved`: how many numbers of the record, at all times together, have a spread that is too small compared
+      with their size to be told from rounding.
+    - `used` (2,): the number of members of a and of b that entered (if `paired`, the number of pairs, twice).
+    - `diverged` (2,): the number of members of a and of b that diverged or hold a number that is not finite.
+    - `divergence_p_value`: the exact p-value of equal rates of divergence, by Fisher's test; by McNemar's for pairs.
 
     >>> import jax, jaxflow as jf
     >>> a, b = jax.random.normal(jax.random.key(0), (2, 256, 2))

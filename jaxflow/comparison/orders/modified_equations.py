@@ -1,7 +1,7 @@
-"""Order studies: how fast the modified equations of an optimizer close in on its iterates, order by order.
+"""Order studies: how fast the modified equations of an optimizer approach its iterates, order by order.
 
-All step sizes and orders share one compiled solve, as compiling is what such a study spends its time on: the
-shares of the increments, in which alone the orders differ, are an argument of it.
+All step sizes and orders share one compiled solve, as such a study spends most of its time on compiling. The orders
+differ only in the shares of the increments, which are an argument of it.
 """
 
 import warnings
@@ -55,8 +55,8 @@ class OrderStudy:
     """Errors of the modified equations on a ladder of step sizes, and the slopes at which they fall.
 
     - `fits`: for every order the `Order` of its errors (n,), relative to the distance travelled.
-    - `used`: for every order which of them (n,) the slope is fitted to: not those at the floor of rounding, nor
-      those of a run that diverged.
+    - `used`: for every order the flags (n,) of the errors to which the slope is fitted. Errors at the floor of
+      rounding, and those of a run that diverged, are left out.
     """
 
     fits: dict[int, Order]
@@ -102,7 +102,7 @@ class OrderStudy:
 
 
 class Plan(NamedTuple):
-    """The numbers of a study: orders, time, step sizes (n,), and how many steps (n,) go before and into the time."""
+    """The numbers of a study: orders, time, step sizes (n,), and steps (n,) before and during the time."""
 
     orders: tuple[int, ...]
     time: Any
@@ -121,37 +121,39 @@ def order_study(
     warmup: float | None = None,
     step_sizes: Any = None,
 ) -> OrderStudy:
-    r"""How the error of `jaxflow.dynamics.modified` falls with the step size, for each order p: as $h^p$.
+    r"""Measure how the error of `jaxflow.dynamics.modified` falls with the step size, for each order p: as $h^p$.
 
-    For every h of a ladder the optimizer `family(h)` takes warmup/h steps, and then time/h more, θ. From where the
-    warm-up ended the modified equation of order p is solved over `time`, $\theta_p$, by an 8th-order method with
-    tolerance 1e-13. The error is $|\theta_p - \theta|$ over the distance θ travelled in `time`, and its slope that
-    of `order_of_accuracy`.
+    For every h of a ladder the optimizer `family(h)` takes warmup/h steps, and then time/h more, to θ. From where
+    the warm-up ended the modified equation of order p is solved over `time`, to $\theta_p$, by an 8th-order method
+    with tolerance 1e-13. The error is $|\theta_p - \theta|$ over the distance that θ travelled in `time`, and its
+    slope is that of `order_of_accuracy`.
 
     **Arguments**
 
-    - `family(h)`: the optimizer that takes steps of time h, traced: `family_of(optimizer)`, or any function that
-      returns an optimizer of `jaxflow.optim` or one made `traceable`. It must have a limit as h → 0.
-    - `objective`, `params`: as of `iterate`; all data, no mini-batches.
-    - `orders`: of 1 to 8, distinct.
-    - `time`: default, 40 steps of the family's own optimizer; 1.0 for a function.
-    - `warmup`: a time; default time/2. Averages that began at nothing are smooth in time only some steps on.
-    - `step_sizes` (n,), n ≥ 3: each to divide `time` and `warmup`. Default: 8, time/80 … time/960, where warmup/time
-      is a simple fraction.
+    - `family`: a function `family(h)` that returns the optimizer whose steps take the time h, traced:
+      `family_of(optimizer)`, or any function that returns an optimizer of `jaxflow.optim` or one made `traceable`.
+      It must have a limit as h → 0.
+    - `objective`: an `Objective`, evaluated on all data, or any function `loss(params) -> scalar`.
+    - `params`: the start, a pytree of float64 or float32 arrays.
+    - `orders`: distinct integers from 1 to 8.
+    - `time`: the length of the study. Default: 40 steps of the family's own optimizer; 1.0 for a function.
+    - `warmup`: the time before it; default time/2. Averages that began at zero are smooth in time only some steps
+      later.
+    - `step_sizes` (n,), n ≥ 3: each must divide `time` and `warmup`. Default: 8 of them, time/80 … time/960, where
+      warmup/time is a simple fraction.
 
-    Returns an `OrderStudy`, which prints as a table. Slopes fall short of p where the ladder is too coarse: some
-    average forgets within few steps, or h times the (preconditioned) sharpness is not small; and where the optimizer
-    is not smooth, of which it is warned.
+    **Returns** an `OrderStudy`, which prints as a table. Slopes fall short of p where the ladder is too coarse
+    (some average forgets within few steps, or h times the (preconditioned) sharpness is not small), and where the
+    optimizer is not smooth, of which there is a warning.
 
-    Errors below (tolerance + 100 ε)·|θ|, of rounding and the solver, are left out of the fit, and marked, as are runs
-    that diverge or need over 256 steps of the solver: where an optimizer has jumps or kinks, whose tolerance is 1e-8.
-    In float32 (where the tolerance is 1e-6) only orders 1 and 2 rise above rounding; others are refused.
-
-    Two programs are compiled, one for the iterates and one for all orders up to 4 (or up to 8), and none for other
-    numbers of the same shapes.
-
-    Raises `TypeError` for a family, objective or parameters that are none; `ValueError` for orders, times or step
+    **Raises** `TypeError` for what is no family, objective or parameters; `ValueError` for orders, times or step
     sizes that are not as above, or an optimizer that is random.
+
+    Errors below (tolerance + 100 ε)·|θ|, of rounding and the solver, are left out of the fit, and marked. So are
+    runs that diverge or need over 256 steps of the solver, as where an optimizer has jumps or kinks, whose
+    tolerance is 1e-8. In float32 (where the tolerance is 1e-6) only orders 1 and 2 rise above rounding; others are
+    refused. Two programs are compiled, one for the iterates and one for all orders up to 4 (or up to 8), and no
+    more for other numbers of the same shapes.
 
     Source of the series: Hairer, Lubich & Wanner (2006), Geometric Numerical Integration, IX.
 
@@ -171,7 +173,7 @@ def order_study(
 def by_order(
     chosen: Plan, family: Callable, objective: Callable, params: PyTree
 ) -> Iterator[tuple[int, Order, jax.Array]]:
-    """Each order with its fit and the points used, as it is done; the iterates are common to all."""
+    """Yield each order with its fit and the points used, as soon as it is done; the iterates are common to all."""
     orders, time, h, before, after = chosen
     optimizers, rough = _members(family, h, params)
     rtol = max(RTOL[_dtype(params)], ROUGH if rough else 0.0)
@@ -188,7 +190,7 @@ def by_order(
 def plan(
     family: Callable, params: PyTree, orders: Any, time: Any, warmup: Any, step_sizes: Any = None
 ) -> Plan:
-    """What a study will do, or an error that says in a sentence which argument is wrong."""
+    """What a study will do, or an error whose sentence says which argument is wrong."""
     if not callable(family):
         raise TypeError(f"family must be a function of the step size, such as family_of(…), got {family!r}.")
     orders = _orders(orders, _dtype(params))
@@ -221,7 +223,7 @@ def _orders(orders: Any, dtype: Any) -> tuple[int, ...]:
 
 
 def _ladder(time: Any, warmup: Any, step_sizes: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Step sizes, and how many of them the warm-up and the time take."""
+    """Step sizes, and the numbers of them that the warm-up and the time take."""
     sizes = _default(time, warmup) if step_sizes is None else np.asarray(step_sizes, float)
     if sizes.ndim != 1 or sizes.size < 3:
         raise ValueError(f"step_sizes must be a vector of at least three numbers, got shape {sizes.shape}.")
@@ -249,7 +251,7 @@ def _default(time: float, warmup: float) -> np.ndarray:
 
 
 def _members(family: Callable, h: jax.Array, params: PyTree) -> tuple[Optimizer, bool]:
-    """The optimizers of the ladder stacked in one, so that however made they are numbers, and if they are rough."""
+    """The optimizers of the ladder stacked in one, so that their numbers are arrays, and whether they are rough."""
     first = family(float(jax.device_get(h)[0]))
     if not isinstance(first, Optimizer):
         raise TypeError(
@@ -266,7 +268,7 @@ def _members(family: Callable, h: jax.Array, params: PyTree) -> tuple[Optimizer,
 
 @traceable
 def _truncated(optimizer, objective, shares, time_step):
-    """`modified`, of the order its shares say: they are numbers here, and orders one program."""
+    """`modified`, of the order that its shares give: they are numbers here, so that all orders are one program."""
     step = lambda state: increment(optimizer, objective, state)
     return Field(
         drift=lambda t, state: scale(1 / time_step, logarithm(step, state, shares)),
@@ -312,5 +314,5 @@ def _errors(sequential, shares, optimizers, step_sizes, starts, ends, time, obje
 
 
 def _spread(sequential: bool, one: Callable, members: Any) -> Any:
-    """On a CPU a member at a time: their steps differ twelvefold, and together all would wait for the longest."""
+    """On a CPU one member at a time, as their steps differ twelvefold and all would wait for the longest."""
     return lax.map(one, members) if sequential else jax.vmap(one)(members)

@@ -16,7 +16,12 @@ from jaxflow._traceable import transfers
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Order:
-    """Errors (n,) on a ladder of `step_sizes` (n,), the fitted `slope`, its standard error `uncertainty`."""
+    """A fitted order of accuracy: the slope of log error against log step size.
+
+    - `step_sizes` (n,): the ladder of step sizes. `errors` (n,): the error at each of them.
+    - `slope`, `intercept`: the fitted line.
+    - `uncertainty`: the standard error of the slope.
+    """
 
     step_sizes: jax.Array
     errors: jax.Array
@@ -36,14 +41,15 @@ def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order
 
     **Arguments**
 
-    - `run(step_size) -> error`: a scalar, positive. It is vmapped over the ladder, so that all step sizes are
-      one compiled program: take a traced number of steps, `jnp.round(T / h).astype(int)`, and `every=None`.
-    - `step_sizes` (n,), n ≥ 3, positive and distinct.
+    - `run`: a function `run(step_size) -> error`, a positive scalar. It is vmapped over the ladder, so that all
+      step sizes are one compiled program. So let it take a traced number of steps, `jnp.round(T / h).astype(int)`,
+      and `every=None`.
+    - `step_sizes` (n,), n ≥ 3: positive, distinct numbers, in time.
 
-    Returns an `Order`: the slope p and its standard error from the residuals of the fit (n − 2 degrees of
+    **Returns** an `Order`: the slope p and its standard error from the residuals of the fit (n − 2 degrees of
     freedom). Curvature of the ladder (large h) and rounding (small h) show in it.
 
-    Raises `ValueError` for fewer than three step sizes, non-positive or repeated ones, or errors that are not
+    **Raises** `ValueError` for fewer than three step sizes, non-positive or repeated ones, or errors that are not
     one number each; and, when concrete, for errors that are not positive and finite.
 
     >>> import jax.numpy as jnp, jaxflow as jf
@@ -63,7 +69,9 @@ def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order
             raise ValueError(f"step_sizes must be positive and distinct, got {sizes.tolist()}.")
     errors = jax.vmap(run)(h)
     if not hasattr(errors, "shape") or errors.shape != h.shape:
-        raise ValueError(f"run must return one number a step size, got {jax.tree.map(jnp.shape, errors)}.")
+        raise ValueError(
+            f"run must return one number for each step size, got {jax.tree.map(jnp.shape, errors)}."
+        )
     if not isinstance(errors, Tracer):
         e = np.asarray(errors)
         bad = ~(np.isfinite(e) & (e > 0))

@@ -1,4 +1,4 @@
-"""The weak order of a continuous model: how fast expectations close as the learning rate falls."""
+"""The weak order of a continuous model: how fast its expectations approach the discrete ones as the rate falls."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,25 +28,27 @@ def weak_order(
 
     **Arguments**
 
-    - `discrete(learning_rate)`, `continuous(learning_rate)`: called once a rung, with a Python float, so that
-      numbers of steps, and the shapes of what they run, may depend on it; nothing is vmapped or differentiated.
-    - `learning_rates` (r,), r ≥ 3, positive and distinct.
-    - `panel=None`: both return the exact moments, pytrees of numbers. With `panel(sample) -> numbers`, a function
-      of one sample, both return samples, leaves (n, …), with common random numbers: sample i of the two shares
-      its noise, and the gap is the mean of the paired differences. n is the same on every rung; noise may be
-      shared between rungs too. The gaps of all numbers are compared as they are: scale them in `panel`.
+    - `discrete`, `continuous`: functions `discrete(learning_rate)`, `continuous(learning_rate)`. They are called
+      once for each rung, with a Python float, so that numbers of steps, and the shapes of what they run, may depend
+      on it. Nothing is vmapped or differentiated.
+    - `learning_rates` (r,), r ≥ 3: positive, distinct numbers.
+    - `panel`: with `None` both functions return the exact moments, pytrees of numbers. With `panel(sample) ->
+      numbers`, a function of one sample, both return samples, leaves (n, …), with common random numbers: sample i
+      of the two shares its noise, and the gap is the mean of the paired differences. n is the same on every rung;
+      noise may be shared between rungs too. The gaps of all numbers are compared as they are: scale them in
+      `panel`.
 
-    Returns an `Order` of the largest gap. From exact moments it is that of `order_of_accuracy`. From samples the
+    **Returns** an `Order` of the largest gap. From exact moments it is that of `order_of_accuracy`. From samples the
     fit is weighted by the relative Monte Carlo errors of the gaps, and `uncertainty` is the slope's Monte Carlo
-    standard error, by the delta method over members, whose differences on all rungs enter together; it is
+    standard error, by the delta method over members, whose differences on all rungs enter together. It is
     stretched by √(χ²/(r−2)) where the gaps scatter about the line by more than their errors.
 
-    A slope of 1 for a first-order SDE says nothing about its noise: gradient flow has it too. Centred second
-    moments do.
+    **Raises** `ValueError` for learning rates that are no such ladder, results that differ in structure or shape,
+    samples that are not finite, and, from samples, a largest gap within 2 standard errors of 0 (the message says
+    how many members it needs); `TypeError` for traced learning rates or a `panel` that is no function.
 
-    **Raises** `ValueError` for a ladder that is not, results that differ in structure or shape, samples that are
-    not finite, and, from samples, a largest gap within 2 standard errors of 0, which says how many members it
-    needs.
+    A slope of 1 for a first-order SDE says nothing about its noise: gradient flow has it too. Centred second
+    moments do tell.
 
     Source: Li, Tai & E (2019), arXiv 1811.01558.
 
@@ -75,7 +77,7 @@ def _exact(a: PyTree, b: PyTree) -> tuple[float, None]:
 
 
 def _sampled(rate: float, a: PyTree, b: PyTree, panel) -> tuple[float, np.ndarray]:
-    """The largest |mean| of the paired differences of the panel, and the differences (n,) it is the mean of."""
+    """The largest |mean| of the paired differences of the panel, and the differences (n,) whose mean it is."""
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves((a, b))}
     if len(sizes) != 1 or min(sizes) < (2,):
         raise ValueError(
@@ -127,7 +129,7 @@ def _standard_errors(members: np.ndarray) -> np.ndarray:
 
 def _ladder(learning_rates: Any) -> list[float]:
     if isinstance(learning_rates, Tracer):
-        raise TypeError("learning_rates must be concrete numbers: each is a program of its own.")
+        raise TypeError("learning_rates must be concrete numbers, as each of them is a program of its own.")
     rates = np.asarray(learning_rates, float)
     if rates.ndim != 1 or rates.size < 3:
         raise ValueError(
@@ -157,7 +159,7 @@ def _check_gaps(rates: list[float], gaps: list[float], members: list) -> None:
             continue
         if len(differences) != len(members[0]):
             raise ValueError(
-                f"Every learning rate must have as many samples, got {len(members[0])} at {rates[0]:g} and "
+                f"Learning rates must have the same number of samples, got {len(members[0])} at {rates[0]:g} and "
                 f"{len(differences)} at {rate:g}."
             )
         error = _standard_errors(differences[None])[0]
@@ -165,6 +167,6 @@ def _check_gaps(rates: list[float], gaps: list[float], members: list) -> None:
             needed = len(differences) * (NOISE * error / gap) ** 2
             raise ValueError(
                 f"The largest gap, {gap:.2g} at learning rate {rate:g}, is below {NOISE:g} standard errors "
-                f"({error:.2g} each): use more members, upwards of {needed:.2g}, "
+                f"({error:.2g} each): use more members, at least {needed:.2g}, "
                 "or larger learning rates."
             )

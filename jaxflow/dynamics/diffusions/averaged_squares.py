@@ -1,7 +1,7 @@
 """RMSProp and Adam as differential equations, stochastic ones where they run on mini-batches.
 
-The second moment is a state of its own. In the limit of small steps it is driven by the same noise as the
-parameters; in Malladi's, of large noise, it follows a differential equation without noise.
+The second moment is a state of its own. In the limit of small steps the noise that drives the parameters drives it
+too. In Malladi's limit, of large noise, it follows a differential equation without noise.
 """
 
 from typing import Any, NamedTuple
@@ -30,16 +30,22 @@ PyTree = Any
 
 
 class RMSPropState(NamedTuple):
-    """Parameters θ and second moment v, in units of a squared gradient, in float32 at least; two alike pytrees."""
+    """The state of `rmsprop`, two pytrees of one structure.
+
+    - `params`: the parameters θ.
+    - `second_moment`: v, in units of a squared gradient, in float32 at least.
+    """
 
     params: PyTree
     second_moment: PyTree
 
 
 class AdamState(NamedTuple):
-    """Parameters, the moments with Adam's bias correction in them, and the number of steps taken, a float.
+    """The state of `adam`; all but the parameters are in float32 at least.
 
-    All but the parameters are float32 at least.
+    - `params`: the parameters θ.
+    - `first_moment`, `second_moment`: the averages of the gradient and of its square, bias-corrected; like θ.
+    - `steps`: the number of steps taken, a float scalar.
     """
 
     params: PyTree
@@ -53,7 +59,7 @@ def _clock(learning_rate: Any, gradients: Gradients) -> Any:
 
 
 def _field(drift, init, time_step, batch_size, diffusion, brownian, step) -> Field:
-    """Without mini-batches a differential equation, for a solver to step."""
+    """The field; without mini-batches it is an ordinary differential equation, for a solver to step."""
     field = Field(drift=drift, init=init, params=lambda state: state.params, time_step=time_step)
     if batch_size is None:
         return field
@@ -72,48 +78,56 @@ def rmsprop(
     replacement: bool = True,
     noise: Noise = FULL,
 ) -> Field:
-    r"""RMSProp as a diffusion on mini-batches, and without (`batch_size=None`) as an ordinary differential equation.
+    r"""RMSProp as a diffusion on mini-batches, or (`batch_size=None`) as an ordinary differential equation.
 
     On the clock t = kη, with $n\,dW_1$ the noise of a mini-batch gradient, of covariance $C = s_B\Sigma$:
     $d\theta = -\frac{1}{\sqrt v + \epsilon}(\nabla L\,dt + \sqrt\eta\,n\,dW_1)$,
     $dv = \lambda(\nabla L^2 + \mathrm{diag}\,C - v)\,dt
     + \lambda\sqrt\eta\,(2\nabla L\, n\,dW_1 + \sqrt2\,\mathrm{diag}\,C\,dW_2)$,
     $\lambda = \frac{2(1-\alpha)}{\eta(1+\alpha)}$.
-    $W_1$ is one and the same. It is the limit η → 0 at λ fixed, of weak order 1 in η; without the noise on v the
-    mean is as good but the variance of θ is wrong at leading order.
+    $W_1$ is the same in both. This is the limit η → 0 at λ fixed, of weak order 1 in η. Without the noise on v the
+    mean would be as good, but the variance of θ would be wrong at leading order.
+
+    **Arguments**
+
+    - `objective`: an `Objective` with data; without mini-batches any function `loss(params) -> scalar`.
+    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t; `None` for
+      all.
+    - `decay` α: the decay of the second moment, a number in [0, 1).
+    - `eps` ε: the number at least 0 that is added to √v, in units of the gradient.
+    - `malladi`: whether to take the limit of large noise, below, on its clock t = kη² (static).
+    - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without
+      replacement at each step, $s_B = \frac1B\frac{N-B}{N-1}$ (static).
+    - `noise`: how the noise is drawn: `noise.full()` (exact covariance), `noise.subset(M)` or
+      `noise.two_batches(b)`. n is taken as Gaussian.
+
+    **Returns** a `Dynamics`, whose state is `RMSPropState(params, second_moment)`. v is in units of a squared
+    gradient in either limit. It starts at v = 0, as the optimizer does, whose first steps are then long,
+    $\eta/\sqrt{1-\alpha}$, and no equation describes them well. For an accurate comparison start both from a v as
+    large as the squared gradients, here by `state=` of `integrate`. In the denominator v counts as at least 1 − α
+    of $E g^2$, as it does in the discrete method.
+
+    **Raises** `TypeError` for mini-batches of an objective without data, or complex parameters; `ValueError`
+    for a rate ≤ 0, `decay` outside [0, 1), a negative `eps`, `batch_size` ≤ 0 (or > N without replacement), or
+    `malladi` without a batch size.
 
     **Without mini-batches** C = 0: $\dot\theta = -\frac{\nabla L}{\sqrt v + \epsilon},\ \dot v = \lambda(\nabla L^2 -
     v)$, within O(η) of the iterates at λ fixed: $v_{k+1} - v_k = (1-\alpha)(g^2 - v_k)$ is $\eta\dot v$ to leading
     order, and $\lambda = -\frac{\ln\alpha}\eta + O(\eta^2)$, the rate at which the discrete average forgets.
 
-    `malladi=True`: the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their clock
-    **t = kη²**: $d\theta = -P^{-1}(\nabla L\,dt + \sigma_0\Sigma^{1/2}dW)$,
-    $du = c_2(\mathrm{diag}\,\Sigma - u)\,dt$, $P = \sigma_0\sqrt u + \epsilon_0$,
-    with $\sigma_0 = \eta\sqrt{s_B}$, $\epsilon_0 = \epsilon\eta$,
-    $c_2 = (1-\alpha)/\eta^2$ and $u = v/s_B$. Of weak order 2 in η where $\sigma_0, \epsilon_0, c_2$ are fixed: the
-    noise outweighs the gradient, $s_B\Sigma \gg \nabla L^2$. Batch sizes share this equation by the square-root
+    **`malladi=True`** is the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their
+    clock **t = kη²**: $d\theta = -P^{-1}(\nabla L\,dt + \sigma_0\Sigma^{1/2}dW)$, $du = c_2(\mathrm{diag}\,\Sigma -
+    u)\,dt$, $P = \sigma_0\sqrt u + \epsilon_0$, with $\sigma_0 = \eta\sqrt{s_B}$, $\epsilon_0 = \epsilon\eta$, $c_2
+    = (1-\alpha)/\eta^2$ and $u = v/s_B$. It is of weak order 2 in η where $\sigma_0, \epsilon_0, c_2$ are fixed:
+    the noise outweighs the gradient, $s_B\Sigma \gg \nabla L^2$. Batch sizes share this equation by the square-root
     rule (`jaxflow.rescale`).
-
-    **Arguments**
-
-    - `objective`: an `Objective` with data; without mini-batches any `loss(params) -> scalar`. `learning_rate` η,
-      `batch_size` B: numbers, or functions of the time t. `decay` α, `eps` ε as in `jaxflow.optim.rmsprop`.
-    - `replacement`, `noise`: as in `jaxflow.dynamics.sgd`. n is taken as Gaussian.
-
-    The state is `RMSPropState(params, second_moment)`, v in units of a squared gradient in either limit. It starts at
-    v = 0, as the optimizer does, whose first steps are then long, $\eta/\sqrt{1-\alpha}$, and no equation describes
-    them well. For an accurate comparison start both from a v as large as the squared gradients: here by `state=` of
-    `integrate`. v counts in the denominator as at least 1 − α of $E g^2$, as it does in the discrete method.
 
     **Cost.** `drift` and `diffusion` form diag Σ from every per-example gradient, 4 to 5 gradients of the mean loss
     on a small network. The step that `integrate` takes is two mini-batch gradients (two backward passes and one
-    forward), mixed as SVAG mixes them, $\frac{1\pm r}{2}$ with $r^2 = 2\eta/dt - 1$, and so their squares: of
-    the same mean and covariance. It keeps the correlations of g² between coordinates, $2 C_{ij}^2$, in place of which
+    forward), mixed as SVAG mixes them, $\frac{1\pm r}{2}$ with $r^2 = 2\eta/dt - 1$, and their squares likewise:
+    they have the same mean and covariance. It keeps the correlations of g² between coordinates, $2 C_{ij}^2$, where
     `diffusion` has $2 C_{ij}\sqrt{C_{ii}C_{jj}}$.
-
-    Raises `TypeError` for an objective without data where there are mini-batches or complex parameters, `ValueError`
-    for a rate ≤ 0, `decay` outside [0, 1), a negative `eps`, `batch_size` ≤ 0 (or > N without replacement), or
-    `malladi` without a batch size.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
@@ -174,40 +188,58 @@ def adam(
     replacement: bool = True,
     noise: Noise = FULL,
 ) -> Field:
-    r"""Adam as a diffusion on mini-batches, and without (`batch_size=None`) as an ordinary differential equation.
+    r"""Adam as a diffusion on mini-batches, or (`batch_size=None`) as an ordinary differential equation.
 
     In terms of the bias-corrected moments $\hat m, \hat v$, on the clock t = kη, with k the step count, a float,
-    $\lambda_i = \frac{2(1-\beta_i)}{\eta(1+\beta_i)}$ and $\gamma_i = 1 - e^{-\lambda_i\eta(k + 1/2)}$:
-    $d\theta = -\frac{\hat m}{\sqrt{\hat v} + \epsilon}\,dt$,
-    $d\hat m = \frac{\lambda_1}{\gamma_1}\big((\nabla L - \hat m)\,dt + \sqrt\eta\,n\,dW_1\big)$,
-    $d\hat v = \frac{\lambda_2}{\gamma_2}\big((\nabla L^2 + \mathrm{diag}\,C - \hat v)\,dt
-    + \sqrt\eta\,(2\nabla L\,n\,dW_1 + \sqrt2\,\mathrm{diag}\,C\,dW_2)\big)$, $dk = dt/\eta$, with the n of
-    `jaxflow.dynamics.rmsprop`. The limit η → 0 at $\lambda_i$ fixed, of weak order 1 in η.
+    $\lambda_i = \frac{2(1-\beta_i)}{\eta(1+\beta_i)}$ and $\gamma_i = 1 - e^{-\lambda_i\eta(k + 1/2)}$: $d\theta =
+    -\frac{\hat m}{\sqrt{\hat v} + \epsilon}\,dt$, $d\hat m = \frac{\lambda_1}{\gamma_1}\big((\nabla L - \hat m)\,dt
+    + \sqrt\eta\,n\,dW_1\big)$, $d\hat v = \frac{\lambda_2}{\gamma_2}\big((\nabla L^2 + \mathrm{diag}\,C - \hat
+    v)\,dt + \sqrt\eta\,(2\nabla L\,n\,dW_1 + \sqrt2\,\mathrm{diag}\,C\,dW_2)\big)$, $dk = dt/\eta$, where $n\,dW_1$
+    is the noise of a mini-batch gradient, of covariance $C = s_B\Sigma$. This is the limit η → 0 at $\lambda_i$
+    fixed, of weak order 1 in η.
+
+    **Arguments**
+
+    - `objective`: an `Objective` with data; without mini-batches any function `loss(params) -> scalar`.
+    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t; `None` for
+      all.
+    - `b1` β₁, `b2` β₂: the decays of the first and the second moment, numbers in [0, 1).
+    - `eps` ε: the number at least 0 that is added to $\sqrt{\hat v}$, in units of the gradient.
+    - `malladi`: whether to take the limit of large noise, below, on its clock t = kη² (static).
+    - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without
+      replacement at each step, $s_B = \frac1B\frac{N-B}{N-1}$ (static).
+    - `noise`: how the noise is drawn: `noise.full()` (exact covariance), `noise.subset(M)` or
+      `noise.two_batches(b)`. n is taken as Gaussian.
+
+    **Returns** a `Dynamics`, whose state is `AdamState(params, first_moment, second_moment, steps)`. To go on from
+    k steps of the optimizer, with its m and v, give $m/(1-\beta_1^k)$, $v/(1-\beta_2^k)$ and k by `state=` of
+    `integrate`. A drift forms diag Σ (4 to 5 gradients of the mean loss on a small network), a step takes two
+    mini-batch gradients.
+
+    **Raises** `TypeError` for mini-batches of an objective without data, or complex parameters; `ValueError`
+    for a rate ≤ 0, `b1` or `b2` outside [0, 1), a negative `eps`, `batch_size` ≤ 0 (or > N without replacement), or
+    `malladi` without a batch size.
 
     **Without mini-batches** C = n = 0, any loss will do, and this is the equation of da Silva & Gazeau (2020,
-    1810.13108), $\dot\theta = -m/\sqrt{v + \epsilon},\ \dot m = h\nabla L - rm,\ \dot v = p(\nabla L)^2 - qv$, for $h
-    = r = \lambda_1/\gamma_1$ and $p = q = \lambda_2/\gamma_2$, but for an ε under the root and the half step in γ:
-    $m_{k+1} - m_k = (1-\beta_1)(g - m_k)$ is $\dot m = \lambda_1(\nabla L - m)$, whose share of gradients is $1 -
-    e^{-\lambda_1 t} = \gamma_1$, $\dot\gamma_1 = \lambda_1(1 - \gamma_1)$, so that $\hat m = m/\gamma_1$ has
-    $\dot{\hat m} = \frac{\dot m - \hat m\dot\gamma_1}{\gamma_1} = \frac{\lambda_1}{\gamma_1}(\nabla L - \hat m)$;
-    likewise v.
+    1810.13108), $\dot\theta = -m/\sqrt{v + \epsilon},\ \dot m = h\nabla L - rm,\ \dot v = p(\nabla L)^2 - qv$, for
+    $h = r = \lambda_1/\gamma_1$ and $p = q = \lambda_2/\gamma_2$, except for their ε under the root and the half
+    step in γ: $m_{k+1} - m_k = (1-\beta_1)(g - m_k)$ is $\dot m = \lambda_1(\nabla L - m)$, whose share of
+    gradients is $1 - e^{-\lambda_1 t} = \gamma_1$, $\dot\gamma_1 = \lambda_1(1 - \gamma_1)$, so that $\hat m =
+    m/\gamma_1$ has $\dot{\hat m} = \frac{\dot m - \hat m\dot\gamma_1}{\gamma_1} = \frac{\lambda_1}{\gamma_1}(\nabla
+    L - \hat m)$; v is treated in the same way.
 
-    `malladi=True`: the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their clock
-    **t = kη²**: $d\theta = -\frac{\sqrt{\gamma_2}}{\gamma_1}P^{-1}m\,dt$,
-    $dm = c_1(\nabla L - m)\,dt + \sigma_0 c_1\Sigma^{1/2}dW$, $du = c_2(\mathrm{diag}\,\Sigma - u)\,dt$,
-    $P = \sigma_0\sqrt u + \epsilon_0\sqrt{\gamma_2}$, $\gamma_i = 1 - e^{-c_i t}$, $c_i = (1-\beta_i)/\eta^2$;
-    weak order 2 in η as there.
+    **`malladi=True`** is the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their
+    clock **t = kη²**: $d\theta = -\frac{\sqrt{\gamma_2}}{\gamma_1}P^{-1}m\,dt$, $dm = c_1(\nabla L - m)\,dt +
+    \sigma_0 c_1\Sigma^{1/2}dW$, $du = c_2(\mathrm{diag}\,\Sigma - u)\,dt$, $P = \sigma_0\sqrt u +
+    \epsilon_0\sqrt{\gamma_2}$, $\gamma_i = 1 - e^{-c_i t}$, $c_i = (1-\beta_i)/\eta^2$, $\sigma_0 =
+    \eta\sqrt{s_B}$, $\epsilon_0 = \epsilon\eta$; it is of weak order 2 in η where $\sigma_0, \epsilon_0, c_i$ are
+    fixed.
 
     Both are singular at the start, where γ is 0. The half step in γ, which is where step k + 1 stands in its
     interval, makes them regular: a run starts with $\hat m = \nabla L$ and $\hat v = E g^2$ (Malladi's: the
-    variance), of which one step leaves a third. Steps are counted in the state, so a run may start at any time, at
-    t = 0 too.
-
-    The arguments are those of `jaxflow.dynamics.rmsprop`, with β₁, β₂ and ε of `jaxflow.optim.adam`.
-
-    The state is `AdamState(params, first_moment, second_moment, steps)`. To go on from k steps of the optimizer, with
-    its m and v: $m/(1-\beta_1^k)$, $v/(1-\beta_2^k)$ and k, by `state=` of `integrate`. Costs and errors are those
-    of `jaxflow.dynamics.rmsprop`.
+    variance), of which one step leaves a third. Steps are counted in the state, so a run may start at any time,
+    t = 0 included.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))

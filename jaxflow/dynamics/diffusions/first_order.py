@@ -18,7 +18,7 @@ PyTree = Any
 
 
 def normal_like(params: PyTree) -> PyTree:
-    """One normal number for every real parameter; complex parameters are refused."""
+    """The shape of one normal number for every real parameter; complex parameters are refused."""
     for leaf in jax.tree.leaves(params):
         if jnp.iscomplexobj(leaf):
             raise TypeError(f"params must be real for isotropic noise, got dtype {leaf.dtype}.")
@@ -29,13 +29,21 @@ def normal_like(params: PyTree) -> PyTree:
 def langevin(objective: Callable[[PyTree], jax.Array], temperature: Any) -> Field:
     r"""Overdamped Langevin dynamics $d\theta = -\nabla L\,dt + \sqrt{2T}\,dW$.
 
-    Its stationary density is Gibbs', $\propto e^{-L/T}$. `objective` is an `Objective` or any
-    `loss(params) -> scalar`; `temperature` T ≥ 0 a number or a function of the time t (annealing). The clock is
-    that of gradient flow. It models no discrete method, so it has no order in a learning rate and no time step:
-    `integrate` needs `substeps` or `step_size`. The noise is additive (`solver=diffrax.Heun()` is of weak order
-    2). Source: Langevin (1908); as a sampler Roberts & Tweedie (1996), Bernoulli 2, 341.
+    Its stationary density is Gibbs', $\propto e^{-L/T}$. The clock is that of gradient flow. It models no discrete
+    method, so it has no order in a learning rate and no time step: `integrate` needs `substeps` or `step_size`. The
+    noise is additive (`solver=diffrax.Heun()` is of weak order 2).
 
-    Raises `TypeError` for an objective that is not callable, `ValueError` for a negative temperature.
+    **Arguments**
+
+    - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+    - `temperature` T: a number at least 0, in units of the loss, or a function of the time t (annealing).
+
+    **Returns** a `Dynamics`, whose state is the parameters.
+
+    **Raises** `TypeError` for an objective that is not callable or complex parameters; `ValueError` for a negative
+    temperature.
+
+    Source: Langevin (1908); as a sampler Roberts & Tweedie (1996), Bernoulli 2, 341.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> dynamics = jf.dynamics.langevin(lambda x: 0.5 * jnp.sum(x**2), temperature=0.5)
@@ -56,7 +64,7 @@ def langevin(objective: Callable[[PyTree], jax.Array], temperature: Any) -> Fiel
 
 
 def noise_amplitude(objective: Objective, batch_size: Any, replacement: bool) -> Callable[[Any, Any], Any]:
-    r"""$\sqrt{\eta(t)\, s_B(t)}$ as a function of a rate and the time; refuses what has no mini-batches."""
+    r"""$\sqrt{\eta(t)\, s_B(t)}$ as a function of a rate and the time; an objective without data is refused."""
     size = require_data(objective, "Mini-batches")
     check_batch(batch_size, size, replacement)
 
@@ -81,24 +89,27 @@ def sgd(
 
     **Arguments**
 
-    - `objective`: an `Objective` with data. `learning_rate` η, `batch_size` B: numbers, or functions of the time
-      t (`in_time` makes one of a schedule over steps); the clock is then the running sum of the rates.
-    - `order`: 1, the equation above, weak order 1 in η (Li, Tai & E 2017, 1511.06251; with temperature
-      $T = \eta s_B/2$, $\sqrt{2T\Sigma}$). 2: the drift of order 2,
-      $-\nabla(L + \frac{\eta}{4}|\nabla L|^2)$, same diffusion, weak order 2. "2+": that drift with the
-      diffusion $(I + \frac{\eta}{2}H)\sqrt{\eta s_B\Sigma}$, weak order 2 and right about the stationary
-      variance too, where 2 errs more than 1.
+    - `objective`: an `Objective` with data.
+    - `learning_rate` η: a number at least 0, or a function of the time t (`in_time` makes one of a schedule over
+      steps); the clock is then the running sum of the rates.
+    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
+    - `order`: which equation (static). 1 is the equation above, of weak order 1 in η (Li, Tai & E 2017, 1511.06251;
+      with the temperature $T = \eta s_B/2$ its noise is $\sqrt{2T\Sigma}$). 2 has the drift of order 2, $-\nabla(L
+      + \frac{\eta}{4}|\nabla L|^2)$, with the same diffusion, and is of weak order 2. "2+" has that drift and the
+      diffusion $(I + \frac{\eta}{2}H)\sqrt{\eta s_B\Sigma}$; it is of weak order 2 and has the right stationary
+      variance too, in which 2 errs more than 1.
     - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without
-      replacement each step, $\frac1B\frac{N-B}{N-1}$. Shuffled epochs are another process.
-    - `noise`: `noise.full()` (exact covariance), `subset(M)` or `two_batches(b)`.
+      replacement at each step, $s_B = \frac1B\frac{N-B}{N-1}$ (static). Shuffled epochs are another process.
+    - `noise`: how the noise is drawn: `noise.full()` (exact covariance), `noise.subset(M)` or `noise.two_batches(b)`.
 
-    Itô, state-dependent and not commutative: it is stepped by Euler–Maruyama. With full noise a step of order 1
-    is one backward pass, drift and noise together, of order 2+ that and a Hessian product.
+    **Returns** a `Dynamics`, whose state is the parameters. It is meant in Itô's sense, its noise depends on the
+    state and does not commute, and it is stepped by Euler–Maruyama. With full noise a step of order 1 is one
+    backward pass, drift and noise together; a step of order 2+ costs a Hessian product more.
 
-    The second-order terms are derived for the constant η; under a schedule η(t) stands in its place.
-
-    Raises `TypeError` for an objective without data, `ValueError` for a negative rate, `batch_size` ≤ 0 (or > N
+    **Raises** `TypeError` for an objective without data; `ValueError` for a negative rate, `batch_size` ≤ 0 (or > N
     without replacement) or another order.
+
+    The second-order terms are derived for a constant η; under a schedule η(t) takes its place.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))

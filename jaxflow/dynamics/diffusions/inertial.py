@@ -1,7 +1,8 @@
 """SGD with momentum as a stochastic differential equation of a position and a velocity.
 
-Heavy ball and Nesterov are one equation here, with its force taken, and its parameters read off, at points
-along the velocity. Underdamped Langevin dynamics, which samples instead of imitating SGD, is in `underdamped`.
+Heavy ball and Nesterov are one equation here. They differ in the points along the velocity at which the force is
+taken and the parameters are read off. Underdamped Langevin dynamics, which samples instead of imitating SGD, is in
+`underdamped`.
 """
 
 from collections.abc import Callable
@@ -39,7 +40,7 @@ class Coefficients(NamedTuple):
 def inertial(objective: Objective, noise: Noise, at: Callable[[Any], Coefficients], time_step: Any) -> Field:
     """The field in terms of θ and u, for coefficients `at(t)`.
 
-    θ, not x, is the state, so that the parameters are continuous where a schedule's rate, hence r, jumps.
+    The state is θ, not x, so that the parameters are continuous where a schedule's rate, and hence r, jumps.
     """
     sampling = noise.build()
     slope = gradient(objective)
@@ -105,29 +106,35 @@ def momentum(
     r"""SGD with heavy-ball momentum as a diffusion, on the clock t = kη.
 
     $d\theta = u\,dt,\quad m\,du = -(1-\beta) u\,dt - \nabla L(\theta)\,dt + \sqrt{\eta s_B \Sigma(\theta)}\,dW$,
-    with $m = \frac{\eta}{2}(1+\beta)$ and u = −v for the v of `jaxflow.optim.momentum`. With `ema=True`, whose
-    clock is that of its own η: $-u\,dt$ for the friction and $m = \frac{\eta(1+\beta)}{2(1-\beta)}$.
+    with $m = \frac{\eta}{2}(1+\beta)$ and u = −v for the v of `jaxflow.optim.momentum`.
 
     **Arguments**
 
-    - `objective`: an `Objective` with data. `learning_rate` η, `batch_size` B, `beta`: numbers, or functions of
-      the time t (`in_time` makes one of a schedule over steps).
-    - `order`: 1, the equation above. 2, the default, at the same cost: v is the velocity of half a step ago, so that
-      $\theta = x + \frac{\eta}{2} u$ with x, u in place of the θ, u above. Means and covariances, the stationary
-      covariance among them, then err by O(η²) at fixed β, down to β = 0, which is plain SGD.
-    - `replacement`, `noise`: as in `jaxflow.dynamics.sgd`.
+    - `objective`: an `Objective` with data.
+    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
+    - `beta` β: the momentum, a number in [0, 1) or a function of the time t.
+    - `ema`: whether the optimizer averages gradients, `jaxflow.optim.momentum(…, ema=True)`, whose clock is that of
+      its own η (static). Then the friction is $-u\,dt$ and $m = \frac{\eta(1+\beta)}{2(1-\beta)}$.
+    - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without
+      replacement at each step, $s_B = \frac1B\frac{N-B}{N-1}$ (static).
+    - `noise`: how the noise is drawn: `noise.full()` (exact covariance), `noise.subset(M)` or `noise.two_batches(b)`.
+    - `order`: which equation (static). 1 is the one above. 2, the default, costs the same: v is the velocity of
+      half a step ago, so that $\theta = x + \frac{\eta}{2} u$, where x and u take the place of the θ and u above.
+      Means and covariances, the stationary covariance among them, then err by O(η²) at fixed β, down to β = 0,
+      plain SGD.
 
-    The state is an `InertialState(params, velocity)`, at rest at first. A step, of a splitting of weak order 2, is
-    one backward pass. For isotropic Σ the law ends as Gibbs' at temperature $\frac{\eta s_B}{2(1-\beta)}$, with
-    `ema` $\frac{\eta s_B}{2}$. Order 1 is Itô and Stratonovich alike: the noise on u depends on θ only.
+    **Returns** a `Dynamics`. Its state is an `InertialState(params, velocity)`, at rest at first. A step, of a
+    splitting of weak order 2, is one backward pass.
 
-    Valid while η|H| is small; for fixed β its error is O(η) with order 1. In one dimension the stationary
-    variance of order 1 is $1 - \frac{\eta h}{2(1+\beta)}$ of the discrete one. The mass is the modified
-    equation's (Kovachki & Stuart 2021, 1906.04285; with noise Kunin et al. 2021, 2107.09133): with m = η the
-    law of u is wrong at order 0.
-
-    Raises `TypeError` for an objective without data, `ValueError` for a rate ≤ 0, `beta` outside [0, 1),
+    **Raises** `TypeError` for an objective without data; `ValueError` for a rate ≤ 0, `beta` outside [0, 1),
     `batch_size` ≤ 0 (or > N without replacement) or another order.
+
+    For isotropic Σ the law ends as Gibbs' at temperature $\frac{\eta s_B}{2(1-\beta)}$, with `ema` at $\frac{\eta
+    s_B}{2}$. Order 1 is the same in Itô's and Stratonovich's sense, because the noise on u depends on θ only. It is
+    valid while η|H| is small; for fixed β the error of order 1 is O(η). In one dimension the stationary variance of
+    order 1 is $1 - \frac{\eta h}{2(1+\beta)}$ of the discrete one. The mass is the modified equation's (Kovachki &
+    Stuart 2021, 1906.04285; with noise Kunin et al. 2021, 2107.09133): with m = η the law of u is wrong at order 0.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
@@ -162,23 +169,37 @@ def nesterov_sgd(
 ) -> Field:
     r"""SGD with Nesterov's momentum as a diffusion, on the clock t = kη.
 
-    $d\theta = \beta u\,dt + dG,\quad m\,du = -(1-\beta) u\,dt + dG$, both driven by one
-    $dG = -\nabla L(\theta)\,dt + \sqrt{\eta s_B \Sigma(\theta)}\,dW$, with $m = \frac{\eta}{2}(1+\beta)$: the
-    parameters of `jaxflow.optim.nesterov` in its default, shifted form, and u = −v. At β = 0 it is the SDE of
-    SGD. It is the heavy ball's equation for $x = \theta - m u$ with the force taken ahead, at θ.
+    $d\theta = \beta u\,dt + dG,\quad m\,du = -(1-\beta) u\,dt + dG$, both driven by one $dG = -\nabla L(\theta)\,dt
+    + \sqrt{\eta s_B \Sigma(\theta)}\,dW$, with $m = \frac{\eta}{2}(1+\beta)$ and u = −v. θ are the parameters of
+    `jaxflow.optim.nesterov` in its default, shifted form. At β = 0 it is the SDE of SGD. It is the heavy ball's
+    equation for $x = \theta - m u$ with the force taken ahead, at θ.
 
-    `order=2`, the default, places the points as the iterates do: the force at $x + \eta\beta u$, the parameters
-    $\theta = x + \eta(\beta + \frac12) u$. Means and covariances then err by O(η²) at fixed β, by O(η) in
-    order 1, the equation above, where the stationary variance is too small by up to $\frac74 \eta h$ of itself as
-    β → 1 (1.083, 1.613, 1.736 times ηh at β = .5, .9, .99), seven times what the heavy ball's is off by.
+    **Arguments**
 
-    **Valid** for β that is constant or slow over the velocity's memory, η/(1−β), and while η|H| is small. The
+    - `objective`: an `Objective` with data.
+    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
+    - `beta` β: the momentum, a number in [0, 1) or a function of the time t.
+    - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without
+      replacement at each step, $s_B = \frac1B\frac{N-B}{N-1}$ (static).
+    - `noise`: how the noise is drawn: `noise.full()` (exact covariance), `noise.subset(M)` or `noise.two_batches(b)`.
+    - `order`: which equation (static). 2, the default, places the points as the iterates do: the force at $x +
+      \eta\beta u$, the parameters $\theta = x + \eta(\beta + \frac12) u$. Means and covariances then err by O(η²)
+      at fixed β. 1 is the equation above, which errs by O(η).
+
+    **Returns** a `Dynamics`. Its state is an `InertialState(params, velocity)`, at rest at first. A step is one
+    backward pass, of weak order 1.
+
+    **Raises** `TypeError` for an objective without data; `ValueError` for a rate ≤ 0, `beta` outside [0, 1),
+    `batch_size` ≤ 0 (or > N without replacement) or another order.
+
+    The stationary variance of order 1 is too small by up to $\frac74 \eta h$ of itself as β → 1 (1.083, 1.613, 1.736
+    times ηh at β = .5, .9, .99), seven times the error of the heavy ball's. The temperature is
+    $\frac{\eta s_B}{2(1-\beta)}$.
+
+    It is **valid** for a β that is constant or slow over the velocity's memory, η/(1−β), and while η|H| is small. The
     iterates of `nesterov(lookahead=True)` are $\theta - \eta\beta u$. Nesterov's $\beta_k = 1 - 3/k$ has its limit
     on another clock, k√η (Su, Boyd & Candès 2016, 1503.01243).
-
-    Arguments, state, temperature $\frac{\eta s_B}{2(1-\beta)}$ and errors are those of
-    `jaxflow.dynamics.momentum`. There is no `ema`, which `jaxflow.optim.nesterov` does not have. A step is one
-    backward pass, of weak order 1.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))

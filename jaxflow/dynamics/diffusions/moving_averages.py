@@ -20,9 +20,10 @@ PyTree = Any
 
 
 class Moments(NamedTuple):
-    """Of a mini-batch gradient g, coordinate by coordinate: its mean and variance C, and $E g^2$.
+    """The moments of a mini-batch gradient g, coordinate by coordinate, like the parameters.
 
-    `target`, where v relaxes to, is the last of them or, in Malladi's limit, the variance alone.
+    - `mean`: E g. `variance`: C. `square`: $E g^2$.
+    - `target`: the value to which v relaxes: `square` or, in Malladi's limit, the variance alone.
     """
 
     mean: PyTree
@@ -34,10 +35,12 @@ class Moments(NamedTuple):
 class Gradients(NamedTuple):
     """What adaptive methods are made of, as functions of the time and the parameters.
 
-    - `rate(t)` η and `time_step(t)` τ; `moments(t, params)`; `draw(t, params, xi)` of the noise n.
+    - `rate(t)`: η. `time_step(t)`: τ. `moments(t, params)`: the moments of a gradient.
+    - `draw(t, params, xi)`: a draw of the noise n.
     - `seen(t, params, dt, xi)`: what a step of length dt sees of g, what of v's target, and the mean of g².
+    - `brownian(params)`: the shape of `xi`.
 
-    The last three are of mini-batches and `None` without.
+    The last three belong to mini-batches and are `None` without them.
     """
 
     rate: Callable[[Any], Any]
@@ -116,10 +119,10 @@ def cast(value: Any, like: jax.Array) -> jax.Array:
 
 
 def relaxation(decay: Any, malladi: bool) -> Any:
-    r"""λτ, how much of itself an average forgets in the time of one step.
+    r"""λτ, the share of itself that an average forgets in the time of one step.
 
-    Malladi's is 1 − β. $2(1-\beta)/(1+\beta)$, the same to leading order, gives the average the variance it
-    has in discrete time, and is −ln β up to third order.
+    Malladi's is 1 − β. $2(1-\beta)/(1+\beta)$ is the same to leading order. It gives the average the variance that it
+    has in discrete time, and equals −ln β up to third order.
     """
     return 1 - decay if malladi else 2 * (1 - decay) / (1 + decay)
 
@@ -127,7 +130,7 @@ def relaxation(decay: Any, malladi: bool) -> Any:
 def divided(x: PyTree, v: PyTree, square: PyTree, weight: Any, eps: Any) -> PyTree:
     r"""$x / (\sqrt{v} + \epsilon)$, with v no less than the share of a single step's gradient in it.
 
-    No v of the discrete method is smaller, as its squares are positive; this one's noise is Gaussian.
+    No v of the discrete method is smaller, because its squares are positive; the noise of this v is Gaussian.
     """
 
     def divide(x, v, s):
@@ -141,7 +144,7 @@ def towards(x: PyTree, y: PyTree, part: Any) -> PyTree:
 
 
 def noise_of_square(draws: tuple[PyTree, PyTree], moments: Moments) -> PyTree:
-    """A draw with the covariance of g², its own draw's share with g: 2∇L n₁ + √2 C n₂/√C, that is √(2C) n₂."""
+    """A draw with the covariance of g², and g²'s covariance with g: 2∇L n₁ + √2 C n₂/√C, that is √(2C) n₂."""
 
     def one(first, second, mean, variance):
         return 2 * mean * first + root(2 * variance) * second

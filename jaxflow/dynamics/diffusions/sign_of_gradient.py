@@ -32,18 +32,25 @@ def sign_sgd(
     $d\theta = -\mathrm{erf}\big(\tfrac{\nabla L}{\sqrt2\,s}\big)dt
     + \sqrt\eta\,\sqrt{1 - \mathrm{erf}^2\big(\tfrac{\nabla L}{\sqrt2\,s}\big)}\,dW$,
     coordinate by coordinate: the mean and variance of the sign of a Gaussian gradient (Compagnoni et al. 2024,
-    2411.15958). Weak order 1 in η. Where s = 0 it is the sign of ∇L, without noise.
+    2411.15958). It is of weak order 1 in η. Where s = 0 the drift is the sign of ∇L, without noise.
 
-    - `objective`: an `Objective` with data. `learning_rate` η, `batch_size` B: numbers, or functions of the time t.
-    - `replacement`, `noise`: as in `jaxflow.dynamics.sgd`.
+    **Arguments**
 
-    The state is the parameters. `drift` and `diffusion` form diag Σ from every per-example gradient (4 to 5 gradients
-    of the mean loss on a small network), and `diffusion` gives coordinates the correlations of the gradient. The step
-    that `integrate` takes instead mixes the signs of two mini-batch gradients (two backward passes, one forward)
-    as SVAG does, $\frac{1+r}2\mathrm{sign}\,g_1 + \frac{1-r}2\mathrm{sign}\,g_2$ with $r^2 = 2\eta/dt - 1$: the same
-    mean, and the covariance of the signs themselves, as in the source.
+    - `objective`: an `Objective` with data.
+    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
+    - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without
+      replacement at each step, $s_B = \frac1B\frac{N-B}{N-1}$ (static).
+    - `noise`: how the noise is drawn: `noise.full()` (exact covariance), `noise.subset(M)` or `noise.two_batches(b)`.
 
-    Raises `TypeError` for an objective without data or complex parameters, `ValueError` for a rate ≤ 0 or
+    **Returns** a `Dynamics`, whose state is the parameters. Its `drift` and `diffusion` form diag Σ from every
+    per-example gradient (4 to 5 gradients of the mean loss on a small network), and `diffusion` gives coordinates
+    the correlations of the gradient. The step that `integrate` takes instead mixes the signs of two mini-batch
+    gradients (two backward passes, one forward) as SVAG does, $\frac{1+r}2\mathrm{sign}\,g_1 +
+    \frac{1-r}2\mathrm{sign}\,g_2$ with $r^2 = 2\eta/dt - 1$: it has the same mean, and the covariance of the signs
+    themselves, as in the source.
+
+    **Raises** `TypeError` for an objective without data or complex parameters; `ValueError` for a rate ≤ 0 or
     `batch_size` ≤ 0 (or > N without replacement).
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf

@@ -18,7 +18,12 @@ PyTree = Any
 
 
 class LangevinState(NamedTuple):
-    """Parameters, velocity, and the gradient at the parameters, which the next step starts from."""
+    """The state of `underdamped_langevin`, three pytrees of one structure.
+
+    - `params`: the parameters θ.
+    - `velocity`: their velocity u.
+    - `slope`: the gradient at the parameters, with which the next step starts.
+    """
 
     params: PyTree
     velocity: PyTree
@@ -31,19 +36,24 @@ def underdamped_langevin(
 ) -> Field:
     r"""Langevin dynamics with mass: $d\theta = u\,dt,\ m\,du = -\gamma u\,dt - \nabla L\,dt + \sqrt{2\gamma T} dW$.
 
-    Its stationary law is Gibbs', $\propto e^{-(L(\theta) + m|u|^2/2)/T}$: the law of θ is that of
-    `jaxflow.dynamics.langevin`, for every friction and mass, to which it tends as m → 0 (γ = 1).
+    Its stationary law is Gibbs', $\propto e^{-(L(\theta) + m|u|^2/2)/T}$. The law of θ is therefore that of
+    `jaxflow.dynamics.langevin` for every friction and mass, and the paths tend to those of `langevin` as m → 0 (γ =
+    1).
 
-    - `objective`: an `Objective` or any `loss(params) -> scalar`. `temperature` T ≥ 0: a number or a function of
-      the time t. `friction` γ ≥ 0; others' rate of friction is γ/m. `mass` m > 0.
+    **Arguments**
 
-    The state is a `LangevinState(params, velocity, slope)`, at rest at first. A step is BAOAB (Leimkuhler &
-    Matthews 2013, 1203.5428): kick, move, the exact Ornstein–Uhlenbeck step of the velocity, move, kick, for one
-    gradient. It is of weak order 2, and the stationary variance of a quadratic's θ is exact at any stable step,
-    $dt < 2\sqrt{m/h}$. No discrete process belongs to it, so `integrate` needs `substeps` or `step_size`; steps
-    of $0.1\sqrt{m/h}$ are fine ones. The noise is additive.
+    - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+    - `temperature` T: a number at least 0, in units of the loss, or a function of the time t.
+    - `friction` γ: a number at least 0; what other authors call the rate of friction is γ/m.
+    - `mass` m: a number above 0.
 
-    Raises `TypeError` for an objective that is not callable or complex parameters, `ValueError` for a negative
+    **Returns** a `Dynamics`. Its state is a `LangevinState(params, velocity, slope)`, at rest at first. A step is
+    BAOAB (Leimkuhler & Matthews 2013, 1203.5428): kick, move, the exact Ornstein–Uhlenbeck step of the velocity,
+    move, kick, for one gradient. It is of weak order 2, and the stationary variance of a quadratic's θ is exact at
+    any stable step, $dt < 2\sqrt{m/h}$. No discrete process belongs to it, so `integrate` needs `substeps` or
+    `step_size`; steps of $0.1\sqrt{m/h}$ are fine ones. The noise is additive.
+
+    **Raises** `TypeError` for an objective that is not callable or complex parameters; `ValueError` for a negative
     temperature or friction, or a mass that is not positive.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf

@@ -28,16 +28,19 @@ TOLERANCE, BLOCKS = 1e-4, 2  # of the critical eigenvectors' residuals, and Kryl
 
 
 class CentralState(NamedTuple):
-    r"""Where a central flow is; `vectors` are in the coordinates $P^{1/2}\theta$, flat.
+    r"""The state of a `central_flow`; `vectors` are in the coordinates $P^{1/2}\theta$, flat, P numbers in all.
 
-    - `params`; `second_moment` ν, after the update at `params`: like the parameters, or a number, 0 where there is
-      none.
+    - `params`: the parameters.
+    - `second_moment` ν: after the update at `params`; like the parameters, or a number, which is 0 where the method
+      has no second moment.
     - `steps`: the step count k, a float.
-    - `vectors` (modes, P): orthonormal eigenvectors of $P^{-1/2}HP^{-1/2}$, and `covariance` (modes, modes): X in
-      them, over the last substep. `eigenvalues` (modes,): the effective ones at its beginning.
-    - `residuals`: the largest relative residual of a critical eigenvector so far, and of a complementarity problem;
-      (2,).
-    - `cost`: substeps, Hessian products, third derivatives so far; (3,) integers. `calls`: intervals so far.
+    - `vectors` (modes, P): orthonormal eigenvectors of $P^{-1/2}HP^{-1/2}$.
+    - `eigenvalues` (modes,): the effective ones at the beginning of the last substep.
+    - `covariance` (modes, modes): X in the eigenvectors, over the last substep.
+    - `residuals` (2,): the largest relative residual of a critical eigenvector so far, and of a complementarity
+      problem.
+    - `cost` (3,): integers, the substeps, Hessian products and third derivatives so far.
+    - `calls`: the number of intervals so far.
     """
 
     params: PyTree
@@ -54,12 +57,14 @@ class CentralState(NamedTuple):
 class CentralRecord(NamedTuple):
     r"""What a central flow predicts of the iterates around it, at every time: `Trajectory.observed`, leaves (T, …).
 
-    - `loss`: the time-averaged loss $L + \mathrm{tr} X$; `squared_gradient`: the time average
-      $|\nabla L|^2 + \mathrm{tr}(H\Sigma H)$.
-    - `covariance` (T, modes, modes): X. `eigenvalues` (T, modes): effective, of $P^{-1/2}HP^{-1/2}$, largest first;
-      at the edge of stability 2. Both over the last substep, the eigenvalues at its beginning.
-    - `eigenvector_residual`, `complementarity_residual`: the largest so far, relative.
-    - `substeps`, `products`, `third_derivatives`: so far; a third derivative costs about two Hessian products.
+    - `loss`: the time-averaged loss $L + \mathrm{tr} X$.
+    - `squared_gradient`: the time average $|\nabla L|^2 + \mathrm{tr}(H\Sigma H)$.
+    - `covariance` (T, modes, modes): X, over the last substep.
+    - `eigenvalues` (T, modes): the effective ones, of $P^{-1/2}HP^{-1/2}$, largest first, at the beginning of the
+      last substep; 2 at the edge of stability.
+    - `eigenvector_residual`, `complementarity_residual`: the largest relative residuals so far.
+    - `substeps`, `products`, `third_derivatives`: their numbers so far; a third derivative costs about two Hessian
+      products.
     """
 
     loss: jax.Array
@@ -80,43 +85,42 @@ def central_flow(
     *,
     modes: int = 3,
 ) -> Field:
-    r"""The central flow of an optimizer: its time-averaged path at the edge of stability, and the oscillation about
-    it.
+    r"""The central flow of an optimizer: its time-averaged path at the edge of stability, with its oscillation.
 
-    Where an effective eigenvalue, of $P^{-1/2} H P^{-1/2}$ with P the preconditioner over the learning rate, reaches
-    2, the iterates oscillate along its eigenvector, gradient flow goes on into sharper regions, and they do not: the
-    oscillation of covariance Σ adds $\frac12\langle H, \Sigma\rangle$ to the average loss, which pushes back. On the
-    clock of steps k,
+    Let P be the preconditioner over the learning rate. Where an effective eigenvalue, of $P^{-1/2} H P^{-1/2}$,
+    reaches 2, the iterates oscillate along its eigenvector. Gradient flow goes on into sharper regions, and the
+    iterates do not: an oscillation of covariance Σ adds $\frac12\langle H, \Sigma\rangle$ to the average loss,
+    which pushes back. On the clock of steps k,
 
     $dw/dk = -P^{-1}(\nabla L + \frac12\nabla^3 L[\Sigma])$, and for RMSProp
     $d\nu/dk = \frac{1-\beta_2}{\beta_2}(\nabla L^2 + \mathrm{diag}(H\Sigma H) - \nu)$,
 
-    with Σ the one for which no effective eigenvalue passes 2: on the critical directions U ($HU = 2PU$, $U^TPU = 1$)
-    $\Sigma = UXU^T$ and, over a substep, $0 \preceq X \perp A + B[X] \succeq 0$. The clock here is t = kη, its
-    running sum under a schedule: run it at the times of the discrete run.
+    with Σ the one for which no effective eigenvalue passes 2: on the critical directions U ($HU = 2PU$, $U^TPU =
+    1$) $\Sigma = UXU^T$ and, over a substep, $0 \preceq X \perp A + B[X] \succeq 0$. The clock of the result is t =
+    kη, its running sum under a schedule: run it at the times of the discrete run.
 
     **Arguments**
 
-    - `optimizer`: `gd`, `scalar_rmsprop`, `rmsprop` or `adagrad`, with numbers or a schedule as learning rate.
-    - `objective`: an `Objective` on all data, or any three times differentiable loss.
-    - `modes` (static): how many leading eigenvectors to follow; all that come to oscillate must be among them.
-      Products grow in proportion; up to 16 are solved for together.
+    - `optimizer`: `gd`, `scalar_rmsprop`, `rmsprop` or `adagrad`, with a number or a schedule as learning rate.
+    - `objective`: an `Objective` on all data, or any three times differentiable function `loss(params) -> scalar`.
+    - `modes`: the number of leading eigenvectors to follow (static). All that come to oscillate must be among them.
+      Products grow in proportion; up to 16 modes are solved for together.
 
-    `integrate` steps it by its own map, substeps as long as the effective sharpness allows: of fourth order below
-    the edge, where it is `stable_flow`; of second at it, and of first in Σ. It returns beside the parameters a
-    `CentralRecord` of its predictions as `observed`. `substeps=` there asks for at least so many between two
-    times. All is one compiled program; it vmaps over optimizers and starts. It has no derivative: reverse mode is
-    refused, and forward mode, through eigenvectors that meet, is not to be trusted. The eigenvectors are found
-    anew at the first and every 50th interval between two times. Beside the modes it holds 2·modes·(modes + 1)
-    vectors.
+    **Returns** a `Dynamics`, whose state is a `CentralState`. `integrate` steps it by its own map, with substeps as
+    long as the effective sharpness allows: of fourth order below the edge, where it is `stable_flow`; at the edge
+    of second order, and of first in Σ. The trajectory's `observed` is a `CentralRecord` of its predictions.
+    `substeps=` there asks for at least that number between two times. All is one compiled program, which vmaps over
+    optimizers and starts. It has no derivative: reverse mode is refused, and forward mode, through eigenvectors
+    that meet, is not to be trusted. The eigenvectors are found anew at the first and every 50th interval between
+    two times. In addition to the modes it holds 2·modes·(modes + 1) vectors.
 
-    **Where it holds.** From a start that does not oscillate yet, such as the end of `stable_flow` run to an effective
-    sharpness of 1.8 (see `flow_state`): from a random start far past the edge it does not describe the first steps.
+    **Raises** `ValueError` for an optimizer with momentum, for which no such closure is known (2605.06821 treats
+    it), or another one, and for `modes` < 1 or more than parameters; `TypeError` for an objective that is no loss.
+
+    **It holds** from a start that does not oscillate yet, such as the end of `stable_flow` run to an effective
+    sharpness of 1.8 (see `flow_state`). From a random start far past the edge it does not describe the first steps.
     It averages over oscillations, so compare it with `midpoints` of the iterates. Between crossing the edge and a
     grown oscillation a run overshoots it.
-
-    Raises `ValueError` for an optimizer with momentum, for which no such closure is known (2605.06821 treats it), or
-    another one, `modes` < 1 or more than parameters; `TypeError` for an objective that is no loss.
 
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206, whose P, Σ and X these are.
 
@@ -152,8 +156,8 @@ def central_flow(
 
 def _no_drift(t, state):
     raise ValueError(
-        "central_flow has no drift for another solver to follow, or to add or scale: how much it oscillates is found "
-        "for a substep at a time, by its own map."
+        "central_flow has no drift for another solver to follow, or to add or scale, as its oscillation is found "
+        "by its own map, one substep at a time."
     )
 
 
@@ -177,7 +181,7 @@ def _scaled(method: Method, loss, flat, nu, steps):
 
 
 def advance(method: Method, objective, state: CentralState, t: jax.Array, time: jax.Array) -> CentralState:
-    """Follow the flow from t for so much time, in substeps. What is left in the end is how t was rounded."""
+    """Follow the flow from t for the given time, in substeps. What is left at the end is the rounding of t."""
     state = _refreshed(method, objective, state)
     rounding = jnp.maximum(100 * jnp.finfo(time.dtype).eps * time, 8 * jnp.finfo(t.dtype).eps * jnp.abs(t))
     time, close = time.astype(state.steps.dtype), rounding.astype(state.steps.dtype)
@@ -207,8 +211,11 @@ def advance(method: Method, objective, state: CentralState, t: jax.Array, time: 
 
 
 def _refreshed(method: Method, objective, state: CentralState) -> CentralState:
-    """Every so often the eigenvectors are found anew, not followed: one that rises in a direction of its own is else
-    never seen. The number of calls is the same in all lanes of a vmap, so that none does it needlessly."""
+    """Every FRESH calls the eigenvectors are found anew instead of followed.
+
+    Otherwise an eigenvalue that rises in a direction of its own would never be seen. The number of calls is the
+    same in all lanes of a vmap, so that no lane does this without need.
+    """
     k = len(state.vectors)
 
     def anew():

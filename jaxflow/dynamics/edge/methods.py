@@ -110,14 +110,14 @@ METHODS: dict[Callable[..., Any], Callable[..., Method]] = {
 
 
 def method_of(optimizer: Any) -> Method:
-    """The method an optimizer is. Raises `ValueError`, with the reason, for one that is none of these."""
+    """The method that an optimizer is. Raises `ValueError`, with the reason, for one that is none of these."""
     constructor: Any = getattr(optimizer, "_static", (None,))[0]
     if constructor in METHODS:
         _check.positive(learning_rate=optim.hyperparameters(optimizer)["learning_rate"])
         return METHODS[constructor](**optim.hyperparameters(optimizer))
     known = ", ".join(maker.__name__ for maker in METHODS)
     chosen = optim.hyperparameters(optimizer)
-    why = MOMENTUM if {"beta", "b1"} & set(chosen) else "is no preconditioned gradient descent"
+    why = MOMENTUM if {"beta", "b1"} & set(chosen) else "is not a preconditioned gradient descent"
     raise ValueError(f"optimizer must be one of {known}, got {optimizer!r}, which {why}.")
 
 
@@ -136,6 +136,6 @@ def moment_of(method: Method, nu: jax.Array, unravel: Callable[[jax.Array], PyTr
 def flat_loss(
     objective: Callable[[PyTree], jax.Array], params: PyTree
 ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, Callable[[jax.Array], PyTree]]:
-    """The loss of flat parameters, these, and what makes them a pytree again."""
+    """The loss as a function of flat parameters, the flat parameters, and the function that unflattens them."""
     flat, unravel = ravel_pytree(params)
     return lambda x: objective(unravel(x)), flat, unravel

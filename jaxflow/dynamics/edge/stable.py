@@ -24,8 +24,13 @@ LEAST = 1e-12  # learning rate: a step at 0 takes next to no time
 
 
 class StableState(NamedTuple):
-    """Parameters, the second moment ν after the update at them (like the parameters, or a number, 0 where there is
-    none), and the step count, a float."""
+    """The state of a `stable_flow`.
+
+    - `params`: the parameters.
+    - `second_moment` ν: after the update at `params`; like the parameters, or a number, which is 0 where the method
+      has no second moment.
+    - `steps`: the step count, a float scalar.
+    """
 
     params: PyTree
     second_moment: PyTree
@@ -38,11 +43,17 @@ def stable_flow(optimizer: optax.GradientTransformation, objective: Callable[[Py
 
     On the clock t = kη: $\dot w = -D^{-1}\nabla L$ with D = 1 for gradient descent, $\sqrt\nu + \epsilon$ for the
     others, and $\eta\dot\nu = \frac{1-\beta_2}{\beta_2}(\nabla L^2 - \nu)$ for RMSProp (its scalar form: |∇L|²),
-    $\eta\dot\nu = \nabla L^2$ for AdaGrad. ν is that *after* the update at w, which is why its rate is over β₂. For
-    gradient descent it is gradient flow.
+    $\eta\dot\nu = \nabla L^2$ for AdaGrad. ν is that *after* the update at w, which is why its rate is divided by
+    β₂. For gradient descent it is gradient flow.
 
-    Arguments and errors as in `central_flow`. The state is a `StableState`; ν starts at one update of the optimizer's
-    first state.
+    **Arguments**
+
+    - `optimizer`: `gd`, `scalar_rmsprop`, `rmsprop` or `adagrad`, with a number or a schedule as learning rate.
+    - `objective`: an `Objective` on all data, or any function `loss(params) -> scalar`.
+
+    **Returns** a `Dynamics`. Its state is a `StableState`; ν starts at one update of the optimizer's first state.
+
+    **Raises** `ValueError` for another optimizer; `TypeError` for an objective that is no loss.
 
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206.
 
@@ -77,7 +88,7 @@ def velocity(method: Method, loss: Callable, flat: jax.Array, nu: jax.Array) -> 
 
 
 def followed(moving: Callable, begin: PyTree, steps: jax.Array) -> PyTree:
-    """Where `moving(*z)`, a velocity a step, takes z in so many steps, by the classical Runge–Kutta method."""
+    """Where `moving(*z)`, a velocity per step, takes z over `steps` steps, by the classical Runge–Kutta method."""
     dt = steps / PARTS
 
     def stage(begin, carry, share):
@@ -99,7 +110,7 @@ def _dtype(params: PyTree) -> Any:
 
 
 def step_rate(method: Method, steps: jax.Array) -> jax.Array:
-    """The learning rate of the step that is under way; at least a little, where a schedule is at 0."""
+    """The learning rate of the step under way; where a schedule is at 0 it is a tiny number instead."""
     rate = value_at(method.learning_rate, jnp.floor(steps + 1e-2))
     return jnp.maximum(jnp.asarray(rate).astype(steps.dtype), LEAST)
 

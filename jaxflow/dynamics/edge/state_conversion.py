@@ -1,5 +1,4 @@
-"""Handing a run over at the edge of stability: from a discrete run or a flow to the flows, and back to the
-optimizer."""
+"""Going over at the edge of stability: from a discrete run or a flow to the flows, and back to the optimizer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,16 +19,19 @@ PyTree = Any
 
 
 def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
-    r"""The state in which a `central_flow` or `stable_flow` goes on from where another run ended.
+    """The state with which a `central_flow` or `stable_flow` goes on from where another run ended.
 
-    - `dynamics`: the flow. `start`: the end of a `Trajectory` of `iterate` with the same optimizer, or of `integrate`
-      with either flow.
+    **Arguments**
 
-    Second moments are carried: a discrete run's ν has not seen the gradient at its last parameters, a flow's ν has,
-    so one update is made. Step counts begin at 0 again, and so do schedules. Give the result as `state=` to
-    `integrate`.
+    - `dynamics`: the flow, a `central_flow` or a `stable_flow`.
+    - `start`: a `Trajectory` of `iterate` with the same optimizer, or of `integrate` with either flow; its end
+      counts.
 
-    Raises `TypeError` for another dynamics or a trajectory of neither kind, `ValueError` for a run of another
+    **Returns** a `CentralState` or a `StableState`, for `integrate(…, state=…)`. Second moments are carried over. A
+    discrete run's ν has not seen the gradient at its last parameters and a flow's ν has, so one update is made. Step
+    counts begin at 0 again, and so do schedules.
+
+    **Raises** `TypeError` for another dynamics or a trajectory of neither kind; `ValueError` for a run of another
     optimizer.
 
     >>> import jax.numpy as jnp, jaxflow as jf
@@ -82,11 +84,20 @@ def optimizer_state(
     objective: Callable[[PyTree], jax.Array],
     state: CentralState | StableState,
 ) -> PyTree:
-    r"""The optimizer's state from which its iterates start beside a flow: that of `optimizer.init`, with the flow's
-    ν.
+    """The optimizer's state from which its iterates start where a flow is, with the flow's second moment ν.
 
-    The flow's ν has seen the gradient at its parameters, the optimizer's is about to: it is the one that the next
-    update turns into the flow's, or 0 where there is none. For `iterate`, give it to `jaxflow.solve.begin`.
+    The flow's ν has seen the gradient at its parameters, and the optimizer's is about to see it. The result holds
+    the ν that the next update turns into the flow's, or 0 where there is no such ν.
+
+    **Arguments**
+
+    - `optimizer`: the optimizer of the flow.
+    - `objective`: the objective of the flow.
+    - `state`: a `CentralState` or a `StableState`.
+
+    **Returns** a state like that of `optimizer.init`; `jaxflow.solve.begin` makes of it a state for `iterate`.
+
+    **Raises** `TypeError` where `state` is of neither kind; `ValueError` for an optimizer without such flows.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)

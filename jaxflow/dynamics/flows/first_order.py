@@ -1,7 +1,7 @@
 """Ordinary differential equations in the parameters alone that optimizers follow: as the step goes to 0, and near it.
 
 Those with a velocity are in `damped_oscillators`, those that form the Hessian in `hessian_flows`, those with a second
-moment in the folder `diffusions`. `modified` finds such equations by itself; these are the ones known in closed form.
+moment in the folder `diffusions`. `modified` finds such equations by itself; these have a known closed form.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ Loss = Callable[[PyTree], jax.Array]
 
 
 def slope_of(objective: Loss) -> Callable[[PyTree], PyTree]:
-    """The gradient; refuses what is no loss."""
+    """The gradient of a loss; anything that is no loss is refused."""
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
     return gradient(objective)
 
 
 def _slow(slope: Callable[[PyTree], PyTree], params: PyTree, friction: Any, mass: Any) -> PyTree:
-    r"""$-\frac1f g - \frac{m}{f^3} Hg$: what $m\ddot\theta + f\dot\theta + g = 0$ settles to, up to O(m²)."""
+    r"""$-\frac1f g - \frac{m}{f^3} Hg$, to which $m\ddot\theta + f\dot\theta + g = 0$ settles, up to O(m²)."""
     g = slope(params)
     curved = jax.jvp(slope, (params,), (g,))[1]
     return plus(scale(-1 / friction, g), scale(-mass / friction**3, curved))
@@ -38,17 +38,22 @@ def _slow(slope: Callable[[PyTree], PyTree], params: PyTree, friction: Any, mass
 def gradient_flow(objective: Loss) -> Field:
     r"""Gradient flow $\dot\theta = -\nabla L(\theta)$, the limit η → 0 of gradient descent on the clock t = kη.
 
-    `objective` is an `Objective` or any callable `loss(params) -> scalar`; the state is the parameters.
-    The loss never rises along it. Gradient descent leaves it at first order in η, as it follows the flow of
+    The loss never rises along it. Gradient descent leaves it at first order in η, because it follows the flow of
     $L + \frac{\eta}{4}|\nabla L|^2$ to second order (Barrett & Dherin 2021, 2009.11162).
+
+    **Arguments**
+
+    - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+
+    **Returns** a `Dynamics`, whose state is the parameters. A drift costs one gradient.
+
+    **Raises** `TypeError` when `objective` is not callable.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> flow = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))
     >>> path = jf.integrate(flow, jnp.ones(1), jnp.array([0.0, 1.0, 2.0]))
     >>> bool(jnp.allclose(path.values[:, 0], jnp.exp(-path.times), atol=1e-4))
     True
-
-    Raises `TypeError` when `objective` is not callable.
     """
     slope = slope_of(objective)
     return Field(drift=lambda t, params: jax.tree.map(lambda g: -g, slope(params)))
@@ -56,20 +61,24 @@ def gradient_flow(objective: Loss) -> Field:
 
 @traceable
 def implicit_gradient_regularization(objective: Loss, learning_rate: Any) -> Field:
-    r"""The flow gradient descent follows to second order: $\dot\theta = -\nabla L - \frac\eta2 H\nabla L$.
+    r"""The flow that gradient descent follows to second order: $\dot\theta = -\nabla L - \frac\eta2 H\nabla L$.
 
     It is the gradient flow of $L + \frac\eta4|\nabla L|^2$, since $\nabla|\nabla L|^2 = 2H\nabla L$, on the clock
     t = kη (Barrett & Dherin 2021, 2009.11162).
 
+    **Arguments**
+
+    - `objective`: an `Objective` or any function `loss(params) -> scalar`. For a `VectorField` v the flow is
+      $-v - \frac\eta2 v'v$, in general no gradient.
+    - `learning_rate` η: a number at least 0, or a function of the time t, which takes the place of the constant η.
+
+    **Returns** a `Dynamics`, whose state is the parameters. A drift costs a gradient and a Hessian product.
+
+    **Raises** `TypeError` when `objective` is not callable; `ValueError` for a negative rate.
+
     **Derivation.** Let $\dot\theta = F = -g + \eta f_2$. Over one step $\theta(\eta) = \theta + \eta F +
     \frac{\eta^2}2 F'F + O(\eta^3) = \theta - \eta g + \eta^2 (f_2 + \frac12 Hg) + O(\eta^3)$, which is
     $\theta - \eta g$ for $f_2 = -\frac12 Hg$. The iterates stay within O(η²) of it, and within O(η) of gradient flow.
-
-    `objective` is an `Objective` or any `loss(params) -> scalar`; `learning_rate` η ≥ 0 a number, or a function of
-    the time t in the place of the constant η of the derivation. The state is the parameters. A drift costs a gradient
-    and a Hessian product. Of a `VectorField` v it is $-v - \frac\eta2 v'v$, in general no gradient.
-
-    Raises `TypeError` when `objective` is not callable, `ValueError` for a negative rate.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> flow = jf.dynamics.implicit_gradient_regularization(lambda x: 0.5 * jnp.sum(x**2), 0.2)
@@ -83,7 +92,7 @@ def implicit_gradient_regularization(objective: Loss, learning_rate: Any) -> Fie
 
 
 def effective_mass(learning_rate: Any, beta: Any, nesterov: bool) -> Any:
-    """The mass with which a heavy ball of friction 1 − β settles to what momentum's iterates settle to."""
+    """The mass with which a heavy ball of friction 1 − β settles to the same path as momentum's iterates."""
     return learning_rate * (1 - beta + 2 * beta**2 if nesterov else 1 + beta) / 2
 
 
@@ -94,10 +103,22 @@ def momentum_loss_flow(objective: Loss, learning_rate: Any, beta: Any = 0.9, nes
     $\dot\theta = -\frac1{1-\beta}\nabla\big[L + \frac{\eta c}{4(1-\beta)^2}|\nabla L|^2\big]
     = -\frac{g}{1-\beta} - \frac{\eta c}{2(1-\beta)^3} Hg$, with c = 1 + β for the heavy ball,
     `jaxflow.optim.momentum`, and $c = 1 - \beta + 2\beta^2$ for `jaxflow.optim.nesterov`, in either of its forms.
-    At β = 0 both are `implicit_gradient_regularization`, which momentum of the same effective rate η/(1 − β)
-    strengthens by $\frac{c}{1-\beta}$.
+    At β = 0 both are `implicit_gradient_regularization`. Momentum of the same effective rate η/(1 − β) makes that
+    regularization $\frac{c}{1-\beta}$ times stronger.
 
-    **Derivation.** At fixed β the velocity forgets its past in $\frac1{1-\beta}$ steps, after which it is a function
+    **Arguments**
+
+    - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+    - `learning_rate` η: a number at least 0, or a function of the time t.
+    - `beta` β: the momentum, a number in [0, 1).
+    - `nesterov`: whether the method is `jaxflow.optim.nesterov` (static).
+
+    **Returns** a `Dynamics`, whose state is the parameters. A drift costs a gradient and a Hessian product.
+
+    **Raises** `TypeError` when `objective` is not callable; `ValueError` for a negative rate or `beta` outside [0,
+    1).
+
+    **Derivation.** At fixed β the velocity forgets its past in $\frac1{1-\beta}$ steps. After that it is a function
     of θ: $v_{k+1} = \sum_j \beta^j g(\theta_{k-j})$. On $\dot\theta = F$ the past is
     $g(\theta_{k-j}) = g - j\eta HF + O(\eta^2)$ with $F = -\frac{g}{1-\beta}$ to leading order, and
     $\sum_j j\beta^j = \frac{\beta}{(1-\beta)^2}$, so a step is
@@ -107,11 +128,8 @@ def momentum_loss_flow(objective: Loss, learning_rate: Any, beta: Any = 0.9, nes
     $2\beta^2 + 1 - \beta$. Source: Kovachki & Stuart 2021, 1906.04285; as a modified loss Ghosh, Lyu, Zhang & Wang
     2023, 2302.00849.
 
-    **Valid** after the start, about $\frac{1}{1-\beta}$ steps, which shifts the path by O(η) (`heavy_ball` has a
-    start), and while η|H| is small beside (1 − β)².
-
-    `objective`, `learning_rate` η, state, cost: as in `implicit_gradient_regularization`. `beta` is a number.
-    Raises as that does, and `ValueError` for `beta` outside [0, 1).
+    It is **valid** after the start, about $\frac{1}{1-\beta}$ steps, which shifts the path by O(η) (`heavy_ball`
+    has a start), and while η|H| is small compared with (1 − β)².
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> flow = jf.dynamics.momentum_loss_flow(lambda x: 0.5 * jnp.sum(x**2), 0.1, 0.5)
@@ -129,18 +147,24 @@ def momentum_loss_flow(objective: Loss, learning_rate: Any, beta: Any = 0.9, nes
 def sign_descent(objective: Loss) -> Field:
     r"""Sign descent in continuous time, $\dot\theta = -\mathrm{sign}(\nabla L)$, on the clock t = kη.
 
-    The limit η → 0 of $\theta \leftarrow \theta - \eta\,\mathrm{sign}(g)$ (Bernstein et al. 2018, 1802.04434): on
-    that clock every coordinate moves at unit speed. On a separable loss, coordinate i is at its minimum at $t =
+    It is the limit η → 0 of $\theta \leftarrow \theta - \eta\,\mathrm{sign}(g)$ (Bernstein et al. 2018,
+    1802.04434). On that clock every coordinate moves at unit speed. On a separable loss, coordinate i reaches its
+    minimum at $t =
     |\theta_i - \theta_i^*|$, in finite time.
 
-    There the field jumps. What goes on is its solution in the sense of Filippov (1988): the coordinate stays at
-    $g_i = 0$ while the others move, at the average of the two signs that keeps it there. A solver with adaptive steps
-    does not know that: it chatters across the jump, within its tolerance, and spends its steps. End the run before,
-    or take fixed steps (`step_size=`), which chatter by as much, as the optimizer does by η. With mini-batches
-    there is no jump: `sign_sgd`.
+    **Arguments**
 
-    `objective` is an `Objective` or any `loss(params) -> scalar`; the state is the parameters. Raises `TypeError`
-    when `objective` is not callable.
+    - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+
+    **Returns** a `Dynamics`, whose state is the parameters. A drift costs one gradient.
+
+    **Raises** `TypeError` when `objective` is not callable.
+
+    At the minimum of a coordinate the field jumps. The path goes on as a solution in the sense of Filippov (1988):
+    the coordinate stays at $g_i = 0$ while the others move, at the average of the two signs that keeps it there. A
+    solver with adaptive steps does not know that: it chatters across the jump, within its tolerance, and spends its
+    steps. End the run before the jump, or use fixed steps (`step_size=`), which chatter by one step, as the
+    optimizer does by η. With mini-batches there is no jump: `sign_sgd`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> flow = jf.dynamics.sign_descent(lambda x: jnp.sum(x**4))

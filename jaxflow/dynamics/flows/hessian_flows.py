@@ -18,7 +18,7 @@ PyTree = Any
 
 
 def _wide(params: PyTree) -> PyTree:
-    """In single precision at least, as there is no linear algebra in half; complex parameters are refused."""
+    """The parameters in single precision at least, as half has no linear algebra; complex parameters are refused."""
     for leaf in jax.tree.leaves(params):
         if jnp.iscomplexobj(leaf):
             raise TypeError(f"params must be real where a Hessian is formed, got dtype {leaf.dtype}.")
@@ -37,18 +37,21 @@ def _local(slope, params: PyTree):
 def newton_flow(objective: Loss, damping: Any = 0.0) -> Field:
     r"""Newton's method in continuous time: $\dot\theta = -(H + \mu I)^{-1}\nabla L$, on the clock t = kη.
 
-    The limit η → 0 of $\theta \leftarrow \theta - \eta(H + \mu I)^{-1} g$, `jaxflow.optim.newton`, with its `damping`
-    μ ≥ 0. At μ = 0 the gradient decays as $\nabla L(\theta(t)) = e^{-t}\,\nabla L(\theta_0)$ exactly, whatever the
-    loss, in direction and all: $\frac{d}{dt}\nabla L = H\dot\theta = -\nabla L$ (Smale 1976, J. Math. Econ. 3, 107).
-    So it goes to whichever critical point lies ahead, saddles and maxima too, and stops where H becomes singular.
+    It is the limit η → 0 of $\theta \leftarrow \theta - \eta(H + \mu I)^{-1} g$, `jaxflow.optim.newton`. At μ = 0 the
+    gradient decays as $\nabla L(\theta(t)) = e^{-t}\,\nabla L(\theta_0)$ exactly, in direction too, whatever the loss
+    is: $\frac{d}{dt}\nabla L = H\dot\theta = -\nabla L$ (Smale 1976, J. Math. Econ. 3, 107). So the flow goes to any
+    critical point that lies ahead, saddles and maxima too, and stops where H becomes singular. The discrete method is
+    Euler's method of step η on it: it is first-order in η, and on a quadratic one step of 1 reaches the end.
 
-    The discrete method is Euler's of step η on it: at first order in η, and on a quadratic at its end in one step of
-    1.
+    **Arguments**
 
-    `objective` is an `Objective` or any `loss(params) -> scalar`; the state is the parameters, real. A drift forms
-    the Hessian, d² numbers from d Hessian products, and solves with it (d up to some thousands).
+    - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+    - `damping` μ: a number at least 0, in units of the Hessian.
 
-    Raises `TypeError` when `objective` is not callable or parameters are complex, `ValueError` for a negative
+    **Returns** a `Dynamics`, whose state is the parameters, which must be real. A drift forms the Hessian, d² numbers
+    from d Hessian products, and solves with it (d up to some thousands).
+
+    **Raises** `TypeError` when `objective` is not callable or parameters are complex; `ValueError` for a negative
     damping.
 
     >>> import jax.numpy as jnp, jaxflow as jf
@@ -68,7 +71,11 @@ def newton_flow(objective: Loss, damping: Any = 0.0) -> Field:
 
 
 class PrincipalState(NamedTuple):
-    """Real and imaginary part of complex parameters; two real pytrees of one structure."""
+    """The state of `principal_flow`, complex parameters x + iy as two real pytrees of one structure.
+
+    - `params`: the real part x, which counts as the parameters.
+    - `imaginary`: the imaginary part y, which starts at 0.
+    """
 
     params: PyTree
     imaginary: PyTree
@@ -93,28 +100,31 @@ def principal_flow(objective: Loss, learning_rate: Any) -> Field:
     $\dot\theta = \sum_i \frac{\log(1 - \eta\lambda_i)}{\eta\lambda_i}\,(u_i^\top\nabla L)\,u_i$, with the eigenvalues
     and eigenvectors of the Hessian (Rosca, Wu, Qin & Dherin 2023, 2302.01952).
 
+    **Arguments**
+
+    - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+    - `learning_rate` η: a number above 0, or a function of the time t.
+
+    **Returns** a `Dynamics`, whose state is `PrincipalState(params, imaginary)`. A drift forms the Hessian and its
+    eigenvectors, which is d³ work (d up to some hundreds). Its derivative is that of an eigendecomposition, which
+    is NaN where eigenvalues coincide.
+
+    **Raises** `TypeError` when `objective` is not callable or is a `VectorField`, whose Jacobian is not symmetric, or
+    when parameters are complex; `ValueError` for a rate ≤ 0.
+
     **Derivation.** On $L = \frac12\theta^\top H\theta$ descent is $\theta_k = (I - \eta H)^k\theta_0 = e^{\log(I -
-    \eta H)\,t/\eta}\,\theta_0$, so $\dot\theta = \frac1\eta\log(I - \eta H)\,\theta$ goes through every iterate, for
-    every ηλ; write θ as $H^{-1}\nabla L$. Where ηλ > 1 the iterates change sign each step and the logarithm is
-    complex: $\log|1 - \eta\lambda| + i\pi$, a rotation by half a turn a step. Its real part shrinks while ηλ < 2 and
-    grows beyond. The expansion $-1 - \frac{\eta\lambda}2 - \frac{(\eta\lambda)^2}3 - \dots$ has
-    `implicit_gradient_regularization` to second order; what it leaves out are third derivatives of L, so on losses
-    that are not quadratic it is no more than second-order itself, and past the edge a model.
+    \eta H)\,t/\eta}\,\theta_0$, so $\dot\theta = \frac1\eta\log(I - \eta H)\,\theta$ goes through every iterate,
+    for every ηλ; write θ as $H^{-1}\nabla L$. Where ηλ > 1 the iterates change sign at each step and the logarithm
+    is complex: $\log|1 - \eta\lambda| + i\pi$, a rotation by half a turn per step. Its real part shrinks while ηλ <
+    2 and grows beyond. The first two terms of the expansion $-1 - \frac{\eta\lambda}2 - \frac{(\eta\lambda)^2}3 -
+    \dots$ are `implicit_gradient_regularization`. The flow leaves out third derivatives of L. On losses that are
+    not quadratic it is therefore no more than second-order itself, and past the edge it is a model.
 
-    **Between iterates** the parameters are complex, $\theta = x + iy$. The loss is only ever seen at x: the gradient
-    is taken as $\nabla L(x) + iH(x)y$, exact for quadratics, and so are the λ and u. The state is
-    `PrincipalState(params, imaginary)`, x and y, two real pytrees (y starts at 0), and x is what counts as the
-    parameters.
+    **Between iterates** the parameters are complex, $\theta = x + iy$. The loss is only evaluated at x: the gradient
+    is taken as $\nabla L(x) + iH(x)y$, which is exact for quadratics, and so are the λ and u.
 
-    **Singular** at ηλ = 1, where descent is at the minimum in one step, and the flow would have to be: the velocity
-    is infinite there, and a run whose curvature crosses 1/η costs many steps.
-
-    `objective` is an `Objective` or any `loss(params) -> scalar`; `learning_rate` η > 0 a number, or a function of
-    the time t. A drift forms the Hessian and its eigenvectors, d³ work (d up to some hundreds). Its derivative is
-    that of an eigendecomposition: NaN where eigenvalues coincide.
-
-    Raises `TypeError` when `objective` is not callable or is a `VectorField`, whose Jacobian is not symmetric, or
-    parameters are complex, `ValueError` for a rate ≤ 0.
+    **It is singular** at ηλ = 1, where descent reaches the minimum in one step. The velocity is infinite there, and
+    a run whose curvature crosses 1/η costs many steps.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([0.5, 2.5]) * x**2)  # one curvature below the edge, one beyond

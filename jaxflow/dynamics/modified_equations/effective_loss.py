@@ -1,4 +1,4 @@
-r"""The two numbers of an optimizer with memory: the learning rate it amounts to, and the loss it descends."""
+"""The effective learning rate of an optimizer with memory, and the loss that it descends."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,13 +29,15 @@ LADDER = 30.0 ** -np.arange(4)
 
 
 class Effective(NamedTuple):
-    r"""What an optimizer amounts to at one place, to second order: descent of $L + \kappa|\nabla L|^2$.
+    r"""What an optimizer is equivalent to at one place, to second order: descent of $L + \kappa|\nabla L|^2$.
 
     - `learning_rate`: that of plain descent with the same velocity, step for step: η/(1 − β) for the heavy ball.
     - `penalty` κ: η/4 for gradient descent, $\frac{\eta(1+\beta)}{4(1-\beta)^2}$ for the heavy ball.
     - `misalignment`: the part of the velocity that is not along the gradient, relative.
-    - `residual`: the part of the second-order velocity that is not along Hg, relative. Where these two are not
-      small beside 1 (Adam: its velocity is not linear in the gradient) no such loss exists.
+    - `residual`: the part of the second-order velocity that is not along Hg, relative.
+
+    Where `misalignment` and `residual` are not small compared with 1, no such loss exists. This is so for Adam, whose
+    velocity is not linear in the gradient.
     """
 
     learning_rate: jax.Array
@@ -58,30 +60,33 @@ def effective(
     *,
     step_size: Any = None,
 ) -> Effective:
-    r"""The learning rate and the loss an optimizer with memory amounts to, once its memory has settled.
+    r"""The learning rate and the loss to which an optimizer with memory is equivalent, once its memory has settled.
 
-    On its slow manifold $\dot\theta = f_1 + \eta f_2 + \dots$ on the clock t = kη. Projected,
-    $c = -\frac{\langle f_1, g\rangle}{|g|^2}$ and $2\kappa c = -\eta\frac{\langle f_2, Hg\rangle}{|Hg|^2}$; the
-    learning rate is cη, the modified loss $L + \kappa|\nabla L|^2$. The fields are the coefficients (`coefficients`)
-    of `slow_manifold` in the learning rate at all other hyperparameters fixed, so they hold for small η; where η
-    itself is small enough for them, see `convergence`.
+    On its slow manifold $\dot\theta = f_1 + \eta f_2 + \dots$ on the clock t = kη. Projected, $c = -\frac{\langle
+    f_1, g\rangle}{|g|^2}$ and $2\kappa c = -\eta\frac{\langle f_2, Hg\rangle}{|Hg|^2}$; the learning rate is cη,
+    the modified loss $L + \kappa|\nabla L|^2$. The fields are the coefficients (`coefficients`) of `slow_manifold`
+    in the learning rate, with all other hyperparameters fixed, so they hold for small η. `convergence` tells where
+    η itself is small enough for them.
 
     **Arguments**
 
     - `optimizer`: one with a `learning_rate` among its own arguments: of `jaxflow.optim`, or of optax through
       `jaxflow.optim.traceable`.
-    - `objective`: as in `modified`. `params`: where.
-    - `step_size`: the largest learning rate the coefficients are found with. Default: as there, times the share of
-      the slowest memory that is forgotten in a step, or down to 1/27000 of it, whichever fits best.
+    - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+    - `params`: the place, a pytree of float arrays.
+    - `step_size`: the largest learning rate with which the coefficients are found. By default it is the step that
+      `coefficients` chooses, times the share of the slowest memory that is forgotten in a step, or down to 1/27000 of
+      that, whichever fits best.
 
-    Returns an `Effective`. It costs some 600 gradients; compiled once for all hyperparameters; works under `jit` and
-    `vmap`. $f_1$ and $f_2$ are right to 1e-10 in float64, 2e-6 with a memory as long as β = .999; in float32 to 1e-4.
+    **Returns** an `Effective`. It costs some 600 gradients, compiles once for all hyperparameters, and works under
+    `jit` and `vmap`. $f_1$ and $f_2$ are right to 1e-10 in float64, to 2e-6 with a memory as long as β = .999, and
+    to 1e-4 in float32.
+
+    **Raises** `ValueError` for an optimizer without a learning rate of its own, with a schedule for it, with random
+    state, or for a step size ≤ 0; `TypeError` for what is no optimizer or objective, or a state not made of arrays.
 
     Source: Barrett & Dherin (2021), 2009.11162; for momentum Kovachki & Stuart (2021), 1906.04285, and Ghosh et al.
     (2023), 2302.00849.
-
-    Raises `ValueError` for an optimizer without a learning rate of its own, or with a schedule for it; else as
-    `slow_manifold`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> found = jf.dynamics.effective(jf.optim.momentum(0.01, 0.9), lambda x: jnp.sum(x**2), jnp.ones(2))
@@ -98,7 +103,7 @@ def effective(
 
 
 def slow_coefficients(optimizer, objective, params: PyTree, step_size: Any = None) -> tuple[PyTree, ...]:
-    """The coefficients of the slow flow in powers of the learning rate, at all else fixed."""
+    """The coefficients of the slow flow in powers of the learning rate, with everything else fixed."""
     at = lambda h: optimizer.replace(learning_rate=h)
     field = lambda h: slow_manifold(at(h), objective, order=ORDER).drift(0.0, params)
 
@@ -126,7 +131,7 @@ def slow_coefficients(optimizer, objective, params: PyTree, step_size: Any = Non
 
 
 def _along(field: PyTree, axis: PyTree) -> tuple[jax.Array, jax.Array]:
-    """The multiple of `axis` nearest to a field, and what is left over, relative; 0 where there is nothing."""
+    """The multiple of `axis` nearest to a field, and the rest of the field, relative; 0 where there is nothing."""
     squared = optax.tree.norm(axis, squared=True)
     share = jnp.real(optax.tree.vdot(axis, field)) / jnp.where(squared == 0, 1.0, squared)
     whole = norm(field)

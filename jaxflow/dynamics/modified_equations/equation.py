@@ -1,4 +1,4 @@
-"""The modified equation of any optimizer: the differential equation its iterates follow, to the order asked."""
+"""The modified equation of any optimizer: the differential equation that its iterates follow, to the order asked."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -45,46 +45,53 @@ def modified(
     replacement: bool = True,
     noise: Noise = FULL,
 ) -> Field:
-    r"""The modified equation of an optimizer, to order p, out of the optimizer itself.
+    r"""The modified equation of an optimizer (backward error analysis), to order p, out of the optimizer itself.
 
-    $\dot z = F(z) = \frac1\tau \sum_{j<p} b_j d_j$, with z the parameters and the optimizer's state, $d_j$ what the
-    j-th of p successive steps from z adds to it, $b = (1);\ (\frac32, -\frac12);\ (\frac{11}6, -\frac76, \frac13)$; …
-    the series of $\tau F = \log\Phi$ for the map Φ of a step. On the clock t = kτ the iterates leave its solution at
-    order p in the step size. For gradient descent, order 1 is gradient flow and order 2 descends
-    $L + \frac\eta4|\nabla L|^2$ (Barrett & Dherin 2021, 2009.11162).
+    $\dot z = F(z) = \frac1\tau \sum_{j<p} b_j d_j$, where z is the parameters and the optimizer's state, $d_j$ is
+    what the j-th of p successive steps from z adds to it, and $b = (1);\ (\frac32, -\frac12);\ (\frac{11}6,
+    -\frac76, \frac13)$; … are the coefficients of the series of $\tau F = \log\Phi$ for the map Φ of a step. On the
+    clock t = kτ the iterates leave its solution at order p in the step size. For gradient descent, order 1 is
+    gradient flow and order 2 descends $L + \frac\eta4|\nabla L|^2$ (Barrett & Dherin 2021, 2009.11162).
 
     **Arguments**
 
-    - `optimizer`: any of `jaxflow.optim` or optax, chains, schedules, decay and clipping with it. Its step counts
+    - `optimizer`: any of `jaxflow.optim` or optax, also with chains, schedules, decay and clipping. Its step counts
       are carried as floats.
-    - `objective`: an `Objective`, any `loss(params) -> scalar`, or a `VectorField` that stands for a gradient (a
-      game). Order 1 is a step over its time, which for `alternating` players is not the game's flow at any h > 0.
-    - `order` p, 1 to 8 (static): p gradients an evaluation, in a loop.
-    - `time_step` τ: the time of a step, a number or a schedule. Default, as in `iterate`: the optimizer's learning
-      rate (on the clock $t_k = \sum \eta_i$ under a schedule), 1.0 where it has none.
-    - `stride` m (static): the field of m steps at once, $\log(\Phi^m)/(m\tau)$, at m times the cost. With m = 2 it
-      follows every second iterate of gradient descent where the sharpness λ has 1 < ηλ < 1 + √2, and a single
-      step, which turns the sign of a coordinate, is the flow of no real field (`convergence`).
-    - `warmup` (static): steps of the optimizer itself a run begins with, before the flow takes over: averages start
-      at zero, far from where they are heading, and a field cannot follow them at first. A run's values at those
-      times are the iterates (straight lines between them). Default: 20 where the optimizer has a state, else 0.
-    - `batch_size`, `replacement`, `noise`: with a batch size, the SDE whose drift is F and whose noise is that of a
-      mini-batch gradient (see `jaxflow.dynamics.sgd`), carried through the update to first order:
-      $\frac1{\sqrt\tau} \partial_g\Phi\, n\,dW$. It leaves out that averages of g² grow by the noise's variance
-      (`jaxflow.dynamics.adam` has that) and has no warm-up. Of weak order 1, as the noise's.
+    - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField` that stands for a
+      gradient (a game). Order 1 is a step over its time, which for `alternating` players is not the game's flow at
+      any h > 0.
+    - `order` p: an integer from 1 to 8 (static). An evaluation costs p gradients, in a loop.
+    - `time_step` τ: the time of a step, a number or a schedule. By default, as in `iterate`, it is the optimizer's
+      learning rate (on the clock $t_k = \sum \eta_i$ under a schedule), and 1.0 where the optimizer has none.
+    - `stride` m: the number of steps that the field covers at once, $\log(\Phi^m)/(m\tau)$, at m times the cost
+      (static). With m = 2 it follows every second iterate of gradient descent where the sharpness λ has 1 < ηλ < 1
+      + √2. A single step turns the sign of a coordinate there, and so is the flow of no real field (`convergence`).
+    - `warmup`: the number of steps of the optimizer itself with which a run begins, before the flow takes over
+      (static). Averages start at zero, far from where they are heading, and a field cannot follow them at first. A
+      run's values at those times are the iterates (with straight lines between them). Default: 20 where the
+      optimizer has a state, else 0.
+    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t. With it the
+      result is the SDE whose drift is F and whose noise is that of a mini-batch gradient, carried through the
+      update to first order: $\frac1{\sqrt\tau} \partial_g\Phi\, n\,dW$. It leaves out that averages of g² grow by
+      the noise's variance (`jaxflow.dynamics.adam` has that), has no warm-up, and is of weak order 1, as the noise
+      is. Default: all data.
+    - `replacement`: whether the batches are independent draws, or fresh ones without replacement at each step
+      (static).
+    - `noise`: how the noise is drawn: `noise.full()` (exact covariance), `noise.subset(M)` or `noise.two_batches(b)`.
 
-    The state is `ModifiedState(params, optimizer, steps)`; `state=` of `integrate` goes on from it, or from where a
-    run of `iterate` ended: `modified_state(run)`.
+    **Returns** a `Dynamics`. Its state is `ModifiedState(params, optimizer, steps)`; `state=` of `integrate` goes
+    on from it, or from where a run of `iterate` ended: `modified_state(run)`.
 
-    **Valid** where the optimizer is smooth (one that is not is warned of: a sign, a clip, a condition on the step
-    count) and τ times the sharpness is below 1, which `convergence` measures. A flow that leaves the optimizer's
-    domain, such as a second moment below 0, stops, and `message` says when.
+    **Raises** `ValueError` for an order not in 1 … 8, a time step ≤ 0, a stride < 1, a warm-up < 0 or with noise,
+    or an optimizer with random state; `TypeError` for what is no optimizer or objective, or a state not made of
+    arrays.
 
-    Source: Hairer, Lubich & Wanner (2006), Geometric Numerical Integration, IX; the series for a map as such:
+    It is **valid** where the optimizer is smooth (there is a warning for one that is not: a sign, a clip, a
+    condition on the step count) and τ times the sharpness is below 1, which `convergence` measures. A flow that
+    leaves the optimizer's domain, such as a second moment below 0, stops, and `message` says when.
+
+    Source: Hairer, Lubich & Wanner (2006), Geometric Numerical Integration, IX; the series for a map as such is
     log(1 + Δ).
-
-    Raises `ValueError` for an order not in 1 … 8, a time step ≤ 0, a stride < 1, a warm-up < 0 or with noise, or an
-    optimizer with random state; `TypeError` for what is no optimizer or objective, or a state not made of arrays.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -128,7 +135,7 @@ def modified(
 
 
 def check_arguments(optimizer, objective, order, stride, warmup) -> None:
-    """Refuse what is no optimizer or objective, and static numbers out of range."""
+    """Refuse what is no optimizer or no objective, and static numbers out of range."""
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
     if not callable(objective):
@@ -157,7 +164,7 @@ LEAST_SHARE = 3e-3
 
 
 def _steps_a_time(tau, t, steps, shares) -> Any:
-    """One over the time that passes in a step: of the clock of a schedule, the logarithm's component too.
+    """One over the time that passes in a step; under a schedule it uses the logarithm's component along the clock.
 
     Where a schedule ends at 0 the clock stops, and so does the flow: smoothly, as the updates vanish with the rate.
     """
@@ -176,14 +183,14 @@ def _steps_a_time(tau, t, steps, shares) -> Any:
 
 
 def warm_steps(optimizer, params: PyTree, warmup: int | None) -> int:
-    """The steps to begin with: as given, or by whether the optimizer has a state."""
+    """The number of steps to begin with: as given, or by whether the optimizer has a state."""
     if warmup is not None:
         return warmup
     return WARM if jax.tree.leaves(state_shapes(optimizer, params)) else 0
 
 
 def _prefix(optimizer, objective, params: PyTree, tau, warmup: int | None) -> Prefix | None:
-    """The iterates a run begins with."""
+    """The iterates with which a run begins."""
     warm = warm_steps(optimizer, params, warmup)
     if warm == 0:
         return None

@@ -1,8 +1,8 @@
 r"""The modified equation in powers of the step size: the fields that do not depend on it.
 
 The field at order p, $F_h = \frac1h \sum_{k \le p} \frac{(-1)^{k-1}}k \Delta^k$, has the first p coefficients right
-and others behind them, as $\Delta^k = O(h^k)$: so its values at a few steps h, through which a polynomial is laid,
-tell them. Terms beyond p would only take the values further from h = 0, where they are wanted.
+and others behind them, as $\Delta^k = O(h^k)$. A polynomial through its values at a few steps h therefore gives them.
+Terms beyond p would only take the values further from h = 0, where they are wanted.
 """
 
 from collections.abc import Callable
@@ -60,37 +60,37 @@ def coefficients(
 ) -> tuple[ModifiedState, ...]:
     r"""The fields $f_1, \dots, f_p$ of the modified equation $\dot z = f_1 + h f_2 + h^2 f_3 + \dots$ at one state.
 
-    For gradient descent $f_1 = -g$, $f_2 = -\frac12 Hg$, $f_3 = -\frac13 H^2 g - \frac1{12}\nabla^3 L[g, g]$. The
-    optimizer's own steps are all they are made of: the field of `modified` at order p is evaluated at 2(p + 3) step
+    For gradient descent $f_1 = -g$, $f_2 = -\frac12 Hg$, $f_3 = -\frac13 H^2 g - \frac1{12}\nabla^3 L[g, g]$. They
+    are made of the optimizer's own steps only: the field of `modified` at order p is evaluated at 2(p + 3) step
     sizes, Chebyshev points about h = 0, and the polynomial through the values is expanded there.
 
     **Arguments**
 
-    - `family(h) -> optimizer`, such as `jaxflow.optim.gd`. A step must become the identity as h → 0, smoothly: one
-      with memory must let its memory grow, as `lambda h: momentum(h, exp(-h / 0.5), ema=True)` does. (A fixed β is
-      `effective`'s.) A bias correction $1 - \beta^k$ at a fixed count k vanishes with h: leave it out.
-    - `objective`: as in `modified`.
-    - `state`: a `ModifiedState`, or parameters: then the family's state before the first step.
-    - `order` p, 1 to 6 (static).
-    - `step_size`: the largest step. Default $\frac{0.3}{p\rho}$, ρ the largest of
+    - `family`: a function `family(h) -> optimizer`, such as `jaxflow.optim.gd`. A step must become the identity as
+      h → 0, smoothly. So one with memory must let its memory grow, as `lambda h: momentum(h, exp(-h / 0.5),
+      ema=True)` does (`effective` is for a fixed β). A bias correction $1 - \beta^k$ at a fixed count k vanishes
+      with h: leave it out.
+    - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField`.
+    - `state`: a `ModifiedState`; or parameters, and then the family's state before the first step.
+    - `order` p: an integer from 1 to 6 (static).
+    - `step_size`: the largest step, in time. Default: $\frac{0.3}{p\rho}$, where ρ is the largest of
       $\frac1h(|\Delta^{k+1}z| / |\Delta z|)^{1/k}$, k = 1, 2, 3, at a small trial step.
-    - `two_sided` (static): whether h < 0 is among the step sizes. `False` for a family that is not defined there; it
-      costs two digits of $f_3$ and more of the next.
+    - `two_sided`: whether h < 0 is among the step sizes (static). `False` is for a family that is not defined
+      there; it costs two digits of $f_3$ and more of the next.
 
-    Returns p `ModifiedState`s, shaped like the state. Step counts move at 1/h, which is in no coefficient: zeros.
+    **Returns** a tuple of p `ModifiedState`s, shaped like the state. Step counts move at 1/h, which is in no
+    coefficient, so theirs are zeros. It costs 2p(p + 3) gradients, and 8 to find the step. It compiles once for a
+    family, also with hyperparameters in a `jax.tree_util.Partial`, and works under `jit`, `vmap` and `jacfwd`.
 
-    It costs 2p(p + 3) gradients and 8 to find the step; compiled once for a family, also for hyperparameters in a
-    `jax.tree_util.Partial`; works under `jit`, `vmap` and `jacfwd`.
+    **Raises** `ValueError` for an order not in 1 … 6 or a step size ≤ 0; `TypeError` for a family that makes no
+    optimizer, or what is no objective.
 
     **Accuracy**, relative, in float64 on losses with one length scale: $f_2$ 1e-12, $f_3$ 1e-9, $f_4$ 1e-7, $f_5$
     1e-4, $f_6$ 1e-2; in float32 $f_2$ 1e-5, $f_3$ 1e-3, $f_4$ 0.1. Where the curvature along the flow does not tell
-    what is a little way off (a narrow kink aside), give `step_size` and compare two. A family that has no expansion
-    gives NaN, or coefficients that change with `step_size`.
+    what lies a little way off (a narrow kink to one side), give `step_size` and compare two. A family that has no
+    expansion gives NaN, or coefficients that change with `step_size`.
 
     Source: Hairer, Lubich & Wanner (2006), Geometric Numerical Integration, IX.1, have the recursion by derivatives.
-
-    Raises `ValueError` for an order not in 1 … 6 or a step size ≤ 0; `TypeError` for a family that makes no
-    optimizer, or an objective that is none.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> fields = jf.dynamics.coefficients(jf.optim.gd, lambda x: jnp.sum(x**2), jnp.ones(1), 3)
@@ -110,7 +110,7 @@ def coefficients(
 
 
 def check_objective(objective: Any) -> None:
-    """Refuse what is no objective, while it can still be shown."""
+    """Refuse what is no objective, while it can still be shown in a message."""
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
 
@@ -139,7 +139,7 @@ def _coefficients(settings, family, objective, state, step_size) -> tuple[Modifi
 
 
 def moving(optimizer: optax.GradientTransformation, params: PyTree) -> Any:
-    """Which leaves of the state are of numbers, not of counts or flags: True or False a leaf."""
+    """Which leaves of the state hold numbers, not counts or flags: True or False for each leaf."""
     floats = lambda tree: jax.tree.map(lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact), tree)
     steps: Any = False
     return ModifiedState(jax.tree.map(lambda _: True, params), floats(state_shapes(optimizer, params)), steps)
@@ -152,8 +152,8 @@ def _where(mask: PyTree, tree: PyTree) -> PyTree:
 def rate(step: Callable, state: PyTree, mask: PyTree) -> jax.Array:
     """How fast the field changes along its own flow, per unit of the step size; never 0.
 
-    `step(h)(state)` is what a step of size h adds. Two trials: the first, so short that it must be in a linear
-    stretch, finds the length of the second.
+    `step(h)(state)` is what a step of size h adds. There are two trials: the first is so short that it must be in a
+    linear stretch, and it finds the length of the second.
     """
 
     numbers = lambda tree: [x for x, keep in zip(*map(jax.tree.leaves, (tree, mask)), strict=True) if keep]
@@ -206,7 +206,7 @@ def expansion(order: int, two_sided: bool) -> tuple[np.ndarray, np.ndarray]:
 def fit(
     field: Callable[[jax.Array], PyTree], largest: Any, order: int, two_sided: bool = True
 ) -> tuple[PyTree, ...]:
-    r"""The first coefficients of `field(h)` in powers of h, out of values at points up to `largest`."""
+    """The first coefficients of `field(h)` in powers of h, from its values at points up to `largest`."""
     points, shares = expansion(order, two_sided)
     largest = jnp.asarray(largest, float)
     values = jax.vmap(lambda x: field(largest * x))(jnp.asarray(points, largest.dtype))

@@ -39,14 +39,15 @@ VERDICTS = ("converges", "marginal", "no continuous limit here")
 class Convergence:
     r"""How fast the series of the modified equation converges, at one or more times of a run.
 
-    - `times` (T,), on the clock of the optimizer.
-    - `radius` (T,): spectral radius of $D\Phi^m - 1$; `measure` names it. For an optimizer without a state and m = 1
-      it is the step times the sharpness; memory that forgets 1 − β a step makes it at least that.
-    - `ratio` (T,): $|\Delta^4\theta| / |\Delta^3\theta|$ along the run: what of it the run excites.
-    - `code` (T,): 0 converges, 1 marginal (the larger of the two is within .05 of 1), 2 no continuous limit (above
-      that, or not finite). `verdict`: in words.
+    - `times` (T,): the times, on the clock of the optimizer.
+    - `radius` (T,): the spectral radius of $D\Phi^m - 1$. For an optimizer without a state and m = 1
+      it is the step times the sharpness; memory that forgets 1 − β at each step makes it at least that.
+    - `ratio` (T,): $|\Delta^4\theta| / |\Delta^3\theta|$ along the run: how much of `radius` the run excites.
+    - `measure`: the name of what `radius` is (static).
 
-    A pytree; under `vmap` every leaf has a leading axis.
+    `code` (T,) is 0 where the series converges, 1 where it is marginal (the larger of radius and ratio is within
+    .05 of 1), and 2 where there is no continuous limit (it is above that, or not finite). `verdict` says it in
+    words. It is a pytree; under `vmap` every leaf has a leading axis.
     """
 
     times: jax.Array
@@ -109,27 +110,37 @@ def convergence(
 ) -> Convergence:
     r"""Measure whether the modified equation's series converges, at `params` or along a run from there.
 
-    Two numbers tell. The spectral radius ρ of $D\Phi^m - 1$, Φ the map of a step on parameters and optimizer state,
-    by a power iteration: the sharpness times the step as the method feels it, also in directions the run does not
-    move in. And the ratio of two successive terms along the run. The series at order p errs by about ρᵖ of the
-    part of the velocity in that direction. Past 1 no order helps. With `stride=2` the radius of gradient descent is
-    |(1 − ηλ)² − 1|, below 1 for ηλ < 1 + √2 but at ηλ = 1, where a step is no longer invertible. A network whose
-    largest ηλ is above 1 has some λ near that: its verdict is "marginal" at best, and the pairs' flow still accurate,
-    as what such directions held is gone after a step.
-
-    A sign has derivative 0, and so radius 0, which tells nothing (`modified` warns of it); memory that is replaced
-    whole at every step (a last gradient) counts as 1.
+    Two numbers tell. One is the spectral radius ρ of $D\Phi^m - 1$, where Φ is the map of a step on parameters and
+    optimizer state, by a power iteration: it is the sharpness times the step as the method feels it, also in
+    directions in which the run does not move. The other is the ratio of two successive terms along the run. The
+    series at order p errs by about ρᵖ of the part of the velocity in that direction. Past 1 no order helps. With
+    `stride=2` the radius of gradient descent is |(1 − ηλ)² − 1|, below 1 for ηλ < 1 + √2 except at ηλ = 1, where a
+    step is no longer invertible. A network whose largest ηλ is above 1 has some λ near that: its verdict is
+    "marginal" at best, and the pairs' flow is still accurate, as what such directions held is gone after a step.
 
     **Arguments**
 
-    - `optimizer`, `objective`, `time_step`, `stride`, `warmup`: as in `modified`. The warm-up comes first.
-    - `steps`, `every` (static): measure along so many steps of the optimizer, every so many; default at the start.
-    - `iterations` (static) of the power, each a Jacobian-vector product of `stride` steps. Where the leading
-      eigenvalues nearly tie the radius is a little low.
-    - `state`: a `ModifiedState` to begin with instead of `params` and a warm-up.
+    - `optimizer`: any of `jaxflow.optim` or optax.
+    - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField`.
+    - `params`: the start, a pytree of real or complex arrays.
+    - `steps`: the number of steps of the optimizer along which to measure (static). Default: only at the start.
+    - `every`: the number of steps between two measurements (static).
+    - `time_step` τ: the time of a step, a number or a schedule. Default: the optimizer's learning rate, else 1.0.
+    - `stride` m: the number of steps that the map Φᵐ covers (static).
+    - `warmup`: the number of steps before the first measurement (static). Default: 20 where the optimizer has a
+      state, else 0.
+    - `iterations`: the number of power iterations, each a Jacobian-vector product of `stride` steps (static). Where
+      the leading eigenvalues nearly tie, the radius is a little low.
+    - `state`: a `ModifiedState` with which to begin instead of `params` and a warm-up.
 
-    Compiled once for all numbers; works under `jit` and `vmap`. Raises as `modified`, and for `steps` < 0,
-    `every` or `iterations` out of range.
+    **Returns** a `Convergence`. It compiles once for all numbers, and works under `jit` and `vmap`.
+
+    **Raises** `ValueError` for a time step ≤ 0, or `steps`, `every`, `stride`, `warmup` or `iterations` out of
+    range, or an optimizer with random state; `TypeError` for what is no optimizer, objective or `ModifiedState`, or
+    parameters that are not arrays of floats.
+
+    A sign has derivative 0, and so radius 0, which tells nothing (`modified` warns of it). Memory that is replaced
+    whole at every step (a last gradient) counts as 1.
 
     Source: the radius of convergence of log(1 + Δ); the preconditioned sharpness is Cohen et al.'s (2022,
     2207.14484).
@@ -184,7 +195,7 @@ def _convergence(settings, optimizer, objective, params, tau, state) -> Converge
 def _radius(steps, state: ModifiedState, iterations: int) -> jax.Array:
     r"""The spectral radius of $D\Phi^m - 1$: the growth over the latter half of the iterations.
 
-    The eigenvalues may be a pair that rotates, as with momentum; the mean growth does not mind.
+    The leading eigenvalues may be a pair that rotates, as with momentum; the mean growth is right for them too.
     """
     drawn = optax.tree.random_like(jax.random.key(0), state.params)
     start = jax.tree.map(jnp.zeros_like, state)._replace(params=drawn)

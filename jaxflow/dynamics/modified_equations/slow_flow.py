@@ -1,7 +1,7 @@
-r"""Momentum without the momentum: the flow of the parameters alone, once an optimizer's averages have settled.
+"""Momentum without the momentum: the flow of the parameters alone, once an optimizer's averages have settled.
 
 At fixed hyperparameters an average forgets in a few steps and is from then on a function s(θ) of the parameters, the
-slow manifold of the map of a step. `slow_manifold` finds that function, numerically, and gives the flow on it.
+slow manifold of the map of a step. `slow_manifold` finds that function numerically, and gives the flow on it.
 """
 
 from collections.abc import Callable
@@ -44,41 +44,41 @@ def slow_manifold(
     order: int = 2,
     time_step: Any = None,
 ) -> Field:
-    r"""The flow of the parameters alone that an optimizer with memory settles on, at fixed hyperparameters.
+    r"""The flow of the parameters alone to which an optimizer with memory settles, at fixed hyperparameters.
 
-    $\dot\theta = \frac1\tau \sum_{j<p} b_j d_j$, as `modified` has it, from the state s(θ) in which the memory no
-    longer has a transient: at which $\Delta^p s = 0$ along p steps of the optimizer from (θ, s). Step counts are
+    $\dot\theta = \frac1\tau \sum_{j<p} b_j d_j$, as in `modified`, from the state s(θ) in which the memory no
+    longer has a transient: $\Delta^p s = 0$ along p steps of the optimizer from (θ, s). Step counts are
     large, so that bias corrections are gone. For the heavy ball it is
     $-\frac{g}{1-\beta} - \frac{\eta(1+\beta)}{2(1-\beta)^3} Hg + O(\eta^2)$. Without a state to settle (`gd`) it is
     the field of `modified`.
 
-    **Method.** A deviation of s from the manifold shrinks by β a step, so $\Delta^p$ sees it $(\beta - 1)^p$ times,
-    and what moves slowly $O(\eta^p)$ times: the constraint leaves an error $O(\eta^p)$. It is solved by 6(p − 1)
-    steps $s \leftarrow s - (\beta - 1)^{-p}\Delta^p s$, where β − 1 is read off the optimizer, entry by entry, as
-    the derivative of its memory at a fixed gradient. Each gains a factor of about
-    $(p - 1)\frac{\beta\eta\lambda}{(1-\beta)^2}$; plain constraint runs, without the division, gain
-    $1 - (1-\beta)^p$.
-
     **Arguments**
 
-    - `optimizer`, `objective`: as in `modified`. All hyperparameters are numbers, no schedules; one hidden in a plain
-      optax optimizer is not seen, and stands at its end.
-    - `order` p, 1 to 4 (static). A drift costs $1 + p + 6p(p-1)$ gradients: 2, 15, 40, 77.
-    - `time_step` τ: default the optimizer's learning rate, 1.0 where it has none.
+    - `optimizer`: any of `jaxflow.optim` or optax. All its hyperparameters must be numbers, no schedules; a
+      schedule that is hidden in a plain optax optimizer is not seen, and stands at its end.
+    - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField`.
+    - `order` p: an integer from 1 to 4 (static). A drift costs $1 + p + 6p(p-1)$ gradients: 2, 15, 40, 77.
+    - `time_step` τ: the time of a step, a number. Default: the optimizer's learning rate, 1.0 where it has none.
 
-    The state is the parameters. Start from parameters that have left the start-up behind: the iterate after some
-    $\frac{10}{1-\beta}$ steps.
+    **Returns** a `Dynamics`, whose state is the parameters. Start it from parameters that have left the start-up
+    behind: the iterate after some $\frac{10}{1-\beta}$ steps.
 
-    **Valid** where there is a slow manifold: $\eta\lambda < (1 - \sqrt\beta)^2$ for the heavy ball (.0026 at β = .9),
-    in every direction λ; past it a mode rotates, and its parameters alone follow no equation. The series gains
-    little above half of that. Adam's second moment must be fast beside the loss as well: 1 − β₂ far above η
-    times the preconditioned sharpness; and gradients must not change sign. Memory that forgets nothing (AdaGrad) has
-    no manifold: NaN, as where the steps do not converge.
+    **Raises** `ValueError` for an order not in 1 … 4, a time step ≤ 0, a schedule, or an optimizer with random state;
+    `TypeError` for what is no optimizer or objective, or a state not made of arrays.
+
+    **Method.** A deviation of s from the manifold shrinks by β at each step, so $\Delta^p$ multiplies it by $(\beta
+    - 1)^p$, and what moves slowly by $O(\eta^p)$: the constraint leaves an error $O(\eta^p)$. It is solved by 6(p −
+    1) steps $s \leftarrow s - (\beta - 1)^{-p}\Delta^p s$, where β − 1 is taken from the optimizer, entry by entry,
+    as the derivative of its memory at a fixed gradient. Each step gains a factor of about $(p -
+    1)\frac{\beta\eta\lambda}{(1-\beta)^2}$; plain constraint runs, without the division, gain $1 - (1-\beta)^p$.
+
+    It is **valid** where there is a slow manifold: $\eta\lambda < (1 - \sqrt\beta)^2$ for the heavy ball (.0026 at
+    β = .9), in every direction λ. Past it a mode rotates, and its parameters alone follow no equation. The series
+    gains little above half of that. Adam's second moment must also be fast compared with the loss (1 − β₂ far above
+    η times the preconditioned sharpness), and gradients must not change sign. Memory that forgets nothing (AdaGrad)
+    has no manifold: the result is NaN, as it is where the steps do not converge.
 
     Source: constraint runs are Gear, Kaper, Kevrekidis & Zagaris (2005), Projecting to a slow manifold, SIADS 4, 711.
-
-    Raises `ValueError` for an order not in 1 … 4, a time step ≤ 0, a schedule, or an optimizer with random state;
-    `TypeError` for what is no optimizer or objective, or a state not made of arrays.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -106,7 +106,7 @@ def slow_manifold(
 
 
 def fixed_clock(optimizer: optax.GradientTransformation, time_step: Any) -> Any:
-    """The time of a step, a number; refuses a schedule, under which nothing settles."""
+    """The time of a step, a number; a schedule is refused, because nothing settles under it."""
     for name, value in (("time_step", time_step), ("learning_rate", clock_of(optimizer, None))):
         if callable(value):
             raise ValueError(f"{name} must be a number, as a memory settles at fixed rates, got {value!r}.")
@@ -116,7 +116,7 @@ def fixed_clock(optimizer: optax.GradientTransformation, time_step: Any) -> Any:
 def settled(
     optimizer: optax.GradientTransformation, objective: Callable, params: PyTree, order: int
 ) -> tuple[ModifiedState, list[jax.Array]]:
-    """The state on the slow manifold at `params`, and by how much of itself each entry of memory falls in a step."""
+    """The state on the slow manifold at `params`, and the share that each entry of memory loses in a step."""
     zero = cold(optimizer, params)
     mask = moving(optimizer, params).optimizer
     counted = lambda fast, leaf: leaf if fast else leaf + LONG
@@ -147,5 +147,5 @@ def settled(
 
 
 def _difference(order: int) -> np.ndarray:
-    """The share of each step's increment in the difference of that order of the states."""
+    """The share of each step's increment in the difference of order `order` of the states."""
     return np.array([(-1.0) ** (order - 1 - j) * comb(order - 1, j) for j in range(order)])

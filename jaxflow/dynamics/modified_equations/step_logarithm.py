@@ -1,8 +1,8 @@
-r"""The logarithm of a step: the field whose flow an optimizer's iterates lie on, out of its own updates.
+r"""The logarithm of a step: the field on whose flow an optimizer's iterates lie, made of its own updates.
 
 With Φ the map of one step of the whole state (parameters and optimizer state), the field F whose flow over the time
 τ of a step is Φ has $\tau F = \log\Phi = \sum_k \frac{(-1)^{k-1}}{k} \Delta^k$, Δ = Φ − 1. Cut after p terms and
-written in the increments of p successive steps it costs p gradients and no derivative of Φ.
+written in the increments of p successive steps, it costs p gradients and no derivative of Φ.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,12 @@ def weights(order: int, stride: int = 1) -> np.ndarray:
 
 
 class ModifiedState(NamedTuple):
-    """Parameters, the optimizer's state with its integers as floats, and the number of steps taken, a float."""
+    """The state of `modified`.
+
+    - `params`: the parameters θ.
+    - `optimizer`: the optimizer's state, with its integers as floats.
+    - `steps`: the number of steps taken, a float scalar.
+    """
 
     params: PyTree
     optimizer: PyTree
@@ -56,7 +61,13 @@ def lift(tree: PyTree) -> PyTree:
 
 
 def modified_state(run: Any) -> ModifiedState:
-    """Where a run of `iterate` ended, as the state from which a modified equation goes on (`state=` of `integrate`).
+    """The end of a run of `iterate`, as the state from which a modified equation goes on.
+
+    **Arguments**
+
+    - `run`: a `Trajectory` of `iterate`.
+
+    **Returns** a `ModifiedState`, for `integrate(…, state=…)`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.adam(0.1), jnp.sum, jnp.ones(2), steps=7)
@@ -67,7 +78,7 @@ def modified_state(run: Any) -> ModifiedState:
 
 
 def state_shapes(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
-    """The shapes and dtypes of an optimizer's own state; refuses one that is random or not made of arrays."""
+    """The shapes and dtypes of an optimizer's own state; one that is random or not made of arrays is refused."""
     try:
         shapes = jax.eval_shape(optimizer.init, params)
     except TypeError:  # a leaf that is no array, perhaps: then in a sentence
@@ -91,8 +102,8 @@ def increment(
 ) -> ModifiedState:
     """What one step of the optimizer adds to the state.
 
-    Of the parameters it is the optimizer's own update; iterates are not subtracted, which in single precision
-    would lose what the series is made of. `noise` is added to the gradient.
+    For the parameters it is the optimizer's own update. Iterates are not subtracted, because in single precision that
+    would lose the digits that the series needs. `noise` is added to the gradient.
     """
     template = state_shapes(optimizer, state.params)
     flags = lambda leaf, like: leaf > 0.5 if like.dtype == bool else leaf
@@ -104,7 +115,7 @@ def increment(
 
 
 def logarithm(step: Callable[[PyTree], PyTree], state: PyTree, shares: np.ndarray) -> PyTree:
-    """The weighted sum of the increments of so many steps from `state`; `step(state)` is one increment."""
+    """The increments of successive steps from `state`, summed with weights `shares`; `step(state)` is one."""
 
     def advance(carry, share):
         now, total = carry

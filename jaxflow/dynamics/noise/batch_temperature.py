@@ -1,4 +1,4 @@
-"""How hot SGD runs: the variance of a mini-batch gradient and the temperature it means."""
+"""The temperature of SGD, and the variance of a mini-batch gradient from which it follows."""
 
 from typing import Any
 
@@ -20,10 +20,18 @@ def batch_factor(batch_size: Any, size: int | None = None, *, replacement: bool 
     r"""$s_B$, the covariance of a mini-batch gradient over the per-sample covariance: $C = s_B \Sigma$.
 
     $s_B = \frac1B$ for independent draws, $\frac1B \frac{N-B}{N-1}$ for a fresh batch without replacement from
-    `size` = N examples, with $\Sigma = \frac1N \sum_i (g_i - \bar g)(g_i - \bar g)^\top$.
+    N examples, with $\Sigma = \frac1N \sum_i (g_i - \bar g)(g_i - \bar g)^\top$.
 
-    Raises `ValueError` for `batch_size` ≤ 0, or > N without replacement, or a missing `size` there; `TypeError` for a
-    schedule of batch sizes.
+    **Arguments**
+
+    - `batch_size` B: the number of examples per gradient, a number or an array above 0; it may be traced.
+    - `size` N: the number of examples in the data, needed (and used) only with `replacement=False`.
+    - `replacement`: whether the batches are independent draws.
+
+    **Returns** $s_B$, of the shape of `batch_size`.
+
+    **Raises** `ValueError` for `batch_size` ≤ 0, or > N without replacement, or a missing `size` there; `TypeError`
+    for a schedule of batch sizes.
 
     >>> batch_factor(4), batch_factor(4, 13, replacement=False)
     (0.25, 0.1875)
@@ -41,7 +49,7 @@ def batch_factor(batch_size: Any, size: int | None = None, *, replacement: bool 
 
 
 def _check_number(name: str, value: Any) -> None:
-    """Refuse a schedule, which has a value at each step only."""
+    """Refuse a schedule, which has one value at each step."""
     if callable(value):
         raise TypeError(
             f"{name} must be a number or an array, got the schedule {value!r}; give its value at a step."
@@ -58,19 +66,28 @@ def temperature(
 ) -> Any:
     r"""The temperature of SGD, $T = \frac{\eta s_B}{2(1-\beta)}$: learning_rate / (2·batch_size) in the plain case.
 
-    SGD is $d\theta = -\nabla L\,dt + \sqrt{2 T \Sigma(\theta)}\,dW$ on the clock t = kη, and were Σ the
-    identity it would end in the Gibbs law $\propto e^{-L/T}$. T does not depend on the clock. Two settings with
-    one temperature have one SDE.
+    SGD is $d\theta = -\nabla L\,dt + \sqrt{2 T \Sigma(\theta)}\,dW$ on the clock t = kη. If Σ were the identity, it
+    would end in the Gibbs law $\propto e^{-L/T}$. T does not depend on the clock. Two settings with one temperature
+    have one SDE.
 
-    - `size` = N: the number of examples, needed (and used) only with `replacement=False`.
-    - `beta`: of heavy-ball momentum, which multiplies the rate by 1/(1−β); leave 0 for the averaging form.
+    **Arguments** are numbers or arrays, which may be traced:
 
-    Others' symbols: Smith & Le (2018, 1710.06451) sum the loss, so that their noise scale is g = 2NT;
-    Jastrzębski et al. (2017, 1711.04623) call η/B = 2T the ratio that matters; Chaudhari & Soatto (2018,
-    1710.11029) write β for 1/T and D for Σ; Mandt, Hoffman & Blei (2017, 1704.04289) run the clock t = k.
+    - `learning_rate` η: at least 0.
+    - `batch_size` B: the number of examples per gradient, above 0.
+    - `size` N: the number of examples in the data, needed (and used) only with `replacement=False`.
+    - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without replacement at
+      each step, $s_B = \frac1B\frac{N-B}{N-1}$.
+    - `beta` β: the coefficient of heavy-ball momentum, in [0, 1), which multiplies the rate by 1/(1−β). Leave it 0
+      for the averaging form of momentum.
 
-    Numbers or arrays, traced or not. Raises `ValueError` for a negative rate, `batch_size` ≤ 0 or (without
-    replacement) > N, `beta` outside [0, 1), `TypeError` for a schedule: give its value at a step.
+    **Returns** T, in units of the loss (for Σ in units of a squared gradient of the mean loss).
+
+    **Raises** `ValueError` for a negative rate, `batch_size` ≤ 0 or (without replacement) > N, `beta` outside [0, 1);
+    `TypeError` for a schedule: give its value at a step.
+
+    Other authors' symbols: Smith & Le (2018, 1710.06451) sum the loss, so that their noise scale is g = 2NT;
+    Jastrzębski et al. (2017, 1711.04623) use the ratio η/B = 2T; Chaudhari & Soatto (2018, 1710.11029) write β for
+    1/T and D for Σ; Mandt, Hoffman & Blei (2017, 1704.04289) use the clock t = k.
 
     >>> temperature(0.1, 32)
     0.0015625

@@ -1,6 +1,6 @@
-"""What methods that act coordinate by coordinate see of mini-batch noise: its variances, and pairs of gradients.
+"""Mini-batch noise for methods that act coordinate by coordinate: its variances, and pairs of gradients.
 
-The variances are exact, from every per-example gradient, and say what an equation is. A pair of mini-batch
+The variances are exact, from every per-example gradient, and define the equations. A pair of mini-batch
 gradients costs a third of that or less and has the same moments, which is all a step needs.
 """
 
@@ -24,9 +24,8 @@ NUMBERS = 2**23  # of per-example gradients held at a time: 64 MiB in float64
 def gradient_variance(objective: Objective, params: PyTree, mean: PyTree) -> PyTree:
     r"""$\mathrm{diag}\,\Sigma = \frac1N \sum_i (g_i - \bar g)^2$, like the parameters; `mean` is $\bar g$.
 
-    Of half precision in float32.
-
-    Costs a backward pass an example: 4 to 5 gradients of the mean loss for a small network.
+    In half precision the result is float32. It costs a backward pass for each example: 4 to 5 gradients of the mean
+    loss for a small network.
     """
     size, numbers = objective.size, sum(leaf.size for leaf in jax.tree.leaves(params))
     block = min(size, objective.chunk or BLOCK, max(NUMBERS // max(numbers, 1), 1))
@@ -62,8 +61,8 @@ def mixing(time_step: Any, dt: Any) -> jax.Array:
 def mix(function: Callable[[jax.Array], jax.Array], a: jax.Array, b: jax.Array, r: Any) -> jax.Array:
     r"""$\frac{1+r}2 f(a) + \frac{1-r}2 f(b)$: what a discrete step of length τ sees, for a step of length dt.
 
-    With $r = \sqrt{2\tau/dt - 1}$ its mean is that of f(a) and its covariance τ/dt times it, so that dt times
-    the mixture is an increment of $dz = E f\,dt + \sqrt{\tau\,\mathrm{Cov} f}\,dW$: SVAG (Li, Malladi & Arora
+    With $r = \sqrt{2\tau/dt - 1}$ its mean is that of f(a) and its covariance is τ/dt times that of f(a). So dt times
+    the mixture is an increment of $dz = E f\,dt + \sqrt{\tau\,\mathrm{Cov} f}\,dW$. This is SVAG (Li, Malladi & Arora
     2021, 2102.12470) for any function of the gradient. At dt = τ it is f(a).
     """
     x, y = function(a), function(b)

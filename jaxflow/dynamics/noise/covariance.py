@@ -25,12 +25,12 @@ MOST = 20_000  # parameters of a dense matrix: 3.2 GB in float64
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NoiseScale:
-    r"""How large the noise of a mini-batch gradient is beside the gradient: a pytree of arrays.
+    """How large the noise of a mini-batch gradient is compared with the gradient: a pytree of arrays.
 
-    - `trace`: tr Σ, the variance of a per-example gradient. A batch of B has $s_B$ tr Σ.
+    - `trace`: tr Σ, the variance of a per-example gradient. That of a batch of B is $s_B$ tr Σ.
     - `squared_gradient`: |∇L|².
-    - `eigenvalues` (k,), largest first, and `eigenvectors` of Σ: a pytree like the parameters with a leading
-      axis k, orthonormal over the whole of it.
+    - `eigenvalues` (k,): the leading eigenvalues of Σ, largest first.
+    - `eigenvectors`: a pytree like the parameters with a leading axis k, orthonormal over all of its leaves.
     """
 
     trace: jax.Array
@@ -54,7 +54,7 @@ class NoiseScale:
 
 
 def _prepared(objective: Any, params: PyTree) -> tuple[PyTree, int]:
-    """Real arrays and how many numbers they hold."""
+    """The parameters as real arrays, and how many numbers they hold."""
     require_data(objective, "Per-example gradients")
     params = jax.tree.map(jnp.asarray, params)
     for leaf in jax.tree.leaves(params):
@@ -64,14 +64,21 @@ def _prepared(objective: Any, params: PyTree) -> tuple[PyTree, int]:
 
 
 def gradient_covariance(objective: Objective, params: PyTree) -> jax.Array:
-    r"""The per-sample gradient covariance $\Sigma = \frac1N \sum_i (g_i - \bar g)(g_i - \bar g)^\top$; shape (P, P).
+    r"""The per-sample gradient covariance $\Sigma = \frac1N \sum_i (g_i - \bar g)(g_i - \bar g)^\top$.
 
-    Rows and columns are in the order of `jax.flatten_util.ravel_pytree(params)`. A mini-batch gradient has the
-    covariance $s_B \Sigma$, `batch_factor` times it. Biased (1/N), as the data are all there is; rank below N.
-    The D of Chaudhari & Soatto (2018, 1710.11029). Examples are taken `objective.chunk` at a time, or as
-    many as make 64 MiB of gradients. Of half precision the covariance is float32.
+    A mini-batch gradient has the covariance $s_B \Sigma$, `batch_factor` times it. Σ is biased (1/N), as the data
+    are all there is, and its rank is below N. It is the D of Chaudhari & Soatto (2018, 1710.11029).
 
-    Raises `TypeError` for an objective without data or parameters that are not real, `ValueError` for P > 20,000
+    **Arguments**
+
+    - `objective`: an `Objective` with data. Examples are taken `objective.chunk` at a time, or as many as make 64
+      MiB of gradients.
+    - `params`: a pytree of real arrays, P numbers in all, at most 20,000.
+
+    **Returns** Σ, shape (P, P). Rows and columns are in the order of `jax.flatten_util.ravel_pytree(params)`. In half
+    precision it is float32.
+
+    **Raises** `TypeError` for an objective without data or parameters that are not real; `ValueError` for P > 20,000
     (`noise_scale` finds the leading eigenpairs of larger ones).
 
     >>> import jax.numpy as jnp, jaxflow as jf
@@ -112,16 +119,23 @@ def noise_scale(objective: Objective, params: PyTree, *, eigenpairs: int = 0) ->
 
     At batch size B, with replacement, a mini-batch gradient has $E|g_B - \nabla L|^2 = \mathrm{tr}\,\Sigma / B$, so
     the simple noise scale is the B where noise and gradient are equally large. It estimates the critical batch
-    size: below it, steps of B examples get about as far as B steps of one; above, more examples are wasted
-    (McCandlish et al. 2018, 1812.06162, who weigh both by the Hessian for the exact one). Σ is over the given
-    data, 1/N; nothing is sampled.
+    size: below it, a step of B examples gets about as far as B steps of one example; above it, more examples are
+    wasted (McCandlish et al. 2018, 1812.06162, who weigh both by the Hessian for the exact one). Σ is over the
+    given data, 1/N; nothing is sampled.
 
-    - `eigenpairs` k: how many, at most min(P, N). They are by Lanczos iteration with full reorthogonalisation,
-      of 20 + 4k products with Σ (at most min(P, N)) and 2k to make sure, each a `jvp` and a `vjp` through the losses.
+    **Arguments**
 
-    Costs a backward pass an example, in blocks of `objective.chunk` or of 64 MiB of gradients. Compiled when called
-    plainly; works under `jit` and `vmap`. Raises `TypeError` for an objective without data or parameters that are
-    not real, `ValueError` for `eigenpairs` < 0 or > min(P, N).
+    - `objective`: an `Objective` with data.
+    - `params`: a pytree of real arrays, P numbers in all.
+    - `eigenpairs` k: the number of eigenpairs, at most min(P, N) (static). They are found by Lanczos iteration with
+      full reorthogonalisation, of 20 + 4k products with Σ (at most min(P, N)) and 2k more for safety; each product
+      is a `jvp` and a `vjp` through the losses.
+
+    **Returns** a `NoiseScale`. It costs a backward pass for each example, in blocks of `objective.chunk` or of 64
+    MiB of gradients. It is compiled when called plainly, and works under `jit` and `vmap`.
+
+    **Raises** `TypeError` for an objective without data or parameters that are not real; `ValueError` for
+    `eigenpairs` < 0 or > min(P, N).
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 3.0]))

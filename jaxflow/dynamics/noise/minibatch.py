@@ -26,10 +26,10 @@ BITS = jax.ShapeDtypeStruct((2,), jnp.uint32)  # random bits: the data of a key 
 class Sampling(NamedTuple):
     """What the body of a noise constructor returns.
 
-    - `brownian(objective, params)`: the shape of `xi`; float leaves are standard normal, `BITS` random bits.
-    - `draw(objective, params, xi)`: like `params`, with mean 0 and covariance Σ(params).
-    - `weights(xi) -> (N,)`: where the draw is the gradient of Σᵢ wᵢ ℓᵢ over all data, so that a drift rides
-      along in the same pass.
+    - `brownian(objective, params)`: the shape of `xi`; float leaves are standard normal, `BITS` are random bits.
+    - `draw(objective, params, xi)`: a pytree like `params`, with mean 0 and covariance Σ(params).
+    - `weights(xi) -> (N,)`: where the draw is the gradient of Σᵢ wᵢ ℓᵢ over all data, its weights, so that a drift
+      can be computed in the same pass.
     """
 
     brownian: Callable[[Objective, PyTree], PyTree]
@@ -73,9 +73,16 @@ def gradient_and_noise(
 def full() -> Sampling:
     r"""The exact Gaussian noise: $\frac{1}{\sqrt N} \sum_i (\xi_i - \bar\xi) \nabla\ell_i$, $\xi \sim N(0, I_N)$.
 
-    Keeps the covariance Σ exactly, for every θ, and is Gaussian: the noise of the SDE. One backward pass over
-    all data, which carries the drift too. The centring of ξ matters: without it the covariance is
-    $\Sigma + \bar g \bar g^\top$.
+    It keeps the covariance Σ exactly, for every θ, and is Gaussian: the noise of the SDE. It costs one backward
+    pass over all data, which carries the drift too. The centring of ξ matters: without it the covariance is $\Sigma
+    + \bar g \bar g^\top$.
+
+    **Returns** a `Noise`.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> print(full().build().draw(objective, jnp.array(0.0), jnp.array([1.0, 0.0])).round(4))
+    0.7071
     """
 
     def weights(xi):
@@ -93,12 +100,17 @@ def full() -> Sampling:
 def subset(examples: int) -> Sampling:
     r"""Gaussian weights on M random examples S, centred within them.
 
-    $\sqrt{\frac{N-1}{N(M-1)}} \sum_{i \in S} (\xi_i - \bar\xi_S) \nabla\ell_i$.
+    $\sqrt{\frac{N-1}{N(M-1)}} \sum_{i \in S} (\xi_i - \bar\xi_S) \nabla\ell_i$. It keeps the mean 0 and, on average
+    over subsets, the covariance Σ. Given its subset a draw lies in M − 1 directions, so it is not Gaussian: its
+    tails are heavier. It costs a backward pass over M examples.
 
-    Keeps the mean 0 and, on average over subsets, the covariance Σ. Given its subset a draw lies in M − 1
-    directions, so it is not Gaussian: tails are heavier. Costs a backward pass over M examples.
+    **Arguments**
 
-    Raises `ValueError` unless 2 ≤ M; M ≤ N is checked where it is used.
+    - `examples` M: the number of examples, an integer at least 2 (static).
+
+    **Returns** a `Noise`.
+
+    **Raises** `ValueError` unless 2 ≤ M; M ≤ N is checked where it is used.
     """
     _check.integer("examples", examples, 2)
 
@@ -122,10 +134,16 @@ def subset(examples: int) -> Sampling:
 def two_batches(batch_size: int) -> Sampling:
     r"""The difference of two real mini-batches: $\sqrt{b/2}\,(g_{B_1} - g_{B_2})$, each of b independent draws.
 
-    Keeps the mean 0 and the covariance Σ on average over batches, and what two mini-batches have of tails; odd
-    moments cancel. No Gaussian number is drawn. Costs a backward pass over 2b examples.
+    It keeps the mean 0, the covariance Σ on average over batches, and the tails of mini-batches; odd moments
+    cancel. No Gaussian number is drawn. It costs a backward pass over 2b examples.
 
-    Raises `ValueError` unless `batch_size` b ≥ 1.
+    **Arguments**
+
+    - `batch_size` b: the number of examples in each batch, an integer at least 1 (static).
+
+    **Returns** a `Noise`.
+
+    **Raises** `ValueError` unless b ≥ 1.
     """
     _check.integer("batch_size", batch_size, 1)
 
@@ -150,14 +168,20 @@ def minibatch_noise(
 
     **Arguments**
 
-    - `params`: θ. The draw is a pytree like it, of mean 0.
-    - `xi`: standard normal (N,) for the default `noise=full()`; otherwise of the shape `brownian` of the noise
+    - `objective`: an `Objective` with data.
+    - `params` θ: a pytree of float arrays.
+    - `xi`: standard normal numbers (N,) for the default noise; otherwise of the shape that `brownian` of the noise
       tells. The draw is linear in normal numbers.
-    - `batch_size` B, `replacement`: $s_B = 1/B$, or $\frac1B\frac{N-B}{N-1}$ for batches without replacement.
+    - `batch_size` B: the number of examples per gradient, a number above 0.
+    - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without replacement,
+      $s_B = \frac1B\frac{N-B}{N-1}$ (static).
+    - `noise`: how the noise is drawn: `noise.full()` (the default, exact covariance), `noise.subset(M)` or
+      `noise.two_batches(b)`.
 
-    One weighted vector-Jacobian product through the per-example losses, in chunks if the objective has them.
+    **Returns** a pytree like `params`, of mean 0. It costs one weighted vector-Jacobian product through the
+    per-example losses, in chunks if the objective has them.
 
-    Raises `TypeError` for an objective without data, `ValueError` for `batch_size` ≤ 0, or > N without
+    **Raises** `TypeError` for an objective without data; `ValueError` for `batch_size` ≤ 0, or > N without
     replacement.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf

@@ -44,7 +44,7 @@ def _linear(chosen: dict[str, Any], ratio: Any, batch_size: Any) -> dict[str, An
 
 
 def _paper_decay(chosen: dict[str, Any], ratio: Any) -> dict[str, Any]:
-    """Weight decay that no rate multiplies: as much of it for as many examples."""
+    """Weight decay that no rate multiplies: the same amount of it for the same number of examples."""
     multiplier = chosen.get("multiplier")
     if multiplier is None:
         return {}
@@ -94,7 +94,7 @@ RULES: dict[Callable[..., Any], Callable[..., dict[str, Any]]] = {
 def rescale(optimizer: optax.GradientTransformation, batch_size: Any, new_batch_size: Any) -> Optimizer:
     r"""The optimizer that on batches of `new_batch_size` follows the same SDE as `optimizer` on `batch_size`.
 
-    With κ = B′/B, and 1/κ as many steps for as many examples:
+    With κ = B′/B, and 1/κ times the number of steps for the same number of examples:
 
     - **Linear rule**, for `gd`, `momentum`, `nesterov`, `sgdw`: η → κη (Goyal et al. 2017, 1706.02677). It keeps
       $d\theta = -\nabla L\,dt + \sqrt{\eta\Sigma/B}\,dW$ on the clock t = kη, as η/B stays. β is kept, as in
@@ -104,21 +104,28 @@ def rescale(optimizer: optax.GradientTransformation, batch_size: Any, new_batch_
       Lyu, Panigrahi & Arora 2022, 2205.10287; ε inside the root → ε/κ). It keeps $\sigma_0 = \eta/\sqrt B$, $c_i$
       and $\epsilon_0$ of `jaxflow.dynamics.adam(malladi=True)` on the clock t = kη². `nadam` and `amsgrad` are made
       of the same averages and share their limit; for them it is not proved.
-    - **Weight decay**: what is taken off per example is kept. λ stays where ηλ is taken off and η is linear,
-      becomes √κ λ in `adamw`, and κλ with a `multiplier`, in whose form no rate stands beside it.
+    - **Weight decay**: the amount taken off per example is kept. λ stays where ηλ is taken off and η is linear,
+      becomes √κ λ in `adamw`, and κλ with a `multiplier`, a form in which no rate multiplies λ.
     - **Schedules** become κ times as fast: $\eta'_k = \kappa\,\eta_{\kappa k}$ or $\sqrt\kappa\,\eta_{\kappa k}$.
       They are asked for values between the steps.
-    - A `chain` is rescaled if it is of one such optimizer and `l2_regularization`, which stays.
+    - A `chain` is rescaled if it consists of one such optimizer and `l2_regularization`, which stays.
 
-    **The rules break** where the SDE does. Linear: once κη times the sharpness is not small beside 2, and so at batch
-    sizes near the noise scale tr Σ/|∇L|² (`noise_scale`; Li, Malladi & Arora 2021, 2102.12470; McCandlish et al.
-    2018, 1812.06162); early in training, whence the warm-up of Goyal et al. Square-root: where the noise of a
-    mini-batch no longer outweighs its gradient, or κ(1 − β) is not small beside 1. Both take Σ/B for the covariance:
-    for batches without replacement that are no small part of N, give $1/s_B$ for the batch sizes.
+    **Arguments**
 
-    Numbers may be traced; the result is a pytree of the same kind. Raises `TypeError` when `optimizer` is none;
-    `ValueError` for batch sizes that are not positive, an optimizer (or part) no rule is known for, or
-    κ(1 − β) > 1, naming the largest batch size.
+    - `optimizer`: one of those named above.
+    - `batch_size` B, `new_batch_size` B′: numbers of examples per gradient, above 0; they may be traced.
+
+    **Returns** an optimizer of the same kind with other numbers.
+
+    **Raises** `TypeError` when `optimizer` is no optimizer; `ValueError` for batch sizes that are not positive, an
+    optimizer (or part) for which no rule is known, or κ(1 − β) > 1, naming the largest batch size.
+
+    **The rules break** where the SDE does. The linear rule breaks once κη times the sharpness is not small compared
+    with 2, and so at batch sizes near the noise scale tr Σ/|∇L|² (`noise_scale`; Li, Malladi & Arora 2021,
+    2102.12470; McCandlish et al. 2018, 1812.06162), and early in training, which is why Goyal et al. warm up. The
+    square-root rule breaks where the noise of a mini-batch no longer outweighs its gradient, or κ(1 − β) is not
+    small compared with 1. Both take Σ/B for the covariance: for batches without replacement that are no small part
+    of N, give $1/s_B$ for the batch sizes.
 
     >>> import jaxflow as jf
     >>> jf.rescale(jf.optim.gd(0.1), 32, 128)

@@ -1,7 +1,8 @@
-"""Families of optimizers: the one given, and itself at every other step size, on the way to one limit equation.
+"""Families of optimizers: one optimizer at every step size, so that all have one limit equation.
 
 An order of accuracy needs a limit. As the time h of a step falls, an optimizer's iterates follow one differential
-equation only if its other numbers go along: averages must forget as much per unit of time, sums must weigh as much.
+equation only if its other numbers change with it: averages must forget the same per unit of time, sums must weigh the
+same.
 """
 
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def _momentum(chosen: dict[str, Any]) -> Powers:
 
 
 def _sgdw(chosen: dict[str, Any]) -> Powers:
-    """A rate of order h² takes off ηλ, which is to be of order h."""
+    """With a rate of order h², ηλ is taken off, which is to be of order h."""
     return SUMS | {"weight_decay": -1 if chosen["multiplier"] is None else 1}
 
 
@@ -98,7 +99,7 @@ RULES: dict[Callable[..., Any], Powers | Callable[[dict[str, Any]], Powers]] = {
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Family:
-    """`family(h)` is the optimizer at time h a step; a pytree of `optimizer` and its own `time_step`."""
+    """`family(h)` is the optimizer whose step takes the time h; a pytree of `optimizer` and its own `time_step`."""
 
     optimizer: Any
     time_step: Any
@@ -113,28 +114,31 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
 
     With h₀ = `time_step` and s = h/h₀, `family(h₀)` is the optimizer itself and
 
-    - decay rates forget as much per unit of time, $\beta(h) = \beta^s$;
-    - the learning rate is $\eta s^q$. **q = 1** where the update is a gradient or an average: `gd`, `newton`, `sign`,
-      `momentum(ema=True)`, `rmsprop`, `adam`, `adamw`, `amsgrad`, `nadam`, `radam`, `adabound` (its final rate and
-      γ as well). **q = 2** where a velocity adds gradients up to a size of 1/h: `momentum`, `nesterov`, `sgdw` (whose
-      decay becomes λ/s); the limit is $\ddot\theta - \frac{\ln\beta}{h_0}\dot\theta + \frac\eta{h_0^2}\nabla L = 0$;
-      **q = ½** where the rate stands over the root of a sum of squares, of size 1/h: `adagrad` ($\epsilon/\sqrt s$,
-      and the initial sum over s; from an empty sum its first steps are of size √h, and the limit is as slow);
+    - decay rates forget the same per unit of time, $\beta(h) = \beta^s$;
+    - the learning rate is $\eta s^q$. **q = 1** where the update is a gradient or an average: `gd`, `newton`,
+      `sign`, `momentum(ema=True)`, `rmsprop`, `adam`, `adamw`, `amsgrad`, `nadam`, `radam`, `adabound` (its final
+      rate and γ as well). **q = 2** where a velocity adds gradients up to a size of 1/h: `momentum`, `nesterov`,
+      `sgdw` (whose decay becomes λ/s); the limit is $\ddot\theta - \frac{\ln\beta}{h_0}\dot\theta +
+      \frac\eta{h_0^2}\nabla L = 0$; **q = ½** where the rate is divided by the root of a sum of squares, of size
+      1/h: `adagrad` ($\epsilon/\sqrt s$, and the initial sum over s; from an empty sum its first steps are of size
+      √h, and it approaches its limit as slowly);
     - schedules are stretched in time, $\eta_k(h) = s^q \eta_{sk}$, and asked for values between the steps;
     - weight decay keeps what it takes off per unit of time; ε and all else stay.
 
-    Under `traceable` so do optax's `sgd`, `rmsprop`, `adagrad`, `lars`, `novograd`, `sign_sgd`, and any constructor
-    with `learning_rate`, `b1` and `b2`, taken for one of averages, q = 1 (`lamb`, `lion`, `adabelief`, `yogi`, …).
-    A `chain` has a family if it is of one such optimizer and `l2_regularization`. For another optimizer write the
-    function h ↦ optimizer yourself.
+    **Arguments**
 
-    - `time_step` h₀: default the learning rate; to be given under a schedule.
+    - `optimizer`: one of those above, or `traceable` versions of optax's `sgd`, `rmsprop`, `adagrad`, `lars`,
+      `novograd`, `sign_sgd`, and of any constructor with `learning_rate`, `b1` and `b2`, which is taken for one of
+      averages, q = 1 (`lamb`, `lion`, `adabelief`, `yogi`, …); or a `chain` of one such optimizer and
+      `l2_regularization`. For another optimizer write the function h ↦ optimizer yourself.
+    - `time_step` h₀: the time of a step, a number above 0. Default: the learning rate; under a schedule it must be
+      given.
 
-    Hand `time_step=h` to `iterate` and `modified` along with `family(h)`: the rate is not the time where q ≠ 1.
-    `family` is a pytree, and h may be traced.
+    **Returns** a `Family`, a pytree that is called as `family(h)`; h may be traced. Hand `time_step=h` to `iterate`
+    and `modified` along with `family(h)`, because the rate is not the time where q ≠ 1.
 
-    Raises `TypeError` when `optimizer` is none; `ValueError` for one without a known family (`lookahead`, `swats`,
-    `genetic`, …) or a time step that is missing or not positive.
+    **Raises** `TypeError` when `optimizer` is no optimizer; `ValueError` for one without a known family (`lookahead`,
+    `swats`, `genetic`, …) or a time step that is missing or not positive.
 
     >>> import jaxflow as jf
     >>> jf.family_of(jf.optim.momentum(0.1, 0.81))(0.05)
@@ -149,7 +153,7 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
         time_step = learning_rate_of(optimizer)
     if time_step is None or callable(time_step):
         raise ValueError(
-            f"time_step must be a number above 0 where the learning rate is none, got {time_step!r}."
+            f"time_step must be a number above 0 where the learning rate is no number, got {time_step!r}."
         )
     _check.positive(time_step=time_step)
     if isinstance(time_step, np.ndarray) and time_step.ndim:

@@ -1,4 +1,4 @@
-"""What `integrate` asks of diffrax and reads back: step size control, events, status and cost of a solve."""
+"""What `integrate` gives to diffrax and takes from it: step size control, events, and a solve's status and cost."""
 
 import dataclasses
 
@@ -33,9 +33,17 @@ CODES = {
 
 
 def gradient_norm_below(tolerance: float) -> diffrax.Event:
-    r"""An event for `integrate`: stop at the end of the first step where $|\dot z| \le$ `tolerance`.
+    r"""Make an event for `integrate`: stop at the end of the first step where $|\dot z| \le$ `tolerance`.
 
-    Along gradient flow $|\dot z|$ is the norm of the gradient. Raises `ValueError` unless `tolerance` > 0.
+    Along gradient flow $|\dot z|$ is the norm of the gradient.
+
+    **Arguments**
+
+    - `tolerance`: the norm at which to stop, a number above 0, in units of the state per time.
+
+    **Returns** a `diffrax.Event`.
+
+    **Raises** `ValueError` unless `tolerance` > 0.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> flow = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))
@@ -70,7 +78,7 @@ def on_given_clock(event: diffrax.Event | None) -> diffrax.Event | None:
 
 
 def fitted(solver, adjoint, adaptive: bool):
-    """RKC2 told how its loop over stages will be differentiated, and to hand its cost to the controller."""
+    """RKC2, told how its loop over stages will be differentiated, and to hand its cost to the controller."""
     if not isinstance(solver, RKC2):
         return solver
     kinds = {diffrax.ForwardMode: "lax", diffrax.DirectAdjoint: "bounded"}
@@ -93,7 +101,10 @@ def controller(solver, substeps, times, step_size, rtol, atol, state, velocity):
 
 
 def _equal_steps(times: jax.Array, substeps: int) -> jax.Array:
-    """So many equal steps between two times. Times of a prefix are all where it ends: theirs go into the next one."""
+    """The ends of `substeps` equal steps between two times.
+
+    Times among first, discrete steps all stand where those end: their steps go into the next interval.
+    """
     fractions = jnp.arange(substeps, dtype=times.dtype) / substeps
     fine = times[:-1, None] + jnp.diff(times)[:, None] * fractions[None]
     fine = jnp.append(fine.ravel(), times[-1])
@@ -103,9 +114,9 @@ def _equal_steps(times: jax.Array, substeps: int) -> jax.Array:
 
 
 def _first_step(span, rtol, atol, state, velocity):
-    """A step over which the state moves by 1 % (Hairer, Nørsett & Wanner 1993, II.4); NaN where they are.
+    """A step over which the state moves by 1 % (Hairer, Nørsett & Wanner 1993, II.4); NaN where state or velocity is.
 
-    diffrax's own choice is not used, as a step that is NaN never ends.
+    diffrax's own choice is not used, because a solve whose first step is NaN never ends.
     """
     scale = jax.tree.map(lambda z: atol + rtol * jnp.abs(z), state)
     norm = lambda tree: optax.tree.norm(jax.tree.map(jnp.divide, tree, scale))
@@ -115,14 +126,14 @@ def _first_step(span, rtol, atol, state, velocity):
 
 
 def _huge(dtype) -> float:
-    """Growth of the state beyond which it was blowing up: as 1/t does within what a clock of this dtype resolves."""
+    """The growth beyond which a state was blowing up: that of 1/t within the shortest time the clock resolves."""
     return min(1e6, float(jnp.finfo(dtype).eps) ** -0.75)
 
 
 def ending(result, start, final, end, times, values) -> tuple[jax.Array, jax.Array]:
     """How a solve ended, as a code, and when.
 
-    With fixed steps nothing stops where the state is lost: that is dated by the first of `values` to show it.
+    With fixed steps nothing stops the solve where the state is lost; the first of `values` to show the loss dates it.
     """
     status = jnp.asarray(FAILED)
     for code, meaning in CODES.items():
@@ -141,7 +152,7 @@ def ending(result, start, final, end, times, values) -> tuple[jax.Array, jax.Arr
 
 
 def evaluations_of(solver, solution, adaptive: bool) -> jax.Array:
-    """Field evaluations spent; −1 for solvers that do not say (implicit ones)."""
+    """The number of field evaluations spent; −1 for solvers that do not tell it (implicit ones)."""
     steps = solution.stats["num_steps"]
     if isinstance(solver, RKC2):
         return evaluations(solution)

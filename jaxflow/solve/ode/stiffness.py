@@ -1,4 +1,4 @@
-"""Which solver: the stiffness of a dynamics, measured where a solve begins."""
+"""Which solver suits an equation: the stiffness of a dynamics is measured where a solve begins."""
 
 from typing import Any
 
@@ -22,12 +22,13 @@ ITERATIONS = 30
 
 
 def choose(dynamics: Dynamics, params: PyTree, times: Any, state: PyTree = None) -> diffrax.AbstractSolver:
-    """`RKC2` where the equation is stiff with a real negative spectrum, `Tsit5` else.
+    """`RKC2` where the equation is stiff with a real negative spectrum, `Tsit5` otherwise.
 
-    Measured at the initial state by a power iteration on the Jacobian of the drift. RKC2's stability region is
-    a thin strip along the negative real axis, so a dominant eigenvalue that rotates (momentum) keeps Tsit5.
+    The stiffness is measured at the initial state, by a power iteration on the Jacobian of the drift. RKC2 is
+    stable on a thin strip along the negative real axis, so an equation whose dominant eigenvalue rotates (momentum)
+    keeps Tsit5.
 
-    Raises `TypeError` under `jit` and `vmap`: the choice is made on the host.
+    Raises `TypeError` under `jit` and `vmap`, because the choice is made on the host.
     """
     leaves = jax.tree.leaves((dynamics, params, times, state))
     if any(isinstance(leaf, Tracer) for leaf in leaves):

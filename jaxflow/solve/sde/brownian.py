@@ -1,9 +1,9 @@
-"""Brownian increments, drawn a page at a time.
+"""Brownian increments, drawn one page at a time.
 
 Random numbers are most of the cost of a cheap SDE, and they are cheap only in bulk. A page holds about 100,000 of
-them and has a key of its own. Which increment is on which page depends on nothing but the number of increments
-between two saved times, so a path is the same on any number of devices, a longer run begins with the shorter one's
-path, and sums of increments are the same path at a coarser step.
+them and has a key of its own. The page of an increment depends only on the number of increments between two saved
+times. So a path is the same on any number of devices, a longer run begins with the path of the shorter one, and sums
+of increments are the same path with a coarser step.
 """
 
 import math
@@ -20,10 +20,11 @@ MOST = 64  # increments on a page, as under `vmap` every lane holds a page
 
 
 class Pages(NamedTuple):
-    """Where the increments are: several saved intervals on a page, or an interval on several pages.
+    """Where the increments are: several saved intervals are on one page, or one interval is on several pages.
 
-    - `intervals`: whole intervals on a page; 0 where an interval takes several pages,
-    - `whole` of which hold `length` increments and a last one the `rest` (there may be none).
+    - `intervals`: the number of whole intervals on a page; 0 where an interval takes several pages.
+    - `whole`, `length`, `rest`: such an interval has `whole` pages of `length` increments, and a last page with the
+      `rest` unless that is 0.
     """
 
     intervals: int
@@ -33,7 +34,7 @@ class Pages(NamedTuple):
 
     @property
     def each(self) -> int:
-        """Pages an interval takes, where it takes several."""
+        """The number of pages that an interval takes, where it takes several."""
         return self.whole + (self.rest > 0)
 
 

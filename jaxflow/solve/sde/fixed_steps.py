@@ -1,6 +1,6 @@
-"""Stepping a dynamics with noise: Euler–Maruyama, Heun, or the dynamics' own step, in one scan.
+"""Stepping a dynamics with noise by Euler–Maruyama, Heun, or the dynamics' own step, in one scan.
 
-One compiled program; the dynamics, parameters, times and key are its arguments.
+It is one compiled program, whose arguments are the dynamics, parameters, times and key.
 """
 
 import math
@@ -32,7 +32,7 @@ WARN = 1 / 4  # of a time step
 
 
 class Settings(NamedTuple):
-    """What is static about a run: steps between two saved times, finer increments a step, the scheme."""
+    """What is static about a run: steps between two saved times, finer increments in each step, and the scheme."""
 
     substeps: int
     refinement: int
@@ -51,7 +51,7 @@ def diffuse(
     record: Any,
     state: PyTree,
 ) -> Trajectory:
-    """Check what is asked of an SDE and run it; `integrate` says what the arguments are."""
+    """Check the request for an SDE and run it; `integrate` describes the arguments."""
     if dynamics.diffusion is not None and key is None:
         raise ValueError(f"key must be a PRNG key such as jax.random.key(0) for {_name(dynamics)}, got None.")
     if key is not None:
@@ -85,7 +85,7 @@ def _scheme(dynamics: Dynamics, solver: Any) -> bool:
 
 
 def _substeps(dynamics: Dynamics, times: Times, substeps: int | None, step_size: Any) -> int:
-    """Steps between two saved times: as asked, or 16 for every step of the discrete process."""
+    """The number of steps between two saved times: as asked, or 16 for every step of the discrete process."""
     share = _discrete_steps(dynamics, times)
     if step_size is not None and substeps is None:
         if times.is_traced or not np.size(step_size) == 1 or isinstance(step_size, Tracer):
@@ -96,14 +96,14 @@ def _substeps(dynamics: Dynamics, times: Times, substeps: int | None, step_size:
     if substeps is None:
         if share is None:
             raise ValueError(
-                f"substeps or step_size must be given for {_name(dynamics)}: there is no concrete time step "
-                "(or times) to take 16 steps of."
+                f"substeps or step_size must be given for {_name(dynamics)}, as there is no concrete time step "
+                "(or times) from which to choose them."
             )
         return _ceil(PER_TIME_STEP * share)
     if share is not None and share >= substeps * (1 - 1e-6):
         raise ValueError(
-            f"step_size must be below the time step of {_name(dynamics)}, the learning rate: at one step or more "
-            f"Euler–Maruyama is noisy descent, not the SDE; got {share / substeps:.3g} of it a step."
+            f"step_size must be below the time step of {_name(dynamics)}, the learning rate, as with longer "
+            f"steps Euler–Maruyama is noisy descent and not the SDE; got steps of {share / substeps:.3g} of it."
         )
     if share is not None and share > WARN * substeps * (1 + 1e-6):
         warnings.warn(
@@ -115,14 +115,14 @@ def _substeps(dynamics: Dynamics, times: Times, substeps: int | None, step_size:
 
 
 def _ceil(number: float) -> int:
-    """Rounded up, but for rounding errors."""
+    """The number rounded up, unless it exceeds an integer only by rounding errors."""
     return max(1, math.ceil(float(number) * (1 - 1e-5)))
 
 
 def _discrete_steps(dynamics: Dynamics, times: Times) -> float | None:
-    """The most steps of the discrete process between two saved times; `None` where nothing says so.
+    """The largest number of discrete steps between two saved times; `None` where nothing tells it.
 
-    Where its time step is 0 there is none, and so no temperature: gradient flow.
+    It is `None` also where the time step is 0, as the temperature is then 0 too and the path is gradient flow.
     """
     time_step = dynamics.time_step
     if time_step is None or times.is_traced:
@@ -185,7 +185,7 @@ def _diffuse(settings: Settings, dynamics, params, times, key, record, state):
 
 
 def _stepper(field: Field, like: PyTree, heun: bool):
-    """`step(t, state, dt, xi)`, and how its state is got from the dynamics' and back.
+    """The function `step(t, state, dt, xi)`, and how its state is made from the dynamics' state and back.
 
     A half-precision state is kept in float32, where increments of a short step are not lost.
     """

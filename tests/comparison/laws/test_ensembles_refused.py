@@ -27,8 +27,12 @@ X = np.random.default_rng(0).standard_normal((64, 3))
         (X, {"at": 1.0}, "at must be None for plain arrays"),
         (X, {"objective": 3.0}, "objective must be a function of a record, got 3.0"),
         (X, {"objective": jnp.sum, "test": "energy"}, "objective must be None for test"),
-        (X, {"objective": lambda w: w}, r"objective must return one number a record, got shape \(3,\)"),
-        (X[:50], {"paired": True}, "paired ensembles must have as many members each, got 64 and 50"),
+        (
+            X,
+            {"objective": lambda w: w},
+            r"objective must return one number for each record, got shape \(3,\)",
+        ),
+        (X[:50], {"paired": True}, "paired ensembles must have the same number of members, got 64 and 50"),
         (X[:19], {}, "at least 20 members each for test='panel' at level 0.95, got 64 and 19"),
         (X[:3], {"test": "energy"}, "at least 4 members each for test='energy' at level 0.95, got 64 and 3"),
         (X[:4], {"test": "energy", "level": 0.99}, "at least 5 members each"),
@@ -48,7 +52,7 @@ def test_raw_keys_are_keys_and_those_of_another_kind_are_named():
         assert jf.compare_ensembles(X, X, key=key).p_value == 1
     rbg = jax.random.PRNGKey(0, impl="rbg")
     with pytest.raises(
-        TypeError, match=r"raw array of shape \(4,\), which is none of JAX's default kind, threefry2x32"
+        TypeError, match=r"raw array of shape \(4,\), which is not JAX's default kind, threefry2x32"
     ):
         jf.compare_ensembles(X, X, key=rbg)
     with jax.default_prng_impl("rbg"):
