@@ -235,7 +235,7 @@ def stability_threshold(
     optimizer's for a scalar.
 
     >>> import jaxflow as jf
-    >>> from jaxflow.curvature.thresholds import stability_threshold
+    >>> from jaxflow.curvature import stability_threshold
     >>> print(stability_threshold(jf.optim.momentum(0.1, 0.9)))
     38.0
     """

@@ -126,7 +126,8 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
 
 
 def _powers(optimizer: Any) -> Powers:
-    rule, chosen = formula_of(optimizer, "family"), hyperparameters(optimizer)
+    rule = formula_of(optimizer, "family")
+    chosen = hyperparameters(optimizer)
     if known(optimizer) is None and {"learning_rate", "b1", "b2"} <= chosen.keys():
         rule = AVERAGES
     if rule is None:
@@ -137,7 +138,7 @@ def _powers(optimizer: Any) -> Powers:
             f"optimizer must be one with a known family ({names}, or a traceable one with learning_rate, b1 and b2), "
             f"got {shown}."
         )
-    powers = rule(chosen) if callable(rule) else rule
+    powers: Powers = rule if isinstance(rule, dict) else rule(chosen)
     memory = [chosen.get(name) for name in ("beta", "momentum")]
     if powers["learning_rate"] == 2 and any(_check.is_concrete(beta) and beta == 0 for beta in memory):
         raise ValueError(f"beta must be above 0 for a family with momentum, got {optimizer!r}.")
