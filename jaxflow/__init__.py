@@ -1,5 +1,7 @@
 """jaxflow: optimizers and the differential equations they follow, run on one clock and compared."""
 
+from typing import TYPE_CHECKING, Any
+
 from jaxflow import _moved
 from jaxflow import comparison as comparison
 from jaxflow import curvature as curvature
@@ -31,7 +33,6 @@ from jaxflow.games import game as game
 from jaxflow.objective import Objective as Objective
 from jaxflow.recording import Recorder as Recorder
 from jaxflow.recording import Recording as Recording
-from jaxflow.solve import RKC2 as RKC2
 from jaxflow.solve import Trajectory as Trajectory
 from jaxflow.solve import ensemble as ensemble
 from jaxflow.solve import gradient_norm_below as gradient_norm_below
@@ -40,3 +41,13 @@ from jaxflow.solve import iterate as iterate
 from jaxflow.sweeps import sweep as sweep
 
 _moved.install()
+
+if TYPE_CHECKING:
+    from jaxflow.solve import RKC2 as RKC2
+
+
+def __getattr__(name: str) -> Any:
+    """`RKC2` imports diffrax, and so is imported when it is used."""
+    if name == "RKC2":
+        return solve.RKC2
+    raise AttributeError(f"module 'jaxflow' has no attribute {name!r}")

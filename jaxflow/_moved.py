@@ -60,7 +60,7 @@ MOVED = {
     "solve.prefix": "solve.discrete_start",
     "solve.mapped": "solve.one_step_map",
     "solve.automatic": "solve.ode.stiffness",
-    "solve.control": "solve.ode.diffrax_settings",
+    "solve.control": "solve.ode.with_diffrax",
     "solve.rkc": "solve.ode.rkc",
     "solve.stochastic": "solve.sde.fixed_steps",
     "solve.brownian": "solve.sde.brownian",

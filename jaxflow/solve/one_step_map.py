@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow._traceable import compiled
-from jaxflow.dynamics import Dynamics
 from jaxflow.recording import as_recorder
 from jaxflow.solve.optimizer_steps import finish
-from jaxflow.solve.times import Times
+from jaxflow.solve.request import Request
 from jaxflow.solve.trajectory import Trajectory, is_finite
 
 PyTree = Any
@@ -22,20 +21,12 @@ class Settings(NamedTuple):
     calls: int
 
 
-def follow_map(
-    dynamics: Dynamics,
-    params: PyTree,
-    times: Times,
-    substeps: int | None,
-    unused: dict[str, Any],
-    record: Any,
-    state: PyTree,
-) -> Trajectory:
-    """Check the request and run it; `integrate` describes the arguments."""
-    for name, value in unused.items():
-        if value is not None:
-            raise ValueError(f"{name} must be None for a dynamics stepped by its own map, got {value!r}.")
-    return _follow(Settings(substeps or 1), dynamics, params, times, record, state)
+def follow_map(request: Request) -> Trajectory:
+    """Check what is asked of a dynamics with its own steps, and run it."""
+    names = ("rtol", "atol", "adjoint", "event", "key", "noise_substeps", "step_size", "solver")
+    request.refuse("a dynamics stepped by its own map", **{name: getattr(request, name) for name in names})
+    settings = Settings(request.substeps or 1)
+    return _follow(settings, request.dynamics, request.params, request.times, request.record, request.state)
 
 
 @compiled

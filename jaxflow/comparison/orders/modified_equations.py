@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -301,6 +300,8 @@ def _errors(sequential, shares, optimizers, step_sizes, starts, ends, time, obje
         optimizer, h, start, end = member
         equation = _truncated(optimizer, objective, shares, h)
         times = jnp.stack([jnp.zeros_like(h), jnp.asarray(time, h.dtype)])
+        import diffrax
+
         flow = integrate(
             equation, start.params, times, state=start, solver=diffrax.Dopri8(), rtol=rtol, max_steps=MOST
         )

@@ -53,7 +53,7 @@ class Chebyshev(NamedTuple):
         def iterate(_, carry):
             _, direction, radius = carry
             slope, image = field_and_image(field, t + h, end, direction)
-            return slope, *power(image, direction, radius)
+            return Memory(slope, *power(image, direction, radius))
 
         times = jnp.where(starting, START, 1)
         slope, direction, radius = lax.fori_loop(0, times, iterate, memory)

@@ -11,28 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxflow.solve.ode.problem import Problem, Solution, blank
 from jaxflow.solve.ode.step_sizes import Plan, Sizes
 from jaxflow.solve.trajectory import FINISHED, MAX_STEPS
 
 PyTree = Any
 Field = Callable[[Any, jax.Array], jax.Array]
-
-
-class Solution(NamedTuple):
-    """What a solve found.
-
-    - `values`: the records at all times but the first, leaves (T − 1, …); of no meaning where not `reached` (T − 1,).
-    - `end`: the state where it stopped, at `time`.
-    - `code`: how it ended; `steps` taken, rejected ones counted; `evaluations` of the field.
-    """
-
-    values: PyTree
-    reached: jax.Array
-    end: PyTree
-    time: jax.Array
-    code: jax.Array
-    steps: jax.Array
-    evaluations: jax.Array
 
 
 class Method(Protocol):
@@ -70,23 +54,15 @@ class _Carry(NamedTuple):
     values: PyTree
 
 
-def solve(
-    field: Field,
-    method: Method,
-    start: jax.Array,
-    times: jax.Array,
-    plan: Plan,
-    *,
-    alive: jax.Array,
-    keep: Callable[[jax.Array], PyTree],
-    max_steps: int | None,
-) -> Solution:
-    """Solve $y' = f(t, y)$ from `start` (n,) at `times[0]`, keeping `keep(y)` at the times after it.
+def solve(problem: Problem, method: Method, plan: Plan) -> Solution:
+    """Solve a problem by steps of `method`, as long as `plan` says.
 
-    A lane that is not `alive` makes no step. Under `vmap` the loop ends with its last lane. The others stand still,
-    and nothing copies what they have saved.
+    A lane that is not alive makes no step. Under `vmap` the loop ends with its last lane. The others stand still, and
+    nothing copies what they have saved.
     """
-    last, number = times[-1], times.size - 1
+    field, alive, times, max_steps = problem.drift, problem.alive, problem.times, problem.max_steps
+    last, number = times[-1], times.size
+    first = jax.tree.map(lambda leaf: blank(leaf, alive), problem.first)
 
     def running(c: _Carry):
         more = alive & (c.t < last) & (c.code == FINISHED)
@@ -102,15 +78,17 @@ def solve(
         kept, moved = active & kept & ~starting, active & ~starting
 
         def pending(where):
-            return kept & (where[0] < number) & (times[jnp.minimum(where[0] + 1, number)] <= end)
+            return kept & (where[0] < number) & (times[jnp.minimum(where[0], number - 1)] <= end)
 
         def save(where):
             i, values = where
             here = pending(where)
-            value = keep(method.interpolated((times[jnp.minimum(i + 1, number)] - c.t) / h, h, c.y, dense))
-            # A lane with nothing to save writes on the line after the last.
-            put = lambda x, xs: lax.dynamic_update_index_in_dim(xs, x, jnp.where(here, i, number), 0)
-            return i + here.astype(i.dtype), jax.tree.map(put, value, values)
+            line = jnp.minimum(i, number - 1)
+            value = problem.keep(method.interpolated((times[line] - c.t) / h, h, c.y, dense))
+            # A lane with nothing to save writes the first record anew.
+            at = jnp.where(here, line, 0)
+            put = lambda x, x0, xs: lax.dynamic_update_index_in_dim(xs, jnp.where(here, x, x0), at, 0)
+            return i + here.astype(i.dtype), jax.tree.map(put, value, first, values)
 
         saved, values = lax.while_loop(lambda where: any_lane(pending(where)), save, (c.saved, c.values))
         choose = lambda here, new, old: jax.tree.map(lambda a, b: jnp.where(here, a, b), new, old)
@@ -127,24 +105,28 @@ def solve(
             values,
         )
 
+    def empty(first: jax.Array) -> jax.Array:
+        line = jnp.arange(number).reshape(-1, *(1 for _ in first.shape)) == 0
+        nothing = jnp.nan if jnp.issubdtype(first.dtype, jnp.inexact) else 0
+        return jnp.where(line, first, nothing)
+
     none = jnp.zeros((), jnp.int32)
-    shapes = jax.eval_shape(keep, start)
-    lines = jax.tree.map(lambda x: jnp.zeros((number + 1, *x.shape), x.dtype), shapes)
-    finished = jnp.asarray(FINISHED, jnp.int32)
-    first = _Carry(
-        none, times[0], start, method.begin(start), plan.begin(), none, none, finished, none, lines
+    begun = _Carry(
+        rounds=none,
+        t=times[0],
+        y=problem.start,
+        memory=method.begin(problem.start),
+        sizes=plan.begin(),
+        steps=none,
+        evaluations=none,
+        code=jnp.asarray(FINISHED, jnp.int32),
+        saved=none + 1,
+        values=jax.tree.map(empty, first),
     )
-    done = lax.while_loop(lambda c: any_lane(running(c)), round_, first)
+    done = lax.while_loop(lambda c: any_lane(running(c)), round_, begun)
     short = alive & (done.t < last) & (done.code == FINISHED)
-    return Solution(
-        values=jax.tree.map(lambda xs: xs[:-1], done.values),
-        reached=jnp.arange(number) < done.saved,
-        end=done.y,
-        time=done.t,
-        code=jnp.where(short, MAX_STEPS, done.code),
-        steps=done.steps,
-        evaluations=done.evaluations,
-    )
+    code = jnp.where(short, MAX_STEPS, done.code)
+    return Solution(done.values, done.y, done.t, code, done.steps, done.evaluations)
 
 
 @jax.custom_batching.custom_vmap

@@ -14,10 +14,10 @@ SNAP = 1e-6  # a step that would end this share of itself before the last time e
 
 
 class Sizes(NamedTuple):
-    """The length of the next step, and one over the error of the last that was kept."""
+    """The length of the next step, and the logarithm of the error of the last that was kept."""
 
     next: jax.Array
-    accuracy: jax.Array
+    error: jax.Array
 
 
 class Plan(NamedTuple):
@@ -36,8 +36,8 @@ class Plan(NamedTuple):
     ends: Any = None
 
     def begin(self) -> Sizes:
-        one = jnp.ones_like(self.last)
-        return Sizes(one if self.length is None else jnp.asarray(self.length, self.last.dtype), one)
+        length = 1.0 if self.length is None else self.length
+        return Sizes(jnp.asarray(length, self.last.dtype), jnp.zeros_like(self.last))
 
     def step(self, sizes: Sizes, t, number) -> tuple[jax.Array, jax.Array]:
         """Where step `number` from `t` ends, and its length."""
@@ -58,23 +58,26 @@ class Plan(NamedTuple):
         t, end, h = clock
         before, after, error = lax.stop_gradient(states)
         size = jnp.maximum(jnp.abs(before), jnp.where(jnp.isnan(after), 0, jnp.abs(after)))
-        scaled = jnp.stack([before, lax.stop_gradient(slope), error]) / (self.atol + self.rtol * size)
+        scaled = jnp.stack([before, lax.stop_gradient(slope), error]) / (self.atol + self.rtol * size)[None]
         state, speed, gap = jnp.sqrt(jnp.sum(jnp.abs(scaled) ** 2, 1))
         gap = gap / jnp.sqrt(jnp.asarray(before.size, gap.dtype))
         gap = jnp.where(jnp.isnan(gap), jnp.inf, gap).astype(h.dtype)
         kept = gap < 1
-        accuracy = 1 / gap
+        error = jnp.log(gap)
         gain, memory = (PROPORTIONAL + INTEGRAL) / self.order, PROPORTIONAL / self.order
-        factor = SAFETY * accuracy**gain * sizes.accuracy**-memory
+        factor = SAFETY * jnp.exp(memory * sizes.error - gain * error)
         factor = jnp.clip(factor, jnp.where(kept, 1.0, SHRINK), jnp.where(kept, GROW, SAFETY))
-        accuracy = jnp.where((accuracy == 0) | jnp.isinf(accuracy), 1, accuracy)
         first = self._first(state, speed).astype(h.dtype)
         length = jnp.where(starting, first, h * factor)
         begins = jnp.where(kept, end, t)
         unresolved = length < 4 * jnp.finfo(h.dtype).eps * jnp.abs(begins) + self.smallest
         ended = jnp.where(jnp.isfinite(gap), TOO_SMALL, LEFT)
         code = jnp.where(unresolved, ended, FINISHED).astype(jnp.int32)
-        return kept, code, Sizes(length, jnp.where(kept & ~starting, accuracy, sizes.accuracy))
+        return (
+            kept,
+            code,
+            Sizes(length, jnp.where(kept & jnp.isfinite(error) & ~starting, error, sizes.error)),
+        )
 
     def _first(self, size, speed):
         step = 0.01 * jnp.where(size > 0, size, 1.0) / jnp.where(speed == 0, 1.0, speed)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import diffrax
 import jax
 from jax.core import Tracer
 
@@ -10,7 +9,6 @@ from jaxflow._traceable import compiled
 from jaxflow.curvature.spectrum.powers import power_iteration
 from jaxflow.dynamics import Dynamics
 from jaxflow.solve.discrete_start import begun
-from jaxflow.solve.ode.rkc import RKC2
 
 PyTree = Any
 
@@ -21,12 +19,12 @@ STIFF = 100.0
 ITERATIONS = 30
 
 
-def choose(dynamics: Dynamics, params: PyTree, times: Any, state: PyTree = None) -> diffrax.AbstractSolver:
-    """`RKC2` where the equation is stiff with a real negative spectrum, `Tsit5` otherwise.
+def is_stiff(dynamics: Dynamics, params: PyTree, times: Any, state: PyTree = None) -> bool:
+    """Whether an equation is stiff with a real negative spectrum, so that `RKC2` suits it better than `Tsit5`.
 
     The stiffness is measured at the initial state, by a power iteration on the Jacobian of the drift. RKC2 is
     stable on a thin strip along the negative real axis, so an equation whose dominant eigenvalue rotates (momentum)
-    keeps Tsit5.
+    is not one for it.
 
     Raises `TypeError` under `jit` and `vmap`, because the choice is made on the host.
     """
@@ -35,8 +33,7 @@ def choose(dynamics: Dynamics, params: PyTree, times: Any, state: PyTree = None)
         raise TypeError('solver="auto" measures concrete numbers; under jit or vmap name the solver.')
     times = jax.device_get(times)
     radius, rayleigh = map(float, _stiffness((), dynamics, params, times[0], state))
-    stiff = radius * (times[-1] - times[0]) > STIFF and rayleigh < -0.9 * radius
-    return RKC2() if stiff else diffrax.Tsit5()
+    return radius * (times[-1] - times[0]) > STIFF and rayleigh < -0.9 * radius
 
 
 @compiled

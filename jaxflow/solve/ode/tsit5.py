@@ -13,7 +13,6 @@ import numpy as np
 from jax import lax
 
 STAGES = 7
-FIRST, OTHERS = np.array([0, 1]), np.array([1, STAGES])  # the stages made in the first round, and in a step
 ORDER = 5  # of the error estimate, which is that of the step of order 4
 
 # Row i holds the weights of the stages before it; the last stage stands at the end of the step.
@@ -129,7 +128,8 @@ class Tsit5(NamedTuple):
         return memory
 
     def step(self, field, starting, t, h, y, memory):
-        end, error, stages = step(field, t, h, y, memory, *jnp.where(starting, FIRST, OTHERS))
+        first, last = jnp.where(starting, 0, 1), jnp.where(starting, 1, STAGES)
+        end, error, stages = step(field, t, h, y, memory, first, last)
         return (
             end,
             error,

@@ -8,7 +8,6 @@ import warnings
 from functools import partial
 from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ from jaxflow._traceable import compiled
 from jaxflow.dynamics import Dynamics, Field
 from jaxflow.recording import keeping, looked
 from jaxflow.solve.optimizer_steps import finish
+from jaxflow.solve.request import Request
 from jaxflow.solve.sde.brownian import coarsened, increments, is_bits, pages
 from jaxflow.solve.times import Times, check_resolved
 from jaxflow.solve.trajectory import Trajectory, is_finite
@@ -39,28 +39,19 @@ class Settings(NamedTuple):
     heun: bool
 
 
-def diffuse(
-    dynamics: Dynamics,
-    params: PyTree,
-    times: Times,
-    key: jax.Array | None,
-    substeps: int | None,
-    noise_substeps: int | None,
-    step_size: Any,
-    solver: Any,
-    record: Any,
-    state: PyTree,
-) -> Trajectory:
-    """Check the request for an SDE and run it; `integrate` describes the arguments."""
-    if dynamics.diffusion is not None and key is None:
+def diffuse(request: Request) -> Trajectory:
+    """Check what is asked of an SDE, and run it."""
+    names = ("rtol", "atol", "adjoint", "event")
+    request.refuse("a dynamics stepped at fixed steps", **{name: getattr(request, name) for name in names})
+    dynamics, times, key = request.dynamics, request.times, request.key
+    if key is None:
         raise ValueError(f"key must be a PRNG key such as jax.random.key(0) for {_name(dynamics)}, got None.")
-    if key is not None:
-        _check.random_key(key)
-    heun = _scheme(dynamics, solver)
-    substeps = _substeps(dynamics, times, substeps, step_size)
+    _check.random_key(key)
+    heun = _scheme(dynamics, request.solver)
+    substeps = _substeps(dynamics, times, request.substeps, request.step_size)
     check_resolved(times, substeps, "substeps", times.elapsed.dtype)
-    refinement = _refinement(dynamics, params, substeps, noise_substeps)
-    return _diffuse(Settings(substeps, refinement, heun), dynamics, params, times, key, record, state)
+    settings = Settings(substeps, _refinement(request, substeps), heun)
+    return _diffuse(settings, dynamics, request.params, times, key, request.record, request.state)
 
 
 def _name(dynamics: Dynamics) -> str:
@@ -69,7 +60,11 @@ def _name(dynamics: Dynamics) -> str:
 
 def _scheme(dynamics: Dynamics, solver: Any) -> bool:
     """Whether to step by Heun's method."""
-    if solver is None or isinstance(solver, diffrax.Euler):
+    if solver is None:
+        return False
+    import diffrax
+
+    if isinstance(solver, diffrax.Euler):
         return False
     if isinstance(solver, diffrax.AbstractStratonovichSolver) and not dynamics.additive:
         raise ValueError(
@@ -138,7 +133,8 @@ def _discrete_steps(dynamics: Dynamics, times: Times) -> float | None:
     return float((intervals[steps > 0] / steps[steps > 0]).max()) if (steps > 0).any() else None
 
 
-def _refinement(dynamics: Dynamics, params: PyTree, substeps: int, noise_substeps: int | None) -> int:
+def _refinement(request: Request, substeps: int) -> int:
+    dynamics, noise_substeps = request.dynamics, request.noise_substeps
     if noise_substeps is None:
         return 1
     _check.integer("noise_substeps", noise_substeps, 1)
@@ -151,7 +147,7 @@ def _refinement(dynamics: Dynamics, params: PyTree, substeps: int, noise_substep
             f"noise_substeps must be None for {_name(dynamics)}, whose step squares its increments or takes their "
             f"sign, so that sums of them are not the same path; got {noise_substeps}."
         )
-    shape = jax.eval_shape(lambda p: _shape(dynamics.build(), dynamics.init(p)), params)
+    shape = jax.eval_shape(lambda p: _shape(dynamics.build(), dynamics.init(p)), request.params)
     if any(is_bits(leaf) for leaf in jax.tree.leaves(shape)):
         raise ValueError(
             "noise_substeps must be None for noise that picks examples: only Gaussian noise adds up."
@@ -174,7 +170,7 @@ def _diffuse(settings: Settings, dynamics, params, times, key, record, state):
         step,
         widen(state),
         times,
-        increments(_shape(field, state), None if field.diffusion is None else key),
+        increments(_shape(field, state), key),
         lambda z: keep(narrow(z)),
     )
     final = narrow(final)

@@ -1,0 +1,32 @@
+"""Our own explicit solvers, for what users wait for most: a flow without events, quick to compile and to run."""
+
+import jax.numpy as jnp
+
+from jaxflow.solve.ode.chebyshev import Chebyshev
+from jaxflow.solve.ode.loop import Method, solve
+from jaxflow.solve.ode.problem import Problem, Solution
+from jaxflow.solve.ode.step_sizes import Plan
+from jaxflow.solve.ode.tsit5 import Tsit5
+
+FLOAT32 = 1e-5  # the least relative tolerance of many stages in float32: rounding over them is no smaller
+
+
+def solved(problem: Problem, most_stages: int | None = None) -> Solution:
+    """Solve by Tsitouras' method, or where `most_stages` is given by Runge–Kutta–Chebyshev's."""
+    if most_stages is not None and jnp.iscomplexobj(problem.start):
+        raise TypeError("RKC2 integrates real states: y0 must not be complex. Split it into its parts.")
+    method: Method = Tsit5() if most_stages is None else Chebyshev(most_stages)
+    return solve(problem, method, _plan(problem, method, at_least=0.0 if most_stages is None else FLOAT32))
+
+
+def _plan(problem: Problem, method: Method, at_least: float) -> Plan:
+    times = problem.times
+    if problem.substeps is not None:
+        return Plan(times[-1], ends=problem.ends()[1:])
+    if problem.step_size is not None:
+        return Plan(times[-1], length=problem.step_size)
+    rtol, atol = (jnp.asarray(x, times.dtype) for x in (problem.rtol, problem.atol))
+    if times.dtype == jnp.float32:
+        rtol = jnp.maximum(rtol, at_least)
+    span = times[-1] - times[0]
+    return Plan(times[-1], rtol, atol, method.order, problem.smallest, span)

@@ -1,0 +1,162 @@
+"""Following an ordinary differential equation, which may begin with discrete steps, by the solver asked for."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow import _check
+from jaxflow._traceable import Static, combine, compiled, partition
+from jaxflow.recording import WITH_MEMORY, keeping, looked
+from jaxflow.solve.discrete_start import begun, check_prefix, recorded
+from jaxflow.solve.ode import explicit
+from jaxflow.solve.ode.derivatives import with_reverse_mode_of
+from jaxflow.solve.ode.outcome import ending
+from jaxflow.solve.ode.problem import Solution, posed
+from jaxflow.solve.ode.stiffness import is_stiff
+from jaxflow.solve.request import Request
+from jaxflow.solve.times import check_resolved
+from jaxflow.solve.trajectory import FINISHED, STOPPED, WARMING, Trajectory, identity, is_finite
+
+PyTree = Any
+
+RTOL = {jnp.dtype(jnp.float64): 1e-8, jnp.dtype(jnp.float32): 1e-5}  # half precision: 1e-2
+LOOSEST = 1e-2
+
+
+class Settings(NamedTuple):
+    """What is static about a solve.
+
+    `machinery` are diffrax's parts without their arrays. `ours` says that our own loop solves it: by RKC2 with at
+    most `stages`, unless that is `None`. `reverse` says that it has diffrax's reverse mode.
+    """
+
+    substeps: int | None
+    max_steps: int | None
+    machinery: Static
+    ours: bool
+    reverse: bool
+    stages: int | None
+
+
+def follow_flow(request: Request) -> Trajectory:
+    """Check what is asked of an ordinary differential equation, and solve it."""
+    request.refuse("a dynamics without noise", noise_substeps=request.noise_substeps)
+    rtol = request.rtol
+    if rtol is None:
+        rtol = LOOSEST if request.is_half else RTOL[request.precision]
+    if request.state is None:
+        check_prefix(request.dynamics, request.params, request.times.elapsed)
+    step = request.step_size
+    if step is not None:
+        step = float(step) if _check.is_concrete(step) else step
+        check_resolved(request.times, step, "step_size", request.precision)
+    if request.substeps is not None:
+        check_resolved(request.times, int(request.substeps), "substeps", request.precision)
+    settings, arrays = _machinery(request)
+    return _follow(
+        settings,
+        request.dynamics,
+        request.params,
+        request.times,
+        request.step_size,
+        rtol,
+        rtol if request.atol is None else request.atol,
+        arrays,
+        request.record,
+        request.state,
+    )
+
+
+def _machinery(request: Request) -> tuple[Settings, list]:
+    """Which solver, static and traced."""
+    solver, stages, forward = request.solver, None, False
+    if isinstance(solver, str):
+        _check.choice("solver", solver, ["auto"])
+        solver = None
+        if is_stiff(request.dynamics, request.params, request.times.absolute, request.state):
+            from jaxflow.solve.ode.rkc import RKC2
+
+            solver = RKC2()
+    if solver is not None or request.adjoint is not None:
+        import diffrax
+
+        from jaxflow.solve.ode.rkc import RKC2
+
+        if not (solver is None or isinstance(solver, diffrax.AbstractSolver)):
+            raise TypeError(f'solver must be a diffrax solver or "auto", got {solver!r}.')
+        stages = solver.max_stages if isinstance(solver, RKC2) else None
+        forward = isinstance(request.adjoint, diffrax.ForwardMode)
+    ours = (
+        request.event is None
+        and (solver is None or stages is not None)
+        and (request.adjoint is None or forward)
+    )
+    # diffrax's own parts keep Python numbers that must stay so (limits of inner loops): only arrays are traced.
+    parts = (solver, request.adjoint, request.event)
+    arrays, machinery = partition(parts, lambda leaf: isinstance(leaf, jax.Array))
+    reverse = ours and not forward
+    return Settings(request.substeps, request.max_steps, machinery, ours, reverse, stages), arrays
+
+
+@compiled
+def _follow(settings: Settings, *arguments) -> Trajectory:
+    other = partial(_solved, settings._replace(ours=False))
+    if not settings.ours:
+        return other(*arguments)
+    function = partial(_solved, settings)
+    return with_reverse_mode_of(other, function, *arguments) if settings.reverse else function(*arguments)
+
+
+def _solved(settings, dynamics, params, given, step_size, rtol, atol, arrays, record, state) -> Trajectory:
+    field = dynamics.build()
+    prefix, path, state = begun(field, params) if state is None else (None, None, state)
+    times, elapsed = given
+    begin = elapsed
+    if prefix is not None:
+        begin = jnp.maximum(elapsed, jnp.asarray(prefix.elapsed, elapsed.dtype)[-1])
+    problem = posed(
+        dynamics,
+        state,
+        begin,
+        times[0],
+        keeping(record, field.params),
+        rtol=rtol,
+        atol=atol,
+        step_size=step_size,
+        substeps=settings.substeps,
+        max_steps=settings.max_steps,
+    )
+    found = _by_solver(settings, problem, arrays)
+    end, values = found.end, found.values
+    status, stopped = ending(problem, found, times)
+    if prefix is not None:
+        if isinstance(record, WITH_MEMORY):
+            values = recorded(identity, prefix.elapsed, path, elapsed, values[0]), values[1]
+        else:
+            values = recorded(record, prefix.elapsed, path, elapsed, values)
+        lost = ~jax.vmap(is_finite)(values)
+        stopped = jnp.where(problem.alive | ~lost.any(), stopped, times[jnp.argmax(lost)])
+        late = begin[0] > elapsed[-1]  # refused where the numbers are concrete
+        end = jnp.where(late, jnp.nan, end)
+        status, stopped = jnp.where(late, WARMING, status), jnp.where(late, times[-1], stopped)
+    arrived = (status == FINISHED) | (status == STOPPED)
+    return Trajectory(
+        times=times,
+        values=looked(record, values),
+        params=field.params(problem.state(jnp.where(arrived, end, jnp.nan))),
+        state=problem.state(end),
+        steps=found.steps,
+        evaluations=found.evaluations,
+        status=status,
+        stopped=stopped,
+    )
+
+
+def _by_solver(settings: Settings, problem, arrays) -> Solution:
+    if settings.ours:
+        return explicit.solved(problem, settings.stages)
+    from jaxflow.solve.ode import with_diffrax
+
+    return with_diffrax.solved(problem, with_diffrax.Machinery(*combine(arrays, settings.machinery)))
