@@ -1,9 +1,9 @@
 """Whether a loss is twice differentiable, read off its jaxpr.
 
-The Hessian that automatic differentiation finds of a loss with kinks is that of its pieces: relu has none at all in
-it. So the loss is traced, on shapes alone, and what in it switches with the parameters, and reaches its value other
-than through `stop_gradient`, is named. A comparison that only keeps a division, a root or a logarithm from failing
-(`norm > 0`, clipping a probability at 1e-7) is no condition.
+The Hessian that automatic differentiation finds for a loss with kinks is that of its pieces: of relu it sees nothing.
+So the loss is traced, on shapes alone, and the operations that switch with the parameters, and reach its value other
+than through `stop_gradient`, are named. A comparison that only keeps a division, a root or a logarithm from failing
+(`norm > 0`, clipping a probability at 1e-7) does not count.
 """
 
 import warnings
@@ -54,7 +54,7 @@ CONDITION = "a condition on the parameters"
 def warn_unless_twice_differentiable(objective: Callable[[PyTree], Any], params: PyTree) -> None:
     """Warn, in one sentence that names what was found, of a loss that is not twice differentiable.
 
-    For use while tracing, as it reads shapes only: `params` may be tracers. What cannot be traced here is silent.
+    It is for use while tracing, as it reads only shapes: `params` may be tracers. Where tracing fails it is silent.
     """
     if found := switches(objective, params):
         warnings.warn(
@@ -65,7 +65,7 @@ def warn_unless_twice_differentiable(objective: Callable[[PyTree], Any], params:
 
 
 def switches(objective: Callable[[PyTree], Any], params: PyTree) -> list[str]:
-    """The names of what in a loss switches with the parameters, in the order met; empty for a smooth loss."""
+    """The names of the operations in a loss that switch with the parameters, in order; empty for a smooth loss."""
     try:
         shape = lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
         jaxpr = jax.make_jaxpr(objective)(jax.tree.map(shape, params))

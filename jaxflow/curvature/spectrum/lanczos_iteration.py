@@ -1,4 +1,4 @@
-"""Lanczos iteration, the one place that calls matfree for it."""
+"""Lanczos iteration: the only place that calls matfree for it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
