@@ -11,7 +11,7 @@ import pytest
 import jaxflow as jf
 
 PACKAGES = ("optim", "problems", "curvature", "dynamics", "solve", "comparison", "sweeps", "plot", "games")
-WAITING = ("optim", "problems", "sweeps", "plot")
+WAITING = ("problems", "sweeps", "plot")
 
 
 def public() -> dict[str, object]:
