@@ -13,7 +13,7 @@ CHARACTER, LINE = 0.085, 0.19  # inches a tick label takes
 class Scale(NamedTuple):
     """The values of one hyperparameter along an axis: numbers, or names at 0, 1, 2, …
 
-    A logarithmic axis that has to hold 0 too, or both signs, is linear between ± `least`, the smallest magnitude.
+    A logarithmic axis that must hold 0 too, or both signs, is linear between ± `least`, the smallest magnitude.
     """
 
     label: str
@@ -53,7 +53,7 @@ class Scale(NamedTuple):
         return np.sign(edges) * self.least * np.where(sizes <= 1, sizes, 10 ** np.maximum(sizes - 1, 0))
 
     def _along(self, values: np.ndarray) -> np.ndarray:
-        """Places along the axis, of which equal distances are seen as equal."""
+        """Places along the axis, at which equal distances look equal."""
         if self.log:
             return np.log(values)
         if self.least is None:
@@ -71,7 +71,9 @@ class Scale(NamedTuple):
         getattr(ax, f"set_{which}label")(self.label)
 
     def tick(self, ax: Any, which: str) -> None:
-        """Ticks at the values, as many of them labelled as fit; when all is drawn and the limits stand."""
+        """Ticks at the values, with labels on as many of them as fit; to be called when all is drawn and the limits
+        are set.
+        """
         axis, at = getattr(ax, f"{which}axis"), np.unique(self.points[np.isfinite(self.points)])
         if not at.size:
             return axis.set_ticks([])

@@ -1,4 +1,4 @@
-"""The type of every problem: what is minimised, from where, and what is known about the answer."""
+"""The type of every problem: what is minimised, where it starts, and what is known about the answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,27 +20,27 @@ PyTree = Any
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Problem:
-    r"""An objective, a starting point, and what is known about the answer; `None` where nothing is.
+    r"""An objective, a starting point, and what is known about the answer; `None` where nothing is known.
 
-    A problem is a pytree: everything but `predict`, `name` and `classes` is a leaf or a pytree of leaves, so that it
-    goes through `jit` and `vmap` as an argument, and two problems of one shape share one compilation.
+    A problem is a pytree: everything except `predict`, `name` and `classes` is a leaf or a pytree of leaves, so
+    that it goes through `jit` and `vmap` as an argument, and two problems of one shape share one compilation.
 
     - `objective`: an `Objective` over the training examples, or a callable pytree `loss(params) -> scalar`
       whose leaves are its numbers. A plain function is made into one (with no leaves).
-    - `params`: where to start.
+    - `params`: the starting point.
     - `test`: a held-out batch `{"x": (M, ...), "y": (M, ...)}`, never part of the objective.
-    - `predict`: `predict(params, x (B, ...)) -> (B, ...)`, logits or outputs; static.
+    - `predict`: a function `predict(params, x (B, ...)) -> (B, ...)` of logits or outputs; static.
     - `minimum`: the least value of the objective, a scalar. `None` where it is not known or there is none.
-    - `minima`: known local minima stacked on a leading axis, deepest first (ties in no order): where
+    - `minima`: known local minima stacked on a leading axis, deepest first (equal ones in no order): where
       `minimum` is known and `minima` is given, `minima[0]` attains it.
     - `saddles`: known stationary points of index one (in one dimension the maxima), stacked, lowest first.
     - `curvature`: the eigenvalues of the Hessian at `minima[0]`, ascending, shape (P,).
-    - `flow`: `flow(t, x0) -> x(t)`, the closed form of gradient flow $\dot x = -\nabla L(x)$ for a scalar
+    - `flow`: a function `flow(t, x0) -> x(t)`, the closed form of gradient flow $\dot x = -\nabla L(x)$ for a scalar
       time t ≥ 0 on the clock t = k·learning_rate; a callable pytree.
-    - `name`: what it is called; static.
+    - `name`: the name of the problem; static.
     - `classes`: the names, words or integers, of the labels 0, …, C−1; static.
 
-    Raises `TypeError` when `objective` is not callable.
+    **Raises** `TypeError` when `objective` is not callable.
 
     >>> import jax.numpy as jnp
     >>> from jaxflow.problems import Problem, quadratic

@@ -1,4 +1,4 @@
-"""The columns of a table of text: which lines are names, which entries numbers, words or blank."""
+"""The columns of a table of text: which lines are names, which entries are numbers, words or blank."""
 
 import math
 import re
@@ -89,9 +89,9 @@ class Column:
         return all(entry and not _is_like_number(entry) for entry in self.entries)
 
     def numbers(self, blanks: bool = False) -> np.ndarray:
-        """The entries as numbers, (N,); blank ones NaN if they may be.
+        """The entries as numbers, (N,); blank ones are NaN if they are allowed.
 
-        Raises `ValueError`, naming the first entry that is none and what can be done.
+        Raises a `ValueError` that names the first entry which is no number and what can be done.
         """
         good = lambda entry: blanks if not entry else NUMBER.fullmatch(entry) and math.isfinite(float(entry))
         bad = [i for i, entry in enumerate(self.entries) if not good(entry)]

@@ -63,7 +63,7 @@ def run(
 
 
 def _size(program: Program, group: int, store: Store | None, wanted: int | None) -> int:
-    """Trials in a batch: as the batches on disk, as asked, or what memory allows."""
+    """The number of trials in a batch: that of the batches on disk, or as asked, or what memory allows."""
     if store is not None and str(group) in store.sizes:
         known = store.sizes[str(group)]
         if wanted is not None and wanted != known:

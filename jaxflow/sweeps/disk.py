@@ -42,7 +42,7 @@ def checked(directory: str | os.PathLike) -> Path:
 
 
 def _trouble(path: Path) -> Exception | None:
-    """Why a folder cannot be made or written, if so."""
+    """The reason why a folder cannot be made or written, if there is one."""
     try:
         results.check_folder(path, argument="directory")
     except ValueError as error:

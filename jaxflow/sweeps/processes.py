@@ -36,7 +36,7 @@ def wait() -> None:
 
 
 def exchange(array: np.ndarray, owner: np.ndarray) -> None:
-    """Fill the rows of `array` that other processes own; `owner` (rows,) tells whose each is."""
+    """Fill the rows of `array` that other processes own; `owner` (rows,) tells whose each row is."""
     from jax.experimental import multihost_utils
 
     most = int(np.bincount(owner).max())

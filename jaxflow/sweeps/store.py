@@ -2,7 +2,7 @@
 
     manifest.json            what is swept, by fingerprint, and the batch sizes
     batches/0000-000012.npz  a finished batch: group 0, batch 12; an .npz with a checksum behind it
-    lock                     a byte a batch, locked while a process runs it; a killed process lets go
+    lock                     a byte for each batch, locked while a process runs it; a killed process lets go
 
 Every file appears whole, by a rename. What is there and right is never written again.
 """
@@ -59,7 +59,7 @@ class Store:
         self.torn = self._leftovers()
 
     def _leftovers(self) -> dict[str, list[Path]]:
-        """What killed processes left of files they were writing, by the file; or what others are writing now."""
+        """What killed processes left of files they were writing, for each file; or what others are writing now."""
         torn: dict[str, list[Path]] = {}
         with contextlib.suppress(OSError):  # a read-only disk
             if any(self.directory.glob(f".{MANIFEST}.*")):
@@ -88,7 +88,7 @@ class Store:
         return sizes
 
     def _manifest(self) -> tuple[dict[str, int] | None, str]:
-        """The batch sizes the manifest tells, if there is one and it is whole; what is wrong with it else."""
+        """The batch sizes that the manifest tells, if it is there and whole; otherwise what is wrong with it."""
         try:
             manifest = json.loads((self.directory / MANIFEST).read_bytes())
             if manifest.pop("checksum") != _checksum(manifest):
@@ -147,7 +147,7 @@ class Store:
         self._write(self.directory / MANIFEST, _json(content | {"checksum": _checksum(content)}))
 
     def size(self, group: int, wanted: int) -> int:
-        """The batch size of a group: as on disk, else the one wanted, which is then written."""
+        """The batch size of a group: as on disk, otherwise the one wanted, which is then written."""
         if str(group) not in self.sizes:
             with self._locked(0):
                 self.sizes = {str(group): wanted} | self.sizes | (self._manifest()[0] or {})

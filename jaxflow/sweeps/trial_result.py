@@ -39,12 +39,12 @@ class Layout:
 
     @property
     def nbytes(self) -> int:
-        """Bytes a trial."""
+        """The bytes of one trial."""
         sizes = (int(np.prod(v.shape, dtype=np.int64)) * v.dtype.itemsize for v in self.variables.values())
         return 1 + sum(sizes)
 
     def masked(self, arrays: dict[str, np.ndarray], diverged: np.ndarray) -> dict[str, np.ndarray]:
-        """NaN in place of what a diverged trial returned, but for the finite values at its earlier times."""
+        """NaN in place of what a diverged trial returned, except for the finite values at its earlier times."""
         if not diverged.any():
             return arrays
         return {
