@@ -45,7 +45,7 @@ class Penalised:
 
 
 def digits(examples):
-    """The objective on so many digits and its minimum."""
+    """The objective on a number of digits, and its minimum."""
     data = jf.problems.load("digits")
     x, y = data.x[:examples], data.y[:examples]
     scores = np.linalg.svd(x - x.mean(0), full_matrices=False)[0][:, :COMPONENTS]

@@ -58,7 +58,7 @@ class Reader:
         if name == "scan":
             return self.repeat(programs[0], *scanned(eqn, programs[0], inputs))
         if name == "while" and {"cond_jaxpr", "body_jaxpr"} <= params.keys():
-            # First the constants of the condition, then those of the body; as many are carried as come out.
+            # First the constants of the condition, then those of the body; what is carried in is what comes out.
             condition, body = params["cond_jaxpr"], params["body_jaxpr"]
             first = len(condition.in_avals) - len(eqn.outvars)
             last = len(inputs) - len(eqn.outvars)
@@ -117,7 +117,7 @@ def either(a: Value, b: Value) -> Value:
 
 
 def programs_of(eqn) -> list[ClosedJaxpr]:
-    """The programs in an operation, but for those of a linear solve, which is smooth however it pivots."""
+    """The programs in an operation, except those of a linear solve, which is smooth however it pivots."""
     is_program = lambda leaf: isinstance(leaf, (ClosedJaxpr, Jaxpr))
     params = [] if eqn.primitive.name == "custom_linear_solve" else list(eqn.params.values())
     found = filter(is_program, jax.tree.leaves(params, is_leaf=is_program))

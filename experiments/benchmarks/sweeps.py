@@ -39,7 +39,7 @@ def network_trial(optimizer, batch_size, steps: int, problem, hyperparameters, k
 def cells(dtype: str, quick: bool) -> dict[str, float]:
     """The largest gap between a sweep's cell and the same trial alone, relative: loss, and norm of the parameters.
 
-    On all data; by mini-batches of 32, whose noise near the edge of stability amplifies rounding, beside it.
+    On all data, and by mini-batches of 32, whose noise near the edge of stability amplifies rounding.
     """
     with jax.enable_x64(dtype == "float64"):
         problem = digits(dtype, hidden=(16,))

@@ -13,7 +13,7 @@ PyTree = Any
 
 # Added under the root of a second moment. The derivative of sqrt at 0 is infinite, and infinity times the zero
 # that the chain rule brings along is NaN wherever a coordinate of the gradient is exactly 0. Its root, 1e-19,
-# is lost beside any eps in use.
+# is lost in any eps in use.
 TINY = float(jnp.finfo(jnp.float32).tiny)
 
 

@@ -196,7 +196,7 @@ def _cycle(k: jax.Array, period: jax.Array, growth: jax.Array) -> tuple[jax.Arra
     guess = jnp.where(growth > 1, jnp.log1p(k * excess / period) / jnp.log1p(excess), k / period)
     total, power = _geometric(lax.stop_gradient(guess).astype(jnp.int32), growth)
     begin, length = period * total, period * power
-    # A restart between two steps is due at the later one; one that is a step but for rounding, at that step.
+    # A restart between two steps is due at the later one; one that is a step up to rounding is due at that step.
     slack = jnp.minimum(0.25, 8 * jnp.finfo(k.dtype).eps * k)
     late, early = k < begin - slack, k >= begin + length - slack
     shift = jnp.where(late, 1 / growth, jnp.where(early, growth, 1.0))

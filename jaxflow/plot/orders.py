@@ -49,7 +49,7 @@ def order(orders: OrderStudy | Mapping[str, Order] | Order, ax: Any = None) -> A
         ax.plot(h[fitted], errors[fitted], **points)
         if not fitted.all():
             ax.plot(h[~fitted], errors[~fitted], markerfacecolor="none", **points)
-        with np.errstate(all="ignore"):  # of a fit that is none
+        with np.errstate(all="ignore"):  # of a fit that failed
             line = drawable(np.exp(float(fit.intercept)) * h ** float(fit.slope))
         ax.plot(h, line, label=label, **stroke(i))
         if name in expected and np.isfinite(line).all():

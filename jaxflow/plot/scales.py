@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxflow.plot.style import drawable
 
-FEW = 8  # as many values are labelled one by one
+FEW = 8  # up to this number values are labelled one by one
 CHARACTER, LINE = 0.085, 0.19  # inches a tick label takes
 
 

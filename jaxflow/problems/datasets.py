@@ -221,7 +221,7 @@ def split(
     """
     _check.fraction(test_fraction=test_fraction)
     n = len(dataset.x)
-    # The small number keeps a product that is an integer but for rounding from being rounded up.
+    # The small number keeps a product that is an integer up to rounding from being rounded up.
     count = min(max(math.ceil(test_fraction * n - 1e-9), test_fraction > 0), n - 1)
     held_out = np.zeros(n, bool)
     key = dataset.y if dataset.y.ndim == 1 else dataset.y[:, 0]

@@ -18,7 +18,7 @@ def header(name: str, lines: list[list[str]]) -> list[str] | None:
     """The first line where it names the columns, by what the whole table says; `None` where it is an example.
 
     Words alone are names, and so are numbers that count the columns from 0 or 1 (pandas' own names), or that stand
-    beside words at equal distances (years, wavelengths). Warns where the numbers might be an example all the same.
+    among words at equal distances (years, wavelengths). It warns where the numbers might be an example all the same.
     """
     if not lines:
         return None
@@ -114,7 +114,7 @@ class Column:
         return ""
 
     def encoded(self) -> np.ndarray:
-        """The column as numbers, (N, K): of words, a column of 0 and 1 for each; else see `load`."""
+        """The column as numbers, (N, K): for words a column of 0 and 1 for each; otherwise as `load` describes."""
         entries = np.array(self.entries)
         if not any(map(_is_like_number, self.entries)):
             return (entries[:, None] == np.unique(entries)).astype(float)

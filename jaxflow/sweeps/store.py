@@ -36,7 +36,7 @@ except ImportError:  # not a POSIX system: processes that share a folder may run
 
 DIGEST = 64  # hexadecimal digits of SHA-256
 _THREADS: dict[Path, threading.Lock] = {}
-INFO = "batch.json"  # beside the arrays in a batch: where it belongs and what it took
+INFO = "batch.json"  # in a batch, with its arrays: where it belongs and what it took
 
 
 class Batch(NamedTuple):
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 
 class Store:
-    """The folder of one sweep, which is told by its `identity`: JSON, entry by entry."""
+    """The folder of one sweep, which its `identity` (JSON, entry by entry) tells from others."""
 
     def __init__(self, directory: str | os.PathLike, identity: dict[str, Any], versions: dict[str, str]):
         self.directory = checked(directory)
@@ -133,7 +133,8 @@ class Store:
             )
         if sizes:
             warnings.warn(
-                f"{path} is {state}; it is written anew from the batches beside it.", stacklevel=_outside()
+                f"{path} is {state}; it is written anew from the batches in its folder.",
+                stacklevel=_outside(),
             )
         return sizes
 

@@ -95,7 +95,7 @@ def _sde(settings: Compare, objective: Any, optimizer: jf.optim.Optimizer) -> jf
 
 
 def _modified(settings: Compare, objective, params, optimizer) -> dict[int, jf.dynamics.Dynamics]:
-    """The optimizer's modified equation to each order asked; none (said so) where there is none."""
+    """The optimizer's modified equation to each order asked; where there is none, a message says so."""
     if not settings.order:
         return {}
     try:

@@ -74,7 +74,7 @@ def _row(problem: Any, timed: Timed, gap: jf.Comparison) -> Row:
 
 
 def _status(run: jf.Trajectory) -> str:
-    """How the run ended; for iterates divergence is told by the step too."""
+    """How the run ended; for iterates a divergence names the step too."""
     if not np.any(run.status):
         return "finished"
     if not (np.ndim(run.status) == 0 and run.diverged and isinstance(run.state, jf.solve.IterationState)):

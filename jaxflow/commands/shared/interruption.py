@@ -61,7 +61,7 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def keeping(keep: Callable[[], str]) -> Iterator[None]:
-    """When Ctrl-C ends what is within, `keep()` keeps what is finished and says so in a sentence."""
+    """When Ctrl-C ends the body, `keep()` keeps what is finished and says so in a sentence."""
     try:
         yield
     except Stopped:

@@ -22,7 +22,7 @@ PLAIN = {
 
 
 def _plainer(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of encoders: each character by ones that every stream holds, a ? where there are none."""
+    """An error handler of encoders: each character as ones that every stream holds, or as a ?."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_plain, error.object[error.start : error.end])), error.end

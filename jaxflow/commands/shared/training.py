@@ -71,6 +71,6 @@ class Training:
 
 
 def count(name: str, value: int, least: int = 1) -> None:
-    """Refuse a number of steps or members that is none, or more than are counted."""
+    """Refuse a number of steps or members below 1, or larger than can be counted."""
     _check.integer(name, value, least)
     _check.require(name, value, value <= MOST, f"an integer from {least} to {MOST}")

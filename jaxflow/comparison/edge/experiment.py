@@ -31,7 +31,7 @@ from jaxflow.solve.optimizer_steps import begin
 from jaxflow.solve.trajectory import Trajectory
 
 PyTree = Any
-PIECES, SHORTEST = 20, 10  # a flow is solved in about so many pieces, of at least so many steps
+PIECES, SHORTEST = 20, 10  # the pieces in which a flow is solved, and the least steps of one
 RTOL = 1e-6  # of the stable flow; the oscillation it is compared with is far larger
 MOST = 20_000  # steps of the solver in a piece
 

@@ -14,7 +14,7 @@ from jaxflow._norms import root
 from jaxflow.comparison.laws.energy import shuffled
 from jaxflow.comparison.laws.standardised import Columns, counted, mean, variance
 
-# Up to so many coordinates are looked at one by one, with all their products; more through so many projections.
+# Up to this number coordinates are tested one by one, with all their products; more through as many projections.
 FEW = 8
 
 
@@ -118,8 +118,8 @@ def largest_gap(
 
     Its null law is that of the same maximum, standard errors and all, over random divisions of all members into
     ensembles of the two sizes, under which members of one law are exchangeable: the level is kept whatever the law
-    and the sizes, but for what the functions know of the division (they are about its means). Where the laws differ
-    the standard errors make it right for many members (Chung & Romano 2013, 1304.5939). Pairs, which need not be
+    and the sizes, except for what the functions know of the division (they are about its means). Where the laws
+    differ the standard errors make it right for many members (Chung & Romano 2013, 1304.5939). Pairs, which need not be
     exchangeable, are resampled: see `_of_pairs`. The `rank`-th largest of these maxima is the common half-width of
     the intervals in standard errors.
     """

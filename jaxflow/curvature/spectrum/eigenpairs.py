@@ -27,7 +27,7 @@ from jaxflow.curvature.spectrum.krylov import Block, follow, leading
 
 PyTree = Any
 TOLERANCE = 1e-4  # of the residuals, relative; the eigenvalues are then good to about its square
-COLD, EACH = 20, 8  # products of a cold start: so many, and so many more a pair
+COLD, EACH = 20, 8  # products of a cold start: these, and more for each pair
 BLOCKS = 4  # of a warm one, beyond the first
 ALARM = 1e-2  # a relative residual that says an eigenpair was not found
 

@@ -11,7 +11,7 @@ from jaxflow.optim.updates import advance
 PyTree = Any
 
 WALK = 2_000  # steps of gradient 0 that lead up to the one linearised
-HELD = 1e12  # a second moment beside whose root no ε is seen
+HELD = 1e12  # a second moment in whose root any ε is lost
 SECOND_MOMENTS = ("nu", "nu_max", "sum_of_squares", "exp_avg_sq", "grad_sum_sq", "n")
 COUNTS = ("count", "count_m2", "step", "step_count", "gradient_step", "t")
 SUMS = ("weight_sum",)  # of the weights of all steps, in their averages

@@ -259,7 +259,7 @@ def adam(
         return AdamState(params, begin.mean, begin.target, steps)
 
     def forgotten(steps, f):
-        """γ after so many steps, in double precision where there is any."""
+        """γ after `steps` steps, in double precision where it is enabled."""
         return -jnp.expm1(-f * (jnp.asarray(steps, float) + 0.5))
 
     def shares(steps):
