@@ -19,7 +19,7 @@ from jaxflow.commands.sweep import command as sweep
 
 @dataclass(frozen=True)
 class Optimizers:
-    """List the optimizers and schedules there are, with their arguments."""
+    """List the optimizers and schedules, with their arguments."""
 
 
 def commands(swept: sweep.Sweep) -> Any:

@@ -45,7 +45,7 @@ class Edge(Training):
     steps: int = 500
     """Steps of the optimizer, after the approach."""
     modes: int = 3
-    """The number of leading eigenvectors that the central flow follows; all that come to oscillate must be among them."""
+    """The leading eigenvectors that the central flow follows; all that come to oscillate must be among them."""
     level: float = 1.8
     """Effective sharpness at which to begin; 0 to begin at the random parameters."""
     hidden: tuple[int, ...] = (16, 16, 16)

@@ -40,7 +40,7 @@ class Row:
 
 
 def score_name(problem: Any) -> str:
-    """What the problem's score is called."""
+    """The name of the problem's score."""
     return "test accuracy" if jnp.issubdtype(problem.test["y"].dtype, jnp.integer) else "test R²"
 
 
@@ -138,7 +138,7 @@ def settings_rate(optimizer: Any) -> float:
 
 
 def keep(settings: Any, runs: dict[str, Timed]) -> str:
-    """Write the runs that are finished where others were not to be, and say which they are."""
+    """Write the runs that are finished when the command is interrupted, and say which they are."""
     if not runs:
         return NOTHING
     results.write_arrays(settings.output / ARRAYS, _arrays(runs, distances(runs)))

@@ -35,7 +35,7 @@ class Training:
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE …")] = ()
     """The optimizer's other hyperparameters, such as b1=0.95 b2=0.99."""
     learning_rate: float | None = None
-    """Learning rate: the time one step stands for. Default: the optimizer's own, 0.1 where it has none."""
+    """Learning rate: the time that one step stands for. Default: the optimizer's own, 0.1 where it has none."""
     batch_size: int = 32
     """Examples in a mini-batch, drawn independently with replacement."""
     seed: int = 0

@@ -119,8 +119,8 @@ def largest_gap(
     Its null law is that of the same maximum, standard errors and all, over random divisions of all members into
     ensembles of the two sizes, under which members of one law are exchangeable: the level is kept whatever the law
     and the sizes, except for what the functions know of the division (they are about its means). Where the laws
-    differ the standard errors make it right for many members (Chung & Romano 2013, 1304.5939). Pairs, which need not be
-    exchangeable, are resampled: see `_of_pairs`. The `rank`-th largest of these maxima is the common half-width of
+    differ the standard errors make it right for many members (Chung & Romano 2013, 1304.5939). Pairs, which
+    need not be exchangeable, are resampled (`_of_pairs`). The `rank`-th largest of these maxima is the half-width of
     the intervals in standard errors.
     """
     samples = [(f.a - f.b, used_a)] if paired else [(f.a, used_a), (f.b, used_b)]
