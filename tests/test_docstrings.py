@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import re
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,22 @@ def test_parts_are_told_apart():
     assert section(doc, "Arguments").strip() == "- `a`: b."
     assert section(doc, "Returns").strip() == "c."
     assert not section(doc, "Raises")
+
+
+@pytest.mark.parametrize(
+    "name", sorted(jf.optim.OPTIMIZERS.keys() | jf.optim.SCHEDULES.keys() - {"constant"})
+)
+def test_published_methods_name_their_source(name):
+    made = jf.optim.OPTIMIZERS.get(name) or jf.optim.SCHEDULES[name]
+    assert re.search(r"\b(18|19|20)\d\d\b", made.__doc__)
+
+
+def test_words_that_strangers_stumble_on_are_not_used():
+    """In docstrings and messages."""
+    stumbles = re.compile(r"\b(beside|manieth|so many|whence|is none of)\b")
+    found = []
+    for path in sorted((Path(__file__).parent.parent / "jaxflow").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and stumbles.search(node.value):
+                found.append(f"{path.name}:{node.lineno}: {stumbles.search(node.value)[0]}")
+    assert not found

@@ -148,7 +148,7 @@ def _loop(chosen: Case):
 
 
 def over_vmap(quick: bool) -> dict[str, float]:
-    """Milliseconds by which a sweep exceeds 1.05 × a bare vmap with a key a lane, the worst case."""
+    """Milliseconds by which a sweep exceeds 1.05 × a bare vmap with a key for each lane, the worst case."""
     taken = {what: seconds(what, quick) for what in ("Rosenbrock, Adam", "quadratic, SGD", "network")}
     excess = {what: 1e3 * (t["sweep"] - 1.05 * t["vmap"]) for what, t in taken.items()}
     return {"ratio": max(excess.values()), **excess}

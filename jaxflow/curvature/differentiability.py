@@ -78,7 +78,7 @@ def switches(objective: Callable[[PyTree], Any], params: PyTree) -> list[str]:
 
 
 class Switches(Reader):
-    """Marks what comes of a switch with a bit of its own, so that what reaches no output is not counted."""
+    """Marks what depends on a switch with its own bit, so that a switch that reaches no output is not counted."""
 
     def __init__(self):
         self.names: list[str] = []
@@ -109,7 +109,7 @@ class Switches(Reader):
         return carry
 
     def choice(self, condition: Value, cases: Sequence[Value]) -> Value:
-        """Not finite is what a function is made outside its domain, where no Hessian is asked for."""
+        """The finite cases only: outside its domain, where no Hessian is asked for, a function is NaN or infinite."""
         finite = [case for case in cases if case.number is None or np.isfinite(case.number)]
         if len(finite) < len(cases):
             return reduce(either, finite or cases)
@@ -130,7 +130,7 @@ class Switches(Reader):
         return value._replace(depends=self.even(eqn, value.depends))
 
     def comparison(self, eqn, inputs: list[Value], value: Value) -> Value:
-        """A condition that holds on one side of a surface. Floats are equal by no more than chance."""
+        """A condition that holds on one side of a surface. That two floats are equal is mere chance."""
         equal = eqn.primitive.name in ("eq", "ne") and is_a(eqn.invars[0].aval, jnp.inexact)
         if is_guarded(inputs) or equal or eqn.primitive.name == "is_finite":
             return Value()
@@ -138,7 +138,7 @@ class Switches(Reader):
         return Value(value.depends | self.bit(CONDITION) if moves else value.depends)
 
     def safe(self, eqn, inputs: list[Value]) -> bool:
-        """Whether a maximum, an absolute value or a sign is that of a number which is only kept from an edge."""
+        """Whether a maximum, an absolute value or a sign only keeps a number away from an edge."""
         name, moving = eqn.primitive.name, [value for value in inputs if value.depends]
         numbers = [value.number for value in inputs if value.number is not None]
         if name in ("abs", "sign"):

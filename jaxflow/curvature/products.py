@@ -193,7 +193,7 @@ def inverse_root(preconditioner: PyTree, dtype: Any) -> jax.Array:
 
 
 def check_objective(objective: Any) -> None:
-    """Refuse what has no Hessian because it is no loss."""
+    """Refuse an objective that is no loss and therefore has no Hessian."""
     if isinstance(objective, VectorField) or not callable(objective):
         raise TypeError(f"objective must be an Objective or a loss of the parameters, got {objective!r}.")
 

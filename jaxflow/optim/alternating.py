@@ -1,4 +1,4 @@
-"""Players that move in turn, each seeing where those before it have gone."""
+"""Players that move in turn; each sees the moves of those before it."""
 
 from typing import Any
 

@@ -23,10 +23,10 @@ class Optimizer(Bound, optax.GradientTransformationExtraArgs):
     `update(gradient, state, params, **extra) -> (updates, state)`, with $\theta \leftarrow \theta +$ `updates`.
     Updates come back in the gradient's dtype and the state in the dtype it came in, whatever the dtype of the
     hyperparameters, so that bfloat16 parameters survive a sweep over float32 learning rates. Averages over steps
-    (velocities, second moments, slow weights) are kept in float32 at least. Of abstract parameters
+    (velocities, second moments, slow weights) are kept in float32 at least. From abstract parameters
     (`jax.ShapeDtypeStruct`) `init` makes an abstract state.
 
-    Made by the constructors of `jaxflow.optim`, or by any constructor under `traceable`.
+    The constructors of `jaxflow.optim` make optimizers, and so does any constructor under `traceable`.
 
     >>> import jax, jaxflow as jf
     >>> optimizer = jf.optim.momentum(0.1, 0.9)
@@ -145,7 +145,7 @@ def _rates(part: Any, met: dict[int, Any]) -> list[Any]:
 
 
 def _of_arguments(arguments: Mapping[Any, Any], met: dict[int, Any]) -> list[Any]:
-    """The rate among arguments by name, else those of the optimizers among them."""
+    """The rate among arguments by name; otherwise those of the optimizers among them."""
     rates = (arguments[name] for name in RATES if _is_rate(arguments.get(name)))
     rate = next(rates, None)
     return _all_rates(arguments.values(), met) if rate is None else [rate]

@@ -18,7 +18,7 @@ from jaxflow._traceable import Bound, kind, traceable
 
 @kind(callable)
 class Schedule(Bound):
-    """A function `schedule(count) -> value` of the 0-based step count, as a pytree of its parameters.
+    """A function `schedule(count) -> value` of the step count 0, 1, …, as a pytree of its parameters.
 
     `count` may be an integer or float array of any shape; the value has its shape and the default float dtype.
 
@@ -218,7 +218,7 @@ def _geometric(n: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _one_cycle_phases(k, steps, warm_fraction):
-    """Fractions, in [0, 1], of the rising and of the falling phase, in PyTorch's placing of their ends."""
+    """Fractions, in [0, 1], of the rising and of the falling phase, whose ends are placed as in PyTorch."""
     top = jnp.maximum(warm_fraction * steps - 1, 0.0)
     return _ramp(k, top), jnp.where(k > top, _ramp(k - top, steps - 1 - top), 0.0)
 

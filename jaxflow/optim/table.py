@@ -1,4 +1,4 @@
-"""Every optimizer and schedule by name: for the command line, and for tests that must miss none."""
+"""Every optimizer and schedule by name: for the command line, and for tests that must cover all of them."""
 
 from collections.abc import Callable
 from typing import Any

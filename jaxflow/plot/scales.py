@@ -108,7 +108,7 @@ def is_geometric(values: np.ndarray) -> bool:
 
 
 def spans_decades(values: np.ndarray) -> bool:
-    """Whether results, NaN left out, are better told apart in their logarithm: positive and over a factor of 30."""
+    """Whether results, NaN left out, call for a logarithmic scale: positive and over a factor of 30."""
     seen = values[np.isfinite(values)]
     return bool(seen.size and seen.min() > 0 and seen.max() > 30 * seen.min())
 
@@ -135,7 +135,7 @@ def round_ticks(axis: Any, span: float) -> None:
 
 
 def labelled(array: Any) -> str:
-    """The name of a coordinate or variable as a label, with its units if it says any."""
+    """The name of a coordinate or variable as a label, with its units if it has any."""
     units = array.attrs.get("units")
     return str(array.name).replace("_", " ") + (f" ({units})" if units else "")
 
@@ -153,7 +153,7 @@ def _unevenness(ordered: np.ndarray) -> float:
 
 
 def _fit(ax: Any, which: str, at: np.ndarray, labels: list[str]) -> bool:
-    """Whether labels at these places stand clear of one another."""
+    """Whether labels at these places do not overlap."""
     ax.autoscale_view()  # brings the limits up to date
     pixels = getattr(ax, f"get_{which}axis_transform")().transform(np.column_stack([at, at]))
     gaps = np.diff(pixels[:, "xy".index(which)]) / ax.get_figure().dpi

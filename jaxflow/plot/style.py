@@ -29,7 +29,7 @@ def logarithmic(ax: Any, *values: Any) -> None:
 
 
 def alone(values: np.ndarray) -> dict[str, Any]:
-    """A marker for a line of one point, which would not be seen."""
+    """A marker for a line of one point, which would otherwise be invisible."""
     return {"marker": "o", "markersize": 4} if np.count_nonzero(np.isfinite(values)) == 1 else {}
 
 

@@ -1,4 +1,4 @@
-"""Reading examples from a user's `.csv` or `.npz` file; whatever is wrong with it is said in one sentence."""
+"""Reading examples from a user's `.csv` or `.npz` file; one sentence says what is wrong with a bad file."""
 
 import csv
 import zipfile

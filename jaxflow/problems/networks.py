@@ -37,7 +37,7 @@ ACTIVATIONS = {
 class Network:
     """`network(params, x (B, P)) -> (B, C)`: layers `x @ w + b` with an activation between them.
 
-    Hashable and equal for the same activation, so that networks made anew compile nothing anew.
+    It is hashable, and equal for the same activation, so that networks made anew compile nothing anew.
     """
 
     activation: str

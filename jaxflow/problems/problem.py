@@ -80,10 +80,10 @@ class Problem:
     def score(self, params: PyTree, batch: PyTree = None) -> jax.Array:
         r"""How well `params` predict `batch`, by default the held-out examples; a scalar, 1 is perfect.
 
-        Integer labels `y` (B,): the accuracy, in [0, 1]; the predicted class is the largest of the logits
-        (B, C), or 1 where the single logit (B,) is positive. Real targets: the coefficient of determination
+        For integer labels `y` (B,) it is the accuracy, in [0, 1]; the predicted class is the largest of the logits
+        (B, C), or 1 where the single logit (B,) is positive. For real targets it is the coefficient of determination
         $R^2 = 1 - \sum (y - f)^2 / \sum (y - \bar y)^2$, summed over examples and outputs; at most 1, and 0
-        for the constant prediction $\bar y$. May be traced.
+        for the constant prediction $\bar y$. It may be traced.
 
         Raises `ValueError` for a problem that predicts nothing or, without `batch`, has no held-out examples.
 
@@ -119,5 +119,5 @@ def as_floats(name: str, value: Any) -> jax.Array:
 
 
 def as_key(key: jax.Array | None) -> jax.Array:
-    """The key given, or `jax.random.key(0)`. Raises `TypeError` for what is not one key, such as a bare seed."""
+    """The key given, or `jax.random.key(0)`. Raises `TypeError` for anything but one key, such as a bare seed."""
     return jax.random.key(0) if key is None else jnp.asarray(_check.random_key(key))

@@ -51,7 +51,7 @@ def header(name: str, lines: list[list[str]]) -> list[str] | None:
 
 
 def _stands_out(first: list[str], rest: list[list[str]]) -> bool:
-    """Whether integers are unlike the lines below: in a column of fractions, or as a label that none of these has."""
+    """Whether integers are unlike the lines below: in a column of fractions, or as a label that no line below has."""
     *features, labels = zip(*rest, strict=True)
     if any(not any(map(COUNT.fullmatch, column)) for column in (*features, labels)):
         return True
@@ -69,7 +69,7 @@ def _is_beyond(first: list[str], rest: list[list[str]]) -> bool:
 
 
 def is_index(names: list[str] | None, entries: tuple[str, ...]) -> bool:
-    """Whether a column without a name counts the lines, as pandas writes it, and says nothing of the examples."""
+    """Whether a column without a name counts the lines, as pandas writes it, and is no feature of the examples."""
     return bool(names) and names[0] == "" and list(entries) == [str(i) for i in range(len(entries))]
 
 

@@ -109,7 +109,7 @@ def _computed(program: Program, block: Block, size: int) -> Batch:
 
 @contextlib.contextmanager
 def progress(trials: int, wanted: bool) -> Iterator[Any]:
-    """A bar with trials a second, the time left and the number diverged; quiet where there is no terminal."""
+    """A bar with trials per second, the time left and the number diverged; quiet where there is no terminal."""
     from tqdm import tqdm  # here, as `import jaxflow` need not wait for it
 
     quiet = None if wanted and jax.process_index() == 0 else True

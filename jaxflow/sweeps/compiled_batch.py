@@ -41,7 +41,7 @@ def _call(settings: Settings, dynamic: list, column: dict[str, Any], key: jax.Ar
 
 @functools.partial(jax.jit, static_argnums=0)
 def _batch(settings: Settings, dynamic, columns, seeds, key):
-    """All pairs of some cells, told as (numbers, hyperparameters), and some seeds; leaves (cells, seeds, …).
+    """All pairs of some cells, given as (numbers, hyperparameters), and some seeds; leaves (cells, seeds, …).
 
     What a trial makes of its key alone, such as the draw of a mini-batch, is then made once for all cells.
     """
@@ -73,7 +73,7 @@ _KNOWN: dict[tuple, Any] = {}
 def _remembered(key: tuple, make: Callable[[], Any]) -> Any:
     """What was found out about a program before: asking JAX again takes longer than running a small one.
 
-    Forgotten with JAX's own caches, by `jax.clear_caches()`.
+    It is forgotten with JAX's own caches, by `jax.clear_caches()`.
     """
     if len(_KNOWN) > 256 or not compilations():
         _KNOWN.clear()

@@ -1,6 +1,6 @@
 """Several processes on one sweep (`jax.distributed`): who runs what, and how all come to hold the whole.
 
-What moves arrays between processes takes a while to import, and few need it.
+The module that moves arrays between processes takes a while to import, and few runs need it.
 """
 
 import jax
@@ -29,7 +29,7 @@ def total(number: float) -> float:
 
 
 def wait() -> None:
-    """Until every process is here."""
+    """Wait until every process is here."""
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices("jaxflow.sweep")

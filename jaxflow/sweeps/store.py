@@ -114,7 +114,7 @@ class Store:
         )
 
     def _sizes_of_batches(self, state: str) -> dict[str, int]:
-        """What the batches tell where the manifest does not: whether they are this sweep's, and their sizes."""
+        """What the batches tell where the manifest does not: whether they belong to this sweep, and their sizes."""
         sizes: dict[str, int] = {}
         for file in sorted((self.directory / BATCHES).glob("*.npz")):
             try:

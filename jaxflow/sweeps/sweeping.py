@@ -115,7 +115,7 @@ def sweep(
 
 
 def _layout(programs: list[Program]) -> Layout:
-    """What every trial returns; refuses trials that do not agree in it, before any is run."""
+    """What every trial returns; trials that return different things are refused before any is run."""
     first, *others = layouts = [program.layout() for program in programs]
     for program, other in zip(programs[1:], others, strict=True):
         gap = difference(first, other)
@@ -129,7 +129,7 @@ def _layout(programs: list[Program]) -> Layout:
 
 @functools.cache
 def _default_key() -> jax.Array:
-    """Made once, as making it takes a tenth of a small sweep."""
+    """The default key, made once, as making it takes a tenth of a small sweep."""
     with jax.ensure_compile_time_eval():
         return jax.random.key(0, impl="threefry2x32")
 

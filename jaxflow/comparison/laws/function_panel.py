@@ -1,6 +1,6 @@
 r"""A panel of test functions of a record, and a test of its largest gap in standard errors.
 
-The functions are those in which models of an optimizer are known to part: means, variances and covariances of
+The functions are those in which models of an optimizer are known to differ: means, variances and covariances of
 the coordinates (of random projections, where there are many), cosines, |θ|² and the loss.
 """
 
@@ -188,7 +188,7 @@ def _of_pairs(key: jax.Array, centred: jax.Array, used, divisor: jax.Array, repe
 def _resampled(key: jax.Array, centred: jax.Array, used, repetitions: int) -> jax.Array:
     """The means of multinomial resamples of the first `used` rows of `centred` (n, p); shape (R, p).
 
-    Their variance is that of a mean, which it would fall short of by 1/n.
+    They are scaled so that their variance is that of a mean; otherwise it would be too small by 1/n.
     """
     n = len(centred)
     draws = jax.random.randint(key, (n, repetitions), 0, jnp.maximum(used, 1).astype(jnp.int32), jnp.int32)

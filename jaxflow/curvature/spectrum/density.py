@@ -61,9 +61,9 @@ class SpectralDensity:
         return span / 100
 
     def density(self, grid: Any = None, width: Any = None) -> Estimate:
-        r"""φ smoothed by a Gaussian of standard deviation `width`, at the points `grid` (G,); (G,), of integral 1.
+        r"""φ smoothed by a Gaussian of standard deviation `width`, at the points `grid` (G,); (G,), with integral 1.
 
-        By default those of `grid(width)`. Raises `ValueError` for a width that is not above 0.
+        By default the points are those of `grid(width)`. Raises `ValueError` for a width that is not above 0.
         """
         grid = self.grid(width) if grid is None else jnp.asarray(grid, self.nodes.dtype)
         width = self._width(width)
@@ -72,7 +72,7 @@ class SpectralDensity:
         return mean(jnp.sum(bumps * self.weights[None], axis=2).T)
 
     def grid(self, width: Any = None) -> jax.Array:
-        """1,000 points evenly from 5 widths below the lowest node to 5 above the highest; (1000,)."""
+        """1,000 points, evenly spaced from 5 widths below the lowest node to 5 above the highest; (1000,)."""
         width = self._width(width)
         return jnp.linspace(self.nodes.min() - 5 * width, self.nodes.max() + 5 * width, 1000)
 

@@ -87,7 +87,7 @@ def _log_radius(matrix: jax.Array) -> jax.Array:
 
 
 def _linearised(optimizer, state, period, dtype) -> tuple[Callable[..., jax.Array], jax.Array]:
-    """`map(z, h, tilt)`, the steps of a period on z = (θ, floats of the state but second moments), and z at θ = 0."""
+    """`map(z, h, tilt)`, the steps of a period on z = (θ, the state's floats, no second moments), and z at θ = 0."""
     leaves, structure = jax.tree.flatten(state)
     held = fields(state, SECOND_MOMENTS, jnp.floating)
     free = [jnp.issubdtype(leaf.dtype, jnp.floating) and not h for leaf, h in zip(leaves, held, strict=True)]

@@ -26,7 +26,7 @@ class Method(NamedTuple):
 
     - `learning_rate` η: a number or a schedule of the step count. `initial`: ν before the first step.
     - `kind`: whether ν is one number for `each` parameter, `one` for all, or there is `none` and ν is 0.
-    - `pool(squares (…, n))`: what of squared gradients ν is an average or a sum of.
+    - `pool(squares (…, n))`: the part of squared gradients of which ν is an average or a sum.
     - `denominator(nu)`: D; `slope(nu)`: dD/dν.
     - `velocity(pooled, nu)`: dν/dk, affine in `pooled`, `inflow` times it.
     - `after(pooled, nu)`: one update of ν; `before(pooled, nu)`: what it was before that.
@@ -110,7 +110,7 @@ METHODS: dict[Callable[..., Any], Callable[..., Method]] = {
 
 
 def method_of(optimizer: Any) -> Method:
-    """The method that an optimizer is. Raises `ValueError`, with the reason, for one that is none of these."""
+    """The method that an optimizer is. Raises `ValueError`, with the reason, for any other optimizer."""
     constructor: Any = getattr(optimizer, "_static", (None,))[0]
     if constructor in METHODS:
         _check.positive(learning_rate=optim.hyperparameters(optimizer)["learning_rate"])
