@@ -112,10 +112,21 @@ class Bound:
 
     @classmethod
     def bind(cls, static: tuple, dynamic: tuple):
-        """An instance from its two halves; unflattening calls it, so it must not read `dynamic`."""
-        self = cls.__new__(cls)
+        """An instance from its two halves; unflattening calls it, so it must not look at `dynamic`."""
+        self = cls.blank(static, dynamic)
         self._static, self._dynamic = static, dynamic
         return self
+
+    @classmethod
+    def blank(cls, static: tuple, dynamic: tuple):
+        """What `bind` makes an instance of; a subclass that is a tuple as well fills it here."""
+        del static, dynamic
+        return cls.__new__(cls)
+
+    @property
+    def constructor(self) -> Any:
+        """The traceable constructor that made it; `constructor.body` is the function that `traceable` was given."""
+        return self._static[0]
 
     @property
     def _arguments(self) -> inspect.BoundArguments:
@@ -126,7 +137,7 @@ class Bound:
     def build(self) -> Any:
         """Call the constructor's body on the current leaves."""
         bound = self._arguments
-        return self._static[0].body(*bound.args, **bound.kwargs)  # type: ignore[attr-defined]
+        return self.constructor.body(*bound.args, **bound.kwargs)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -143,9 +154,9 @@ class Bound:
         for name in changes:
             if name not in bound.arguments:
                 known = ", ".join(bound.signature.parameters)
-                raise ValueError(f"{self._static[0].__name__} has no argument {name!r}; it has {known}.")
+                raise ValueError(f"{self.constructor.__name__} has no argument {name!r}; it has {known}.")
         bound.arguments.update(changes)
-        return self._static[0](*bound.args, **bound.kwargs)
+        return self.constructor(*bound.args, **bound.kwargs)
 
     def __repr__(self):
         bound = self._arguments
@@ -153,17 +164,17 @@ class Bound:
             shown = map(_show, bound.args)
         else:
             shown = (f"{name}={_show(value)}" for name, value in self.hyperparameters.items())
-        return f"{self._static[0].__name__}({', '.join(shown)})"
+        return f"{self.constructor.__name__}({', '.join(shown)})"
 
     def __reduce__(self):
-        construct, bound = self._static[0], self._arguments
+        construct, bound = self.constructor, self._arguments
         public: Any = sys.modules.get(construct.__module__)
         for name in construct.__qualname__.split("."):
             public = getattr(public, name, None)
         if public is construct:
             return _reconstruct, (construct, None, bound.args, bound.kwargs)
         # A wrapper around somebody else's constructor is not importable by name, but that constructor is.
-        return _reconstruct, (construct.body, construct.structural, bound.args, bound.kwargs)  # type: ignore[attr-defined]
+        return _reconstruct, (construct.body, construct.structural, bound.args, bound.kwargs)
 
 
 def _reconstruct(function, structural, args, kwargs):

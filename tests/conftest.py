@@ -5,12 +5,16 @@ optax promotes dtypes itself, so a module that calls it says `pytestmark = pytes
 
 import gc
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 # Four devices on any machine, whatever flags are set; and, unless they are, little optimization, as the suite
 # spends its time compiling, not running.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    # Later versions refuse this one.
+    + " --xla_cpu_use_fusion_emitters=false" * (tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)),
 )
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -27,6 +27,8 @@ from jaxflow.dynamics.edge.stable import StableState as StableState
 from jaxflow.dynamics.edge.stable import stable_flow as stable_flow
 from jaxflow.dynamics.edge.state_conversion import flow_state as flow_state
 from jaxflow.dynamics.edge.state_conversion import optimizer_state as optimizer_state
+from jaxflow.dynamics.equations_of_optimizer import limit_of as limit_of
+from jaxflow.dynamics.equations_of_optimizer import sde_of as sde_of
 from jaxflow.dynamics.flows.damped_oscillators import heavy_ball as heavy_ball
 from jaxflow.dynamics.flows.damped_oscillators import nesterov as nesterov
 from jaxflow.dynamics.flows.first_order import gradient_flow as gradient_flow
@@ -38,7 +40,6 @@ from jaxflow.dynamics.flows.first_order import sign_descent as sign_descent
 from jaxflow.dynamics.flows.hessian_flows import PrincipalState as PrincipalState
 from jaxflow.dynamics.flows.hessian_flows import newton_flow as newton_flow
 from jaxflow.dynamics.flows.hessian_flows import principal_flow as principal_flow
-from jaxflow.dynamics.limit_of_optimizer import limit_of as limit_of
 from jaxflow.dynamics.modified_equations.effective_loss import Effective as Effective
 from jaxflow.dynamics.modified_equations.effective_loss import effective as effective
 from jaxflow.dynamics.modified_equations.equation import modified as modified
@@ -54,4 +55,3 @@ from jaxflow.dynamics.noise.covariance import NoiseScale as NoiseScale
 from jaxflow.dynamics.noise.covariance import gradient_covariance as gradient_covariance
 from jaxflow.dynamics.noise.covariance import noise_scale as noise_scale
 from jaxflow.dynamics.noise.minibatch import minibatch_noise as minibatch_noise
-from jaxflow.dynamics.sde_of_optimizer import sde_of as sde_of

@@ -37,10 +37,8 @@ class Optimizer(Bound, optax.GradientTransformationExtraArgs):
     """
 
     @classmethod
-    def bind(cls, static: tuple, dynamic: tuple):
-        self = tuple.__new__(cls, (partial(_init, static, dynamic), partial(_update, static, dynamic)))
-        self._static, self._dynamic = static, dynamic
-        return self
+    def blank(cls, static: tuple, dynamic: tuple):
+        return tuple.__new__(cls, (partial(_init, static, dynamic), partial(_update, static, dynamic)))
 
 
 def _inner(static: tuple, dynamic: tuple) -> optax.GradientTransformationExtraArgs:
@@ -129,7 +127,7 @@ def _rates(part: Any, met: dict[int, Any]) -> list[Any]:
         return []
     met[id(part)] = part  # kept, as the number of a thing that is gone may be given to another
     if isinstance(part, Optimizer):
-        return _of_arguments({} if part._static[0].body is optax.scale else part.hyperparameters, met)  # type: ignore[attr-defined]
+        return _of_arguments({} if part.constructor.body is optax.scale else part.hyperparameters, met)
     if isinstance(part, Mapping):
         return _of_arguments(part, met)
     if isinstance(part, (tuple, list)):  # a plain transformation is a pair of functions

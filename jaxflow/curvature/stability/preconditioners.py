@@ -1,8 +1,11 @@
-r"""What an adaptive optimizer divides the gradient by, coordinate by coordinate, read off its state.
+"""What an adaptive optimizer divides the gradient by, coordinate by coordinate: the formulas, and P read off a state.
 
 In the coordinates $P^{1/2}\\theta$ an adaptive method is the plain one with momentum. So its stability depends on the
-eigenvalues of $P^{-1/2} H P^{-1/2}$, and `stability_threshold` is in their units. The formulas are here, by
-constructor, because a state alone does not tell how its method uses it.
+eigenvalues of $P^{-1/2} H P^{-1/2}$, and `stability_threshold` is in their units.
+
+A formula is a function P(chosen, v, t) of the hyperparameters by name, one array of second moments after a step, and
+the number of steps, `jnp.inf` for its limit. The table in `jaxflow.optim.table` tells which optimizer has which
+formula, because a state alone does not tell how its method uses it. Central flows divide by the same formulas.
 """
 
 from collections.abc import Callable
@@ -21,11 +24,10 @@ from jaxflow.optim.descent import CountState, LookaheadGradientState
 from jaxflow.optim.moments import root, tree_map
 from jaxflow.optim.schedules import value_at
 from jaxflow.optim.switching import SwatsState, spread
+from jaxflow.optim.table import Inherited, known, names_with
 
 PyTree = Any
-Formula = Callable[
-    [dict[str, Any], Any], PyTree
-]  # of the hyperparameters and the part of the state with the moments
+Chosen = dict[str, Any]
 
 # States with at most an average of gradients in them.
 PLAIN = (
@@ -37,78 +39,92 @@ PLAIN = (
     CountState,
     LookaheadGradientState,
 )
-MOMENTS = (MomentsState, optax.ScaleByAdamState)
+# States with second moments.
+MOMENTS = (SecondMomentState, MomentsState, optax.ScaleByAdamState, SwatsState)
 
 
-def _corrections(chosen: dict[str, Any], count: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """1 − β₁ᵗ and 1 − β₂ᵗ after t steps. In a fresh state, whose averages are 0, they are those of t = 1."""
-    t = jnp.maximum(jnp.asarray(count, float), 1.0)
+def one(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
+    """The number 1, for a method without a second moment."""
+    del chosen, t
+    return jnp.ones_like(v)
+
+
+def root_plus_eps(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
+    r"""$\sqrt v + \epsilon$, or $\sqrt{v + \epsilon}$ with `eps_in_sqrt`."""
+    del t
+    eps = chosen["eps"]
+    return root(v + eps) if chosen.get("eps_in_sqrt") else root(v) + eps
+
+
+def _corrections(chosen: Chosen, t: Any) -> tuple[Any, Any]:
+    """1 − β₁ᵗ and 1 − β₂ᵗ; those of t = 1 at t = 0, where averages are 0."""
+    if not chosen.get("bias_correction", True):
+        return 1.0, 1.0
+    t = _after_a_step(t)
     return 1 - chosen["b1"] ** t, 1 - chosen["b2"] ** t
 
 
-def _root(chosen: dict[str, Any], state: SecondMomentState) -> PyTree:
-    eps = chosen["eps"]
-    if chosen.get("eps_in_sqrt"):
-        return tree_map(lambda v: root(v + eps), state.nu)
-    return tree_map(lambda v: root(v) + eps, state.nu)
+def _after_a_step(t: Any) -> jax.Array:
+    return jnp.maximum(jnp.asarray(t, float), 1.0)
 
 
-def _adam(chosen: dict[str, Any], state: Any) -> PyTree:
-    c1, c2 = _corrections(chosen, state.count)
-    return tree_map(lambda v: c1 * (root(v / c2) + chosen["eps"]), state.nu)
+def adam(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
+    r"""$(1-\beta_1^t)(\sqrt{v/(1-\beta_2^t)} + \epsilon)$, or without corrections where `bias_correction` is off."""
+    c1, c2 = _corrections(chosen, t)
+    return c1 * (root(v / c2) + chosen["eps"])
 
 
-def _nadam(chosen: dict[str, Any], state: Any) -> PyTree:
-    _, c2 = _corrections(chosen, state.count)
-    return tree_map(lambda v: root(v / c2) + chosen["eps"], state.nu)
+def nadam(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
+    r"""$\sqrt{v/(1-\beta_2^t)} + \epsilon$."""
+    _, c2 = _corrections(chosen, t)
+    return root(v / c2) + chosen["eps"]
 
 
-def _radam(chosen: dict[str, Any], state: MomentsState) -> PyTree:
-    c1, c2 = _corrections(chosen, state.count)
-    rho = 2 / (1 - chosen["b2"]) - 1 - 2 * jnp.maximum(jnp.asarray(state.count, float), 1.0) * (1 - c2) / c2
-    adaptive = rho > chosen["threshold"]
-    return tree_map(lambda v: c1 * jnp.where(adaptive, root(v / c2) + chosen["eps"], 1.0), state.nu)
+def radam(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
+    r"""Adam's where it is rectified, and $1-\beta_1^t$ where not."""
+    c1, c2 = _corrections(chosen, t)
+    rho = 2 / (1 - chosen["b2"]) - 1 - 2 * _after_a_step(t) * (1 - c2) / c2
+    return jnp.where(rho > chosen["threshold"], adam(chosen, v, t), c1)
 
 
-def _amsgrad(chosen: dict[str, Any], state: MomentsState) -> PyTree:
-    c1, c2 = _corrections(chosen, state.count) if chosen["bias_correction"] else (1.0, 1.0)
-    return tree_map(lambda v: c1 * (root(v / c2) + chosen["eps"]), state.nu_max)
-
-
-def _adabound(chosen: dict[str, Any], state: MomentsState) -> PyTree:
+def adabound(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
     """α* over the clipped rate, which at step t depends on t and on the schedule's value at t − 1."""
-    c1, c2 = _corrections(chosen, state.count)
-    t, schedule = jnp.maximum(jnp.asarray(state.count, float), 1.0), chosen["learning_rate"]
+    c1, c2 = _corrections(chosen, t)
+    t, schedule = _after_a_step(t), chosen["learning_rate"]
     rate = value_at(schedule, t - 1)
     final = chosen["final_learning_rate"] * (rate / schedule(0) if callable(schedule) else 1.0)
     lower, upper = final * (1 - 1 / (chosen["gamma"] * t + 1)), final * (1 + 1 / (chosen["gamma"] * t))
     scale, eps = (rate, 0.0) if chosen["paper"] else (rate * jnp.sqrt(c2) / c1, chosen["eps"])
-    v = state.nu_max if chosen["amsbound"] else state.nu
-    return tree_map(lambda v: final / jnp.clip(scale / (root(v) + eps), lower, upper), v)
+    return final / jnp.clip(scale / (root(v) + eps), lower, upper)
 
 
-def _swats(chosen: dict[str, Any], state: SwatsState) -> PyTree:
-    c1, c2 = _corrections(chosen, state.moments.count)
-    adam = lambda v: (root(v) + chosen["eps"]) * c1 / jnp.sqrt(c2)
-    nu = state.moments.nu
-    return tree_map(lambda v, switched: jnp.where(switched, 1.0, adam(v)), nu, spread(state.switched, nu))
+def swats(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
+    r"""$(1-\beta_1^t)(\sqrt v + \epsilon)/\sqrt{1-\beta_2^t}$, before the switch."""
+    c1, c2 = _corrections(chosen, t)
+    return (root(v) + chosen["eps"]) * c1 / jnp.sqrt(c2)
 
 
-FORMULAS: dict[Callable[..., Any], tuple[Formula, type | tuple[type, ...]]] = {
-    **dict.fromkeys((optim.adagrad, optim.rmsprop, optim.scalar_rmsprop), (_root, SecondMomentState)),
-    **dict.fromkeys((optim.adam, optim.adamw), (_adam, MOMENTS)),
-    optim.nadam: (_nadam, MOMENTS),
-    optim.radam: (_radam, MomentsState),
-    optim.amsgrad: (_amsgrad, MomentsState),
-    optim.adabound: (_adabound, MomentsState),
-    optim.swats: (_swats, SwatsState),
-}
+def _at_state(formula: Callable[..., jax.Array], chosen: Chosen, state: Any) -> PyTree:
+    """P of the part of a state that has the second moments: of their maximum where it is kept."""
+    moments = state.moments if isinstance(state, SwatsState) else state
+    largest = getattr(moments, "nu_max", None)
+    count = getattr(moments, "count", None)
+    found = tree_map(lambda v: formula(chosen, v, count), moments.nu if largest is None else largest)
+    if not isinstance(state, SwatsState):
+        return found
+    return tree_map(lambda p, switched: jnp.where(switched, 1.0, p), found, spread(state.switched, found))
 
 
-def _parts(state: PyTree, kind: type | tuple[type, ...]) -> list[Any]:
-    """The nodes of one of these types in a state."""
-    is_part = lambda node: isinstance(node, kind)
-    return [node for node in jax.tree.leaves(state, is_leaf=is_part) if is_part(node)]
+def _moments_of(optimizer: optax.GradientTransformation, state: PyTree) -> Any:
+    """The part of an optimizer's state that has the second moments. Raises `ValueError` for another's state."""
+    is_part = lambda node: isinstance(node, MOMENTS)
+    parts = [node for node in jax.tree.leaves(state, is_leaf=is_part) if is_part(node)]
+    if len(parts) == 1:
+        nu = optax.tree.get(parts[0], "nu")
+        fresh = jax.eval_shape(optimizer.init, nu)
+        if jax.tree.structure(fresh) == jax.tree.structure(state):
+            return parts[0]
+    raise ValueError(f"state must be one of {optimizer!r}, got {type(state).__name__}.")
 
 
 def _is_plain(state: PyTree) -> bool:
@@ -119,11 +135,8 @@ def _is_plain(state: PyTree) -> bool:
 
 def _evaluation(optimizer: optax.GradientTransformation, state: PyTree) -> Callable[[], PyTree] | None:
     """The formula of an optimizer with its numbers, to be called; `None` where it divides by nothing."""
-    constructor: Any = getattr(optimizer, "_static", (None,))[0]
-    chosen = optim.hyperparameters(optimizer)
-    if constructor is optim.lookahead:
-        return _evaluation(chosen["inner"], _of(optimizer, state, "inner"))
-    if constructor is optim.chain:
+    entry, chosen = known(optimizer), optim.hyperparameters(optimizer)
+    if isinstance(optimizer, optim.Optimizer) and optimizer.constructor is optim.chain:
         if not isinstance(state, tuple) or len(state) != len(chosen["transforms"]):
             raise ValueError(f"state must be one of {optimizer!r}, got {type(state).__name__}.")
         found = [_evaluation(*member) for member in zip(chosen["transforms"], state, strict=True)]
@@ -131,17 +144,17 @@ def _evaluation(optimizer: optax.GradientTransformation, state: PyTree) -> Calla
         if len(found) > 1:
             raise ValueError(f"optimizer must have one preconditioner, got {len(found)} in {optimizer!r}.")
         return found[0] if found else None
-    if constructor in FORMULAS:
-        formula, kind = FORMULAS[constructor]
-        parts = _parts(state, kind)
-        if len(parts) != 1:
-            raise ValueError(f"state must be one of {optimizer!r}, got {type(state).__name__}.")
-        return lambda: formula(chosen, parts[0])
+    if entry is not None and isinstance(inner := entry.preconditioner, Inherited):
+        return _evaluation(chosen[inner.argument], _of(optimizer, state, inner.argument))
+    formula = None if entry is None else entry.formula("preconditioner")
+    if formula is not None and formula is not one:
+        part = _moments_of(optimizer, state)
+        return lambda: _at_state(formula, chosen, part)
     if _is_plain(state):
         return None
-    known = ", ".join(sorted(constructor.__name__ for constructor in FORMULAS))
+    names = ", ".join(sorted(names_with("preconditioner")))
     raise ValueError(
-        f"optimizer must be one whose preconditioner is known ({known}, and those without a second moment), "
+        f"optimizer must be one whose preconditioner is known ({names}, and those without a second moment), "
         f"got {optimizer!r}."
     )
 

@@ -177,7 +177,7 @@ def _period_of(optimizer: Any) -> Any:
         return 1
     chosen = optim.hyperparameters(optimizer)
     parts = jax.tree.leaves(chosen, is_leaf=lambda part: isinstance(part, optim.Optimizer))
-    period = chosen["steps"] if optimizer._static[0] is optim.lookahead else 1
+    period = chosen["steps"] if optimizer.constructor is optim.lookahead else 1
     for part in parts:
         period = period * _period_of(part)
     return period
@@ -273,8 +273,8 @@ def stability_threshold(
     if isinstance(threshold, Tracer):  # an optax optimizer made of one
         return threshold.astype(jnp.result_type(float))
     if why:
-        static = getattr(optimizer, "_static", None)
-        name = static[0].__name__ if static else "The optax optimizer"
+        ours = isinstance(optimizer, optim.Optimizer)
+        name = optimizer.constructor.__name__ if ours else "The optax optimizer"
         warnings.warn(f"{name} has no stability threshold: {REASONS[int(why)]}.", stacklevel=2)
     return jax.device_put(np.asarray(threshold, jnp.result_type(float)))
 

@@ -5,120 +5,104 @@ memory ν is a flow's *post-update* one.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check, optim
-from jaxflow.optim.moments import root
+from jaxflow.optim.table import MOMENTUM, NOT_DESCENT, Without, known, names_with
 
 PyTree = Any
-MOMENTUM = (
-    "has momentum, for which no closed central flow is known: putting the effective learning rate in its place is "
-    "2.5 % off at β = .5 and diverges at β = .9 (the rod flow of 2605.06821 is another equation)"
-)
+Chosen = dict[str, Any]
 
 
-class Method(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Method:
     """A preconditioned method; ν is (n,), a number for each parameter, or (1,), one for all.
 
-    - `learning_rate` η: a number or a schedule of the step count. `initial`: ν before the first step.
+    - `learning_rate` η: a number or a schedule of the step count.
+    - `denominator(nu)`: D, the optimizer's preconditioner.
     - `kind`: whether ν is one number for `each` parameter, `one` for all, or there is `none` and ν is 0.
-    - `pool(squares (…, n))`: the part of squared gradients of which ν is an average or a sum.
-    - `denominator(nu)`: D; `slope(nu)`: dD/dν.
-    - `velocity(pooled, nu)`: dν/dk, affine in `pooled`, `inflow` times it.
-    - `after(pooled, nu)`: one update of ν; `before(pooled, nu)`: what it was before that.
+    - `inflow` and `outflow`: ν grows by `inflow` times the pooled squares, and shrinks by `outflow` times itself, a
+      step, both measured at the ν after the step.
+    - `initial`: ν before the first step.
     """
 
     learning_rate: Any
-    initial: Any
-    kind: str
-    pool: Callable[[jax.Array], jax.Array]
     denominator: Callable[[jax.Array], jax.Array]
-    slope: Callable[[jax.Array], jax.Array]
+    kind: str
     inflow: Any
-    velocity: Callable[[jax.Array, jax.Array], jax.Array]
-    after: Callable[[jax.Array, jax.Array], jax.Array]
-    before: Callable[[jax.Array, jax.Array], jax.Array]
+    outflow: Any
+    initial: Any = 0.0
+
+    def pool(self, squares: jax.Array) -> jax.Array:
+        """What of squared gradients (…, n) ν is an average or a sum of."""
+        if self.kind == "none":
+            return jnp.zeros_like(squares[..., :1])
+        return squares if self.kind == "each" else squares.sum(-1, keepdims=True)
+
+    def slope(self, nu: jax.Array) -> jax.Array:
+        """dD/dν, coordinate by coordinate."""
+        return jax.jvp(self.denominator, (nu,), (jnp.ones_like(nu),))[1]
+
+    def velocity(self, pooled: jax.Array, nu: jax.Array) -> jax.Array:
+        """dν/dk."""
+        return self.inflow * pooled - self.outflow * nu
+
+    def after(self, pooled: jax.Array, nu: jax.Array) -> jax.Array:
+        """ν after one update."""
+        return (nu + self.inflow * pooled) / (1 + self.outflow)
+
+    def before(self, pooled: jax.Array, nu: jax.Array) -> jax.Array:
+        """What ν was before its last update; at least 0."""
+        return jnp.maximum((1 + self.outflow) * nu - self.inflow * pooled, 0.0)
 
 
-def _kept(squares: jax.Array) -> jax.Array:
-    return squares
+def without_memory(chosen: Chosen) -> dict[str, Any]:
+    """Gradient descent's ν, which stays 0."""
+    del chosen
+    return {"kind": "none", "inflow": 0.0, "outflow": 0.0}
 
 
-def _summed(squares: jax.Array) -> jax.Array:
-    return squares.sum(-1, keepdims=True)
-
-
-def _averaging(learning_rate, decay, eps, eps_in_sqrt, kind) -> Method:
-    """RMSProp's kinds. The lag of a post-update average is β/(1−β) steps."""
+def _average(decay: Any, kind: str) -> dict[str, Any]:
+    """The lag of a post-update average is β/(1−β) steps."""
     above = not _check.is_concrete(decay) or decay > 0
     _check.require("decay", decay, above, "above 0 for a flow of its average")
-    inside, outside = (eps, 0.0) if eps_in_sqrt else (0.0, eps)
-    inflow = (1 - decay) / decay
-    return Method(
-        learning_rate,
-        0.0,
-        kind,
-        _kept if kind == "each" else _summed,
-        lambda nu: root(nu + inside) + outside,
-        lambda nu: 0.5 / root(nu + inside),
-        inflow,
-        lambda pooled, nu: inflow * (pooled - nu),
-        lambda pooled, nu: decay * nu + (1 - decay) * pooled,
-        lambda pooled, nu: jnp.maximum((nu - (1 - decay) * pooled) / decay, 0.0),
-    )
+    flow = (1 - decay) / decay
+    return {"kind": kind, "inflow": flow, "outflow": flow}
 
 
-def _gd(learning_rate) -> Method:
-    still = lambda pooled, nu: jnp.zeros_like(nu)
-    same = lambda pooled, nu: nu
-    return Method(learning_rate, 0.0, "none", _summed, jnp.ones_like, jnp.zeros_like, 0.0, still, same, same)
+def average_of_each(chosen: Chosen) -> dict[str, Any]:
+    """RMSProp's ν."""
+    return _average(chosen["decay"], "each")
 
 
-def _rmsprop(learning_rate, decay, eps, eps_in_sqrt) -> Method:
-    return _averaging(learning_rate, decay, eps, eps_in_sqrt, "each")
+def average_of_all(chosen: Chosen) -> dict[str, Any]:
+    """Scalar RMSProp's ν, of the sum of all squares."""
+    return _average(chosen["decay"], "one")
 
 
-def _scalar_rmsprop(learning_rate, decay, eps) -> Method:
-    return _averaging(learning_rate, decay, eps, False, "one")
-
-
-def _adagrad(learning_rate, eps, initial_accumulator) -> Method:
-    return Method(
-        learning_rate,
-        initial_accumulator,
-        "each",
-        _kept,
-        lambda nu: root(nu) + eps,
-        lambda nu: 0.5 / root(nu),
-        1.0,
-        lambda pooled, nu: pooled,
-        lambda pooled, nu: nu + pooled,
-        lambda pooled, nu: jnp.maximum(nu - pooled, 0.0),
-    )
-
-
-METHODS: dict[Callable[..., Any], Callable[..., Method]] = {
-    optim.gd: _gd,
-    optim.scalar_rmsprop: _scalar_rmsprop,
-    optim.rmsprop: _rmsprop,
-    optim.adagrad: _adagrad,
-}
+def sum_of_each(chosen: Chosen) -> dict[str, Any]:
+    """AdaGrad's ν."""
+    return {"kind": "each", "inflow": 1.0, "outflow": 0.0, "initial": chosen["initial_accumulator"]}
 
 
 def method_of(optimizer: Any) -> Method:
     """The method that an optimizer is. Raises `ValueError`, with the reason, for any other optimizer."""
-    constructor: Any = getattr(optimizer, "_static", (None,))[0]
-    if constructor in METHODS:
-        _check.positive(learning_rate=optim.hyperparameters(optimizer)["learning_rate"])
-        return METHODS[constructor](**optim.hyperparameters(optimizer))
-    known = ", ".join(maker.__name__ for maker in METHODS)
-    chosen = optim.hyperparameters(optimizer)
-    why = MOMENTUM if {"beta", "b1"} & set(chosen) else "is not a preconditioned gradient descent"
-    raise ValueError(f"optimizer must be one of {known}, got {optimizer!r}, which {why}.")
+    entry, chosen = known(optimizer), optim.hyperparameters(optimizer)
+    memory = None if entry is None else entry.formula("central_flow")
+    if entry is None or memory is None:
+        why = MOMENTUM if {"beta", "b1"} & chosen.keys() else NOT_DESCENT
+        if entry is not None and isinstance(entry.central_flow, Without):
+            why = entry.central_flow
+        names = ", ".join(names_with("central_flow"))
+        raise ValueError(f"optimizer must be one of {names}, got {optimizer!r}, which {why.why}.")
+    rate, divisor = chosen["learning_rate"], entry.formula("preconditioner")
+    _check.positive(learning_rate=rate)
+    return Method(learning_rate=rate, denominator=lambda nu: divisor(chosen, nu, jnp.inf), **memory(chosen))
 
 
 def flat_moment(method: Method, second_moment: PyTree, flat: jax.Array) -> jax.Array:

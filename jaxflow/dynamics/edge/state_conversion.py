@@ -43,7 +43,7 @@ def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
     >>> print(path.values[0] == run.params)
     [ True  True]
     """
-    constructor = getattr(dynamics, "_static", (None,))[0]
+    constructor = getattr(dynamics, "constructor", None)
     if constructor not in (central_flow, stable_flow):
         raise TypeError(f"dynamics must be a central_flow or a stable_flow, got {dynamics!r}.")
     state = getattr(start, "state", None)

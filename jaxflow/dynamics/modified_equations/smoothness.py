@@ -89,7 +89,7 @@ def _stay(before: Value, after: Value, leaf: Any) -> Value:
 def _name(optimizer: optax.GradientTransformation) -> str:
     """The constructor's name, if it is known; the numbers may be tracers."""
     if isinstance(optimizer, Optimizer):
-        return optimizer._static[0].__name__
+        return optimizer.constructor.__name__
     return getattr(optimizer.update, "__qualname__", "").split(".")[0] or "the optimizer"
 
 

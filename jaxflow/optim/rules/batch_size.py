@@ -1,6 +1,5 @@
 """Another batch size, the same stochastic differential equation: the linear and the square-root scaling rule."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,20 +9,9 @@ import optax
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim import (
-    Optimizer,
-    adam,
-    adamw,
-    amsgrad,
-    chain,
-    gd,
-    l2_regularization,
-    momentum,
-    nadam,
-    nesterov,
-    rmsprop,
-    sgdw,
-)
+from jaxflow.optim import Optimizer
+from jaxflow.optim.rules.chains import changed
+from jaxflow.optim.table import formula_of, names_with
 
 
 @traceable
@@ -36,7 +24,7 @@ def _rate(rate: Any, factor: Any, ratio: Any) -> Any:
     return compressed(rate, factor, ratio) if callable(rate) else factor * rate
 
 
-def _linear(chosen: dict[str, Any], ratio: Any, batch_size: Any) -> dict[str, Any]:
+def linear(chosen: dict[str, Any], ratio: Any, batch_size: Any) -> dict[str, Any]:
     changes = {"learning_rate": _rate(chosen["learning_rate"], ratio, ratio)}
     if callable(chosen.get("beta")):
         changes["beta"] = compressed(chosen["beta"], 1.0, ratio)
@@ -51,7 +39,7 @@ def _paper_decay(chosen: dict[str, Any], ratio: Any) -> dict[str, Any]:
     return {"weight_decay": ratio * chosen["weight_decay"], "multiplier": _rate(multiplier, 1.0, ratio)}
 
 
-def _square_root(chosen: dict[str, Any], ratio: Any, batch_size: Any) -> dict[str, Any]:
+def square_root(chosen: dict[str, Any], ratio: Any, batch_size: Any) -> dict[str, Any]:
     if chosen.get("momentum_decay") is not None:
         raise ValueError(
             f"momentum_decay must be None to rescale nadam, got {chosen['momentum_decay']!r}: no rule is known."
@@ -83,12 +71,6 @@ def _decay(name: str, beta: Any, ratio: Any, batch_size: Any) -> Any:
             f"value would be negative, got {at(ratio * batch_size):g}."
         )
     return jnp.maximum(0, 1 - forgotten) if isinstance(forgotten, jax.Array) else max(0.0, 1 - forgotten)
-
-
-RULES: dict[Callable[..., Any], Callable[..., dict[str, Any]]] = {
-    **dict.fromkeys((gd, momentum, nesterov, sgdw), _linear),
-    **dict.fromkeys((rmsprop, adam, adamw, amsgrad, nadam), _square_root),
-}
 
 
 def rescale(optimizer: optax.GradientTransformation, batch_size: Any, new_batch_size: Any) -> Optimizer:
@@ -137,30 +119,13 @@ def rescale(optimizer: optax.GradientTransformation, batch_size: Any, new_batch_
         raise TypeError(f"optimizer must be one of jaxflow.optim, got {optimizer!r}.")
     _check.positive(batch_size=batch_size, new_batch_size=new_batch_size)
     ratio = new_batch_size / batch_size
-    if _made_by(optimizer) is chain:
-        return _chain(optimizer, ratio, batch_size)
-    return _rescaled(optimizer, ratio, batch_size)
-
-
-def _made_by(optimizer: optax.GradientTransformation) -> Any:
-    return optimizer._static[0] if isinstance(optimizer, Optimizer) else None
+    return changed(optimizer, lambda member: _rescaled(member, ratio, batch_size), "be rescaled")
 
 
 def _rescaled(optimizer: Any, ratio: Any, batch_size: Any) -> Optimizer:
-    rule = RULES.get(_made_by(optimizer))
+    rule = formula_of(optimizer, "scaling")
     if rule is None:
         shown = optimizer if isinstance(optimizer, Optimizer) else "a transformation that hides its numbers"
-        known = ", ".join(constructor.__name__ for constructor in RULES)
+        known = ", ".join(names_with("scaling"))
         raise ValueError(f"optimizer must be one with a known scaling rule ({known}), got {shown!r}.")
     return optimizer.replace(**rule(optimizer.hyperparameters, ratio, batch_size))
-
-
-def _chain(optimizer: Any, ratio: Any, batch_size: Any) -> Optimizer:
-    parts = optimizer.hyperparameters["transforms"]
-    ruled = [part for part in parts if _made_by(part) is not l2_regularization]
-    rescaled = [_rescaled(part, ratio, batch_size) for part in ruled]
-    if len(ruled) != 1:
-        raise ValueError(
-            f"A chain must hold one optimizer to be rescaled, got {len(ruled)} in {optimizer!r}."
-        )
-    return chain(*(rescaled[0] if part is ruled[0] else part for part in parts))

@@ -5,7 +5,6 @@ equation only if its other numbers change with it: averages must forget the same
 same.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,29 +14,12 @@ import optax
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim import (
-    Optimizer,
-    adabound,
-    adagrad,
-    adam,
-    adamw,
-    amsgrad,
-    chain,
-    gd,
-    l2_regularization,
-    learning_rate_of,
-    momentum,
-    nadam,
-    nesterov,
-    newton,
-    radam,
-    rmsprop,
-    sgdw,
-    sign,
-    swats,
-)
+from jaxflow.optim import Optimizer, hyperparameters, learning_rate_of
 from jaxflow.optim.rules.batch_size import compressed
+from jaxflow.optim.rules.chains import changed
+from jaxflow.optim.table import formula_of, known, names_with
 
+# How each hyperparameter goes with s = h/h₀: the power of s it is multiplied by, or `DECAY`.
 Powers = dict[str, Any]
 
 DECAY = "decay"  # β ↦ β^s
@@ -45,6 +27,10 @@ PLAIN: Powers = {"learning_rate": 1, "weight_decay": 0, "multiplier": 0}
 AVERAGES: Powers = PLAIN | dict.fromkeys(("b1", "b2", "b3", "decay"), DECAY)
 # A velocity that is a sum, v ← βv + g, is of size 1/h: a rate of order h² moves the parameters by order h.
 SUMS: Powers = AVERAGES | {"learning_rate": 2} | dict.fromkeys(("beta", "momentum"), DECAY)
+ADABOUND: Powers = AVERAGES | {"final_learning_rate": 1, "gamma": 1}
+# The sum of g² is of size 1/h.
+ADAGRAD: Powers = PLAIN | {"learning_rate": 0.5, "eps": -0.5, "initial_accumulator": -1}
+OPTAX_ADAGRAD: Powers = PLAIN | {"learning_rate": 0.5, "eps": -1, "initial_accumulator_value": -1}
 
 
 @traceable
@@ -53,20 +39,20 @@ def powered(schedule, speed):
     return lambda k: schedule(speed * k) ** speed
 
 
-def _momentum(chosen: dict[str, Any]) -> Powers:
+def momentum_powers(chosen: dict[str, Any]) -> Powers:
     return SUMS | ({"learning_rate": 1} if chosen["ema"] else {})
 
 
-def _sgdw(chosen: dict[str, Any]) -> Powers:
-    """With a rate of order h², ηλ is taken off, which is to be of order h."""
+def sgdw_powers(chosen: dict[str, Any]) -> Powers:
+    """A rate of order h² takes off ηλ, which is to be of order h."""
     return SUMS | {"weight_decay": -1 if chosen["multiplier"] is None else 1}
 
 
-def _adamw(chosen: dict[str, Any]) -> Powers:
+def adamw_powers(chosen: dict[str, Any]) -> Powers:
     return AVERAGES | {"weight_decay": 0 if chosen["multiplier"] is None else 1}
 
 
-def _nadam(chosen: dict[str, Any]) -> Powers:
+def nadam_powers(chosen: dict[str, Any]) -> Powers:
     if chosen["momentum_decay"] is not None:
         raise ValueError(
             f"momentum_decay must be None for nadam to have a family, got {chosen['momentum_decay']!r}."
@@ -74,26 +60,8 @@ def _nadam(chosen: dict[str, Any]) -> Powers:
     return AVERAGES
 
 
-def _optional_momentum(chosen: dict[str, Any]) -> Powers:
+def optional_momentum_powers(chosen: dict[str, Any]) -> Powers:
     return AVERAGES if chosen["momentum"] is None else SUMS
-
-
-# How each hyperparameter goes with s = h/h₀: the power of s it is multiplied by, or `DECAY`.
-RULES: dict[Callable[..., Any], Powers | Callable[[dict[str, Any]], Powers]] = {
-    **dict.fromkeys((gd, newton, sign, optax.sign_sgd), PLAIN),
-    **dict.fromkeys((rmsprop, adam, amsgrad, radam), AVERAGES),
-    adamw: _adamw,
-    nadam: _nadam,
-    momentum: _momentum,
-    nesterov: SUMS,
-    sgdw: _sgdw,
-    adabound: AVERAGES | {"final_learning_rate": 1, "gamma": 1},
-    # The sum of g² is of size 1/h.
-    adagrad: PLAIN | {"learning_rate": 0.5, "eps": -0.5, "initial_accumulator": -1},
-    optax.adagrad: PLAIN | {"learning_rate": 0.5, "eps": -1, "initial_accumulator_value": -1},
-    **dict.fromkeys((optax.sgd, optax.rmsprop), _optional_momentum),
-    **dict.fromkeys((optax.lars, optax.novograd), SUMS),
-}
 
 
 @jax.tree_util.register_dataclass
@@ -148,7 +116,7 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
     """
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be one of jaxflow.optim, got {optimizer!r}.")
-    _powers(_member(optimizer))
+    _at(optimizer, 1.0)  # refuses one that has no family
     if time_step is None:
         time_step = learning_rate_of(optimizer)
     if time_step is None or callable(time_step):
@@ -161,52 +129,36 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
     return Family(optimizer, time_step)
 
 
-def _member(optimizer: Any) -> Any:
-    """The optimizer itself, or the one a chain is of."""
-    if not isinstance(optimizer, Optimizer) or optimizer._static[0] is not chain:
-        return optimizer
-    parts = optimizer.hyperparameters["transforms"]
-    ruled = [part for part in parts if not _is_regularization(part)]
-    if len(ruled) != 1:
-        raise ValueError(
-            f"A chain must hold one optimizer to have a family, got {len(ruled)} in {optimizer!r}."
-        )
-    return ruled[0]
-
-
-def _is_regularization(part: Any) -> bool:
-    return isinstance(part, Optimizer) and part._static[0] is l2_regularization
-
-
 def _powers(optimizer: Any) -> Powers:
-    construct: Any = optimizer._static[0] if isinstance(optimizer, Optimizer) else None
-    body: Any = getattr(construct, "body", None)
-    rule = RULES.get(construct) or RULES.get(body)
-    adaptive = construct is not None and {"learning_rate", "b1", "b2"} <= set(optimizer.hyperparameters)
-    if rule is None and adaptive and construct is not swats:  # which turns into another method
+    rule = formula_of(optimizer, "family")
+    chosen = hyperparameters(optimizer)
+    if known(optimizer) is None and {"learning_rate", "b1", "b2"} <= chosen.keys():
         rule = AVERAGES
     if rule is None:
-        shown = "a transformation that hides its numbers" if construct is None else construct.__name__
-        known = ", ".join(sorted({constructor.__name__ for constructor in RULES}))
+        ours = isinstance(optimizer, Optimizer)
+        shown = optimizer.constructor.__name__ if ours else "a transformation that hides its numbers"
+        names = ", ".join(sorted(names_with("family")))
         raise ValueError(
-            f"optimizer must be one with a known family ({known}, or a traceable one with learning_rate, b1 and b2), "
+            f"optimizer must be one with a known family ({names}, or a traceable one with learning_rate, b1 and b2), "
             f"got {shown}."
         )
-    powers = rule(optimizer.hyperparameters) if callable(rule) else rule
-    memory = [optimizer.hyperparameters.get(name) for name in ("beta", "momentum")]
+    powers: Powers = rule if isinstance(rule, dict) else rule(chosen)
+    memory = [chosen.get(name) for name in ("beta", "momentum")]
     if powers["learning_rate"] == 2 and any(_check.is_concrete(beta) and beta == 0 for beta in memory):
         raise ValueError(f"beta must be above 0 for a family with momentum, got {optimizer!r}.")
     return powers
 
 
 def _at(optimizer: Any, s: Any) -> Optimizer:
-    member = _member(optimizer)
-    if member is not optimizer:
-        parts = optimizer.hyperparameters["transforms"]
-        return chain(*(_at(member, s) if part is member else part for part in parts))
-    chosen = optimizer.hyperparameters
-    powers = {name: power for name, power in _powers(optimizer).items() if chosen.get(name) is not None}
-    return optimizer.replace(**{name: _rescaled(chosen[name], power, s) for name, power in powers.items()})
+    return changed(optimizer, lambda member: _one_at(member, s), "have a family")
+
+
+def _one_at(optimizer: Any, s: Any) -> Optimizer:
+    powers = _powers(optimizer)
+    chosen = {name: value for name, value in optimizer.hyperparameters.items() if value is not None}
+    return optimizer.replace(
+        **{name: _rescaled(chosen[name], power, s) for name, power in powers.items() if name in chosen}
+    )
 
 
 def _rescaled(value: Any, power: Any, s: Any) -> Any:

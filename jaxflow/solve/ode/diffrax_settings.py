@@ -10,7 +10,8 @@ from diffrax import RESULTS
 
 from jaxflow import _check
 from jaxflow._half import widened
-from jaxflow.solve.ode.rkc import RKC2, CountingPID, ResolvedPID, evaluations
+from jaxflow.solve.ode.pid import CountingPID, ResolvedPID
+from jaxflow.solve.ode.rkc import RKC2, evaluations
 from jaxflow.solve.trajectory import (
     DIVERGED,
     FAILED,

@@ -8,7 +8,6 @@ wherever theirs do.
 """
 
 import math
-from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import diffrax as dfx
@@ -19,17 +18,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow import _check
+from jaxflow.solve.ode.chebyshev import (
+    START,
+    any_direction,
+    change_over,
+    estimate,
+    field_and_image,
+    mixed,
+    power,
+    stages_for,
+)
+from jaxflow.solve.ode.pid import Counted, Priced
 
 PyTree = Any
-
-DAMPING = 2 / 13
-SAFETY = 1.2
-# Power iterations at the start: they bring out a lone eigenvalue twice the rest among ten thousand.
-START = 10
-# How much of the direction the field last moved in enters the power iteration after each step. Without it a
-# mode that sleeps while another leads is forgotten to rounding, and not found in time when it grows. The
-# estimate pays a factor of 1/sqrt(1 + MIXING^2) for it, well inside SAFETY.
-MIXING = 0.1
 
 
 class RKC2State(NamedTuple):
@@ -125,118 +126,34 @@ class RKC2(dfx.AbstractAdaptiveSolver[RKC2State]):
     def init(self, terms, t0, t1, y0, args) -> RKC2State:
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(y0)):
             raise TypeError("RKC2 integrates real states: y0 must not be complex. Split it into its parts.")
-        return _start(terms, t0, y0, args, _random_direction(y0), jnp.zeros((), jnp.int32))
+        return _start(terms, t0, y0, args, any_direction(y0), jnp.zeros((), jnp.int32))
 
     def step(self, terms, t0, t1, y0, args, solver_state: RKC2State, made_jump):
         state = solver_state
         if made_jump is not False:
             state = _restart_after(made_jump, terms, t0, y0, args, state)
         h = jnp.asarray(terms.contr(t0, t1))
-        length = jnp.abs(lax.stop_gradient(h)).astype(float)
-        needed = jnp.ceil(jnp.sqrt(1 + 1.54 * SAFETY * length * state.radius))
-        capped = ~(needed <= self.max_stages)
-        stages = jnp.where(capped, 2, jnp.maximum(needed, 2)).astype(jnp.int32)
-
-        change = self._stages(terms, t0, t1, h, y0, args, state.field, stages)
+        stages, capped = stages_for(h, state.radius, self.max_stages)
+        field = lambda t, y: terms.vf(t, y, args)
+        change = change_over(field, t0, h, y0, state.field, stages, self._loop)
         y1 = jax.tree.map(jnp.add, y0, change)
-        f1, image = _field_and_image(terms, t1, y1, args, state.direction)
+        f1, image = field_and_image(field, t1, y1, state.direction)
         moved = jax.tree.map(jnp.subtract, *lax.stop_gradient((f1, state.field)))
-        direction, radius = _power(image, state.direction, state.radius)
+        direction, radius = power(image, state.direction, state.radius)
         cost = stages + 1
-        new = RKC2State(f1, _mix(direction, moved), radius, state.evaluations + cost)
+        new = RKC2State(f1, mixed(direction, moved), radius, state.evaluations + cost)
 
         k0, k1 = (jax.tree.map(lambda f: h.astype(f.dtype) * f, f) for f in (state.field, f1))
-        estimate = lambda d, k0, k1: jnp.where(capped, jnp.inf, -0.8 * d + 0.4 * (k0 + k1))
-        error = jax.tree.map(estimate, change, k0, k1)
+        error = jax.tree.map(lambda *leaves: estimate(h, *leaves, capped), change, state.field, f1)
         y1 = jax.tree.map(lambda y: jnp.where(capped, jnp.nan, y), y1)
         if self.counted:
-            error = _Priced(error, cost.astype(float))
+            error = Priced(error, cost.astype(float))
         return y1, error, {"y0": y0, "y1": y1, "k0": k0, "k1": k1}, new, dfx.RESULTS.successful
 
-    def _stages(self, terms, t0, t1, h, y0, args, f0, stages) -> PyTree:
-        """The change of y over one step of `stages` stages.
-
-        Stages are kept as differences from y, and the Chebyshev polynomials and their derivatives advance by
-        their increments, sums of positive numbers: so float32 keeps its digits, which it would lose in
-        forming 1 + eps/s^2, and in adding small changes to y in each of s stages.
-        """
-        h = h.astype(float)
-        s = stages.astype(float)
-        excess = DAMPING / s**2
-        w0 = 1 + excess
-        w1 = 3 / (s**2 - 1) * _series(s, 0) / _series(s, 1)
-
-        def stage(carry):
-            j, c, b, b_before, T, rise, change, change_before = carry
-            field = terms.vf(t0 + c.astype(t0.dtype) * (t1 - t0), jax.tree.map(jnp.add, y0, change), args)
-            a = 1 - b * T[0]
-            source = (0, 2 * T[0], 4 * T[1])
-            rise = tuple(r + 2 * excess * t + q for r, t, q in zip(rise, T, source, strict=True))
-            T = tuple(map(jnp.add, T, rise))
-            b_next = T[2] / T[1] ** 2
-            weights = (2 * w0 * b_next / b, -b_next / b_before, 2 * w1 * b_next / b * h, a)
-            new = jax.tree.map(partial(_combine, weights), change, change_before, field, f0)
-            return j + 1, w1 * T[2] / T[1], b_next, b, T, rise, new, change
-
-        b = 1 / (4 * w0**2)
-        one, zero = jnp.ones_like(w0), jnp.zeros_like(w0)
-        first = jax.tree.map(lambda f: (b * w1 * h).astype(f.dtype) * f, f0)
-        still = jax.tree.map(jnp.zeros_like, first)
-        carry = (jnp.asarray(2, jnp.int32), b * w1, b, b, (w0, one, zero), (excess, one, zero), first, still)
-        most, more = self.max_stages - 1, lambda carry: carry[0] <= stages
+    def _loop(self, more, stage, carry):
+        most = self.max_stages - 1
         base = max(2, math.isqrt(most - 1) + 1)  # two nested loops under "bounded"
-        carry = eqxi.while_loop(more, stage, carry, max_steps=most, kind=self.scan_kind, base=base)
-        return carry[-2]
-
-
-class ResolvedPID(dfx.PIDController):
-    """`diffrax.PIDController` that ends a solve whose steps the clock does not resolve at the present time.
-
-    A step below 4 units in the last place of t, or below `smallest` near t = 0, ends it with `dt_min_reached`, or,
-    where the step before was rejected for an error estimate that is not finite, with `max_steps_rejected`.
-    """
-
-    smallest: Any = 0.0
-
-    def adapt_step_size(self, *args) -> Any:
-        parent: Any = super()
-        error = args[5]
-        *step, result = parent.adapt_step_size(*args)
-        begin, end = step[1], step[2]
-        finest = 4 * jnp.finfo(begin.dtype).eps * jnp.abs(begin) + self.smallest
-        undefined = ~jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(error)]).all()
-        ended = dfx.RESULTS.where(undefined, dfx.RESULTS.max_steps_rejected, dfx.RESULTS.dt_min_reached)
-        return *step, dfx.RESULTS.where(end - begin < finest, ended, result)
-
-
-class CountingPID(ResolvedPID):
-    """`ResolvedPID` that also adds up what the rejected steps of `RKC2(counted=True)` cost.
-
-    A rejected step's solver state is lost, its controller's is not. Raises `TypeError` for other solvers.
-    """
-
-    def init(self, *args) -> Any:
-        end, state = super().init(*args)
-        return end, _Counted(state, jnp.zeros((), jnp.int32))
-
-    def adapt_step_size(self, *args) -> Any:
-        *step, priced, order, counted = args
-        if not isinstance(priced, _Priced):
-            raise TypeError("CountingPID works with RKC2(counted=True) only.")
-        parent: Any = super()
-        keep, *rest, state, result = parent.adapt_step_size(*step, priced.error, order, counted.state)
-        rejected = counted.rejected + jnp.where(keep, 0, priced.cost).astype(jnp.int32)
-        return keep, *rest, _Counted(state, rejected), result
-
-
-class _Priced(NamedTuple):
-    error: PyTree
-    cost: jax.Array
-
-
-class _Counted(NamedTuple):
-    state: PyTree
-    rejected: jax.Array
+        return eqxi.while_loop(more, stage, carry, max_steps=most, kind=self.scan_kind, base=base)
 
 
 def evaluations(solution: dfx.Solution) -> jax.Array:
@@ -246,26 +163,7 @@ def evaluations(solution: dfx.Solution) -> jax.Array:
     """
     state: Any = solution.solver_state
     controller = solution.controller_state
-    return state.evaluations + (controller.rejected if isinstance(controller, _Counted) else 0)
-
-
-def _series(s, before: int) -> jax.Array:
-    r"""The derivative of order 1 + `before` of $T_s$ at $1 + \varepsilon/s^2$ over that at 1, by Taylor's series.
-
-    The derivatives at 1 are $\prod_{i<k} (s^2 - i^2)/(2i + 1)$, none of them negative: no digit is lost, as it
-    would be between hyperbolic functions. Its terms fall faster than $\varepsilon^k/(k!)^2$.
-    """
-    total = term = jnp.ones_like(s)
-    for k in range(1, 9):
-        i = k + before
-        term = term * (DAMPING / ((2 * i + 1) * k)) * (1 - i**2 / s**2)
-        total = total + term
-    return total
-
-
-def _combine(weights, last, before, field, first):
-    mu, nu, mu_h, a = (jnp.asarray(weight, last.dtype) for weight in weights)
-    return mu * last + nu * before + mu_h * (field - a * first)
+    return state.evaluations + (controller.rejected if isinstance(controller, Counted) else 0)
 
 
 def _start(terms, t, y, args, direction, evaluations) -> RKC2State:
@@ -274,7 +172,7 @@ def _start(terms, t, y, args, direction, evaluations) -> RKC2State:
     still, fixed = jax.tree.map(stop, (y, args))
 
     def iterate(_, carry):
-        return _power(_field_and_image(terms, t, still, fixed, carry[0])[1], *carry)
+        return power(field_and_image(lambda t, y: terms.vf(t, y, fixed), t, still, carry[0])[1], *carry)
 
     direction, radius = lax.fori_loop(0, START, iterate, (direction, jnp.zeros((), float)))
     return RKC2State(terms.vf(t, y, args), direction, radius, evaluations + 1 + 2 * START)
@@ -286,45 +184,3 @@ def _restart_after(jump, terms, t, y, args, state: RKC2State) -> RKC2State:
         return jax.tree.map(lambda new, old: jnp.where(jump, new, old), new, state)
 
     return lax.cond(eqxi.unvmap_any(jump), restart, lambda: state)
-
-
-def _field_and_image(terms, t, y, args, direction):
-    """f(t, y) and the product of its Jacobian in y with `direction`, the latter without derivative."""
-    f, image = jax.jvp(lambda y: terms.vf(t, y, args), (y,), (lax.stop_gradient(direction),))
-    return f, lax.stop_gradient(image)
-
-
-def _power(image, direction, radius):
-    """The next unit vector of the power iteration, and the length of the last one's `image`."""
-    size = _norm(image)
-    # Zero where f does not depend on y, NaN where it has no derivative: keep a vector to go on with.
-    useful = jnp.isfinite(size) & (size > 0)
-    scale = jnp.where(useful, size, 1)
-    turn = lambda new, old: jnp.where(useful, new / scale.astype(new.dtype), old)
-    return jax.tree.map(turn, image, direction), jnp.where(jnp.isfinite(size), size, radius)
-
-
-def _mix(direction, moved):
-    size = _norm(moved)
-    useful = jnp.isfinite(size) & (size > 0)
-    weight = MIXING / jnp.where(useful, size, 1)
-    mix = lambda v, m: v + jnp.where(useful, weight.astype(v.dtype) * m, 0)
-    return _normalised(jax.tree.map(mix, direction, moved))
-
-
-def _random_direction(y):
-    """A unit vector shaped as y, always the same; random, so as to be orthogonal to nothing in particular."""
-    leaves, structure = jax.tree.flatten(y)
-    keys = jax.random.split(jax.random.key(0), len(leaves) + 1)[1:]
-    draws = [jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, leaves, strict=True)]
-    return _normalised(structure.unflatten(draws))
-
-
-def _normalised(tree):
-    size = _norm(tree)
-    return jax.tree.map(lambda leaf: leaf / size.astype(leaf.dtype), tree)
-
-
-def _norm(tree) -> jax.Array:
-    squares = [jnp.sum(jnp.square(leaf)).astype(float) for leaf in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares, jnp.zeros((), float)))

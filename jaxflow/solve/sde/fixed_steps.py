@@ -64,7 +64,7 @@ def diffuse(
 
 
 def _name(dynamics: Dynamics) -> str:
-    return dynamics._static[0].__name__  # type: ignore[attr-defined]
+    return dynamics.constructor.__name__
 
 
 def _scheme(dynamics: Dynamics, solver: Any) -> bool:

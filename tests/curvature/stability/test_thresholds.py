@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxflow import optim
-from jaxflow.curvature import thresholds
+from jaxflow.curvature.stability import thresholds
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
 from jaxflow.curvature.stability.thresholds import stability_threshold
 

@@ -48,7 +48,7 @@ RULED = [
 def test_at_its_own_step_it_is_the_optimizer(optimizer):
     same = jf.family_of(optimizer)(0.1)
     assert jax.tree.structure(same) == jax.tree.structure(optimizer) or "warmup" in repr(optimizer)
-    assert optimizer._static[0] is same._static[0]
+    assert optimizer.constructor is same.constructor
     state, params = optimizer.init(POINT), POINT
     extra = {"grad_fn": jax.grad(loss)}
     updates = [o.update(jax.grad(loss)(params), state, params, **extra)[0] for o in (optimizer, same)]

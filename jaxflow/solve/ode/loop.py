@@ -1,0 +1,158 @@
+"""The loop of an explicit solve: steps, their control, and values read off at the times asked.
+
+What a user waits for is its compilation. So a program holds the field once (in a loop over the stages) and the record
+twice, the state is one vector, and nothing calls back to the host, so that compiled programs can be kept on disk.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxflow.solve.ode.step_sizes import Plan, Sizes
+from jaxflow.solve.trajectory import FINISHED, MAX_STEPS
+
+PyTree = Any
+Field = Callable[[Any, jax.Array], jax.Array]
+
+
+class Solution(NamedTuple):
+    """What a solve found.
+
+    - `values`: the records at all times but the first, leaves (T − 1, …); of no meaning where not `reached` (T − 1,).
+    - `end`: the state where it stopped, at `time`.
+    - `code`: how it ended; `steps` taken, rejected ones counted; `evaluations` of the field.
+    """
+
+    values: PyTree
+    reached: jax.Array
+    end: PyTree
+    time: jax.Array
+    code: jax.Array
+    steps: jax.Array
+    evaluations: jax.Array
+
+
+class Method(Protocol):
+    """A one-step method on vectors (n,). The first round of the loop makes no step but what the steps build on."""
+
+    order: int
+
+    def begin(self, y: jax.Array) -> PyTree:
+        """The memory before the first round."""
+        ...
+
+    def step(self, field: Field, starting: jax.Array, t, h, y, memory) -> tuple[Any, ...]:
+        """(end, error, memory, dense, evaluations) of a step of length h; where `starting`, of none."""
+        ...
+
+    def slope(self, memory: PyTree) -> jax.Array:
+        """The field where the next step begins."""
+        ...
+
+    def interpolated(self, s, h, y, dense) -> jax.Array:
+        """The vector at the share `s` of the step."""
+        ...
+
+
+class _Carry(NamedTuple):
+    rounds: jax.Array
+    t: jax.Array
+    y: jax.Array
+    memory: PyTree
+    sizes: Sizes
+    steps: jax.Array
+    evaluations: jax.Array
+    code: jax.Array
+    saved: jax.Array
+    values: PyTree
+
+
+def solve(
+    field: Field,
+    method: Method,
+    start: jax.Array,
+    times: jax.Array,
+    plan: Plan,
+    *,
+    alive: jax.Array,
+    keep: Callable[[jax.Array], PyTree],
+    max_steps: int | None,
+) -> Solution:
+    """Solve $y' = f(t, y)$ from `start` (n,) at `times[0]`, keeping `keep(y)` at the times after it.
+
+    A lane that is not `alive` makes no step. Under `vmap` the loop ends with its last lane. The others stand still,
+    and nothing copies what they have saved.
+    """
+    last, number = times[-1], times.size - 1
+
+    def running(c: _Carry):
+        more = alive & (c.t < last) & (c.code == FINISHED)
+        return more if max_steps is None else more & (c.steps < max_steps)
+
+    def round_(c: _Carry) -> _Carry:
+        active, starting = running(c), c.rounds == 0
+        end, h = plan.step(c.sizes, c.t, c.steps)
+        y, error, memory, dense, cost = method.step(field, starting, c.t, h, c.y, c.memory)
+        kept, code, sizes = plan.judged(
+            c.sizes, starting, (c.t, end, h), (c.y, y, error), method.slope(memory)
+        )
+        kept, moved = active & kept & ~starting, active & ~starting
+
+        def pending(where):
+            return kept & (where[0] < number) & (times[jnp.minimum(where[0] + 1, number)] <= end)
+
+        def save(where):
+            i, values = where
+            here = pending(where)
+            value = keep(method.interpolated((times[jnp.minimum(i + 1, number)] - c.t) / h, h, c.y, dense))
+            # A lane with nothing to save writes on the line after the last.
+            put = lambda x, xs: lax.dynamic_update_index_in_dim(xs, x, jnp.where(here, i, number), 0)
+            return i + here.astype(i.dtype), jax.tree.map(put, value, values)
+
+        saved, values = lax.while_loop(lambda where: any_lane(pending(where)), save, (c.saved, c.values))
+        choose = lambda here, new, old: jax.tree.map(lambda a, b: jnp.where(here, a, b), new, old)
+        return _Carry(
+            c.rounds + 1,
+            jnp.where(kept, end, c.t),
+            choose(kept, y, c.y),
+            choose(kept | (active & starting), memory, c.memory),
+            choose(active, sizes, c.sizes),
+            c.steps + moved.astype(jnp.int32),
+            c.evaluations + jnp.where(active, cost, 0).astype(jnp.int32),
+            jnp.where(moved & ~(kept & (end >= last)), code, c.code),
+            saved,
+            values,
+        )
+
+    none = jnp.zeros((), jnp.int32)
+    shapes = jax.eval_shape(keep, start)
+    lines = jax.tree.map(lambda x: jnp.zeros((number + 1, *x.shape), x.dtype), shapes)
+    finished = jnp.asarray(FINISHED, jnp.int32)
+    first = _Carry(
+        none, times[0], start, method.begin(start), plan.begin(), none, none, finished, none, lines
+    )
+    done = lax.while_loop(lambda c: any_lane(running(c)), round_, first)
+    short = alive & (done.t < last) & (done.code == FINISHED)
+    return Solution(
+        values=jax.tree.map(lambda xs: xs[:-1], done.values),
+        reached=jnp.arange(number) < done.saved,
+        end=done.y,
+        time=done.t,
+        code=jnp.where(short, MAX_STEPS, done.code),
+        steps=done.steps,
+        evaluations=done.evaluations,
+    )
+
+
+@jax.custom_batching.custom_vmap
+def any_lane(flag: jax.Array) -> jax.Array:
+    """Whether a flag is up in any lane of a `vmap`: no lane's own, so that a loop on it needs no selects."""
+    return flag
+
+
+@any_lane.def_vmap
+def _any_lane_batched(axis_size, in_batched, flag):
+    return any_lane(flag.any(0) if in_batched[0] else flag), False
