@@ -8,7 +8,7 @@ one for which no effective eigenvalue passes 2, and
     dw/dk = -P^{-1}(∇L + ½∇³L[Σ]),   predicted loss L + tr X.
 
 A tanh network (16, 16, 16) with squared error on 400 digits: the stable flow is followed to an effective sharpness of
-1.8, and from there 500 steps of gradient descent, RMSProp and its scalar form, beside both flows.
+1.8, and from there 500 steps of gradient descent, RMSProp and its scalar form, compared with both flows.
 
 First the three-parameter loss ½yx² + ½a(y−z)² + ½b(z−Z)², whose central flow is known: y = 2/η, z relaxes to
 (2a/η + bZ)/(a+b), and X = 2a(z−y).

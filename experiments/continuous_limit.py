@@ -78,7 +78,7 @@ def edges(ratios, radius, code):
 
 
 def flow(params, dynamics, time):
-    """A flow at equally spaced times: always as many, as one compiled program."""
+    """A flow at equally spaced times, always the same number, so that it is one compiled program."""
     times = np.linspace(0.0, time, 121)
     return jf.integrate(dynamics, params, times, rtol=1e-9, max_steps=20_000, record=flat)
 

@@ -1,8 +1,8 @@
 """SGD over learning rates and batch sizes: its loss, its distance from gradient flow, and from its SDE.
 
 The figure of `python -m jaxflow sweep` at full size: a tanh network on digits, every learning rate η × batch size B ×
-seed run for K steps from one start, beside gradient flow and a path of the SDE to the same time t = Kη. What can be
-said beforehand of the maps:
+seed run for K steps from one start, compared with gradient flow and a path of the SDE to the same time t = Kη. What
+can be said of the maps beforehand:
 
 - Loss. On a quadratic gradient descent ascends, and diverges, once η passes 2/sharpness. A network may be thrown to
   where the loss is flatter, and the sharpness falls along the flow as well. So the same steps on all data are
@@ -12,7 +12,7 @@ said beforehand of the maps:
   Mini-batches add the sum of K independent errors, η√(K tr Σ/B), so their ratio is √(tr Σ/(KB))/|g|: the same for
   every η, and falling as 1/√B.
 - Excess of the mean loss over that of the same steps on all data: to first order in the noise proportional to 1/B.
-- Distance of the laws of SGD and its SDE: the energy coefficient H of the parameters at the end, unbiased, beside its
+- Distance of the laws of SGD and its SDE: the energy coefficient H of the parameters at the end, unbiased, with its
   noise, what 95 % of random relabellings of runs and paths stay below. One cell of twenty is above it by chance;
   cells share their seeds' draws, so those of one batch size at small η are nearly one and the same test. The solver
   of the SDE errs too: its paths are compared with paths of four times as many substeps.

@@ -14,7 +14,7 @@ small; ε begins at .01, as 1e-8 hardly has a gradient. Judged on 360 more digit
 - All four tuned are better than the best rate with defaults, by 8 % in test loss. A short training wants short
   memories: 3 steps for both averages. At 120 steps, 4 to 6 of them, there is half as much to gain.
 
-The trap: a hypergradient is a product of Jacobians, one a step. Above the best rate training is chaotic and the
+The trap: a hypergradient is a product of Jacobians, one per step. Above the best rate training is chaotic and the
 product explodes, at η = 1 to 1e8 after 30 steps and to 1e22 after 120, so that its mean over keys says nothing of the
 slope of the mean loss. So begin at a small rate; the outer Adam, which divides by its size, bounds every outer step.
 Its b1 is .5, as with .9 it overshoots to twice the best rate and has won, by the validation loss after 30 steps, only

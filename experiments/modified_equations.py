@@ -35,7 +35,7 @@ lamb = jf.optim.traceable(optax.lamb)
 
 
 def methods():
-    """By name an optimizer of each family, and the time of a step of it."""
+    """An optimizer of each family by name, and the time of its step."""
     cosine = jf.optim.traceable(optax.cosine_decay_schedule)(0.01, 120)
     b1, b2 = 0.9, 0.98
     return {

@@ -39,7 +39,7 @@ def fading(k):
 
 
 def ball(friction, mass, times):
-    """The heavy ball's ODE from rest at `times[0]`. Always at as many times, as one compiled program."""
+    """The heavy ball's ODE from rest at `times[0]`, always at the same number of times: one compiled program."""
     dynamics = jf.dynamics.heavy_ball(valley, friction, mass)
     return np.asarray(jf.integrate(dynamics, START, times, rtol=1e-11, max_steps=30_000).values)
 
@@ -51,7 +51,7 @@ def fades(time):
 
 
 def gap(optimizer, steps, flow):
-    """How far the last of so many iterates is from the end of a flow."""
+    """How far the last of a number of iterates is from the end of a flow."""
     run = jf.iterate(optimizer, valley, START, steps=jnp.asarray(steps), every=None)
     return float(jnp.linalg.norm(run.values[-1] - flow[-1]))
 

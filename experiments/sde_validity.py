@@ -35,7 +35,7 @@ def log_loss(objective, params):
 
 
 def discrete(problem, rate, batch_size, l, keys):
-    """Final log losses of SVAG(l), of SGD at l = 1. The number of steps is traced: one compilation a batch size."""
+    """Final log losses of SVAG(l), of SGD at l = 1. Steps are traced: each batch size compiles once."""
     run = lambda key: jf.iterate(
         jf.optim.gd(rate / l),
         problem.objective,

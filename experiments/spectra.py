@@ -13,8 +13,8 @@ cross-entropy, 1,210 parameters, gradient descent on all data.
   shares of networks whose outliers are classes − 1 are given for .4, .2 and .1. Pixels are all in one unit; with each
   standardised, which blows up those that are rarely on, the largest gap is mostly that below the first eigenvalue.
 - The outliers are also those of the Gauss–Newton matrix, the Hessian without the curvature of the network's outputs.
-- The negative eigenvalues (`saddle_index`, dense) become fewer, and smaller beside the largest, but do not all go: in
-  many directions the loss is almost flat, and downhill a little.
+- The negative eigenvalues (`saddle_index`, dense) become fewer, and smaller relative to the largest, but some stay:
+  in many directions the loss is almost flat, and downhill a little.
 
 The quick version has 12 hidden units, 2 and 6 classes, two starts and 110 steps.
 
@@ -61,7 +61,7 @@ def problem_of(key, hidden):
 
 
 def objectives(problem, classes):
-    """The losses on the first digits of so many classes, with a leading axis over `classes`."""
+    """The losses on the first digits of a number of classes, with a leading axis over `classes`."""
     objective = problem.objective
     labels = np.asarray(objective.data["y"])
     chosen = np.stack([np.flatnonzero(labels < number)[:EXAMPLES] for number in classes])

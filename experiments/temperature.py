@@ -11,7 +11,7 @@ that the excess loss is ½ tr HS = ½ T tr Σ, whatever the Hessian is. Measured
 The model is logistic regression of 600 digits on their 8 leading principal components, whitened, with an L2
 penalty of ½ µ|θ|², µ = .1: its Hessian has eigenvalues from .1 to .33, so that it forgets within t ≈ 10 and the
 largest rate, .16, is small against 2/.33. Everything starts at the minimum. A run's loss is averaged over the second
-half of its time, one number a run; verdicts are by `jf.compare_ensembles` on these.
+half of its time, one number for each run; verdicts are by `jf.compare_ensembles` on these.
 
 Sources: Mandt, Hoffman & Blei (2017, 1704.04289); Jastrzębski et al. (2017, 1711.04623); Smith & Le (1710.06451).
 """
@@ -45,7 +45,7 @@ class Penalised:
 
 
 def digits(examples):
-    """The objective on so many digits and its minimum."""
+    """The objective on a number of digits, and its minimum."""
     data = jf.problems.load("digits")
     x, y = data.x[:examples], data.y[:examples]
     scores = np.linalg.svd(x - x.mean(0), full_matrices=False)[0][:, :COMPONENTS]

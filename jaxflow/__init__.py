@@ -40,6 +40,8 @@ from jaxflow.solve import integrate as integrate
 from jaxflow.solve import iterate as iterate
 from jaxflow.sweeps import sweep as sweep
 
+__version__ = "0.1.0"  # the only place; pyproject.toml reads it here
+
 _moved.install()
 
 if TYPE_CHECKING:

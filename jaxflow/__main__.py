@@ -19,7 +19,7 @@ from jaxflow.commands.sweep import command as sweep
 
 @dataclass(frozen=True)
 class Optimizers:
-    """List the optimizers and schedules there are, with their arguments."""
+    """List the optimizers and schedules, with their arguments."""
 
 
 def commands(swept: sweep.Sweep) -> Any:
@@ -80,7 +80,7 @@ def program() -> None:
 
 
 def _served(given: list[str], name: str) -> int:
-    """The exit code of a command, whose output goes where it can."""
+    """Run a command, whose output goes where that is possible; its exit code."""
     try:
         with stoppable():
             return _run(given)
@@ -119,7 +119,7 @@ def _run(given: list[str]) -> int:
 
 
 def _compute_in_float64(wanted: bool) -> None:
-    """Switch, if it has to be, and forget what was compiled: JAX would take some of it for the other precision.
+    """Switch, if that is needed, and forget what was compiled: JAX would take some of it for the other precision.
 
     (The same function, traced in one precision and then in the other, may then fail to lower: "Cannot lower jaxpr
     with verifier errors".)

@@ -1,4 +1,4 @@
-"""Values that the reverse mode computes again rather than keeps."""
+"""Values that reverse mode computes again instead of keeping them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 
 def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.checkpoint`, which remembers what a function closes over for as long as the process runs.
+    """`jax.checkpoint` of a function whose closure is handed over as arguments.
 
-    Here it is handed that as arguments, so that no tracer outlives its trace.
+    JAX remembers what a function closes over as long as the process runs; this way no tracer outlives its trace.
     """
 
     def call(*arguments):

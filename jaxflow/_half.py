@@ -1,7 +1,7 @@
-"""Half precision: what is computed in it, and sums over examples that are not.
+"""Half precision: sums over examples that are computed in float32 all the same.
 
 A sum over data in half precision stops growing once what an example adds is below half a unit in its last place, and
-so does the sum by which reverse mode collects what all examples say of one parameter.
+so does the sum by which reverse mode collects the contributions of all examples to one parameter.
 """
 
 from collections.abc import Callable
@@ -90,7 +90,7 @@ def total(
 
 
 def block_of(params: PyTree, most: int) -> int:
-    """How many examples to take at a time, each with a gradient of its own."""
+    """The number of examples to take at a time, each with its own gradient."""
     numbers = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
     return min(most, max(NUMBERS // max(numbers, 1), 1))
 
@@ -125,9 +125,10 @@ def summed(function: Callable[[PyTree], PyTree], batch: PyTree, weights: jax.Arr
 
 
 class _Products(NamedTuple):
-    """What `dot_general` of two arrays, transposed, would be: an array an example, whose sum is a product too.
+    """A transposed `dot_general` of two arrays, before it is summed: one array for each example.
 
-    Of a layer's weights an example's gradient is an outer product. One by one they take a hundred times as long.
+    An example's gradient in a layer's weights is an outer product, and the sum of these is one product. One
+    by one they would take a hundred times as long.
     """
 
     lhs: jax.Array

@@ -1,7 +1,7 @@
 """Following what values depend on through a traced program.
 
-A program is traced on shapes alone, so reading it costs milliseconds and needs no numbers. What a dependence means,
-and which operations matter, is up to whoever reads: whether an optimizer's update is smooth, or a loss.
+A program is traced on shapes alone, so reading it costs milliseconds and needs no numbers. The reader decides what a
+dependence means and which operations matter: for whether an optimizer's update is smooth, or a loss.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ class Reader:
         if name == "scan":
             return self.repeat(programs[0], *scanned(eqn, programs[0], inputs))
         if name == "while" and {"cond_jaxpr", "body_jaxpr"} <= params.keys():
-            # First the constants of the condition, then those of the body; as many are carried as come out.
+            # First the constants of the condition, then those of the body; what is carried in is what comes out.
             condition, body = params["cond_jaxpr"], params["body_jaxpr"]
             first = len(condition.in_avals) - len(eqn.outvars)
             last = len(inputs) - len(eqn.outvars)
@@ -81,7 +81,7 @@ class Reader:
             carry = joined
 
     def ended(self, carry: list[Value], condition: Value) -> list[Value]:
-        """What a loop carries that runs while a condition holds."""
+        """The final carry of a loop that runs while a condition holds."""
         return [value._replace(depends=value.depends | condition.depends) for value in carry]
 
     def choice(self, condition: Value, cases: Sequence[Value]) -> Value:
@@ -103,7 +103,7 @@ def is_a(leaf: Any, *kinds: Any) -> bool:
 
 
 def known(constant: Any) -> Value:
-    """A constant's value. One that has none yet, a hyperparameter under `jit`, is taken as not negative."""
+    """A constant's value. A constant without a value yet, a hyperparameter under `jit`, counts as not negative."""
     if isinstance(constant, Tracer) or np.size(constant) != 1 or is_a(constant, *KEYS):
         return Value(nonnegative=True)
     number = float(np.real(np.asarray(constant)).item())
@@ -111,13 +111,13 @@ def known(constant: Any) -> Value:
 
 
 def either(a: Value, b: Value) -> Value:
-    """What holds of both."""
+    """What is true of both."""
     number = a.number if a.number == b.number else None
     return Value(a.depends | b.depends, number, a.nonnegative and b.nonnegative)
 
 
 def programs_of(eqn) -> list[ClosedJaxpr]:
-    """The programs in an operation, but for those of a linear solve, which is smooth however it pivots."""
+    """The programs in an operation, except those of a linear solve, which is smooth however it pivots."""
     is_program = lambda leaf: isinstance(leaf, (ClosedJaxpr, Jaxpr))
     params = [] if eqn.primitive.name == "custom_linear_solve" else list(eqn.params.values())
     found = filter(is_program, jax.tree.leaves(params, is_leaf=is_program))
@@ -127,8 +127,8 @@ def programs_of(eqn) -> list[ClosedJaxpr]:
 def scanned(eqn, body: ClosedJaxpr, inputs: list[Value]) -> tuple[list[Value], list[Value], list[Value]]:
     """The constants, the carry and the entries among the inputs of a scan.
 
-    Told by their ranks, as what a body is given one entry at a time has one axis less inside: the names of the
-    parameters that count them change from one version of jax to the next.
+    Their ranks tell them apart, as an entry has one axis less inside the body. The names of the parameters that count
+    them change from one version of jax to the next.
     """
     carried = sum(a.aval.ndim == b.ndim for a, b in zip(eqn.outvars, body.out_avals, strict=True))
     last = sum(a.aval.ndim == b.ndim for a, b in zip(eqn.invars, body.in_avals, strict=True))
@@ -136,7 +136,7 @@ def scanned(eqn, body: ClosedJaxpr, inputs: list[Value]) -> tuple[list[Value], l
 
 
 def guards(a: Value, b: Value) -> bool:
-    """Whether the first is a number with which to compare the second is mere safety."""
+    """Whether comparing the second with the first, a number, is only for safety."""
     c = np.nan if a.number is None else a.number
     return abs(c) >= HUGE or 0 < c <= TINY or (c == 0 and b.nonnegative)
 

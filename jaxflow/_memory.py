@@ -1,4 +1,4 @@
-"""Memory there is, and refusals of what it cannot hold, before anything is made."""
+"""The memory available, and refusals of what it cannot hold, before anything is made."""
 
 import os
 from typing import Any
@@ -15,14 +15,14 @@ def physical_memory() -> int:
 
 
 def device_memory() -> float:
-    """Bytes of memory a device has; on a CPU, whose devices share it, all of the machine's."""
+    """The bytes of memory of a device; on a CPU, whose devices share it, all of the machine's."""
     device = jax.local_devices()[0]
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     return stats.get("bytes_limit") or physical_memory()
 
 
 def fits(name: str, value: Any, needed: float) -> None:
-    """Raise `ValueError` naming the argument and its value where they take more bytes than a device has."""
+    """Raise a `ValueError` that names the argument and its value where it needs more bytes than a device has."""
     there = device_memory()
     if needed > there:
         raise ValueError(

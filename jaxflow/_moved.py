@@ -1,4 +1,4 @@
-"""Modules that have another name now: the old one still imports, and says what the new one is.
+"""Modules that have another name now: the old name still imports, and a warning tells the new one.
 
 Pickles name the module of every class in them, so those of earlier versions open too.
 """

@@ -13,7 +13,7 @@ PyTree = Any
 
 
 def floating(*arrays: jax.Array) -> Any:
-    """The real type for numbers of these arrays: double for wide ones, where there is double, else single."""
+    """The real type for numbers of these arrays: double for wide ones where it is enabled, otherwise single."""
     wide = [x.dtype for x in arrays if x.dtype.itemsize > (8 if jnp.iscomplexobj(x) else 4)]
     wide += [x.dtype for x in arrays if x.dtype.itemsize == 4 and jnp.issubdtype(x.dtype, jnp.integer)]
     return jnp.result_type(float) if wide else jnp.dtype(jnp.float32)
@@ -43,7 +43,8 @@ def difference(a: jax.Array, b: jax.Array) -> jax.Array:
 def norms(tree: PyTree) -> jax.Array:
     """The 2-norms over all but the leading axis (T,) that all leaves share; (T,), real.
 
-    Numbers are scaled by the largest of them before they are squared. Infinite where one is, NaN where one is.
+    Numbers are scaled by the largest of them before they are squared. A norm is infinite where a number is
+    infinite, and NaN where one is NaN.
     """
     leaves = jax.tree.leaves(tree)
     dtype = floating(*leaves)

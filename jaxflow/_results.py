@@ -1,4 +1,4 @@
-"""Results on disk: each file appears whole or not at all, and says with what it was made."""
+"""Results on disk: each file appears whole or not at all, and tells the versions that made it."""
 
 import contextlib
 import functools
@@ -21,8 +21,8 @@ PACKAGES = ("jaxflow", "jax", "jaxlib", "optax", "diffrax", "numpy")
 def check_folder(output: Path, *names: str, argument: str = "output") -> None:
     """Refuse a folder in which results of these names could not be written, before there are any.
 
-    Whether they could is tried, as permissions do not tell (of /proc, of a full or read-only disk); nothing is left
-    of the trial. Raises `ValueError`, in a sentence.
+    It tries to write, as permissions do not tell (for /proc, for a full or read-only disk), and leaves nothing
+    behind. Raises a `ValueError` of one sentence.
     """
     if "\0" in str(output):
         raise ValueError(f"{argument} must be a path without a null character, got {str(output)!r}.")

@@ -2,7 +2,7 @@
 
 An `Objective` is a pytree whose leaves are its data, so that data enter compiled code as an argument and
 two objectives of the same shape share one compilation. Wherever mini-batches are not needed any callable
-`loss(params) -> scalar` serves as well.
+`loss(params) -> scalar` works too.
 """
 
 from collections.abc import Callable
@@ -107,9 +107,9 @@ class Objective:
         return self._chunked(params, weights, 1)
 
     def over(self, params: PyTree, batch: PyTree, weights: jax.Array | None = None) -> jax.Array:
-        r"""The mean loss at `params` over a `batch`, B examples as `data`; given `weights` (B,) $\sum_i w_i \ell_i$.
+        r"""The mean loss at `params` over a `batch` of B examples; with `weights` (B,) $\sum_i w_i \ell_i$.
 
-        A scalar, in the dtype of the losses.
+        It is a scalar, in the dtype of the losses.
 
         >>> import jax.numpy as jnp, jaxflow as jf
         >>> print(jf.Objective(lambda w, c: (w - c) ** 2).over(0.0, jnp.array([1.0, 3.0])))
@@ -129,7 +129,7 @@ class Objective:
         return (total / divisor).astype(dtype)
 
     def _chunked(self, params: PyTree, weights: jax.Array | None, divisor: int) -> jax.Array:
-        """The (weighted) sum of all losses over `divisor`, a chunk at a time."""
+        """The (weighted) sum of all losses over `divisor`, one chunk at a time."""
         n, chunk = self.size, self.chunk
         assert chunk is not None
         few = lambda params, data: self.per_example(params, jax.tree.map(lambda x: x[:chunk], data))
@@ -153,7 +153,7 @@ class Objective:
         return lax.scan(body, jnp.asarray(rest, losses.dtype), starts)[0] / divisor
 
     def minibatch(self, params: PyTree, indices: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-        r"""The mean loss over the examples `indices` (B,), or $\sum_j w_j \ell_{i_j}$ given `weights` (B,)."""
+        r"""The mean loss over the examples `indices` (B,), or $\sum_j w_j \ell_{i_j}$ with `weights` (B,)."""
         return self.over(params, jax.tree.map(lambda x: x[indices], self.data), weights)
 
 

@@ -1,10 +1,14 @@
 """The README's code runs, and says what it says."""
 
+import operator
 import re
+import tomllib
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
+
+import jaxflow as jf
 
 pytestmark = pytest.mark.promotes
 ROOT = Path(__file__).parents[1]
@@ -26,8 +30,6 @@ def test_the_tour_runs_from_top_to_bottom(capsys):
 
 
 def test_every_dependency_has_a_reason():
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     listed = re.split(r"## Dependencies, and why each", README)[1]
     for requirement in project["dependencies"]:
@@ -36,5 +38,23 @@ def test_every_dependency_has_a_reason():
 
 
 def test_files_the_readme_links_to_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    for target in re.findall(r"\]\(((?!https:)[^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_names_in_the_readme_exist():
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    names = re.findall(r"`jf\.([a-z_.A-Z0-9]+)", text)
+    assert len(names) > 30
+    for name in names:
+        operator.attrgetter(name.rstrip("."))(jf)
+
+
+def test_there_is_one_version():
+    """pyproject.toml reads it from the package; the citations repeat it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in settings["project"]["dynamic"]
+    source = (ROOT / settings["tool"]["hatch"]["version"]["path"]).read_text()
+    assert re.search(r'^__version__ = "(.+?)"', source, re.MULTILINE)[1] == jf.__version__
+    assert f"version: {jf.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{jf.__version__}}}" in README

@@ -1,4 +1,4 @@
-"""Measure every figure the library claims, print them beside what is asked, and write them as JSON.
+"""Measure every figure the library claims, print them next to what is asked, and write them as JSON.
 
 Run it on a machine that is doing nothing else: ratios of medians are of turns taken in one process, but a busy
 machine still disturbs them. `--quick` makes sure that everything runs; its timings mean little.

@@ -87,7 +87,7 @@ def plain_call(quick: bool) -> float:
 
 
 def gradients_in_a_scan(objective, params, number: int):
-    """The floor: so many gradients of the objective one after another in one compiled scan."""
+    """The floor: the same number of gradients of the objective one after another in one compiled scan."""
 
     @jax.jit
     def run(objective, params):
@@ -98,7 +98,7 @@ def gradients_in_a_scan(objective, params, number: int):
 
 
 def integrate_network(quick: bool) -> float:
-    """`integrate` by Tsit5 on the digits network against as many gradients in a scan."""
+    """`integrate` by Tsit5 on the digits network against the same number of gradients in a scan."""
     problem = digits("float32")
     flow = jf.dynamics.gradient_flow(problem.objective)
     times = jnp.linspace(0.0, 2.0 if quick else 20.0, 11, dtype=jnp.float32)

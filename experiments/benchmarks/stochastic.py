@@ -113,7 +113,7 @@ def well(x: jax.Array) -> jax.Array:
 
 
 def by_hand(steps: int):
-    """What a user would write: a scan over steps that splits one key stream and draws a step's noise at a time."""
+    """What a user would write: a scan over steps that splits one key stream and draws noise step by step."""
     size = jnp.sqrt(2 * HEAT * DT).astype(jnp.float32)
 
     @jax.jit

@@ -39,7 +39,7 @@ def network_trial(optimizer, batch_size, steps: int, problem, hyperparameters, k
 def cells(dtype: str, quick: bool) -> dict[str, float]:
     """The largest gap between a sweep's cell and the same trial alone, relative: loss, and norm of the parameters.
 
-    On all data; by mini-batches of 32, whose noise near the edge of stability amplifies rounding, beside it.
+    On all data, and by mini-batches of 32, whose noise near the edge of stability amplifies rounding.
     """
     with jax.enable_x64(dtype == "float64"):
         problem = digits(dtype, hidden=(16,))
@@ -148,7 +148,7 @@ def _loop(chosen: Case):
 
 
 def over_vmap(quick: bool) -> dict[str, float]:
-    """Milliseconds by which a sweep exceeds 1.05 × a bare vmap with a key a lane, the worst case."""
+    """Milliseconds by which a sweep exceeds 1.05 × a bare vmap with a key for each lane, the worst case."""
     taken = {what: seconds(what, quick) for what in ("Rosenbrock, Adam", "quadratic, SGD", "network")}
     excess = {what: 1e3 * (t["sweep"] - 1.05 * t["vmap"]) for what, t in taken.items()}
     return {"ratio": max(excess.values()), **excess}

@@ -1,4 +1,4 @@
-"""`python -m jaxflow edge`: past the edge of stability, the iterates beside the central flow and the stable flow."""
+"""`python -m jaxflow edge`: past the edge of stability, the iterates, the central flow and the stable flow."""
 
 import dataclasses
 import time
@@ -28,24 +28,24 @@ FILES = ("edge.png", "summary.json", "trajectories.npz")
 
 @dataclass(frozen=True)
 class Edge(Training):
-    """Follow an optimizer past the edge of stability, beside its central flow and its stable flow.
+    """Follow an optimizer past the edge of stability, together with its central flow and its stable flow.
 
     The stable flow is followed from random parameters until its effective sharpness (of the loss, divided by the
-    preconditioner, times the learning rate) rises through the level; the edge of stability is at 2. From there run,
-    on the clock t = steps × learning rate, the optimizer on all data, the central flow, which predicts its average
-    over the oscillations, and the stable flow, which knows of none. Computes in float64. Prints a table; writes
-    edge.png, summary.json and trajectories.npz.
+    preconditioner, times the learning rate) rises through the level; the edge of stability is at 2. From there, on
+    the clock t = steps × learning rate, three are run: the optimizer on all data, the central flow, which predicts
+    its average over the oscillations, and the stable flow, which leaves them out. The command computes in float64,
+    prints a table, and writes edge.png, summary.json and trajectories.npz.
     """
 
     optimizer: tyro.conf.Positional[str] = "gd"
     """gd, scalar_rmsprop, rmsprop or adagrad."""
     learning_rate: float | None = None
-    """Learning rate: the time one step stands for. Default: .35 for gd, .001 for rmsprop, .02 for
+    """Learning rate: the time that one step stands for. Default: .35 for gd, .001 for rmsprop, .02 for
     scalar_rmsprop."""
     steps: int = 500
     """Steps of the optimizer, after the approach."""
     modes: int = 3
-    """Leading eigenvectors the central flow follows; all that come to oscillate must be among them."""
+    """The leading eigenvectors that the central flow follows; all that come to oscillate must be among them."""
     level: float = 1.8
     """Effective sharpness at which to begin; 0 to begin at the random parameters."""
     hidden: tuple[int, ...] = (16, 16, 16)
@@ -53,7 +53,7 @@ class Edge(Training):
     loss: str | None = "mse"
     """cross_entropy or mse."""
     examples: int = 400
-    """Training examples, the first so many of the data, or all where there are fewer."""
+    """The number of training examples, the first of the data; all where there are fewer."""
     seed: int = 2
     """Seed of the initial parameters."""
     output: Path = Path("results/edge")
@@ -183,7 +183,7 @@ def _said(study: jf.EdgeStudy) -> str:
 
 
 def _unreached(study: jf.EdgeStudy) -> str:
-    """What a study has to say that stayed below the edge."""
+    """What to say of a study that stayed below the edge."""
     if not np.isnan(float(study.reached)):
         return ""
     most = float(np.asarray(study.iterates.eigenvalues).max())

@@ -1,4 +1,4 @@
-"""`python -m jaxflow order`: at which orders an optimizer's modified equations close in on its iterates."""
+"""`python -m jaxflow order`: the orders at which an optimizer's modified equations approach its iterates."""
 
 import dataclasses
 import warnings
@@ -26,9 +26,9 @@ class Orders(Training):
     """Measure the order of an optimizer's modified equations: how fast their error falls with the step size.
 
     The optimizer is run at eight step sizes, its decay rates and learning rate scaled so that its iterates keep one
-    limit, and after a warm-up compared with the modified equation of each order p, whose error should fall as h^p.
-    Computes in float64, as these errors are soon below what float32 resolves. Prints a table of errors and slopes;
-    writes order.png and order.json.
+    limit. After a warm-up it is compared with the modified equation of each order p, whose error should fall as h^p.
+    The command computes in float64, as these errors are soon below what float32 resolves, prints a table of errors
+    and slopes, and writes order.png and order.json.
     """
 
     optimizer: tyro.conf.Positional[str] = "adam"
@@ -36,13 +36,13 @@ class Orders(Training):
     orders: tuple[int, ...] = (1, 2, 3, 4)
     """Orders of the modified equations, 1 to 8."""
     time: float | None = None
-    """Time compared over; the steps are time/80 down to time/960. Default: 40 learning rates."""
+    """The time over which they are compared; the steps are time/80 down to time/960. Default: 40 learning rates."""
     warmup: float | None = None
-    """Time before that. Default: time/2."""
+    """The time before that, for the warm-up. Default: time/2."""
     hidden: tuple[int, ...] = (16,)
     """Widths of the hidden layers."""
     examples: int = 300
-    """Training examples, the first so many of the data, or all where there are fewer."""
+    """The number of training examples, the first of the data; all where there are fewer."""
     output: Path = Path("results/order")
     """Folder for the results."""
     batch_size: tyro.conf.Suppress[int] = 1
@@ -76,7 +76,7 @@ def run(settings: Orders, objective: jf.Objective, params: Any, family: Family) 
 
 
 def _study(settings: Orders, objective, params, family) -> tuple[jf.OrderStudy, list[str]]:
-    """The study, with a bar that moves at each order, and what was warned of."""
+    """The study, with a bar that moves at each order, and the warnings given."""
     chosen = plan(family, params, settings.orders, settings.time, settings.warmup)
     parts: list[Any] = []
     with (
@@ -99,7 +99,7 @@ def _messages(caught: list[warnings.WarningMessage]) -> list[str]:
 
 
 def _keep(settings: Orders, parts: list[Any], family: Family, said: list[str]) -> str:
-    """Write the orders that are finished where others were not to be, and say which they are."""
+    """Write the orders that are finished when the command is interrupted, and say which they are."""
     if not parts:
         return NOTHING
     study = jf.OrderStudy.of(parts)

@@ -1,4 +1,4 @@
-"""`python -m jaxflow temperature`: how noisy a setting is, and what would be as noisy at other batch sizes."""
+"""`python -m jaxflow temperature`: how noisy a setting is, and which settings equal it at other batch sizes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,9 @@ FILES = ()  # it only prints
 class Temperature(Training):
     """Print the temperature, the noise scale, and the equivalent hyperparameters at other batch sizes.
 
-    The noise scale tr Σ/|∇L|² is measured on the data at the initial parameters and, with --steps, after so many
-    mini-batch steps. The equivalent hyperparameters keep the SDE: the linear rule for gradient descent and
-    momentum, the square-root rule for Adam and its kind.
+    The noise scale tr Σ/|∇L|² is measured on the data at the initial parameters and, with --steps, after
+    that number of mini-batch steps. The equivalent hyperparameters keep the SDE: by the linear rule for gradient
+    descent and momentum, by the square-root rule for Adam and its kind.
     """
 
     batch_sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024)

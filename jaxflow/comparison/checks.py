@@ -35,7 +35,7 @@ def check_structures(a: PyTree, b: PyTree) -> None:
 
 
 def check_numbers(name: str, values: PyTree) -> None:
-    """Refuse records that hold nothing, or what is no number."""
+    """Refuse records that are empty or hold anything but numbers."""
     leaves = jax.tree.leaves_with_path(values)
     shapes = [leaf.shape for _, leaf in leaves]
     if not sum(map(math.prod, shapes)):

@@ -1,9 +1,9 @@
 """Whether a loss is twice differentiable, read off its jaxpr.
 
-The Hessian that automatic differentiation finds of a loss with kinks is that of its pieces: relu has none at all in
-it. So the loss is traced, on shapes alone, and what in it switches with the parameters, and reaches its value other
-than through `stop_gradient`, is named. A comparison that only keeps a division, a root or a logarithm from failing
-(`norm > 0`, clipping a probability at 1e-7) is no condition.
+The Hessian that automatic differentiation finds for a loss with kinks is that of its pieces: of relu it sees nothing.
+So the loss is traced, on shapes alone, and the operations that switch with the parameters, and reach its value other
+than through `stop_gradient`, are named. A comparison that only keeps a division, a root or a logarithm from failing
+(`norm > 0`, clipping a probability at 1e-7) does not count.
 """
 
 import warnings
@@ -54,7 +54,7 @@ CONDITION = "a condition on the parameters"
 def warn_unless_twice_differentiable(objective: Callable[[PyTree], Any], params: PyTree) -> None:
     """Warn, in one sentence that names what was found, of a loss that is not twice differentiable.
 
-    For use while tracing, as it reads shapes only: `params` may be tracers. What cannot be traced here is silent.
+    It is for use while tracing, as it reads only shapes: `params` may be tracers. Where tracing fails it is silent.
     """
     if found := switches(objective, params):
         warnings.warn(
@@ -65,7 +65,7 @@ def warn_unless_twice_differentiable(objective: Callable[[PyTree], Any], params:
 
 
 def switches(objective: Callable[[PyTree], Any], params: PyTree) -> list[str]:
-    """The names of what in a loss switches with the parameters, in the order met; empty for a smooth loss."""
+    """The names of the operations in a loss that switch with the parameters, in order; empty for a smooth loss."""
     try:
         shape = lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
         jaxpr = jax.make_jaxpr(objective)(jax.tree.map(shape, params))
@@ -78,7 +78,7 @@ def switches(objective: Callable[[PyTree], Any], params: PyTree) -> list[str]:
 
 
 class Switches(Reader):
-    """Marks what comes of a switch with a bit of its own, so that what reaches no output is not counted."""
+    """Marks what depends on a switch with its own bit, so that a switch that reaches no output is not counted."""
 
     def __init__(self):
         self.names: list[str] = []
@@ -109,7 +109,7 @@ class Switches(Reader):
         return carry
 
     def choice(self, condition: Value, cases: Sequence[Value]) -> Value:
-        """Not finite is what a function is made outside its domain, where no Hessian is asked for."""
+        """The finite cases only: outside its domain, where no Hessian is asked for, a function is NaN or infinite."""
         finite = [case for case in cases if case.number is None or np.isfinite(case.number)]
         if len(finite) < len(cases):
             return reduce(either, finite or cases)
@@ -130,7 +130,7 @@ class Switches(Reader):
         return value._replace(depends=self.even(eqn, value.depends))
 
     def comparison(self, eqn, inputs: list[Value], value: Value) -> Value:
-        """A condition that holds on one side of a surface. Floats are equal by no more than chance."""
+        """A condition that holds on one side of a surface. That two floats are equal is mere chance."""
         equal = eqn.primitive.name in ("eq", "ne") and is_a(eqn.invars[0].aval, jnp.inexact)
         if is_guarded(inputs) or equal or eqn.primitive.name == "is_finite":
             return Value()
@@ -138,7 +138,7 @@ class Switches(Reader):
         return Value(value.depends | self.bit(CONDITION) if moves else value.depends)
 
     def safe(self, eqn, inputs: list[Value]) -> bool:
-        """Whether a maximum, an absolute value or a sign is that of a number which is only kept from an edge."""
+        """Whether a maximum, an absolute value or a sign only keeps a number away from an edge."""
         name, moving = eqn.primitive.name, [value for value in inputs if value.depends]
         numbers = [value.number for value in inputs if value.number is not None]
         if name in ("abs", "sign"):
@@ -170,7 +170,7 @@ class Switches(Reader):
 
 
 def _program_name(eqn) -> str:
-    """The name of the function that was traced into an operation, "" where it is none."""
+    """The name of the function that was traced into an operation, "" where it is no function."""
     programs = programs_of(eqn)
     if len(programs) != 1:
         return ""

@@ -23,9 +23,10 @@ Loss = Callable[[PyTree], jax.Array]
 
 
 class Operator(NamedTuple):
-    r"""A symmetric operator $P^{-1/2} M P^{-1/2}$ on flat vectors (n,), at the parameters `flat`.
+    """A symmetric operator $P^{-1/2} M P^{-1/2}$ on flat vectors (n,), at the parameters `flat`.
 
-    `apply` is linear; `root` is $P^{-1/2}$, a number or (n,); `unravel` makes a flat vector a pytree of parameters.
+    `apply` is linear; `root` is $P^{-1/2}$, a number or (n,); `unravel` makes a pytree of parameters from a flat
+    vector.
     """
 
     apply: Callable[[jax.Array], jax.Array]
@@ -35,18 +36,26 @@ class Operator(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many parameters there are."""
+        """The number of parameters."""
         return self.flat.size
 
 
 def hvp(objective: Loss, params: PyTree, v: PyTree) -> PyTree:
-    r"""The product $\nabla^2 L(\theta)\,v$ of the Hessian and a vector, forward over reverse; shaped like `params`.
+    r"""The product $\nabla^2 L(\theta)\,v$ of the Hessian and a vector, forward over reverse; exact up to rounding.
 
-    It costs about two gradients. An `Objective` with a `chunk` is differentiated a chunk at a time, in the memory of
-    one. Compiled when called plainly; works under `jit` and `vmap`. Exact, up to rounding.
+    It costs about two gradients. An `Objective` with a `chunk` is differentiated one chunk at a time, in the memory
+    of one. It is compiled when called plainly, and works under `jit` and `vmap`.
 
-    Raises `TypeError` for an objective that is not a function, parameters that are not real floats, or `v` of another
-    structure; `ValueError` for another shape.
+    **Arguments**
+
+    - `objective`: an `Objective` or any twice differentiable function `loss(params) -> scalar`.
+    - `params` θ: a pytree of real arrays.
+    - `v`: a pytree of the structure and shapes of `params`.
+
+    **Returns** the product, shaped like `params`.
+
+    **Raises** `TypeError` for an objective that is not a function, parameters that are not real floats, or `v` of
+    another structure; `ValueError` for another shape.
 
     Source: Pearlmutter 1994; as a `jvp` of the gradient, the JAX autodiff cookbook.
 
@@ -67,15 +76,22 @@ def _hvp(settings, objective, params, v):
 def ggn_vp(objective: Objective, params: PyTree, v: PyTree) -> PyTree:
     r"""The product $G v$ with the generalised Gauss–Newton matrix $\frac1N\sum_i J_i^T (\nabla^2_f \ell_i) J_i$.
 
-    $J_i$ is the derivative of the outputs f of example i, and $\nabla^2_f \ell_i$ the Hessian of its loss in them. G
-    is positive semidefinite where the loss is convex in f, and the Hessian without the curvature of the network; for
-    cross-entropy it is the Fisher information.
+    $J_i$ is the derivative of the outputs f of example i, and $\nabla^2_f \ell_i$ the Hessian of its loss in them.
+    G is positive semidefinite where the loss is convex in f. It is the Hessian without the curvature of the
+    network; for cross-entropy it is the Fisher information.
 
-    - `objective`: an `Objective` over `{"x", "y"}` whose `losses` has the two parts: `losses.predict(params, x)` and
-      `losses.loss(outputs, y) -> (B,)`, as `jaxflow.problems.PredictionLosses` has and every problem made by
-      `jaxflow.problems.mlp`. `chunk` bounds the memory.
+    **Arguments**
 
-    Raises as `hvp`, and `TypeError` for an objective without these parts.
+    - `objective`: an `Objective` over `{"x", "y"}` whose `losses` has two parts: `losses.predict(params, x)` and
+      `losses.loss(outputs, y) -> (B,)`. `jaxflow.problems.PredictionLosses` has them, and so has every problem made
+      by `jaxflow.problems.mlp`. Its `chunk` bounds the memory.
+    - `params` θ: a pytree of real arrays.
+    - `v`: a pytree of the structure and shapes of `params`.
+
+    **Returns** the product, shaped like `params`.
+
+    **Raises** `TypeError` for an objective without these parts, parameters that are not real floats, or `v` of
+    another structure; `ValueError` for another shape.
 
     Source: Schraudolph 2002; Martens 2020, 1412.1193.
 
@@ -120,10 +136,21 @@ def gauss_newton(objective: Objective, params: PyTree, v: PyTree) -> PyTree:
 
 
 def third_derivative(objective: Loss, params: PyTree, u: PyTree, v: PyTree) -> PyTree:
-    r"""$\nabla^3 L(\theta)[u, v]$: the gradient of $u^T \nabla^2 L\, v$ in θ; shaped like `params`.
+    r"""$\nabla^3 L(\theta)[u, v]$: the gradient of $u^T \nabla^2 L\, v$ in θ.
 
-    How curvature changes: with a normalised eigenvector u of eigenvalue λ, $\nabla\lambda = \nabla^3 L[u, u]$. Costs
-    about four gradients. Compiled when called plainly; works under `jit` and `vmap`. Raises as `hvp`.
+    It tells how curvature changes: with a normalised eigenvector u of eigenvalue λ, $\nabla\lambda = \nabla^3 L[u,
+    u]$. It costs about four gradients. It is compiled when called plainly, and works under `jit` and `vmap`.
+
+    **Arguments**
+
+    - `objective`: an `Objective` or any three times differentiable function `loss(params) -> scalar`.
+    - `params` θ: a pytree of real arrays.
+    - `u`, `v`: pytrees of the structure and shapes of `params`.
+
+    **Returns** the gradient, shaped like `params`.
+
+    **Raises** `TypeError` for an objective that is not a function, parameters that are not real floats, or `u` or
+    `v` of another structure; `ValueError` for another shape.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> e = jnp.eye(2)
@@ -166,13 +193,13 @@ def inverse_root(preconditioner: PyTree, dtype: Any) -> jax.Array:
 
 
 def check_objective(objective: Any) -> None:
-    """Refuse what has no Hessian because it is no loss."""
+    """Refuse an objective that is no loss and therefore has no Hessian."""
     if isinstance(objective, VectorField) or not callable(objective):
         raise TypeError(f"objective must be an Objective or a loss of the parameters, got {objective!r}.")
 
 
 def check_parts(objective: Any) -> None:
-    """Refuse an objective that does not tell outputs from their loss."""
+    """Refuse an objective that does not separate outputs from their loss."""
     losses = getattr(objective, "losses", None)
     if not (hasattr(losses, "predict") and hasattr(losses, "loss")):
         raise TypeError(
@@ -234,7 +261,9 @@ def check_preconditioner(preconditioner: PyTree, params: PyTree) -> PyTree:
             raise TypeError(f"preconditioner must be real numbers, got {leaf!r}.")
         wrong = np.zeros(1) if isinstance(leaf, Tracer) else np.asarray(leaf)[~_is_positive(leaf)]
         if not isinstance(leaf, Tracer) and wrong.size:
-            raise ValueError(f"preconditioner must be positive everywhere, got {wrong[0]:.6g} among it.")
+            raise ValueError(
+                f"preconditioner must be positive everywhere, got {wrong[0]:.6g} among its numbers."
+            )
     if not leaves or (len(leaves) == 1 and not jnp.ndim(leaves[0])):
         return preconditioner
     return like_parameters("preconditioner", preconditioner, params)

@@ -63,9 +63,9 @@ class Field(NamedTuple):
 
 @kind(lambda result: isinstance(result, Field))
 class Dynamics(Bound):
-    """A dynamics as a pytree whose leaves are the objective and hyperparameters it was made with.
+    """A dynamics as a pytree whose leaves are the objective and hyperparameters with which it was made.
 
-    Its functions are those of `Field`. Dynamics over states of one structure add, and scale by a number:
+    Its functions are those of `Field`. Dynamics over states of one structure can be added, and scaled by a number:
     `a + b` follows both drifts (and independent noises); `c * a` runs a at c times its speed.
 
     A user's own is a traceable constructor that returns a `Field`:

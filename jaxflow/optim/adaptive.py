@@ -32,7 +32,7 @@ PyTree = Any
 
 
 def check_adam(learning_rate, b1, b2, eps):
-    """The checks all of Adam's relatives share."""
+    """The checks that all of Adam's relatives share."""
     check_rate(learning_rate)
     _check.fraction(b1=b1, b2=b2)
     _check.nonnegative(eps=eps)
@@ -73,13 +73,22 @@ def _with_rate(init, update, learning_rate) -> optax.GradientTransformationExtra
 
 @traceable
 def adagrad(learning_rate, eps=1e-10, *, initial_accumulator=0.0):
-    r"""AdaGrad (Duchi, Hazan & Singer 2011).
+    r"""AdaGrad (Duchi, Hazan & Singer 2011): $r \leftarrow r + g^2,\ \theta \leftarrow \theta - \eta g/(\sqrt r +
+    \epsilon)$.
 
-    $r \leftarrow r + g^2,\ \theta \leftarrow \theta - \eta g/(\sqrt r + \epsilon)$.
+    The form with rate $\eta/\sqrt{t+1}$ over the root-*mean*-square of past gradients is the same method: the factors
+    cancel.
 
-    The sum r starts at `initial_accumulator` = 0, as in the paper and PyTorch (optax: 0.1, with ε inside the
-    root). The form with rate $\eta/\sqrt{t+1}$ over the root-*mean*-square of past gradients is the same method:
-    the factors cancel. Raises `ValueError` for a negative rate, `eps` or accumulator.
+    **Arguments**
+
+    - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
+    - `eps` ε: a number at least 0, in units of the gradient.
+    - `initial_accumulator`: the start of r, a number at least 0; 0 in the paper and PyTorch (optax: 0.1, with ε
+      inside the root).
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate, `eps` or accumulator.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.adagrad(0.1)
@@ -103,11 +112,18 @@ def adagrad(learning_rate, eps=1e-10, *, initial_accumulator=0.0):
 def rmsprop(learning_rate, decay=0.9, eps=1e-8, *, eps_in_sqrt=False):
     r"""RMSProp (Tieleman & Hinton 2012).
 
-    $v \leftarrow \alpha v + (1-\alpha)g^2,\ \theta \leftarrow \theta - \eta g/(\sqrt v + \epsilon)$.
+    $v \leftarrow \alpha v + (1-\alpha)g^2,\ \theta \leftarrow \theta - \eta g/(\sqrt v + \epsilon)$, from v = 0.
 
-    α is `decay`; v starts at 0. `eps_in_sqrt=True` divides by $\sqrt{v + \epsilon}$, optax's default.
+    **Arguments**
 
-    Raises `ValueError` for a negative rate or `eps`, or `decay` outside [0, 1).
+    - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
+    - `decay` α: a number in [0, 1).
+    - `eps` ε: a number at least 0, in units of the gradient.
+    - `eps_in_sqrt`: whether to divide by $\sqrt{v + \epsilon}$, optax's default (static).
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate or `eps`, or `decay` outside [0, 1).
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.rmsprop(0.1, decay=0.75)
@@ -131,7 +147,17 @@ def scalar_rmsprop(learning_rate, decay=0.9, eps=1e-8):
     r"""RMSProp with one second moment, that of the whole gradient (Cohen et al. 2024, 2410.24206).
 
     $v \leftarrow \alpha v + (1-\alpha)|g|^2,\ \theta \leftarrow \theta - \eta g/(\sqrt v + \epsilon)$.
-    v is a scalar, and |g|² the sum over all arrays. Raises as `rmsprop`.
+    v is a scalar, and |g|² the sum over all arrays.
+
+    **Arguments**
+
+    - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
+    - `decay` α: a number in [0, 1).
+    - `eps` ε: a number at least 0, in units of the gradient.
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate or `eps`, or `decay` outside [0, 1).
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.scalar_rmsprop(0.1, decay=0.75)
@@ -160,7 +186,15 @@ def adam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8):
     $\hat m = m/(1-\beta_1^t),\ \hat v = v/(1-\beta_2^t)$:
     $\theta \leftarrow \theta - \eta\,\hat m/(\sqrt{\hat v} + \epsilon)$.
 
-    Raises `ValueError` for a negative rate or `eps`, or `b1`, `b2` outside [0, 1).
+    **Arguments**
+
+    - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
+    - `b1` β₁, `b2` β₂: the decays of m and v, numbers in [0, 1).
+    - `eps` ε: a number at least 0, in units of the gradient.
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate or `eps`, or `b1`, `b2` outside [0, 1).
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.adam(0.1)
@@ -177,14 +211,23 @@ def adam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8):
 def adamw(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-2, *, multiplier=None):
     r"""Adam with decoupled weight decay (Loshchilov & Hutter 2019, 1711.05101).
 
-    - Default, as PyTorch and optax:
-      $\theta \leftarrow \theta - \eta\,(\hat m/(\sqrt{\hat v} + \epsilon) + \lambda\theta)$. λ defaults to
-      PyTorch's 1e-2 (optax: 1e-4).
-    - `multiplier` $\eta_t$ (a number, 1.0 for none, or a schedule): the paper's form, where decay does not
-      scale with the rate:
-      $\theta \leftarrow \theta - \eta_t(\alpha\,\hat m/(\sqrt{\hat v} + \epsilon) + \lambda\theta)$.
+    By default decay is scaled as in PyTorch and optax:
+    $\theta \leftarrow \theta - \eta\,(\hat m/(\sqrt{\hat v} + \epsilon) + \lambda\theta)$. λ acts on the old θ, and
+    `update` needs `params`.
 
-    λ acts on the old θ; `update` needs `params`. Raises as `adam`, and for a negative `weight_decay`.
+    **Arguments**
+
+    - `learning_rate` η (the paper's α): a number at least 0 or a schedule, in units of the parameters.
+    - `b1` β₁, `b2` β₂: the decays of the moments, numbers in [0, 1).
+    - `eps` ε: a number at least 0, in units of the gradient.
+    - `weight_decay` λ: a number at least 0; PyTorch's default is 1e-2, optax's 1e-4.
+    - `multiplier` $\eta_t$: a number or a schedule, for the paper's form, where decay does not scale with the rate:
+      $\theta \leftarrow \theta - \eta_t(\alpha\,\hat m/(\sqrt{\hat v} + \epsilon) + \lambda\theta)$. 1.0 is the
+      paper's form without a schedule; `None` is the default form.
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate, `eps`, `weight_decay` or `multiplier`, or `b1`, `b2` outside [0, 1).
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.adamw(0.1, weight_decay=0.5)
@@ -207,9 +250,19 @@ def adamw(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-2, *, 
 def amsgrad(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, bias_correction=True):
     r"""AMSGrad (Reddi, Kale & Kumar 2018, 1904.09237): Adam with $v_{max} \leftarrow \max(v_{max}, v)$ for v.
 
-    The maximum is over the *uncorrected* v. `bias_correction=True`, PyTorch's form, corrects m and $v_{max}$
-    afterwards; `False` is the paper's, without corrections (ε added to the root). optax takes the maximum over
-    the corrected v, a third method. Raises as `adam`.
+    The maximum is over the *uncorrected* v. optax takes it over the corrected v, which is a third method.
+
+    **Arguments**
+
+    - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
+    - `b1` β₁, `b2` β₂: the decays of the moments, numbers in [0, 1).
+    - `eps` ε: a number at least 0, in units of the gradient.
+    - `bias_correction`: `True`, PyTorch's form, corrects m and $v_{max}$ afterwards; `False` is the paper's form,
+      without corrections (with ε added to the root) (static).
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate or `eps`, or `b1`, `b2` outside [0, 1).
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.amsgrad(0.1)
@@ -235,8 +288,19 @@ def radam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, threshold=4.0):
     With $\rho_\infty = 2/(1-\beta_2) - 1$ and $\rho_t = \rho_\infty - 2t\beta_2^t/(1-\beta_2^t)$: where
     $\rho_t >$ `threshold`, $\theta \leftarrow \theta - \eta\,r_t\,\hat m/(\sqrt{\hat v} + \epsilon)$,
     $r_t^2 = \frac{(\rho_t-4)(\rho_t-2)\rho_\infty}{(\rho_\infty-4)(\rho_\infty-2)\rho_t}$;
-    before, $\theta \leftarrow \theta - \eta\hat m$. `threshold` 4 is the paper's (first rectified at t = 5 for
-    β₂ = .999); optax and PyTorch take 5. Raises as `adam`, and for a `threshold` below 4.
+    before, $\theta \leftarrow \theta - \eta\hat m$.
+
+    **Arguments**
+
+    - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
+    - `b1` β₁, `b2` β₂: the decays of the moments, numbers in [0, 1).
+    - `eps` ε: a number at least 0, in units of the gradient.
+    - `threshold`: a number at least 4; 4 is the paper's (first rectified at t = 5 for β₂ = .999), 5 optax's and
+      PyTorch's.
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate or `eps`, `b1`, `b2` outside [0, 1), or a `threshold` below 4.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.radam(0.1)
@@ -282,12 +346,21 @@ class NadamState(NamedTuple):
 def nadam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, momentum_decay=None):
     r"""Adam with Nesterov momentum (Dozat 2016).
 
-    - Default, constant β₁ (optax's form): $\theta \leftarrow \theta - \eta\,
-      [\beta_1 m/(1-\beta_1^{t+1}) + (1-\beta_1)g/(1-\beta_1^t)]/(\sqrt{\hat v} + \epsilon)$.
-    - `momentum_decay` ψ (PyTorch's form, its default 4e-3): $\mu_t = \beta_1(1 - \frac12 0.96^{t\psi})$ in place
-      of β₁ in the bracket and products of the $\mu_i$ in place of powers; ψ → ∞ is the default form.
+    The default has a constant β₁ (optax's form): $\theta \leftarrow \theta - \eta\,
+    [\beta_1 m/(1-\beta_1^{t+1}) + (1-\beta_1)g/(1-\beta_1^t)]/(\sqrt{\hat v} + \epsilon)$.
 
-    Raises as `adam`, and for a negative `momentum_decay`.
+    **Arguments**
+
+    - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
+    - `b1` β₁, `b2` β₂: the decays of the moments, numbers in [0, 1).
+    - `eps` ε: a number at least 0, in units of the gradient.
+    - `momentum_decay` ψ: a number at least 0, for PyTorch's form (whose default is 4e-3): $\mu_t = \beta_1(1 -
+      \frac12 0.96^{t\psi})$ takes the place of β₁ in the bracket, and products of the $\mu_i$ that of powers. ψ → ∞
+      is the default form, `None`.
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate, `eps` or `momentum_decay`, or `b1`, `b2` outside [0, 1).
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.nadam(0.1)

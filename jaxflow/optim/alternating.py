@@ -1,4 +1,4 @@
-"""Players that move in turn, each seeing where those before it have gone."""
+"""Players that move in turn; each sees the moves of those before it."""
 
 from typing import Any
 
@@ -15,13 +15,19 @@ def alternating(*optimizers: optax.GradientTransformation) -> optax.GradientTran
     r"""Alternating descent: entry i of the parameters is stepped by `optimizers[i]`, at the others' newest values.
 
     $\theta_i \leftarrow \theta_i - \eta_i V_i(\theta_1^{new}, …, \theta_{i-1}^{new}, \theta_i, …, \theta_n)$ for
-    i = 1 … n. The parameters are a tuple or a list with one entry (any pytree) a player; with one optimizer all
-    entries use it. On a loss instead of a game it is block coordinate (Gauss–Seidel) descent. A step evaluates the
-    gradient n times. `update` needs `params` and `grad_fn=` (`iterate` hands them over); the optimizers see the
+    i = 1 … n. On a loss instead of a game it is block coordinate (Gauss–Seidel) descent. A step evaluates the
+    gradient n times. `update` needs `params` and `grad_fn=` (`iterate` hands them over). The optimizers see the
     gradient (as a function too) and the parameters of their own player, and no value.
 
-    Raises `TypeError` when an argument is not a transformation, `ValueError` for none, or when `init` finds another
-    number of entries than of optimizers.
+    **Arguments**
+
+    - `optimizers`: one for each entry of the parameters, which are a tuple or a list with one entry (any pytree)
+      for each player; or a single one, which all entries use.
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `TypeError` when an argument is not a transformation; `ValueError` when there are no optimizers, when
+    `init` finds another number of entries than of optimizers, or for an `update` without `grad_fn=`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda p: (p[0] * p[1], -p[0] * p[1]))
@@ -31,7 +37,7 @@ def alternating(*optimizers: optax.GradientTransformation) -> optax.GradientTran
     [0.9, 1.09]
     """
     if not optimizers:
-        raise ValueError("alternating takes at least one optimizer, got none.")
+        raise ValueError("alternating needs at least one optimizer, got no argument.")
     for optimizer in optimizers:
         if not isinstance(optimizer, optax.GradientTransformation):
             raise TypeError(f"alternating takes optax transformations, got {optimizer!r}.")
@@ -40,7 +46,7 @@ def alternating(*optimizers: optax.GradientTransformation) -> optax.GradientTran
     def players(params) -> list[tuple[int, Any]]:
         if not isinstance(params, (tuple, list)) or len(optimizers) not in (1, len(params)):
             raise ValueError(
-                "params must be a tuple or list with one entry an optimizer "
+                "params must be a tuple or list with one entry for each optimizer "
                 f"({len(optimizers)} of them), got {params!r}."
             )
         return list(enumerate(extended * len(params) if len(extended) == 1 else extended))

@@ -26,7 +26,7 @@ def _check_momentum(learning_rate, beta):
 
 
 class CountState(NamedTuple):
-    """The step count k a scheduled coefficient is evaluated at, and the state of what it drives."""
+    """The step count k at which a scheduled coefficient is evaluated, and the state of what it drives."""
 
     count: jax.Array
     inner: PyTree
@@ -51,8 +51,15 @@ def _scheduled(make, coefficient) -> optax.GradientTransformation:
 def gd(learning_rate):
     r"""Gradient descent (Cauchy 1847): $\theta \leftarrow \theta - \eta\,\nabla L(\theta)$.
 
-    `learning_rate` η is a number or a schedule. With mini-batches this is SGD (Robbins & Monro 1951). Its
-    continuous limit on the clock t = kη is gradient flow. Raises `ValueError` for a negative or NaN rate.
+    With mini-batches this is SGD (Robbins & Monro 1951). Its continuous limit on the clock t = kη is gradient flow.
+
+    **Arguments**
+
+    - `learning_rate` η: a number at least 0 or a schedule.
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative or NaN rate.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.gd(0.1)
@@ -67,12 +74,19 @@ def gd(learning_rate):
 def momentum(learning_rate, beta=0.9, *, ema=False, debias=False):
     r"""Heavy-ball momentum (Polyak 1964): $v \leftarrow \beta v + g,\ \theta \leftarrow \theta - \eta v$.
 
-    - `ema=True`: the velocity is an average, $v \leftarrow \beta v + (1-\beta) g$, so that η is the rate of
-      the clock; `debias=True` divides it by $1 - \beta^t$ (only with `ema`).
-    - η stays outside the velocity (as in PyTorch and optax); the form with η inside it differs once η varies.
-    - `beta` may be a schedule too (`one_cycle_momentum`).
+    η stays outside the velocity (as in PyTorch and optax); the form with η inside it differs once η varies.
 
-    Raises `ValueError` for a negative rate, `beta` outside [0, 1), or `debias` without `ema`.
+    **Arguments**
+
+    - `learning_rate` η: a number at least 0 or a schedule.
+    - `beta` β: the momentum, a number in [0, 1) or a schedule (`one_cycle_momentum`).
+    - `ema`: whether the velocity is an average, $v \leftarrow \beta v + (1-\beta) g$, so that η is the rate of the
+      clock (static).
+    - `debias`: whether to divide the average by $1 - \beta^t$; only with `ema` (static).
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate, `beta` outside [0, 1), or `debias` without `ema` or with a schedule.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.momentum(0.1, 0.5)
@@ -82,10 +96,12 @@ def momentum(learning_rate, beta=0.9, *, ema=False, debias=False):
     """
     _check_momentum(learning_rate, beta)
     if debias and not ema:
-        raise ValueError("debias must be False unless ema=True: the heavy ball's velocity is not an average.")
+        raise ValueError(
+            "debias must be False unless ema=True, as the heavy ball's velocity is not an average."
+        )
     if debias and callable(beta):
         raise ValueError(
-            "debias must be False when beta is a schedule: the correction 1 - beta^t needs one beta."
+            "debias must be False when beta is a schedule, as the correction 1 - beta^t needs one beta."
         )
     average = lambda b: of_optax(optax.ema(below_one(b) if debias else b, debias=debias))
     make = average if ema else optax.trace
@@ -123,13 +139,22 @@ def _nesterov_lookahead(learning_rate, beta) -> optax.GradientTransformationExtr
 def nesterov(learning_rate, beta=0.9, *, lookahead=False):
     r"""Nesterov's accelerated gradient (Nesterov 1983; as momentum: Sutskever et al. 2013).
 
-    - Default, the shifted form of PyTorch and optax: $v \leftarrow \beta v + g(\theta)$,
-      $\theta \leftarrow \theta - \eta (g + \beta v)$. Its parameters are the look-ahead point.
-    - `lookahead=True`, the original form: the gradient is taken at $\theta - \eta\beta v$, then
-      $v \leftarrow \beta v + g$, $\theta \leftarrow \theta - \eta v$. It needs `grad_fn=` in `update`
-      (`iterate` hands it over).
+    The default is the shifted form of PyTorch and optax: $v \leftarrow \beta v + g(\theta)$, $\theta \leftarrow
+    \theta - \eta (g + \beta v)$. Its parameters are the look-ahead point. For constant η the two forms are one
+    sequence: shifted = look-ahead − ηβv.
 
-    For constant η the two are one sequence: shifted = look-ahead − ηβv. Raises as `momentum`.
+    **Arguments**
+
+    - `learning_rate` η: a number at least 0 or a schedule.
+    - `beta` β: the momentum, a number in [0, 1) or a schedule.
+    - `lookahead`: whether to use the original form (static): the gradient is taken at $\theta - \eta\beta v$, then
+      $v \leftarrow \beta v + g$, $\theta \leftarrow \theta - \eta v$. Its `update` needs `grad_fn=` (`iterate`
+      hands it over).
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate, `beta` outside [0, 1), or an `update` of the original form without
+    `grad_fn=`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.nesterov(0.1, 0.9, lookahead=True), lambda x: 0.5 * x @ x, jnp.ones(1), steps=2)
@@ -161,13 +186,21 @@ def _paper_sgdw(learning_rate, beta, weight_decay, multiplier) -> optax.Gradient
 def sgdw(learning_rate, beta=0.9, weight_decay=1e-4, *, multiplier=None):
     r"""Momentum with decoupled weight decay (Loshchilov & Hutter 2019, 1711.05101).
 
-    - Default, as PyTorch and optax scale decay:
-      $v \leftarrow \beta v + g,\ \theta \leftarrow \theta - \eta (v + \lambda\theta)$.
-    - `multiplier` $\eta_t$ (a number, 1.0 for none, or a schedule): the paper's form, where the schedule is
-      apart from the rate α = `learning_rate` and both stand inside the velocity:
-      $m \leftarrow \beta m + \eta_t\alpha g,\ \theta \leftarrow \theta - m - \eta_t\lambda\theta$.
+    By default decay is scaled as in PyTorch and optax: $v \leftarrow \beta v + g,\ \theta \leftarrow \theta - \eta
+    (v + \lambda\theta)$. λ acts on the old θ, and `update` needs `params`.
 
-    λ acts on the old θ. `update` needs `params`. Raises as `momentum`, and for a negative `weight_decay`.
+    **Arguments**
+
+    - `learning_rate` η (the paper's α): a number at least 0 or a schedule.
+    - `beta` β: the momentum, a number in [0, 1) or a schedule.
+    - `weight_decay` λ: a number at least 0.
+    - `multiplier` $\eta_t$: a number or a schedule, for the paper's form, where the schedule is apart from the rate
+      α and both are inside the velocity: $m \leftarrow \beta m + \eta_t\alpha g,\ \theta \leftarrow \theta - m -
+      \eta_t\lambda\theta$. 1.0 is the paper's form without a schedule; `None` is the default form.
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate, `weight_decay` or `multiplier`, or `beta` outside [0, 1).
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.sgdw(0.1, weight_decay=0.5)
@@ -194,6 +227,14 @@ def sign(learning_rate):
 
     Its step does not vanish with the gradient, so it ends in a two-cycle of width η.
 
+    **Arguments**
+
+    - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative or NaN rate.
+
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.sign(0.1)
     >>> print(optimizer.update(jnp.array([3.0, 0.0]), optimizer.init(jnp.zeros(2)))[0])
@@ -208,8 +249,18 @@ def newton(learning_rate=1.0, damping=0.0):
     r"""Newton's method, exact and damped: $\theta \leftarrow \theta - \eta (H + \mu I)^{-1} \nabla L$.
 
     The Hessian H is formed, d² numbers from d Hessian-vector products, and solved with, so this is for small
-    problems (d up to some thousands). `damping` μ ≥ 0 (Levenberg 1944). It goes to any critical point, saddles
-    and maxima too. It needs `params` and `grad_fn=` in `update` (`iterate` hands them over).
+    problems (d up to some thousands). It goes to any critical point, saddles and maxima too. Its `update` needs
+    `params` and `grad_fn=` (`iterate` hands them over).
+
+    **Arguments**
+
+    - `learning_rate` η: a number at least 0 or a schedule.
+    - `damping` μ: a number at least 0, in units of the Hessian (Levenberg 1944).
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate or damping, or an `update` without `grad_fn=`; `TypeError` for complex
+    parameters.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: x @ jnp.diag(jnp.array([1.0, 100.0])) @ x

@@ -40,17 +40,28 @@ def _tournament(key, losses, number, rounds):
 def genetic(
     spread=1.0, mutation=0.1, alpha=0.5, decay=0.99, *, key, size: int = 64, elite: int = 2, rounds: int = 3
 ):
-    r"""A real-coded genetic algorithm. **Gradient-free**: it ignores the gradient and calls `value_fn`.
+    """A real-coded genetic algorithm. It is **gradient-free**: it ignores the gradient and calls `value_fn`.
 
-    The population of `size` starts normal around the parameters with standard deviation `spread`. A generation
-    keeps the best `elite`, fills up with children of parents chosen by tournaments of `rounds`, crossed by
-    BLX-α (Eshelman & Schaffer 1993, `alpha`), and mutated by normal noise of standard deviation
+    The population starts normal around the parameters with standard deviation `spread`. A generation
+    keeps the best `elite`, and fills up with children of parents chosen by tournaments of `rounds`, crossed by
+    BLX-α (Eshelman & Schaffer 1993), and mutated by normal noise of standard deviation
     `mutation`·`spread`·`decay`$^k$. The parameters are the best individual, so the loss never rises.
 
-    `update` needs `params` and `value_fn=`, the loss as a function (`iterate` hands it over); one step is `size`
-    evaluations of the loss. It has no learning rate: its clock is the generation.
+    **Arguments**
 
-    Raises `ValueError` for a non-positive `spread`, `size` < 2, or `elite` outside 1 … `size` − 1.
+    - `spread`: the standard deviation of the first population, a number above 0, in units of the parameters.
+    - `mutation`: the standard deviation of a mutation over `spread`, a number at least 0.
+    - `alpha`: how far a child may lie outside its parents' interval, a number at least 0, in units of its length.
+    - `decay`: the factor of the mutation from one generation to the next, a number above 0.
+    - `key`: the random key of the algorithm.
+    - `size`: the number of individuals, at least 2 (static).
+    - `elite`: the number of individuals kept, from 1 to `size` − 1 (static).
+    - `rounds`: the number of individuals drawn for a tournament, at least 1 (static).
+
+    **Returns** an `Optimizer`. Its `update` needs `params` and `value_fn=`, the loss as a function (`iterate` hands
+    them over); one step is `size` evaluations of the loss. It has no learning rate: its clock is the generation.
+
+    **Raises** `ValueError` or `TypeError` for a number out of range, or an `update` without `value_fn=`.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.genetic(key=jax.random.key(0))

@@ -11,12 +11,19 @@ from jaxflow.optim.moments import in_single
 
 @traceable
 def gradient_noise(eta, gamma=0.55, *, key):
-    r"""Annealed Gaussian gradient noise (Neelakantan et al. 2015, 1511.06807).
+    r"""Annealed Gaussian gradient noise (Neelakantan et al. 2015, 1511.06807): $g + \xi_t$.
 
-    $g + \xi_t$ with $\mathrm{Var}\,\xi_t = \eta/(1+t)^\gamma$; t counts from 0; `key` is a JAX PRNG key, a
-    leaf, so that `vmap` over keys gives independent noise.
+    $\mathrm{Var}\,\xi_t = \eta/(1+t)^\gamma$ for every coordinate; t counts steps from 0.
 
-    Raises `ValueError` for a negative `eta` or `gamma`, `TypeError` when `key` is not a PRNG key.
+    **Arguments**
+
+    - `eta` η: the variance at t = 0, a number at least 0, in units of a squared gradient.
+    - `gamma` γ: the exponent, a number at least 0.
+    - `key`: a JAX PRNG key. It is a leaf, so `vmap` over keys gives independent noise.
+
+    **Returns** an `Optimizer`, to be put before another one in a `chain`.
+
+    **Raises** `ValueError` for a negative `eta` or `gamma`; `TypeError` when `key` is not a PRNG key.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> noisy = jf.optim.chain(jf.optim.gradient_noise(0.01, key=jax.random.key(0)), jf.optim.gd(0.1))
@@ -33,10 +40,18 @@ def gradient_noise(eta, gamma=0.55, *, key):
 
 @traceable
 def l2_regularization(strength):
-    r"""Add $\lambda\theta$ to the gradient: that of the penalty $\frac\lambda2|\theta|^2$ in the loss.
+    r"""Add $\lambda\theta$ to the gradient: the gradient of the penalty $\frac\lambda2|\theta|^2$ in the loss.
 
     With adaptive methods this is not decoupled weight decay (`adamw`): the penalty is divided by their
-    preconditioner too. Raises `ValueError` for a negative `strength`.
+    preconditioner too.
+
+    **Arguments**
+
+    - `strength` λ: a number at least 0, in units of the Hessian.
+
+    **Returns** an `Optimizer`, to be put before another one in a `chain`.
+
+    **Raises** `ValueError` for a negative `strength`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> ridge = jf.optim.chain(jf.optim.l2_regularization(0.5), jf.optim.gd(0.1))

@@ -13,7 +13,7 @@ PyTree = Any
 
 # Added under the root of a second moment. The derivative of sqrt at 0 is infinite, and infinity times the zero
 # that the chain rule brings along is NaN wherever a coordinate of the gradient is exactly 0. Its root, 1e-19,
-# is lost beside any eps in use.
+# is lost in any eps in use.
 TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
@@ -53,9 +53,9 @@ def step_count(count: jax.Array) -> jax.Array:
 
 
 def below_one(decay: Any) -> Any:
-    """The decay of an average, below 1 where tracing brings a 1: from there on 1 − βᵗ is 0, and a quotient NaN.
+    """The decay of an average, kept below 1 where tracing brings a 1: there 1 − βᵗ would be 0, and a quotient NaN.
 
-    The correction makes of it, nearly, the mean of all that has been, its limit as β → 1.
+    With the correction the average is then nearly the mean of all that has been, which is its limit as β → 1.
     """
     if is_concrete(decay):
         return decay
@@ -64,12 +64,12 @@ def below_one(decay: Any) -> Any:
 
 
 def increment(count: jax.Array) -> jax.Array:
-    """The next step count; stays at the largest integer rather than wrap around."""
+    """The next step count; at the largest integer it stays instead of wrapping around."""
     return jnp.asarray(optax.safe_increment(count))
 
 
 def of_optax(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """A transform that promotes dtypes itself, let to do so where `jax_numpy_dtype_promotion` is strict."""
+    """A transform that promotes dtypes itself, which is allowed here where `jax_numpy_dtype_promotion` is strict."""
     transform = optax.with_extra_args_support(transform)
 
     def update(updates, state, params=None, **extra):
@@ -80,10 +80,10 @@ def of_optax(transform: optax.GradientTransformation) -> optax.GradientTransform
 
 
 def in_single(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Compute and keep the state in float32 where parameters are half precision.
+    """Compute and keep the state in float32 where parameters are in half precision.
 
-    b2 = 0.999 is 1 and eps = 1e-8 is 0 there; a square is below its range, and an average stops short of what it
-    averages, once what a step adds is below half a unit in its last place.
+    In half precision b2 = 0.999 is 1 and eps = 1e-8 is 0. A square is below its range, and an average stops moving
+    once what a step adds is below half a unit in its last place.
     """
     transform = optax.with_extra_args_support(transform)
 

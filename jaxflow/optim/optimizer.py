@@ -23,10 +23,10 @@ class Optimizer(Bound, optax.GradientTransformationExtraArgs):
     `update(gradient, state, params, **extra) -> (updates, state)`, with $\theta \leftarrow \theta +$ `updates`.
     Updates come back in the gradient's dtype and the state in the dtype it came in, whatever the dtype of the
     hyperparameters, so that bfloat16 parameters survive a sweep over float32 learning rates. Averages over steps
-    (velocities, second moments, slow weights) are kept in float32 at least. Of abstract parameters
+    (velocities, second moments, slow weights) are kept in float32 at least. From abstract parameters
     (`jax.ShapeDtypeStruct`) `init` makes an abstract state.
 
-    Made by the constructors of `jaxflow.optim`, or by any constructor under `traceable`.
+    The constructors of `jaxflow.optim` make optimizers, and so does any constructor under `traceable`.
 
     >>> import jax, jaxflow as jf
     >>> optimizer = jf.optim.momentum(0.1, 0.9)
@@ -72,7 +72,13 @@ def _cast_like(tree: PyTree, reference: PyTree) -> PyTree:
 
 
 def hyperparameters(optimizer: optax.GradientTransformation) -> dict[str, Any]:
-    """The hyperparameters of an optimizer by name; empty for a plain optax optimizer, which hides them.
+    """The hyperparameters of an optimizer by name.
+
+    **Arguments**
+
+    - `optimizer`: any optax transformation.
+
+    **Returns** a dict; it is empty for a plain optax optimizer, which hides its hyperparameters.
 
     >>> import jaxflow as jf
     >>> jf.optim.hyperparameters(jf.optim.gd(0.1))
@@ -86,13 +92,23 @@ RATES = ("learning_rate", "lr", "step_size", "stepsize", "rate")
 
 
 def learning_rate_of(optimizer: optax.GradientTransformation) -> Any:
-    """The learning rate an optimizer was made with (a number, an array or a schedule), `None` if it has none.
+    """The learning rate with which an optimizer was made.
 
     It is the argument `learning_rate` (else `lr`, `step_size`, `stepsize` or `rate`) of the optimizer, or of
     the optimizers it was made from. Those that a plain optax wrapper holds, such as `optax.chain`,
     `optax.multi_transform` or `optax.masked`, are found in what its `update` closes over.
 
-    Raises `ValueError` when several parts have different rates, as then no single clock is implied.
+    **Arguments**
+
+    - `optimizer`: any optax transformation.
+
+    **Returns** a number, an array or a schedule; `None` where no learning rate is found.
+
+    **Raises** `ValueError` when several parts have different rates, as no single clock is then implied.
+
+    >>> import optax, jaxflow as jf
+    >>> jf.optim.learning_rate_of(optax.chain(optax.clip(1.0), jf.optim.adam(1e-3)))
+    0.001
     """
     found: list[Any] = []
     for rate in _rates(optimizer, {}):
@@ -127,7 +143,7 @@ def _rates(part: Any, met: dict[int, Any]) -> list[Any]:
 
 
 def _of_arguments(arguments: Mapping[Any, Any], met: dict[int, Any]) -> list[Any]:
-    """The rate among arguments by name, else those of the optimizers among them."""
+    """The rate among arguments by name; otherwise those of the optimizers among them."""
     rates = (arguments[name] for name in RATES if _is_rate(arguments.get(name)))
     rate = next(rates, None)
     return _all_rates(arguments.values(), met) if rate is None else [rate]
@@ -150,7 +166,7 @@ def _is_filled(cell: Any) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two rates are one: made of the same objects, or of equal numbers that are known."""
+    """Whether two rates are the same: made of the same objects, or of equal numbers that are known."""
     leaves, others = jax.tree.leaves(a), jax.tree.leaves(b)
     plain = lambda x, y: isinstance(x, (int, float)) and isinstance(y, (int, float)) and x == y
     return jax.tree.structure(a) == jax.tree.structure(b) and all(
@@ -160,16 +176,21 @@ def _same(a: Any, b: Any) -> bool:
 
 @traceable
 def chain(*transforms: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Apply transformations one after another, as `optax.chain`, and stay a pytree.
+    """Apply transformations one after another, as `optax.chain` does, and stay a pytree.
 
-    Plain optax transformations may be among them; they are static.
+    **Arguments**
+
+    - `transforms`: optimizers and other transformations, in order. Plain optax transformations may be among them;
+      they are static.
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `TypeError` when an argument is not a transformation.
 
     >>> import jax, optax, jaxflow as jf
     >>> clipped = jf.optim.chain(optax.clip_by_global_norm(1.0), jf.optim.gd(0.1))
     >>> jax.tree.leaves(clipped)
     [0.1]
-
-    Raises `TypeError` when an argument is not a transformation.
     """
     for transform in transforms:
         if not isinstance(transform, optax.GradientTransformation):

@@ -3,7 +3,7 @@
 They are evaluated in the default float dtype (float64 under x64, whatever the dtype of the count), never
 branch on a parameter's value, and take fractional lengths, so that a sweep over lengths is one compilation.
 A length of 0, which is refused as a plain number, may arrive in such a sweep: that phase is then over at once.
-A schedule takes the place of a learning rate anywhere, in optax too.
+A schedule can take the place of a learning rate anywhere, in optax too.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from jaxflow._traceable import Bound, kind, traceable
 
 @kind(callable)
 class Schedule(Bound):
-    """A function `schedule(count) -> value` of the 0-based step count, as a pytree of its parameters.
+    """A function `schedule(count) -> value` of the step count 0, 1, …, as a pytree of its parameters.
 
     `count` may be an integer or float array of any shape; the value has its shape and the default float dtype.
 
@@ -39,7 +39,7 @@ def value_at(rate: Any, count: Any) -> Any:
 
 
 def check_rate(rate: Any, name: str = "learning_rate") -> None:
-    """Refuse a learning rate given as a negative, infinite or NaN number, or as no number at all."""
+    """Refuse a learning rate given as a negative, infinite or NaN number, or as anything that is not a number."""
     if not callable(rate):
         _check.nonnegative(**{name: rate})
 
@@ -59,6 +59,14 @@ def _ramp(elapsed: jax.Array, length: Any) -> jax.Array:
 def constant(value):
     """The same value at every step.
 
+    **Arguments**
+
+    - `value`: a number at least 0.
+
+    **Returns** a `Schedule`.
+
+    **Raises** `ValueError` for a negative value.
+
     >>> print(constant(0.5)(10))
     0.5
     """
@@ -70,6 +78,14 @@ def constant(value):
 def inverse_sqrt(value):
     r"""$\eta / \sqrt{k + 1}$: the rate of online convex optimization (Zinkevich 2003).
 
+    **Arguments**
+
+    - `value` η: the rate at k = 0, a number at least 0.
+
+    **Returns** a `Schedule`.
+
+    **Raises** `ValueError` for a negative value.
+
     >>> print(inverse_sqrt(1.0)(8))
     0.333...
     """
@@ -79,9 +95,17 @@ def inverse_sqrt(value):
 
 @traceable
 def warmup(peak, steps, start=0.0):
-    r"""Linear from `start` at k = 0 to `peak` at k = `steps`, then constant (Goyal et al. 2017, 1706.02677).
+    """Linear from `start` at k = 0 to `peak` at k = `steps`, then constant (Goyal et al. 2017, 1706.02677).
 
-    `peak` may be a schedule: it then begins at k = `steps`, counting from 0.
+    **Arguments**
+
+    - `peak`: a number at least 0; or a schedule, which then begins at k = `steps`, counting from 0.
+    - `steps`: the length of the rise, a number above 0.
+    - `start`: the value at k = 0, a number at least 0.
+
+    **Returns** a `Schedule`.
+
+    **Raises** `ValueError` for a negative `peak` or `start`, or `steps` ≤ 0.
 
     >>> print(warmup(1.0, 4)(1), warmup(1.0, 4)(9))
     0.25 1.0
@@ -104,6 +128,15 @@ def triangular(low, high, half_period):
     With s = `half_period`: $c = \lfloor 1 + k/2s \rfloor$, $x = |k/s - 2c + 1|$,
     $\eta_k = low + (high - low)\max(0, 1 - x)$.
 
+    **Arguments**
+
+    - `low`, `high`: the ends of the range, numbers at least 0.
+    - `half_period` s: the number of steps from `low` to `high`, above 0.
+
+    **Returns** a `Schedule`.
+
+    **Raises** `ValueError` for a negative `low` or `high`, or `half_period` ≤ 0.
+
     >>> print(triangular(0.0, 1.0, 4)(jnp.arange(9)))
     [0.   0.25 0.5  0.75 1.   0.75 0.5  0.25 0.  ]
     """
@@ -123,8 +156,19 @@ def triangular(low, high, half_period):
 def sgdr(high, period, growth=1.0, low=0.0):
     r"""Cosine annealing with warm restarts, without an end (Loshchilov & Hutter 2017, 1608.03983).
 
-    Cycle n has length $T_0 m^n$ for `period` $T_0$ and `growth` m ≥ 1; within a cycle
-    $\eta = low + \frac12 (high - low)(1 + \cos(\pi\, p))$ with p the elapsed fraction of the cycle.
+    Cycle n has length $T_0 m^n$; within a cycle $\eta = low + \frac12 (high - low)(1 + \cos(\pi\, p))$ with p the
+    elapsed fraction of the cycle.
+
+    **Arguments**
+
+    - `high`: the value at the start of a cycle, a number at least 0.
+    - `period` $T_0$: the number of steps of the first cycle, above 0.
+    - `growth` m: how many times as long the next cycle is, a number at least 1.
+    - `low`: the value at the end of a cycle, a number at least 0.
+
+    **Returns** a `Schedule`.
+
+    **Raises** `ValueError` for a negative `high` or `low`, `period` ≤ 0 or `growth` < 1.
 
     >>> print(sgdr(1.0, 4)(jnp.arange(5)).round(3))
     [1.    0.854 0.5   0.146 1.   ]
@@ -143,16 +187,16 @@ def sgdr(high, period, growth=1.0, low=0.0):
 
 
 def _cycle(k: jax.Array, period: jax.Array, growth: jax.Array) -> tuple[jax.Array, jax.Array]:
-    r"""Where the cycle that holds step k begins, $T_0 (m^n - 1)/(m - 1)$, and its length $T_0 m^n$.
+    """Where the cycle that holds step k begins, $T_0 (m^n - 1)/(m - 1)$, and its length $T_0 m^n$.
 
-    A logarithm guesses the index n to within one. The begins are sums and products of positive numbers, exact for
-    integers, and it is they that decide.
+    A logarithm guesses the index n to within one. The begins are sums and products of positive numbers, which are
+    exact for integers, so they decide.
     """
     excess = jnp.where(growth > 1, growth - 1, 1.0)
     guess = jnp.where(growth > 1, jnp.log1p(k * excess / period) / jnp.log1p(excess), k / period)
     total, power = _geometric(lax.stop_gradient(guess).astype(jnp.int32), growth)
     begin, length = period * total, period * power
-    # A restart between two steps is due at the later one; one that is a step but for rounding, at that step.
+    # A restart between two steps is due at the later one; one that is a step up to rounding is due at that step.
     slack = jnp.minimum(0.25, 8 * jnp.finfo(k.dtype).eps * k)
     late, early = k < begin - slack, k >= begin + length - slack
     shift = jnp.where(late, 1 / growth, jnp.where(early, growth, 1.0))
@@ -174,7 +218,7 @@ def _geometric(n: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _one_cycle_phases(k, steps, warm_fraction):
-    """Fractions, in [0, 1], of the rising and of the falling phase, in PyTorch's placing of their ends."""
+    """Fractions, in [0, 1], of the rising and of the falling phase, whose ends are placed as in PyTorch."""
     top = jnp.maximum(warm_fraction * steps - 1, 0.0)
     return _ramp(k, top), jnp.where(k > top, _ramp(k - top, steps - 1 - top), 0.0)
 
@@ -193,11 +237,22 @@ def _check_one_cycle(steps, warm_fraction):
 
 @traceable
 def one_cycle(peak, steps, start_factor=25.0, final_factor=1e4, warm_fraction=0.3):
-    r"""One-cycle learning rate (Smith & Topin 2018, 1708.07120): cosine up to the peak, cosine down to almost 0.
+    """One-cycle learning rate (Smith & Topin 2018, 1708.07120): cosine up to the peak, cosine down to almost 0.
 
-    From `peak/start_factor` at k = 0 to `peak` at k = `warm_fraction*steps` − 1, down to
-    `peak/(start_factor*final_factor)` at k = `steps` − 1 and constant after: PyTorch's placing of the ends
+    It goes from `peak/start_factor` at k = 0 to `peak` at k = `warm_fraction*steps` − 1, down to
+    `peak/(start_factor*final_factor)` at k = `steps` − 1, and is constant after. The ends are placed as in PyTorch
     (optax's `cosine_onecycle_schedule` reaches them one step later). `one_cycle_momentum` is its partner.
+
+    **Arguments**
+
+    - `peak`: a number at least 0.
+    - `steps`: the number of steps of the cycle, above 0.
+    - `start_factor`, `final_factor`: the divisors of the start and of the end, numbers above 0.
+    - `warm_fraction`: the share of the rising phase, between 0 and 1.
+
+    **Returns** a `Schedule`.
+
+    **Raises** `ValueError` for a number out of range, or `warm_fraction*steps` ≤ 1.
 
     >>> print(one_cycle(1.0, 100)(jnp.array([0, 29, 99])))
     [4.e-02 1.e+00 4.e-06]
@@ -219,7 +274,18 @@ def one_cycle(peak, steps, start_factor=25.0, final_factor=1e4, warm_fraction=0.
 def one_cycle_momentum(steps, low=0.85, high=0.95, warm_fraction=0.3):
     """The momentum of one-cycle training, opposite to the learning rate: high, low at its peak, high.
 
-    Give it as `beta` to `momentum` or `nesterov`, on the same `steps` and `warm_fraction` as `one_cycle`.
+    Give it as `beta` to `momentum` or `nesterov`, with the same `steps` and `warm_fraction` as `one_cycle`
+    (Smith & Topin 2018, 1708.07120).
+
+    **Arguments**
+
+    - `steps`: the number of steps of the cycle, above 0.
+    - `low`, `high`: the ends of the range, numbers at least 0.
+    - `warm_fraction`: the share of the falling phase, between 0 and 1.
+
+    **Returns** a `Schedule`.
+
+    **Raises** `ValueError` for a number out of range, or `warm_fraction*steps` ≤ 1.
 
     >>> print(one_cycle_momentum(100, low=0.5, high=1.0)(jnp.array([0, 29, 99])))
     [1.  0.5 1. ]

@@ -1,6 +1,6 @@
 """Methods that turn from adaptive to plain descent, and Lookahead, which alternates fast and slow weights.
 
-AdaBound's rates are squeezed towards one rate; SWATS measures the rate at which SGD would go on and switches.
+AdaBound's rates are clipped towards one rate; SWATS measures the rate with which SGD would go on, and switches.
 Every phase is a `where`, so nothing recompiles at a switch and a vmapped sweep may switch lane by lane.
 """
 
@@ -41,12 +41,24 @@ def adabound(
     r"""AdaBound (Luo et al. 2019, 1902.09843): Adam whose rates are clipped towards SGD's.
 
     $\theta \leftarrow \theta - \mathrm{clip}(\alpha c_t/(\sqrt{v} + \epsilon),\, l_t,\, u_t)\, m$ with
-    $l_t = \alpha^*(1 - 1/(\gamma t + 1))$, $u_t = \alpha^*(1 + 1/(\gamma t))$, m and v uncorrected. Default, the
-    authors' code: $c_t = \sqrt{1-\beta_2^t}/(1-\beta_1^t)$; `paper=True`: $c_t = 1$ and no ε.
-    `amsbound=True` takes the maximum of v. `final_learning_rate` α* follows a schedule of `learning_rate` in
-    proportion, $\alpha^* \alpha_t/\alpha_0$. γ is a number of its own (it equals 1 − β₂ only at β₂ = .999).
-    It ends as EMA momentum with rate α*. Raises as `adam`, and for a non-positive α* or γ or a schedule whose
-    first rate is 0 (a warm-up from 0), as α* has no proportion to it.
+    $l_t = \alpha^*(1 - 1/(\gamma t + 1))$, $u_t = \alpha^*(1 + 1/(\gamma t))$, m and v uncorrected. By default, as in
+    the authors' code, $c_t = \sqrt{1-\beta_2^t}/(1-\beta_1^t)$. It ends as EMA momentum with rate α*.
+
+    **Arguments**
+
+    - `learning_rate` α: a number at least 0 or a schedule, in units of the parameters.
+    - `b1` β₁, `b2` β₂: the decays of the moments, numbers in [0, 1).
+    - `eps` ε: a number at least 0, in units of the gradient.
+    - `final_learning_rate` α*: a number above 0. It follows a schedule of `learning_rate` in proportion,
+      $\alpha^* \alpha_t/\alpha_0$.
+    - `gamma` γ: how fast the bounds close, a number above 0. It equals 1 − β₂ only at β₂ = .999.
+    - `amsbound`: whether to take the maximum of v (static).
+    - `paper`: whether to use the paper's form, $c_t = 1$ without ε (static).
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate or `eps`, `b1`, `b2` outside [0, 1), a non-positive α* or γ, or a
+    schedule whose first rate is 0 (a warm-up from 0), as α* has no proportion to it.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.adabound(0.1)
@@ -83,9 +95,13 @@ def adabound(
 
 
 class SwatsState(NamedTuple):
-    """Moments (mu turns into SGD's velocity at the switch), the averaged estimate of SGD's rate, whether SGD has
-    been switched to, and SGD's rate Λ and Adam's rate then: scalars, or, where each array of the parameters
-    switches by itself, one number an array (arrays,), in the order of `jax.tree.leaves`.
+    """The state of `swats`. Its numbers are scalars; where each array of the parameters switches by itself they are
+    vectors (arrays,), in the order of `jax.tree.leaves`.
+
+    - `moments`: mu turns into SGD's velocity at the switch.
+    - `estimate`: the averaged estimate of SGD's rate.
+    - `switched`: whether the switch to SGD has happened.
+    - `rate`, `adam_rate`: SGD's rate Λ, and Adam's rate at the switch.
     """
 
     moments: MomentsState
@@ -118,17 +134,26 @@ def _inner_products(p: PyTree, g: PyTree, per_leaf: bool) -> tuple[jax.Array, ja
 def swats(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-9, tolerance=1e-9, *, relative=False, per_leaf=False):
     r"""SWATS: start as Adam, switch to SGD (Keskar & Socher 2017, 1712.07628).
 
-    Adam's step $p = -\alpha\frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}\frac{m}{\sqrt v + \epsilon}$ is the
-    step of SGD with rate $\gamma = p^Tp/(-p^Tg)$ projected on p (where $p^Tg \ne 0$); its average
-    $\lambda \leftarrow \beta_2\lambda + (1-\beta_2)\gamma$. When t > 1, $\Lambda = \lambda/(1-\beta_2^t) > 0$
-    and $|\Lambda - \gamma| <$ `tolerance`, the next steps are
-    $v \leftarrow \beta_1 v + g,\ \theta \leftarrow \theta - (1-\beta_1)\Lambda v$ from v = 0.
+    Adam's step $p = -\alpha\frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}\frac{m}{\sqrt v + \epsilon}$ is the step of SGD
+    with rate $\gamma = p^Tp/(-p^Tg)$ projected on p (where $p^Tg \ne 0$); its average $\lambda \leftarrow
+    \beta_2\lambda + (1-\beta_2)\gamma$. When t > 1, $\Lambda = \lambda/(1-\beta_2^t) > 0$ and $|\Lambda - \gamma|
+    <$ `tolerance`, the next steps are $v \leftarrow \beta_1 v + g,\ \theta \leftarrow \theta - (1-\beta_1)\Lambda
+    v$ from v = 0. Under a schedule Λ goes on in proportion to it.
 
-    - `relative=True` tests $|\Lambda - \gamma| <$ `tolerance`·γ and `per_leaf=True` lets each array switch by
-      itself, as public codes do; the paper's test is absolute and over all parameters.
-    - Under a schedule Λ goes on in proportion to it.
+    **Arguments**
 
-    Raises as `adam`, and for a negative `tolerance`.
+    - `learning_rate` α: a number at least 0 or a schedule, in units of the parameters.
+    - `b1` β₁, `b2` β₂: the decays of the moments, numbers in [0, 1).
+    - `eps` ε: a number at least 0, in units of the gradient.
+    - `tolerance`: a number at least 0, in units of SGD's rate.
+    - `relative`: whether to test $|\Lambda - \gamma| <$ `tolerance`·γ, as public codes do; the paper's test is
+      absolute (static).
+    - `per_leaf`: whether each array switches by itself, as in public codes; the paper's test is over all parameters
+      (static).
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `ValueError` for a negative rate, `eps` or `tolerance`, or `b1`, `b2` outside [0, 1).
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.swats(0.1, tolerance=0.5), lambda x: 0.5 * x @ x, jnp.ones(1), steps=20)
@@ -192,12 +217,21 @@ class LookaheadState(NamedTuple):
 def lookahead(inner, steps=5, alpha=0.5, *, reset=False):
     r"""Lookahead (Zhang et al. 2019, 1907.08610): k fast steps of `inner`, one slow step.
 
-    $\phi \leftarrow \phi + \alpha(\theta_k - \phi)$ after every k = `steps` fast steps, and both weights continue
-    from the new φ. Parameters are plain: the fast weights go in and out, the slow ones live in the state. The
-    inner state is kept, or started afresh at each synchronisation with `reset=True`. The paper takes k = 5–10,
-    α = .5–.8. `update` needs `params`.
+    $\phi \leftarrow \phi + \alpha(\theta_k - \phi)$ after every k fast steps, and both weights continue from the
+    new φ. Parameters are plain: the fast weights go in and out, the slow ones are in the state. `update` needs
+    `params`.
 
-    Raises `TypeError` when `inner` is no optimizer, `ValueError` for `steps` < 1 or `alpha` outside [0, 1].
+    **Arguments**
+
+    - `inner`: the fast optimizer, any optax transformation.
+    - `steps` k: the number of fast steps, at least 1; the paper takes 5–10.
+    - `alpha` α: the slow step, a number in [0, 1]; the paper takes .5–.8.
+    - `reset`: whether the inner state starts afresh at each synchronisation instead of being kept (static).
+
+    **Returns** an `Optimizer`.
+
+    **Raises** `TypeError` when `inner` is no optimizer; `ValueError` for `steps` < 1, `alpha` outside [0, 1], or an
+    `update` without `params`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.lookahead(jf.optim.gd(0.5), steps=2)

@@ -1,7 +1,7 @@
-"""The one table of what is known of each optimizer: one entry an optimizer, looked up by `known`.
+"""The one table of what is known about each optimizer: one entry for each, which `known` looks up.
 
-An entry names formulas that stand elsewhere, some in packages above this one, so they are imported when they are
-asked for. Where there is no formula the entry says why.
+An entry names formulas that are defined elsewhere, some of them in packages above this one, so they are imported when
+they are needed. Where there is no formula the entry says why.
 """
 
 import pkgutil
@@ -47,16 +47,16 @@ NO_PRECONDITIONER = Without("has no preconditioner that is known here")
 NO_THRESHOLD = Without("has no closed form that is known here; stability_threshold finds it")
 NO_FLOW = Without("has no textbook equation; modified(optimizer, objective) finds that of any optimizer")
 NO_SDE = Without("has no SDE that is known here")
-NOT_DESCENT = Without("is no preconditioned gradient descent")
+NOT_DESCENT = Without("is not a preconditioned gradient descent")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What is known of one optimizer.
+    """What is known about one optimizer.
 
-    - `family`: how its hyperparameters go with the step size, for `family_of`.
-    - `scaling`: how they go with the batch size, for `rescale`.
-    - `preconditioner`: what it divides by, as a function of the second moment, for `preconditioner_of`.
+    - `family`: how its hyperparameters change with the step size, for `family_of`.
+    - `scaling`: how they change with the batch size, for `rescale`.
+    - `preconditioner`: what it divides the gradient by, as a function of the second moment, for `preconditioner_of`.
     - `threshold`: the largest stable sharpness late in a run, in units of the preconditioner, written in the
       hyperparameters as Python. `stability_threshold` does not need it: it finds the threshold of any optimizer.
     - `flow`: its textbook ODE, for `limit_of`. `sde`: its SDE on mini-batches, for `sde_of`. An equation that does
@@ -75,7 +75,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The constructor's."""
+        """The name of the constructor."""
         return self.constructor.__name__
 
     def formula(self, fact: str) -> Any:
@@ -275,7 +275,7 @@ def known(optimizer: Any) -> Entry | None:
 
 
 def formula_of(optimizer: Any, fact: str) -> Any:
-    """The formula that is known of an optimizer for one of `HOMES`, or `None`."""
+    """The formula of an optimizer for one of `HOMES`; `None` where the table has none."""
     entry = known(optimizer)
     return None if entry is None else entry.formula(fact)
 

@@ -1,4 +1,4 @@
-"""How an optimizer is asked for its updates: with everything of the loss that optax's conventions know."""
+"""How an optimizer is asked for its updates: it is handed everything of the loss that optax's conventions know."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +29,7 @@ def updates_of(
     loss: Callable[[PyTree], jax.Array],
     noise: PyTree = None,
 ) -> tuple[PyTree, PyTree]:
-    """The updates of one step on a loss, and the new state. `noise` is added to its gradient, wherever taken."""
+    """The updates of one step on a loss, and the new state. `noise` is added to every gradient of it."""
 
     def value_fn(params, grad_fn=None):  # optax's line searches hand the other arguments of `update` on to it
         del grad_fn

@@ -35,7 +35,7 @@ class Cells(NamedTuple):
 
 
 def line(ax: Any, cells: Cells, across: Scale) -> None:
-    """The median over one axis in its band; of names and samples, which nothing connects, with error bars."""
+    """The median over one axis in its band; names and samples, which nothing connects, have error bars instead."""
     at, style, many = across.points, stroke(0), cells.seeds > 1 and not cells.shares
     seen = bool(np.isfinite(cells.middle).any())
     named = ("middle 80 %", f"median of {cells.seeds} seeds") if many and seen else (None, None)

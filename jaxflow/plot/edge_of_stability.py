@@ -20,18 +20,30 @@ LEVEL = {"color": "0.35", "linestyle": (0, (2, 2)), "linewidth": 1.2, "zorder": 
 def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     """Three panels over the time t: the loss, the effective sharpness, and the distance from the iterates.
 
-    - Loss: the iterates', thin and averaged over time; what the central flow predicts; the stable flow's.
-    - Effective sharpness, in units of 1/learning rate, with the edge of stability at 2: of the iterates at their
-      midpoints, of the central and of the stable flow; the smaller eigenvalues thinner.
-    - Distance of both flows from the midpoints of the iterates, and the size of these' oscillation.
+    - Loss: that of the iterates, thin and averaged over time; what the central flow predicts; that of the stable
+      flow.
+    - Effective sharpness, in units of 1/learning rate, with the edge of stability at 2: that of the iterates at their
+      midpoints, of the central and of the stable flow. The smaller eigenvalues are thinner.
+    - Distance of both flows from the midpoints of the iterates, and the size of the iterates' oscillation.
 
-    A dotted line through all three is at `EdgeStudy.left`, where the iterates have left the stable flow; a study that
+    A dotted line through all three is at `EdgeStudy.left`, where the iterates have left the stable flow. A study that
     did not reach the edge says so in its legend.
 
-    `axes`: three Axes, by default new ones under each other on a new figure. Returns them. Raises `ValueError` for
-    another number of them.
+    **Arguments**
 
-    An example is in `jaxflow.edge_study`.
+    - `study`: what `jaxflow.edge_study` returned.
+    - `axes`: three Axes; by default new ones under each other on a new figure.
+
+    **Returns** the three Axes.
+
+    **Raises** `ValueError` for another number of Axes.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> from matplotlib.figure import Figure
+    >>> loss = lambda p: 0.5 * p[1] * p[0] ** 2 + 0.05 * (27.2 - p[1]) ** 2
+    >>> study = jf.edge_study(jf.optim.gd(0.1), loss, jnp.array([0.6, 20.0]), steps=30, modes=1, level=None)
+    >>> [ax.get_ylabel() for ax in jf.plot.edge(study, Figure().subplots(3))]
+    ['loss', 'effective sharpness × η', 'distance from the iterates']
     """
     if axes is None:
         import matplotlib.pyplot as plt

@@ -1,4 +1,4 @@
-"""The spectrum of a Hessian: the density of its eigenvalues, and the few that were found exactly."""
+"""The spectrum of a Hessian: the density of its eigenvalues, and the few that are known exactly."""
 
 from typing import Any
 
@@ -20,19 +20,24 @@ def spectrum(
 ) -> Any:
     """The density of the eigenvalues on a logarithmic axis, with its standard error over probes as a band.
 
-    - `density`: what `spectral_density` returned. The axis ends a factor 30 below the height of a single
-      eigenvalue; a second call draws another density beside the first.
-    - `eigenvalues` (k,): known exactly, by `top_eigenpairs` say, as triangles at the bottom.
-    - `width`: the standard deviation of the smoothing, in units of the eigenvalues; default 1 % of their range.
-    - `label`: the name to show. `ax`: the Axes to draw on, default the current ones.
+    **Arguments**
 
-    Returns the Axes. Raises `ValueError` for a stack of densities, one that is not finite, or a width that is not
+    - `density`: what `spectral_density` returned. The axis ends a factor 30 below the height of a single
+      eigenvalue; a second call draws another density into the same Axes.
+    - `ax`: the Axes to draw on; default the current ones.
+    - `eigenvalues` (k,): eigenvalues that are known exactly, by `top_eigenpairs` say, drawn as triangles at the
+      bottom.
+    - `width`: the standard deviation of the smoothing, in units of the eigenvalues; default 1 % of their range.
+    - `label`: the name in the legend.
+
+    **Returns** the Axes.
+
+    **Raises** `ValueError` for a stack of densities, one that is not finite, or a width that is not
     above 0 or too small to be drawn.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
-    >>> from jaxflow.curvature.density import spectral_density
     >>> from matplotlib.figure import Figure
-    >>> density = spectral_density(lambda x: jnp.sum(x**4), jnp.arange(5.0), jax.random.key(0))
+    >>> density = jf.curvature.spectral_density(lambda x: jnp.sum(x**4), jnp.arange(5.0), jax.random.key(0))
     >>> jf.plot.spectrum(density, Figure().add_subplot()).get_xlabel()
     'eigenvalue λ'
     """
@@ -47,7 +52,7 @@ def spectrum(
     height, error = np.asarray(smooth.value), np.asarray(smooth.error)
     if not (np.isfinite(grid).all() and np.isfinite(height).all() and height.max() > 0):
         raise ValueError(
-            f"spectrum draws a density of finite numbers above 0, smoothed by a width that is not tiny beside "
+            f"spectrum draws a density of finite numbers above 0, smoothed by a width that is not tiny for "
             f"its range; got heights up to {height.max()} at width {float(width):g}."
         )
     ax = axes(ax)

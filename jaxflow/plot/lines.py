@@ -16,12 +16,17 @@ def trajectories(
 ) -> Any:
     """A recorded number, such as the loss, against time for several runs.
 
-    - `runs`: trajectories by the name to show, each recorded with one number a time (`record=objective`).
-      Those with a leading axis (an ensemble) are drawn as the median and the band of the middle 80 %.
-    - `ax`: the Axes to draw on, default the current ones. `log`: a logarithmic axis, if
-      any number is positive.
+    **Arguments**
 
-    Returns the Axes. Raises `ValueError` when a run did not record one number a time.
+    - `runs`: trajectories by the name to show, each recorded with one number at each time (`record=objective`).
+      Those with a leading axis (an ensemble) are drawn as the median and the band of the middle 80 %.
+    - `ax`: the Axes to draw on; default the current ones.
+    - `log`: whether the vertical axis is logarithmic, if any number is positive.
+    - `label`: the name of the number, on the vertical axis.
+
+    **Returns** the Axes.
+
+    **Raises** `ValueError` when a run did not record one number at each time; `TypeError` where `runs` is no dict.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -47,10 +52,16 @@ def comparison(
 ) -> Any:
     """Distances from one trajectory against time, on a logarithmic axis.
 
-    - `distances`: `Comparison`s by the name to show, or a single one; with a leading axis, as for trajectories.
-    - `relative`: as a fraction of the path travelled.
+    The distance at the start, 0, is left out. Where all are 0, the axis is linear and shows that.
 
-    Returns the Axes. The distance at the start, 0, is left out. Where all are 0, the axis is linear and shows that.
+    **Arguments**
+
+    - `distances`: `Comparison`s by the name to show, or a single one. Those with a leading axis (an ensemble) are
+      drawn as the median and the band of the middle 80 %.
+    - `ax`: the Axes to draw on; default the current ones.
+    - `relative`: whether to show the distance as a fraction of the path travelled.
+
+    **Returns** the Axes.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -80,7 +91,7 @@ def _scalars(name: str, run: Trajectory) -> np.ndarray:
     if len(leaves) != 1 or leaves[0].ndim not in (1, 2) or leaves[0].shape[-1] != np.shape(run.times)[-1]:
         shapes = ", ".join(str(leaf.shape) for leaf in leaves)
         raise ValueError(
-            f"trajectories draws one number a time; {name!r} recorded {shapes}: run it with record=objective."
+            f"trajectories draws one number at each time, but {name!r} has {shapes}; run it with record=objective."
         )
     return leaves[0]
 

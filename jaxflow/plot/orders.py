@@ -14,7 +14,16 @@ MARKERS = "osD^vPX"
 def order(orders: OrderStudy | Mapping[str, Order] | Order, ax: Any = None) -> Any:
     """Errors against step size, log–log, each with its fitted line; the legend gives slope ± standard error.
 
-    Of an `OrderStudy` also, in grey beside each line, the slope it should have; points not fitted are hollow.
+    For an `OrderStudy` a grey line next to each fit also shows the slope expected, and points not fitted are hollow.
+
+    **Arguments**
+
+    - `orders`: an `OrderStudy`; or an `Order`, or several of them by the name to show.
+    - `ax`: the Axes to draw on; default the current ones.
+
+    **Returns** the Axes.
+
+    **Raises** `ValueError` for step sizes that are not finite numbers above 0.
 
     >>> import jaxflow as jf
     >>> from matplotlib.figure import Figure
@@ -40,7 +49,7 @@ def order(orders: OrderStudy | Mapping[str, Order] | Order, ax: Any = None) -> A
         ax.plot(h[fitted], errors[fitted], **points)
         if not fitted.all():
             ax.plot(h[~fitted], errors[~fitted], markerfacecolor="none", **points)
-        with np.errstate(all="ignore"):  # of a fit that is none
+        with np.errstate(all="ignore"):  # of a fit that failed
             line = drawable(np.exp(float(fit.intercept)) * h ** float(fit.slope))
         ax.plot(h, line, label=label, **stroke(i))
         if name in expected and np.isfinite(line).all():

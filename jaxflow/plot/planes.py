@@ -25,13 +25,19 @@ def plane(
 ) -> Any:
     """Paths of several runs over the contours of a function of two parameters.
 
-    - `objective`: `loss(x)` for x of shape (2,). Contours are spaced evenly in log(loss − least + 1).
-    - `paths`: trajectories of parameters, values (T, 2), by the name to show. Runs with as many steps as
-      records (iterates) show each record by a marker, others are smooth lines; a filled dot is the start.
-    - `extent`: (left, right, bottom, top); by default what the paths span, with a margin.
+    **Arguments**
 
-    Returns the Axes. Raises `ValueError` for paths that are not (T, 2), or neither a finite point
-    nor an extent.
+    - `objective`: a function `loss(x)` for x of shape (2,). Contours are spaced evenly in log(loss − least + 1).
+    - `paths`: trajectories of parameters, values (T, 2), by the name to show. Runs that record every step
+      (iterates) show each record by a marker, others are smooth lines; a filled dot is the start.
+    - `ax`: the Axes to draw on; default the current ones.
+    - `extent`: (left, right, bottom, top); by default what the paths span, with a margin.
+    - `levels`: the number of contour levels.
+
+    **Returns** the Axes.
+
+    **Raises** `ValueError` for paths that are not (T, 2), an extent that is not four such numbers, or neither a
+    finite point nor an extent.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> problem = jf.problems.ravine()

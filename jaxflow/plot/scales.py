@@ -6,14 +6,14 @@ import numpy as np
 
 from jaxflow.plot.style import drawable
 
-FEW = 8  # as many values are labelled one by one
+FEW = 8  # up to this number values are labelled one by one
 CHARACTER, LINE = 0.085, 0.19  # inches a tick label takes
 
 
 class Scale(NamedTuple):
     """The values of one hyperparameter along an axis: numbers, or names at 0, 1, 2, …
 
-    A logarithmic axis that has to hold 0 too, or both signs, is linear between ± `least`, the smallest magnitude.
+    A logarithmic axis that must hold 0 too, or both signs, is linear between ± `least`, the smallest magnitude.
     """
 
     label: str
@@ -53,7 +53,7 @@ class Scale(NamedTuple):
         return np.sign(edges) * self.least * np.where(sizes <= 1, sizes, 10 ** np.maximum(sizes - 1, 0))
 
     def _along(self, values: np.ndarray) -> np.ndarray:
-        """Places along the axis, of which equal distances are seen as equal."""
+        """Places along the axis, at which equal distances look equal."""
         if self.log:
             return np.log(values)
         if self.least is None:
@@ -71,7 +71,9 @@ class Scale(NamedTuple):
         getattr(ax, f"set_{which}label")(self.label)
 
     def tick(self, ax: Any, which: str) -> None:
-        """Ticks at the values, as many of them labelled as fit; when all is drawn and the limits stand."""
+        """Ticks at the values, with labels on as many of them as fit; to be called when all is drawn and the limits
+        are set.
+        """
         axis, at = getattr(ax, f"{which}axis"), np.unique(self.points[np.isfinite(self.points)])
         if not at.size:
             return axis.set_ticks([])
@@ -106,7 +108,7 @@ def is_geometric(values: np.ndarray) -> bool:
 
 
 def spans_decades(values: np.ndarray) -> bool:
-    """Whether results, NaN left out, are better told apart in their logarithm: positive and over a factor of 30."""
+    """Whether results, NaN left out, call for a logarithmic scale: positive and over a factor of 30."""
     seen = values[np.isfinite(values)]
     return bool(seen.size and seen.min() > 0 and seen.max() > 30 * seen.min())
 
@@ -133,7 +135,7 @@ def round_ticks(axis: Any, span: float) -> None:
 
 
 def labelled(array: Any) -> str:
-    """The name of a coordinate or variable as a label, with its units if it says any."""
+    """The name of a coordinate or variable as a label, with its units if it has any."""
     units = array.attrs.get("units")
     return str(array.name).replace("_", " ") + (f" ({units})" if units else "")
 
@@ -151,7 +153,7 @@ def _unevenness(ordered: np.ndarray) -> float:
 
 
 def _fit(ax: Any, which: str, at: np.ndarray, labels: list[str]) -> bool:
-    """Whether labels at these places stand clear of one another."""
+    """Whether labels at these places do not overlap."""
     ax.autoscale_view()  # brings the limits up to date
     pixels = getattr(ax, f"get_{which}axis_transform")().transform(np.column_stack([at, at]))
     gaps = np.diff(pixels[:, "xy".index(which)]) / ax.get_figure().dpi

@@ -19,15 +19,20 @@ def sharpness(
 ) -> Any:
     """The largest eigenvalue of the Hessian against time, with the stability threshold.
 
-    - `times` (T,): on the clock t, as a trajectory has them; (L, T) where each of L lines has its own. Or a run
-      recorded with `record_sharpness`, which has the sharpness too.
-    - `sharpness` (T,) or (L, T). What is not finite, such as the times between strides, is left out: the line goes
-      from one measured point to the next.
-    - `threshold`: a number, such as 2/η or `stability_threshold(optimizer)`, or (T,), where it changes. Not drawn
-      where it is NaN or infinite: there is none.
-    - `label`: the name to show, or L names. `ax`: the Axes to draw on, default the current ones.
+    **Arguments**
 
-    Returns the Axes. Raises `TypeError` for a trajectory without a sharpness, or times without; `ValueError` for
+    - `times` (T,): times on the clock t, as a trajectory has them; (L, T) where each of L lines has its own. Or a run
+      recorded with `record_sharpness`, which has the sharpness too.
+    - `sharpness` (T,) or (L, T): what is not finite, such as at the times between strides, is left out: the line goes
+      from one measured point to the next.
+    - `threshold`: a number, such as 2/η or `stability_threshold(optimizer)`, or (T,), where it changes. It is not
+      drawn where it is NaN or infinite, because then there is none.
+    - `ax`: the Axes to draw on; default the current ones.
+    - `label`: the name in the legend, or L names.
+
+    **Returns** the Axes.
+
+    **Raises** `TypeError` for a trajectory without a sharpness, or times without one; `ValueError` for
     shapes or a number of labels that do not fit.
 
     >>> import jax.numpy as jnp, jaxflow as jf

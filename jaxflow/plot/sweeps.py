@@ -16,16 +16,23 @@ if TYPE_CHECKING:
 def sweep(
     dataset: "xarray.Dataset", metric: str, ax: Any = None, *, x: str | None = None, y: str | None = None
 ) -> Any:
-    """One number a trial against the hyperparameters swept: a line over one of them, a heat map over two.
+    """One number per trial against the hyperparameters swept: a line over one of them, a heat map over two.
+
+    **Arguments**
 
     - `dataset`: what a sweep returns. The axes drawn are those with more than one value left, one or two;
       of three, fix one first: `dataset.sel(batch_size=32)`. The samples of a random sweep are drawn as points.
-    - `metric`: a variable of the dataset, at its last time if it has times. Numbers are drawn as their median
-      over seeds, a line with the band of the middle 80 %. Of a true/false variable, such as `diverged`, it is
-      the share of all seeds where it is true.
+    - `metric`: a variable of the dataset, at its last time if it has times. Numbers are drawn as their median over
+      seeds, a line with the band of the middle 80 %. For a true/false variable, such as `diverged`, the share of
+      all seeds where it is true is drawn.
     - `ax`: the Axes to draw on, default the current ones; a map takes some of their room for its colour bar.
-    - `x`, `y`: the axes that run across and up, by default in the dataset's order. Of samples with more than
+    - `x`, `y`: the axes that run across and up, by default in the dataset's order. For samples with more than
       two hyperparameters, those to draw; with `x` alone the metric itself runs up.
+
+    **Returns** the Axes.
+
+    **Raises** `ValueError` for an unknown name, no axis or more than two, or a metric that is not
+    one number per trial; `TypeError` for anything but a Dataset.
 
     Positive values evenly spaced in their logarithm over a factor of ten or more get a logarithmic axis, and a
     metric over a factor of 30 a logarithmic scale. With 0 or negative values among them, the axis is linear up to the
@@ -35,11 +42,8 @@ def sweep(
 
     Seeds that diverged, or whose number is NaN or infinite, enter no median and no band. Where all diverged,
     a cell is hatched in grey, a sample is a grey cross, and a line stops, with a filled cross at the top edge.
-    Where some did, the others' value is shown and a white cross on it, for a line a hollow one at the top edge.
+    Where some did, the others' value is shown with a white cross on it, or for a line a hollow one at the top edge.
     A cell without a number that did not diverge is white. The legend above the axes says which is which.
-
-    Returns the Axes. Raises `ValueError` for an unknown name, no axis or more than two, or a metric that is not
-    one number a trial, and `TypeError` for anything but a Dataset.
 
     >>> import numpy as np, xarray, jaxflow as jf
     >>> rates, seeds = np.geomspace(0.01, 1.0, 5), np.arange(3)
@@ -146,7 +150,7 @@ def _cells(dataset: Any, metric: str, dims: tuple[str, ...]) -> Cells:
     extra = [str(name) for name in variable.dims if name not in (*dims, "seed")]
     if extra:
         raise ValueError(
-            f"metric must be one number a trial, got {metric!r} over {', '.join(extra)} too:"
+            f"metric must be one number for each trial, got {metric!r} over {', '.join(extra)} too:"
             f" select one first, as in dataset.isel({{{extra[0]!r}: 0}})."
         )
     full = {name: dataset.sizes[name] for name in (*dims, "seed")}

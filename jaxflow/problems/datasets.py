@@ -1,4 +1,4 @@
-"""Real data: scikit-learn's bundled sets or the user's own, checked at the door, standardised and split.
+"""Real data: scikit-learn's bundled sets or the user's own, checked, standardised and split.
 
 Everything here is NumPy until `split`; scikit-learn is imported only when one of its sets is asked for.
 """
@@ -37,7 +37,7 @@ class Dataset:
     - `y`: for classification the labels 0, …, C−1, int32 of shape (N,); for regression the targets, float64
       of shape (N, K).
     - `classes`: the C labels as they were in the source, ascending, integers or words; `None` for regression.
-    - `name`: where it came from.
+    - `name`: the name of the source.
     """
 
     x: np.ndarray
@@ -52,22 +52,27 @@ class Dataset:
 
 
 def load(dataset: Any, *, kind: Kind | None = None, encode: bool = False) -> Dataset:
-    r"""Examples from a bundled data set, a file or arrays.
+    """Load examples from a bundled data set, a file or arrays.
 
-    - `dataset`: a name in `DATASETS` (scikit-learn's bundled ones); the path of a `.npz` file with arrays `x`
-      and `y`, or of a `.csv` file of numbers whose last column is the target, with or without a header line
-      (numbers that count the columns are one, with a warning where they might be an example; a nameless first
-      column that counts the lines, as pandas writes it, is left out); a pair of arrays `(x, y)`; or a `Dataset`,
-      which is returned as it is. `x` is (N, …), its trailing axes flattened; `y` is (N,), or (N, K) for a
-      regression with K outputs.
-    - `kind`: whether `y` holds labels or real targets. `None` decides: classification when every value is an
-      integer and at most 20 of them are distinct, otherwise regression. Classification relabels the distinct
-      integers 0, …, C−1 in ascending order. Labels that are words are always classes, and so relabelled.
-    - `encode`: of a `.csv` file, turn columns of words into a column of 0 and 1 for each word (a blank is one), and
-      blank cells among numbers into the mean of their column, with a column of 0 and 1 that tells them. Otherwise
-      both are refused.
+    **Arguments**
 
-    Raises, each in one sentence, `FileNotFoundError` for a missing file; `TypeError` for a `dataset` of
+    - `dataset`: a name in `DATASETS` (scikit-learn's bundled ones); the path of a `.npz` file with arrays `x` and
+      `y`, or of a `.csv` file of numbers whose last column is the target, with or without a header line; a pair of
+      arrays `(x, y)`; or a `Dataset`, which is returned as it is. `x` is (N, …), its trailing axes flattened; `y`
+      is (N,), or (N, K) for a regression with K outputs. (In a `.csv`, numbers that count the columns are a header,
+      with a warning where they might be an example; a nameless first column that counts the lines, as pandas writes
+      it, is left out.)
+    - `kind`: "classification" or "regression", whether `y` holds labels or real targets. `None` decides:
+      classification when every value is an integer and at most 20 of them are distinct, otherwise regression.
+      Classification relabels the distinct integers 0, …, C−1 in ascending order. Labels that are words are always
+      classes, and so relabelled.
+    - `encode`: whether to turn, in a `.csv` file, columns of words into a column of 0 and 1 for each word (a blank
+      counts as a word), and blank cells among numbers into the mean of their column, with a column of 0 and 1 that
+      marks them. Otherwise both are refused.
+
+    **Returns** a `Dataset`.
+
+    **Raises**, each in one sentence, `FileNotFoundError` for a missing file; `TypeError` for a `dataset` of
     another type; `ImportError` when a bundled set is asked for and scikit-learn is not installed; and
     `ValueError` for an unknown name or ending, an unreadable or empty file, a line with too many or too few
     entries, anything that is not a finite number, missing arrays, lengths that differ, fewer than two
@@ -138,7 +143,9 @@ def _checked(x: Any, y: Any, kind: Kind | None, name: str) -> Dataset:
             f"{name} must have x of shape (N, …) and y of shape (N,) or (N, K), got {x.shape} and {y.shape}."
         )
     if len(x) != len(y):
-        raise ValueError(f"x and y of {name} must have equally many examples, got {len(x)} and {len(y)}.")
+        raise ValueError(
+            f"x and y of {name} must have the same number of examples, got {len(x)} and {len(y)}."
+        )
     if len(x) < 2:
         raise ValueError(f"{name} must have at least 2 examples, got {len(x)}.")
     x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
@@ -146,10 +153,10 @@ def _checked(x: Any, y: Any, kind: Kind | None, name: str) -> Dataset:
         return _classes(x, y, kind, name, words[0])
     values = np.unique(y)
     if len(values) == 1:
-        raise ValueError(f"The targets of {name} are all {values[0]:g}: there is nothing to learn.")
+        raise ValueError(f"The targets of {name} are all {values[0]:g}, so there is nothing to learn.")
     labels = y.shape[1] == 1 and bool((values == np.round(values)).all())
     if kind == "classification" and not labels:
-        raise ValueError(f"{name} must have one integer label an example to be a classification.")
+        raise ValueError(f"{name} must have one integer label for each example to be a classification.")
     if kind == "regression" or not labels or (kind is None and len(values) > MOST_CLASSES):
         return Dataset(x, y, None, name)
     return Dataset(x, np.searchsorted(values, y[:, 0]).astype(np.int32), tuple(map(int, values)), name)
@@ -178,10 +185,10 @@ def _classes(x: np.ndarray, y: np.ndarray, kind: Kind | None, name: str, words: 
             f"{name} has labels such as {str(words[0])!r}, so it must be a classification of one label each."
         )
     if len(words) == 1:
-        raise ValueError(f"The labels of {name} are all {str(words[0])!r}: there is nothing to learn.")
+        raise ValueError(f"The labels of {name} are all {str(words[0])!r}, so there is nothing to learn.")
     if len(words) == len(x) > MOST_CLASSES:
         raise ValueError(
-            f"The labels of {name}, such as {str(words[0])!r}, are all different: they are no classes."
+            f"The labels of {name}, such as {str(words[0])!r}, are all different, so they are no classes."
         )
     return Dataset(x, y[:, 0].astype(np.int32), tuple(map(str, words)), name)
 
@@ -189,18 +196,24 @@ def _classes(x: np.ndarray, y: np.ndarray, kind: Kind | None, name: str, words: 
 def split(
     dataset: Dataset, test_fraction: float = 0.2, *, standardize: bool = True
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array] | None]:
-    r"""Training and held-out examples `{"x", "y"}` as JAX arrays in the default floating dtype.
+    """Split a data set into training and held-out examples `{"x", "y"}`, as JAX arrays in the default floating dtype.
 
-    The held-out examples are fixed, with no seed at all: the examples are ordered by target (ties by their
-    place in the data) and ⌈`test_fraction`·N⌉ of them taken at equal spacing, at least one, and at least one
+    The held-out examples are fixed, without any seed: the examples are ordered by target (ties by their
+    place in the data) and ⌈`test_fraction`·N⌉ of them are taken at equal spacing, at least one, with at least one
     left. So every class is held out in proportion to within one example, and a regression is covered evenly.
-    With `test_fraction=0` the second value is `None`. Both parts keep the order of the data.
+    Both parts keep the order of the data.
 
-    - `standardize`: subtract from every feature, and from the targets of a regression, their mean over the
-      **training** examples, and divide by their standard deviation over the same, unless they are constant
-      there: those are only shifted, to 0.
+    **Arguments**
 
-    Raises `ValueError` when `test_fraction` is not in [0, 1).
+    - `dataset`: a `Dataset`.
+    - `test_fraction`: the share that is held out, a number in [0, 1).
+    - `standardize`: whether to subtract from every feature, and from the targets of a regression, their mean over the
+      **training** examples, and divide by their standard deviation over the same. Features that are constant
+      there are only shifted, to 0.
+
+    **Returns** a pair of dicts with `x` (n, P) and `y`; the second is `None` with `test_fraction=0`.
+
+    **Raises** `ValueError` when `test_fraction` is not in [0, 1).
 
     >>> train, test = split(load("iris"))
     >>> train["x"].shape, test["x"].shape, jnp.bincount(test["y"]).tolist()
@@ -208,7 +221,7 @@ def split(
     """
     _check.fraction(test_fraction=test_fraction)
     n = len(dataset.x)
-    # The small number keeps a product that is an integer but for rounding from being rounded up.
+    # The small number keeps a product that is an integer up to rounding from being rounded up.
     count = min(max(math.ceil(test_fraction * n - 1e-9), test_fraction > 0), n - 1)
     held_out = np.zeros(n, bool)
     key = dataset.y if dataset.y.ndim == 1 else dataset.y[:, 0]

@@ -1,4 +1,4 @@
-"""Reading examples from a user's `.csv` or `.npz` file; whatever is wrong with it is said in one sentence."""
+"""Reading examples from a user's `.csv` or `.npz` file; one sentence says what is wrong with a bad file."""
 
 import csv
 import zipfile
@@ -11,11 +11,11 @@ from jaxflow.problems.table_columns import Column
 
 
 def read(path: Path, encode: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays x and y of a file: of a `.npz` those of these names, of a `.csv` y is the last column.
+    """The arrays x and y of a file: of a `.npz` those of these names; of a `.csv` y is the last column.
 
-    - `encode`: turn a `.csv`'s columns of words, and its blank cells, into numbers, as said in `load`.
+    - `encode`: turn a `.csv`'s columns of words, and its blank cells, into numbers, as `load` describes.
 
-    Raises `FileNotFoundError` when there is none, `ValueError` when it is not a file, has another ending, is
+    Raises `FileNotFoundError` when there is no file, `ValueError` when it is not a file, has another ending, is
     empty, or cannot be read as what its ending says.
     """
     ending = path.suffix.lower()

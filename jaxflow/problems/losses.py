@@ -1,6 +1,6 @@
 """Per-example losses of predictions, as values that compare equal when they do the same.
 
-The function an `Objective` holds is static: were it made anew for every problem, every problem would compile
+The function in an `Objective` is static. If it were made anew for every problem, every problem would compile
 anew, and could not be pickled.
 """
 
@@ -44,12 +44,14 @@ LOSSES = {"cross_entropy": cross_entropy, "mse": squared_error}
 class PredictionLosses:
     r"""The loss of a prediction, $\ell_i(\theta) = \ell(f(\theta, x_i), y_i)$, as the `losses` of an `Objective`.
 
-    Called with `(params, batch)`, a batch a dict of `x` (B, …) and `y` (B, …), it gives (B,). It keeps its two parts
-    apart, which a Gauss–Newton matrix needs. Hashable, and equal to another one of the same parts, so that problems
-    made anew compile nothing anew: give it functions defined once, not a `lambda` for every problem.
+    Called with `(params, batch)`, where a batch is a dict of `x` (B, …) and `y` (B, …), it gives (B,). It keeps its
+    two parts apart, which a Gauss–Newton matrix needs. It is hashable, and equal to another one with the same
+    parts, so that problems made anew compile nothing anew: give it functions defined once, not a `lambda` for every
+    problem.
 
-    - `predict(params, x) -> (B, …)`: the outputs f.
-    - `loss(outputs, y) -> (B,)`: the loss of each example, such as `losses.cross_entropy` and `losses.squared_error`.
+    - `predict`: a function `predict(params, x) -> (B, …)` of the outputs f.
+    - `loss`: a function `loss(outputs, y) -> (B,)` of the loss of each example, such as `losses.cross_entropy` and
+      `losses.squared_error`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> losses = jf.problems.PredictionLosses(lambda w, x: x @ w, lambda f, y: 0.5 * (f - y) ** 2)

@@ -37,7 +37,7 @@ ACTIVATIONS = {
 class Network:
     """`network(params, x (B, P)) -> (B, C)`: layers `x @ w + b` with an activation between them.
 
-    Hashable and equal for the same activation, so that networks made anew compile nothing anew.
+    It is hashable, and equal for the same activation, so that networks made anew compile nothing anew.
     """
 
     activation: str
@@ -61,25 +61,31 @@ def mlp(
 ) -> Problem:
     r"""A fully connected network on a data set.
 
-    The parameters are a tuple of layers `{"w": (m, n), "b": (n,)}`, in the default floating dtype; weights
-    are drawn from $\mathcal N(0, 1/m)$ (LeCun et al., 1998), biases are 0. `predict(params, x (B, P))` gives
-    the logits or outputs (B, C), `score` the accuracy or R² on the held-out examples.
+    The parameters are a tuple of layers `{"w": (m, n), "b": (n,)}`, in the default floating dtype. Weights
+    are drawn from $\mathcal N(0, 1/m)$ (LeCun et al., 1998), biases are 0.
+
+    **Arguments**
 
     - `dataset`: a name in `DATASETS`, the path of a `.csv` or `.npz` file, arrays `(x, y)`, or what `load`
-      returned; features are standardised and examples held out as said in `split`. The split depends on
-      neither `key` nor any other seed.
+      returned.
     - `hidden`: the widths of the hidden layers; `()` is a linear model.
     - `activation`: elu, gelu (tanh form), identity, relu, sigmoid, silu or swish, softplus or tanh.
     - `loss`: `"cross_entropy"` $-\log \mathrm{softmax}(f)_y$, for classes; `"mse"` $\frac12 |f - y|^2$ summed
       over outputs, with one-hot targets for classes and, for a regression, targets standardised like the
       features. `None` is the first for classes, the second for a regression.
-    - `key`: draws the weights; by default `jax.random.key(0)`. May be traced, so
+    - `key`: the random key of the weights; by default `jax.random.key(0)`. It may be traced, so
       `jax.vmap(lambda key: mlp("digits", key=key).params)(keys)` is an ensemble of starts.
+    - `test_fraction`: the share of examples that is held out, a number in [0, 1). Which examples these are depends
+      on no seed (`split`).
+    - `standardize`: whether features (and the targets of a regression) are shifted and scaled to mean 0 and standard
+      deviation 1 over the training examples.
 
-    Raises `ValueError` for an unknown activation or loss, a width below 1, more weights than memory holds, or
-    cross-entropy on a regression;
-    `TypeError` when `hidden` is not a sequence of integers or `key` is a bare seed; and whatever `load` and
-    `split` raise.
+    **Returns** a `Problem`. Its `predict(params, x (B, P))` gives the logits or outputs (B, C), its `score` the
+    accuracy or R² on the held-out examples.
+
+    **Raises** `ValueError` for an unknown activation or loss, a width below 1, more weights than memory holds,
+    cross-entropy on a regression, or a `test_fraction` out of range; `TypeError` when `hidden` is not a sequence of
+    integers or `key` is a bare seed; and whatever `load` raises for bad data.
 
     >>> problem = mlp("digits", hidden=(32,))
     >>> problem.objective.size, [layer["w"].shape for layer in problem.params], problem.test["x"].shape

@@ -1,4 +1,4 @@
-"""The type of every problem: what is minimised, from where, and what is known about the answer."""
+"""The type of every problem: what is minimised, where it starts, and what is known about the answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,27 +20,27 @@ PyTree = Any
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Problem:
-    r"""An objective, a starting point, and what is known about the answer; `None` where nothing is.
+    r"""An objective, a starting point, and what is known about the answer; `None` where nothing is known.
 
-    A problem is a pytree: everything but `predict`, `name` and `classes` is a leaf or a pytree of leaves, so that it
-    goes through `jit` and `vmap` as an argument, and two problems of one shape share one compilation.
+    A problem is a pytree: everything except `predict`, `name` and `classes` is a leaf or a pytree of leaves, so
+    that it goes through `jit` and `vmap` as an argument, and two problems of one shape share one compilation.
 
     - `objective`: an `Objective` over the training examples, or a callable pytree `loss(params) -> scalar`
       whose leaves are its numbers. A plain function is made into one (with no leaves).
-    - `params`: where to start.
+    - `params`: the starting point.
     - `test`: a held-out batch `{"x": (M, ...), "y": (M, ...)}`, never part of the objective.
-    - `predict`: `predict(params, x (B, ...)) -> (B, ...)`, logits or outputs; static.
+    - `predict`: a function `predict(params, x (B, ...)) -> (B, ...)` of logits or outputs; static.
     - `minimum`: the least value of the objective, a scalar. `None` where it is not known or there is none.
-    - `minima`: known local minima stacked on a leading axis, deepest first (ties in no order): where
+    - `minima`: known local minima stacked on a leading axis, deepest first (equal ones in no order): where
       `minimum` is known and `minima` is given, `minima[0]` attains it.
     - `saddles`: known stationary points of index one (in one dimension the maxima), stacked, lowest first.
     - `curvature`: the eigenvalues of the Hessian at `minima[0]`, ascending, shape (P,).
-    - `flow`: `flow(t, x0) -> x(t)`, the closed form of gradient flow $\dot x = -\nabla L(x)$ for a scalar
+    - `flow`: a function `flow(t, x0) -> x(t)`, the closed form of gradient flow $\dot x = -\nabla L(x)$ for a scalar
       time t ≥ 0 on the clock t = k·learning_rate; a callable pytree.
-    - `name`: what it is called; static.
+    - `name`: the name of the problem; static.
     - `classes`: the names, words or integers, of the labels 0, …, C−1; static.
 
-    Raises `TypeError` when `objective` is not callable.
+    **Raises** `TypeError` when `objective` is not callable.
 
     >>> import jax.numpy as jnp
     >>> from jaxflow.problems import Problem, quadratic
@@ -80,10 +80,10 @@ class Problem:
     def score(self, params: PyTree, batch: PyTree = None) -> jax.Array:
         r"""How well `params` predict `batch`, by default the held-out examples; a scalar, 1 is perfect.
 
-        Integer labels `y` (B,): the accuracy, in [0, 1]; the predicted class is the largest of the logits
-        (B, C), or 1 where the single logit (B,) is positive. Real targets: the coefficient of determination
+        For integer labels `y` (B,) it is the accuracy, in [0, 1]; the predicted class is the largest of the logits
+        (B, C), or 1 where the single logit (B,) is positive. For real targets it is the coefficient of determination
         $R^2 = 1 - \sum (y - f)^2 / \sum (y - \bar y)^2$, summed over examples and outputs; at most 1, and 0
-        for the constant prediction $\bar y$. May be traced.
+        for the constant prediction $\bar y$. It may be traced.
 
         Raises `ValueError` for a problem that predicts nothing or, without `batch`, has no held-out examples.
 
@@ -119,5 +119,5 @@ def as_floats(name: str, value: Any) -> jax.Array:
 
 
 def as_key(key: jax.Array | None) -> jax.Array:
-    """The key given, or `jax.random.key(0)`. Raises `TypeError` for what is not one key, such as a bare seed."""
+    """The key given, or `jax.random.key(0)`. Raises `TypeError` for anything but one key, such as a bare seed."""
     return jax.random.key(0) if key is None else jnp.asarray(_check.random_key(key))

@@ -35,11 +35,17 @@ def _problem(eigenvalues: jax.Array, params: jax.Array, name: str) -> Problem:
 def quadratic(eigenvalues: Any) -> Problem:
     r"""A quadratic bowl, $L(x) = \frac12 \sum_i \lambda_i x_i^2$ with Hessian diag(λ), from (1, …, 1).
 
-    `eigenvalues` (d,), each finite and at least 0; they may be traced, and are leaves of the problem: other
-    eigenvalues compile nothing. The flow is $x_i(t) = e^{-\lambda_i t} x_i(0)$; gradient descent is
+    The flow is $x_i(t) = e^{-\lambda_i t} x_i(0)$; gradient descent is
     $x_i^k = (1 - \eta\lambda_i)^k x_i^0$, stable for η < 2/λ_max.
 
-    Raises `ValueError` when `eigenvalues` is not one-dimensional, is empty, or holds a negative or non-finite
+    **Arguments**
+
+    - `eigenvalues` λ (d,): finite numbers at least 0. They may be traced, and are leaves of the problem, so other
+      eigenvalues compile nothing.
+
+    **Returns** a `Problem` with `minimum`, `minima`, `curvature` and `flow`.
+
+    **Raises** `ValueError` when `eigenvalues` is not one-dimensional, is empty, or holds a negative or non-finite
     number.
 
     >>> problem = quadratic([1.0, 10.0])
@@ -61,9 +67,13 @@ def ravine(condition: Any = 100.0) -> Problem:
     η < 2/κ, and at that learning rate the flat one takes about κ/2 steps for every factor e. The flow is
     $(e^{-t} x_1(0), e^{-\kappa t} x_2(0))$.
 
-    - `condition`: the condition number κ > 0; may be traced.
+    **Arguments**
 
-    Raises `ValueError` or `TypeError` when `condition` is not a finite number above 0.
+    - `condition`: the condition number κ > 0; it may be traced.
+
+    **Returns** a `Problem` with `minimum`, `minima`, `curvature` and `flow`.
+
+    **Raises** `ValueError` or `TypeError` when `condition` is not a finite number above 0.
 
     >>> problem = ravine(condition=100.0)
     >>> problem.params.tolist(), problem.curvature.tolist()

@@ -37,16 +37,24 @@ def linear_regression(
 ) -> Problem:
     r"""Least squares, $\ell_i(w) = \frac12 (x_i \cdot w - y_i)^2$, from 0, with everything in closed form.
 
-    Given `x` (N, P) and `y` (N,), they are used as they are: no intercept, no standardisation, no held-out
-    examples; they may be traced. Otherwise N = `examples` Gaussian ones are drawn, and as many to hold out:
-    $x \sim \mathcal N(0, I)$ with P = `features`, $y = x \cdot w_0 + $ `noise` $\cdot\, \xi$, with
-    $w_0 \sim \mathcal N(0, I)$ and $\xi \sim \mathcal N(0, 1)$; `key` defaults to `jax.random.key(0)`.
+    Given `x` and `y`, they are used as they are: no intercept, no standardisation, no held-out
+    examples. Otherwise N Gaussian examples are drawn, and N more to hold out:
+    $x \sim \mathcal N(0, I)$, $y = x \cdot w_0 + $ `noise` $\cdot\, \xi$, with
+    $w_0 \sim \mathcal N(0, I)$ and $\xi \sim \mathcal N(0, 1)$.
 
-    The singular values $s_j$ of $X/\sqrt N$ give it all: `curvature` is the spectrum $\lambda_j = s_j^2$ of
-    the Hessian $X^\top X / N$, `minima[0]` the least-squares solution $w^*$ (of least norm, where there are
-    several), and the flow $w(t) = w(0) + V (1 - e^{-\Lambda t}) V^\top (w^* - w(0))$.
+    **Arguments**
 
-    Raises `ValueError` when only one of `x` and `y` is given, when their shapes do not fit, or when they hold
+    - `x` (N, P), `y` (N,): real arrays, which may be traced; or neither of them.
+    - `key`: the random key of the examples drawn; default `jax.random.key(0)`.
+    - `examples` N, `features` P: integers at least 1, for the examples drawn (static).
+    - `noise`: a number at least 0, in units of y.
+
+    **Returns** a `Problem` with `minimum`, `minima`, `curvature` and `flow`. The singular values $s_j$ of $X/\sqrt
+    N$ give it all: `curvature` is the spectrum $\lambda_j = s_j^2$ of the Hessian $X^\top X / N$, `minima[0]` the
+    least-squares solution $w^*$ (of least norm, where there are several), and the flow $w(t) = w(0) + V (1 -
+    e^{-\Lambda t}) V^\top (w^* - w(0))$.
+
+    **Raises** `ValueError` when only one of `x` and `y` is given, when their shapes do not fit, or when they hold
     a NaN or an infinity; `ValueError` or `TypeError` for a bad `examples`, `features`, `noise` or `key`.
 
     >>> problem = linear_regression([[1.0, 0.0], [0.0, 2.0]], [1.0, 1.0])
@@ -106,14 +114,23 @@ def _gaussian_examples(draws, noise):
 def logistic_regression(dataset: Any, *, test_fraction: float = 0.2, standardize: bool = True) -> Problem:
     r"""Logistic regression with an intercept, from zero, over a classification data set.
 
-    Two classes: one logit $z = x \cdot w + b$, `w` (P,) and `b` (), $\ell = \log(1 + e^z) - y z$. More, C:
-    the softmax of C logits, `w` (P, C) and `b` (C,), $\ell = \log \sum_c e^{z_c} - z_y$. The parameters are
-    `{"w", "b"}`. The objective is convex. Where a hyperplane separates one class from the rest, as in every
-    bundled set, its infimum is approached only at infinity; no `minimum` is stated.
+    With two classes there is one logit $z = x \cdot w + b$, `w` (P,) and `b` (), $\ell = \log(1 + e^z) - y z$. With
+    C classes there is the softmax of C logits, `w` (P, C) and `b` (C,), $\ell = \log \sum_c e^{z_c} - z_y$. The
+    objective is convex. Where a hyperplane separates one class from the rest, as in every bundled set, its infimum
+    is approached only at infinity, so no `minimum` is stated.
 
-    - `dataset`, `test_fraction`, `standardize`: as in `load` and `split`.
+    **Arguments**
 
-    Raises `ValueError` for a regression data set, and whatever `load` and `split` raise.
+    - `dataset`: a name in `DATASETS`, the path of a `.csv` or `.npz` file, arrays `(x, y)`, or what `load`
+      returned; it must have classes.
+    - `test_fraction`: the share of examples that is held out, a number in [0, 1).
+    - `standardize`: whether features are shifted and scaled to mean 0 and standard deviation 1 over the training
+      examples.
+
+    **Returns** a `Problem`, whose parameters are `{"w", "b"}`.
+
+    **Raises** `ValueError` for a regression data set or a `test_fraction` out of range, and whatever `load` raises
+    for bad data.
 
     >>> problem = logistic_regression("breast_cancer")
     >>> problem.params["w"].shape, problem.test["x"].shape, float(problem.objective(problem.params))

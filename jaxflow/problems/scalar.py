@@ -1,6 +1,6 @@
 """Functions of one variable, wells and ripples, with their minima, the barriers between them and their flows.
 
-Their parameters have shape (1,), so that they look like every other problem; a scalar does as well.
+Their parameters have shape (1,), so that they look like every other problem; a scalar works too.
 """
 
 import math
@@ -29,14 +29,18 @@ def _double_well_flow(t, x0):
 def double_well(dimension: int = 1) -> Problem:
     r"""Two wells and the barrier between them, $L(x) = \frac14 (x_1^2 - 1)^2 + \frac12 \sum_{i>1} x_i^2$.
 
-    Minima at $x_1 = \pm 1$ with value 0 and curvatures (1, …, 1, 2); a saddle (in one dimension a maximum) at
-    0 of height 1/4 and curvature −1 along $x_1$. Starts from $(\frac12, 1, \dots, 1)$. Gradient flow,
-    $\dot x_1 = x_1 - x_1^3$ and $\dot x_i = -x_i$, has the closed form
-    $x_1(t) = x_1(0) \big/ \sqrt{e^{-2t} + (1 - e^{-2t})\, x_1(0)^2}$.
+    It has minima at $x_1 = \pm 1$ with value 0 and curvatures (1, …, 1, 2), and a saddle (in one dimension a
+    maximum) at 0 of height 1/4 and curvature −1 along $x_1$. It starts from $(\frac12, 1, \dots, 1)$. Gradient
+    flow, $\dot x_1 = x_1 - x_1^3$ and $\dot x_i = -x_i$, has the closed form $x_1(t) = x_1(0) \big/ \sqrt{e^{-2t} +
+    (1 - e^{-2t})\, x_1(0)^2}$.
 
-    - `dimension`: d ≥ 1, a static integer.
+    **Arguments**
 
-    Raises `ValueError` or `TypeError` when `dimension` is not an integer at least 1.
+    - `dimension` d: an integer at least 1 (static).
+
+    **Returns** a `Problem` with `minimum`, `minima`, `saddles`, `curvature` and `flow`.
+
+    **Raises** `ValueError` or `TypeError` when `dimension` is not an integer at least 1.
 
     >>> problem = double_well()
     >>> problem.minima.tolist(), float(problem.objective(problem.saddles[0]))
@@ -63,10 +67,12 @@ def _x_sin_x(x):
 
 
 def x_sin_x() -> Problem:
-    r"""Ever deeper wells on both sides, $L(x) = x \sin x$, from $x = 3$; unbounded below, so no `minimum`.
+    r"""Ever deeper wells on both sides, $L(x) = x \sin x$, from $x = 3$; unbounded below, so without a `minimum`.
 
-    Stationary where $\tan x = -x$. `minima` holds the three wells nearest the origin, ±4.9132 (value −4.8145)
+    It is stationary where $\tan x = -x$. `minima` holds the three wells nearest the origin, ±4.9132 (value −4.8145)
     and 0 (value 0), and `saddles` the two barriers between them, ±2.0288 (value 1.8197).
+
+    **Returns** a `Problem` with `minima`, `saddles` and `curvature`.
 
     >>> problem = x_sin_x()
     >>> problem.minima.tolist()
@@ -97,10 +103,12 @@ def x_plus_sin_x() -> Problem:
     r"""A staircase without a bottom, $L(x) = x + \sin x$, from $x = 2$.
 
     It has **no minimum**: $L' = 1 + \cos x \ge 0$, so L rises monotonically, with horizontal inflections at
-    the odd multiples of π. There both the slope and the curvature vanish: gradient flow creeps up to the next
+    the odd multiples of π. There both the slope and the curvature vanish. Gradient flow creeps up to the next
     inflection below, at a distance ≈ 2/t, and never passes it, whereas noise, momentum or a long step may. On
     the flow $\tan(x/2)$ falls at unit speed: $x(t) = 2 \arctan(\tan(x(0)/2) - t)$ on the branch
     $(-\pi, \pi)$, and shifted by multiples of 2π elsewhere.
+
+    **Returns** a `Problem` with `flow`.
 
     >>> problem = x_plus_sin_x()
     >>> problem.minimum is None, problem.flow(1000.0, problem.params).tolist()
@@ -122,9 +130,11 @@ def sines_minus_parabola() -> Problem:
     r"""A hill with side peaks, $f(x) = 25 \sin x - x^2$, meant to be climbed: $L = -f$, from $x = 6$.
 
     The local maxima of f, which are the `minima` here, lie at 1.4542 (f = 22.716, the highest), −4.3564
-    (f = 4.454), 7.2366 (f = −31.983) and −10.0602 (f = −86.370); the dips between them, `saddles` here, at
+    (f = 4.454), 7.2366 (f = −31.983) and −10.0602 (f = −86.370). The dips between them, `saddles` here, lie at
     −1.7079 (f = −27.682), 5.1358 (f = −49.169) and −8.6143 (f = −92.322). From the start gradient flow ends
     on the third peak.
+
+    **Returns** a `Problem` with `minimum`, `minima`, `saddles` and `curvature`.
 
     >>> problem = sines_minus_parabola()
     >>> problem.minimum, problem.minima.ravel().tolist()

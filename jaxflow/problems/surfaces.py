@@ -18,13 +18,17 @@ def _rosenbrock(x):
 def rosenbrock(dimension: int = 2) -> Problem:
     r"""A curved valley, $L(x) = \sum_{i<d} 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2$, from (−1.2, 1, −1.2, …).
 
-    The minimum, 0, is at (1, …, 1); in two dimensions its curvatures are .3994 and 1001.6. From four
-    dimensions on there is another local minimum, which is not listed: in four at (−.776, .613, .382, .146),
-    of value 3.70.
+    The minimum, 0, is at (1, …, 1); in two dimensions its curvatures are .3994 and 1001.6. From four dimensions on
+    there is another local minimum, which is not listed: in four dimensions at (−.776, .613, .382, .146), of value
+    3.70.
 
-    - `dimension`: d ≥ 2, a static integer.
+    **Arguments**
 
-    Raises `ValueError` or `TypeError` when `dimension` is not an integer at least 2.
+    - `dimension` d: an integer at least 2 (static).
+
+    **Returns** a `Problem` with `minimum`, `minima` and `curvature`.
+
+    **Raises** `ValueError` or `TypeError` when `dimension` is not an integer at least 2.
 
     Source: Rosenbrock (1960); the other minimum Kok & Sandrock (2009); the start Moré, Garbow & Hillstrom (1981).
 
@@ -58,6 +62,8 @@ def beale() -> Problem:
 
     c = (1.5, 2.25, 2.625); the minimum, 0, is at (3, ½).
 
+    **Returns** a `Problem` with `minimum`, `minima` and `curvature`.
+
     Source: Beale (1958), in Moré, Garbow & Hillstrom (1981).
 
     >>> problem = beale()
@@ -80,10 +86,12 @@ def _himmelblau(x):
 
 
 def himmelblau() -> Problem:
-    r"""Four equal minima, $L(x, y) = (x^2 + y - 11)^2 + (x + y^2 - 7)^2$, from the origin.
+    """Four equal minima, $L(x, y) = (x^2 + y - 11)^2 + (x + y^2 - 7)^2$, from the origin.
 
     `minima` holds all four, each of value 0; `saddles` the four passes between them, of heights 13.31, 67.72,
     104.02 and 178.34. The curvatures at (3, 2) are 54 ± 20√2.
+
+    **Returns** a `Problem` with `minimum`, `minima`, `saddles` and `curvature`.
 
     Source: Himmelblau (1972).
 
@@ -143,6 +151,8 @@ def muller_brown() -> Problem:
     | saddle | −0.8220 | 0.6243 | −40.6648 |
 
     The surface is meant for −1.5 ≤ x ≤ 1.2, −0.2 ≤ y ≤ 2; its last term grows, so that L is huge far away.
+
+    **Returns** a `Problem` with `minimum`, `minima`, `saddles` and `curvature`.
 
     Source: Müller & Brown (1979).
 

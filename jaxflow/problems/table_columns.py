@@ -1,4 +1,4 @@
-"""The columns of a table of text: which lines are names, which entries numbers, words or blank."""
+"""The columns of a table of text: which lines are names, which entries are numbers, words or blank."""
 
 import math
 import re
@@ -18,7 +18,7 @@ def header(name: str, lines: list[list[str]]) -> list[str] | None:
     """The first line where it names the columns, by what the whole table says; `None` where it is an example.
 
     Words alone are names, and so are numbers that count the columns from 0 or 1 (pandas' own names), or that stand
-    beside words at equal distances (years, wavelengths). Warns where the numbers might be an example all the same.
+    among words at equal distances (years, wavelengths). It warns where the numbers might be an example all the same.
     """
     if not lines:
         return None
@@ -51,7 +51,7 @@ def header(name: str, lines: list[list[str]]) -> list[str] | None:
 
 
 def _stands_out(first: list[str], rest: list[list[str]]) -> bool:
-    """Whether integers are unlike the lines below: in a column of fractions, or as a label that none of these has."""
+    """Whether integers are unlike the lines below: in a column of fractions, or as a label that no line below has."""
     *features, labels = zip(*rest, strict=True)
     if any(not any(map(COUNT.fullmatch, column)) for column in (*features, labels)):
         return True
@@ -69,7 +69,7 @@ def _is_beyond(first: list[str], rest: list[list[str]]) -> bool:
 
 
 def is_index(names: list[str] | None, entries: tuple[str, ...]) -> bool:
-    """Whether a column without a name counts the lines, as pandas writes it, and says nothing of the examples."""
+    """Whether a column without a name counts the lines, as pandas writes it, and is no feature of the examples."""
     return bool(names) and names[0] == "" and list(entries) == [str(i) for i in range(len(entries))]
 
 
@@ -89,9 +89,9 @@ class Column:
         return all(entry and not _is_like_number(entry) for entry in self.entries)
 
     def numbers(self, blanks: bool = False) -> np.ndarray:
-        """The entries as numbers, (N,); blank ones NaN if they may be.
+        """The entries as numbers, (N,); blank ones are NaN if they are allowed.
 
-        Raises `ValueError`, naming the first entry that is none and what can be done.
+        Raises a `ValueError` that names the first entry which is no number and what can be done.
         """
         good = lambda entry: blanks if not entry else NUMBER.fullmatch(entry) and math.isfinite(float(entry))
         bad = [i for i, entry in enumerate(self.entries) if not good(entry)]
@@ -114,7 +114,7 @@ class Column:
         return ""
 
     def encoded(self) -> np.ndarray:
-        """The column as numbers, (N, K): of words, a column of 0 and 1 for each; else see `load`."""
+        """The column as numbers, (N, K): for words a column of 0 and 1 for each; otherwise as `load` describes."""
         entries = np.array(self.entries)
         if not any(map(_is_like_number, self.entries)):
             return (entries[:, None] == np.unique(entries)).astype(float)

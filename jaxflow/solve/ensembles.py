@@ -1,4 +1,4 @@
-"""Many runs at once: one compiled program vmapped over keys, spread over the devices there are."""
+"""Many runs at once: one compiled program vmapped over keys, spread over the available devices."""
 
 import dataclasses
 from collections.abc import Callable

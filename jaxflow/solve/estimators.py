@@ -55,7 +55,7 @@ class Estimator(Bound):
 
 
 def check_data(estimator: Estimator, objective: Any) -> Draws:
-    """Refuse an estimator the objective cannot feed."""
+    """Refuse an estimator for which the objective has no data."""
     draws = estimator.build()
     if draws.batch_size is not None:
         size = require_data(objective, "Mini-batches")

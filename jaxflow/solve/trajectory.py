@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 PyTree = Any
 
-# Status codes, one a lane.
+# Status codes, one for each lane.
 FINISHED, STOPPED, DIVERGED, MAX_STEPS, FAILED, STREAM_ENDED, LEFT, WARMING, TOO_SMALL = range(9)
 MEANING = {
     FINISHED: "reached the last time",
@@ -59,7 +59,7 @@ class Trajectory:
 
     @property
     def diverged(self) -> jax.Array:
-        """Whether the run stopped being finite, or left the domain of its equation (one flag a lane)."""
+        """Whether the run stopped being finite, or left the domain of its equation (one flag for each lane)."""
         return (self.status == DIVERGED) | (self.status == LEFT)
 
     @property

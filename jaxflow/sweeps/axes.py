@@ -50,7 +50,7 @@ class Design:
         return TRIAL not in self.dims
 
     def places(self, cells: np.ndarray) -> dict[str, np.ndarray]:
-        """Where on every axis some cells stand."""
+        """The places of some cells on every axis."""
         if not self.is_grid:
             return dict.fromkeys(self.axes, cells)
         return dict(zip(self.dims, np.unravel_index(cells, tuple(self.dims.values())), strict=True))
@@ -80,7 +80,7 @@ class Design:
 
 
 def design(axes: Any, static: Iterable[str] | None) -> Design:
-    """The cells of `axes`; refuses, in one sentence, what cannot be swept."""
+    """The cells of `axes`; what cannot be swept is refused in one sentence."""
     if static is not None and not isinstance(static, Iterable):
         raise TypeError(f"static must be names of axes, got {static!r}.")
     names = () if static is None else (static,) if isinstance(static, str) else tuple(static)
@@ -89,7 +89,7 @@ def design(axes: Any, static: Iterable[str] | None) -> Design:
     else:
         columns, grid = _columns(axes), False
     if not columns:
-        raise ValueError("axes must name at least one hyperparameter, got none.")
+        raise ValueError("axes must name at least one hyperparameter, got no name.")
     for name in columns:
         if not isinstance(name, str) or not name:
             raise TypeError(f"axes must be named by strings, got the name {name!r}.")
@@ -155,7 +155,7 @@ def _axis(name: str, values: Any, static: bool) -> Axis:
 
 
 def _traced(name: str, numbers: np.ndarray) -> np.ndarray:
-    """The numbers in the dtype that a trial gets; refuses those it does not hold."""
+    """The numbers in the dtype that a trial gets; numbers that it cannot hold are refused."""
     kind = {"f": float, "b": bool}.get(numbers.dtype.kind, int)
     dtype = jax.dtypes.canonicalize_dtype(kind)
     with np.errstate(over="ignore"):
@@ -202,7 +202,7 @@ def _label(value: Any) -> str:
 
 
 def _told_apart(values: list) -> list[str]:
-    """Labels; values that differ but look alike are numbered."""
+    """Labels; those of different values that look alike are numbered."""
     kinds = _codes(tuple(values))
     labels = [_label(value) for value in values]
     alike = Counter(labels[i] for i in set(kinds.tolist()))

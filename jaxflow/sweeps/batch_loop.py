@@ -63,7 +63,7 @@ def run(
 
 
 def _size(program: Program, group: int, store: Store | None, wanted: int | None) -> int:
-    """Trials in a batch: as the batches on disk, as asked, or what memory allows."""
+    """The number of trials in a batch: that of the batches on disk, or as asked, or what memory allows."""
     if store is not None and str(group) in store.sizes:
         known = store.sizes[str(group)]
         if wanted is not None and wanted != known:
@@ -109,7 +109,7 @@ def _computed(program: Program, block: Block, size: int) -> Batch:
 
 @contextlib.contextmanager
 def progress(trials: int, wanted: bool) -> Iterator[Any]:
-    """A bar with trials a second, the time left and the number diverged; quiet where there is no terminal."""
+    """A bar with trials per second, the time left and the number diverged; quiet where there is no terminal."""
     from tqdm import tqdm  # here, as `import jaxflow` need not wait for it
 
     quiet = None if wanted and jax.process_index() == 0 else True

@@ -20,27 +20,26 @@ def best(dataset: "xarray.Dataset", metric: str, *, largest: bool = False) -> "x
     - `dataset`: what `jf.sweep` returned, over a grid or over samples.
     - `metric`: the name of a variable with one number for each trial, or one for each of its times, of which
       the last counts.
-    - `largest`: the largest mean instead, of an accuracy say.
+    - `largest`: whether the largest mean wins instead, of an accuracy say.
 
-    A cell of hyperparameters competes if none of its seeds diverged and its metric is finite; of equal ones
-    the first is the best. The mean of few seeds, chosen for being small, is too small on average: run the
-    best cell again with other seeds before its metric is reported.
-
-    Returns the dataset at that cell: its hyperparameters are scalar coordinates, and the variables keep their
+    **Returns** the dataset at that cell: its hyperparameters are scalar coordinates, and the variables keep their
     seeds and times.
 
-    Raises `ValueError` for an unknown metric or one with other dimensions, a dataset that is not a sweep's,
+    **Raises** `ValueError` for an unknown metric or one with other dimensions, a dataset that is not a sweep's,
     and where no cell competes; `TypeError` for a metric that is not of real numbers.
 
-    >>> import numpy as np, xarray
-    >>> from jaxflow.sweeps.best import best
+    A cell of hyperparameters competes if none of its seeds diverged and its metric is finite. Of equal cells
+    the first is the best. The mean of few seeds, chosen because it is small, is too small on average: run the
+    best cell again with other seeds before you report its metric.
+
+    >>> import numpy as np, xarray, jaxflow as jf
     >>> dims = ("learning_rate", "seed")
     >>> table = xarray.Dataset(
     ...     {"loss": (dims, [[3.0, 3.2], [1.0, 1.2], [0.1, np.nan]]),
     ...      "diverged": (dims, [[False, False], [False, False], [False, True]])},
     ...     {"learning_rate": [0.01, 0.1, 1.0]},
     ... )
-    >>> cell = best(table, "loss")
+    >>> cell = jf.sweeps.best(table, "loss")
     >>> cell["learning_rate"].item(), cell["loss"].values
     (0.1, array([1. , 1.2]))
     """
@@ -61,7 +60,7 @@ def best(dataset: "xarray.Dataset", metric: str, *, largest: bool = False) -> "x
     times = [dim for dim in values.dims if dim not in runs and f".{dim}".endswith(f".{TIME}")]
     if set(values.dims) != {*runs, *times} or len(times) > 1:
         raise ValueError(
-            f"metric must have one number a trial, over {', '.join(map(str, runs))} and perhaps {TIME}, but "
+            f"metric must have one number for each trial, over {', '.join(map(str, runs))} and perhaps {TIME}, but "
             f"{metric!r} is over {', '.join(map(str, values.dims)) or 'nothing'}."
         )
     last = values.isel(dict.fromkeys(times, -1)).transpose(*axes, SEED)

@@ -41,7 +41,7 @@ def _call(settings: Settings, dynamic: list, column: dict[str, Any], key: jax.Ar
 
 @functools.partial(jax.jit, static_argnums=0)
 def _batch(settings: Settings, dynamic, columns, seeds, key):
-    """All pairs of some cells, told as (numbers, hyperparameters), and some seeds; leaves (cells, seeds, …).
+    """All pairs of some cells, given as (numbers, hyperparameters), and some seeds; leaves (cells, seeds, …).
 
     What a trial makes of its key alone, such as the draw of a mini-batch, is then made once for all cells.
     """
@@ -63,7 +63,7 @@ def _batch(settings: Settings, dynamic, columns, seeds, key):
 
 
 def compilations() -> int:
-    """How many programs there are for batches of trials; `jax.clear_caches()` forgets them."""
+    """The number of programs for batches of trials; `jax.clear_caches()` forgets them."""
     return _batch._cache_size()  # type: ignore[attr-defined]
 
 
@@ -73,7 +73,7 @@ _KNOWN: dict[tuple, Any] = {}
 def _remembered(key: tuple, make: Callable[[], Any]) -> Any:
     """What was found out about a program before: asking JAX again takes longer than running a small one.
 
-    Forgotten with JAX's own caches, by `jax.clear_caches()`.
+    It is forgotten with JAX's own caches, by `jax.clear_caches()`.
     """
     if len(_KNOWN) > 256 or not compilations():
         _KNOWN.clear()
@@ -83,7 +83,7 @@ def _remembered(key: tuple, make: Callable[[], Any]) -> Any:
 
 
 def _even(n: int, most: int) -> int:
-    """The length of the parts that n things are cut into, nearly alike and of at most so many."""
+    """The length of the parts into which n things are cut, nearly equal and of at most `most` each."""
     parts = -(-n // min(n, most))
     return -(-n // parts)
 
@@ -95,7 +95,7 @@ class Block(NamedTuple):
     seeds: np.ndarray
 
     def places(self, seeds: int) -> np.ndarray:
-        """Where its trials stand among all of the sweep, which has so many seeds."""
+        """The places of its trials among all of the sweep, which has `seeds` seeds."""
         return (self.cells[:, None] * seeds + self.seeds[None]).ravel()
 
 
@@ -121,12 +121,12 @@ class Program:
         return self.group.cells.size * self.seeds
 
     def shape(self, size: int) -> tuple[int, int]:
-        """The most cells and seeds of a batch of so many trials: all seeds, if there is room, of some cells."""
+        """The most cells and seeds of a batch of `size` trials: all seeds, if there is room, of some cells."""
         seeds = _even(self.seeds, size)
         return _even(self.group.cells.size, max(1, size // seeds)), seeds
 
     def blocks(self, size: int) -> list[Block]:
-        """The batches, all of one shape but for the last cells and the last seeds."""
+        """The batches, all of one shape except for the last cells and the last seeds."""
         cells, seeds = self.shape(size)
         return [
             Block(self.group.cells[i : i + cells], np.arange(j, min(j + seeds, self.seeds)))
@@ -148,7 +148,7 @@ class Program:
             raise TypeError(_advice(forced, error)) from error
 
     def pin(self) -> str:
-        """Hold to the trial as it is now, as a folder outlives what it was made by; the program's fingerprint."""
+        """Keep to the trial as it is now, because a folder outlives what made it; the program's fingerprint."""
         closed = self.traced.jaxpr
         program, constants = fingerprint.of_program(closed), fingerprint.of_constants(closed)
         self.settings = self.settings._replace(version=f"{program} {constants}")
@@ -181,7 +181,7 @@ class Program:
         return concrete
 
     def compile(self, size: int) -> int:
-        """Compile a batch of that size, if it is not yet; bytes a device needs for it, 0 where not told."""
+        """Compile a batch of that size, unless that is done; the bytes it needs on a device, 0 where not told."""
 
         def analysed() -> int:
             first = self._padded(self.blocks(size)[0], size)
@@ -213,12 +213,12 @@ class Program:
         return jax.tree.map(flat, found)
 
     def _over_seeds(self, size: int) -> bool:
-        """Whether the devices share out the seeds of a batch, and not its cells."""
+        """Whether the devices divide the seeds of a batch among them, and not its cells."""
         cells, seeds = self.shape(size)
         return cells < min(self.devices, seeds)
 
     def _lanes(self, size: int) -> tuple[int, int]:
-        """The cells and seeds of a batch as it is run: those shared out, a multiple of the devices."""
+        """The cells and seeds of a batch as it is run: those that are divided are a multiple of the devices."""
         lanes = list(self.shape(size))
         split = int(self._over_seeds(size))
         lanes[split] = -(-lanes[split] // self.devices) * self.devices

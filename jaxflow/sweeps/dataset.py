@@ -53,7 +53,7 @@ def _coordinates(design: Design, seeds: int) -> dict[str, Any]:
 
 
 def _reduced(variable: Any, dims: tuple[str, ...]) -> Any:
-    """Without the dimensions along which it does not vary."""
+    """A variable without the dimensions along which it does not vary."""
     for dim in dims:
         first = variable.isel({dim: slice(0, 1)})
         if (variable.values == first.values).all():
@@ -62,7 +62,7 @@ def _reduced(variable: Any, dims: tuple[str, ...]) -> Any:
 
 
 def _times(clocks: dict[str, Any]) -> dict[str, Any]:
-    """Times as the coordinate of their dimension where all trials share them, else beside it."""
+    """Times as the coordinate of their dimension where all trials share them, otherwise as a coordinate `times`."""
     coordinates = {}
     for name, clock in clocks.items():
         dim = clock.dims[-1]

@@ -15,7 +15,7 @@ class DirectoryError(ValueError):
 
 
 def checked(directory: str | os.PathLike) -> Path:
-    """The path of a folder in which a sweep can be kept. Refused before any trial is run.
+    """The path of a folder in which a sweep can be kept; others are refused before any trial is run.
 
     Raises `DirectoryError` where something else is in its place, `OSError` where it cannot be written.
     """
@@ -42,7 +42,7 @@ def checked(directory: str | os.PathLike) -> Path:
 
 
 def _trouble(path: Path) -> Exception | None:
-    """Why a folder cannot be made or written, if so."""
+    """The reason why a folder cannot be made or written, if there is one."""
     try:
         results.check_folder(path, argument="directory")
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Several processes on one sweep (`jax.distributed`): who runs what, and how all come to hold the whole.
 
-What moves arrays between processes takes a while to import, and few need it.
+The module that moves arrays between processes takes a while to import, and few runs need it.
 """
 
 import jax
@@ -29,14 +29,14 @@ def total(number: float) -> float:
 
 
 def wait() -> None:
-    """Until every process is here."""
+    """Wait until every process is here."""
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices("jaxflow.sweep")
 
 
 def exchange(array: np.ndarray, owner: np.ndarray) -> None:
-    """Fill the rows of `array` that other processes own; `owner` (rows,) tells whose each is."""
+    """Fill the rows of `array` that other processes own; `owner` (rows,) tells whose each row is."""
     from jax.experimental import multihost_utils
 
     most = int(np.bincount(owner).max())

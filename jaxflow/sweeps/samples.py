@@ -14,43 +14,44 @@ SMALLEST = 2.0**-53  # 1 − SMALLEST is the number below 1
 
 
 def sample(ranges: Mapping[str, Any], n: int, *, method: str = "sobol", seed: int = 0) -> np.ndarray:
-    r"""n points of hyperparameters, each distributed as its range says: $x_{ij} = F_j^{-1}(u_{ij})$.
+    """Draw n points of hyperparameters, each distributed as its range says: $x_{ij} = F_j^{-1}(u_{ij})$.
 
     **Arguments**
 
     - `ranges`: by name, a pair `(low, high)`, uniform between the two; or any distribution with a `ppf`, the
       inverse $F^{-1}$ of its distribution function, such as `scipy.stats.loguniform(1e-4, 1)` or, for
       integers from 1 to 128, `scipy.stats.randint(1, 129)`.
+    - `n`: the number of points.
     - `method`: where the $u_i$ in the unit cube come from. "sobol": the first n of a scrambled Sobol'
       sequence. "latin_hypercube": one in each of n equal strata of every hyperparameter. "random":
       independent.
-    - `seed`: the same points for the same arguments.
+    - `seed`: an integer at least 0; the same seed gives the same points.
 
-    With each method every point by itself is uniform in the cube, so means over points are unbiased for any
-    n; the points of the first two are not independent of each other, which makes the means of smooth
-    functions more accurate. Sobol' points are balanced, $2^{m-k}$ of them in every dyadic interval of length
-    $2^{-k}$, for $n = 2^m$ only: choose such an n. Of any other n the first points are a union of such
-    balanced blocks, better than independent ones but no better, it may be, than the power of two below.
+    **Returns** a structured NumPy array (n,) with a field for every name, int64 where the distribution is one of
+    integers and float64 elsewhere. `jf.sweep` accepts it as its axes.
 
-    Returns a structured array (n,) with a field for every name, int64 where the distribution is one of
-    integers and float64 elsewhere: what `jf.sweep` takes for its axes.
-
-    Raises `ValueError` or `TypeError` for no ranges, names that are not strings, `low >= high`, ranges that
-    are neither pairs nor distributions or whose values are not finite, n < 1, a negative seed, another
+    **Raises** `ValueError` or `TypeError` for no ranges, names that are not strings, `low >= high`, ranges that
+    are neither pairs nor distributions or whose values are not finite, n < 1, a negative seed, or another
     method.
 
+    With each method every point by itself is uniform in the cube, so means over points are unbiased for any n. The
+    points of the first two are not independent of each other, which makes the means of smooth functions more
+    accurate. Sobol' points are balanced, $2^{m-k}$ of them in every dyadic interval of length $2^{-k}$, for $n =
+    2^m$ only: choose such an n. For any other n the points are a union of such balanced blocks, which is better
+    than independent points, but may be no better than the power of two below.
+
     >>> from scipy import stats
-    >>> from jaxflow.sweeps.samples import sample
-    >>> points = sample({"learning_rate": stats.loguniform(1e-4, 1), "beta": (0.0, 0.99)}, 64)
+    >>> import jaxflow as jf
+    >>> points = jf.sweeps.sample({"learning_rate": stats.loguniform(1e-4, 1), "beta": (0.0, 0.99)}, 64)
     >>> points.shape, points.dtype.names
     ((64,), ('learning_rate', 'beta'))
-    >>> [int((points["learning_rate"] < bound).sum()) for bound in (1e-3, 1e-2, 1e-1)]  # the decades alike
+    >>> [int((points["learning_rate"] < bound).sum()) for bound in (1e-3, 1e-2, 1e-1)]  # the same in every decade
     [16, 32, 48]
     """
     if not isinstance(ranges, Mapping):
         raise TypeError(f"ranges must be a dict from names to ranges, got {ranges!r}.")
     if not ranges:
-        raise ValueError("ranges must name at least one hyperparameter, got none.")
+        raise ValueError("ranges must name at least one hyperparameter, got an empty dict.")
     for name in ranges:
         if not isinstance(name, str) or not name:
             raise TypeError(f"ranges must be named by strings that are not empty, got the name {name!r}.")

@@ -2,7 +2,7 @@
 
     manifest.json            what is swept, by fingerprint, and the batch sizes
     batches/0000-000012.npz  a finished batch: group 0, batch 12; an .npz with a checksum behind it
-    lock                     a byte a batch, locked while a process runs it; a killed process lets go
+    lock                     a byte for each batch, locked while a process runs it; a killed process lets go
 
 Every file appears whole, by a rename. What is there and right is never written again.
 """
@@ -36,7 +36,7 @@ except ImportError:  # not a POSIX system: processes that share a folder may run
 
 DIGEST = 64  # hexadecimal digits of SHA-256
 _THREADS: dict[Path, threading.Lock] = {}
-INFO = "batch.json"  # beside the arrays in a batch: where it belongs and what it took
+INFO = "batch.json"  # in a batch, with its arrays: where it belongs and what it took
 
 
 class Batch(NamedTuple):
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 
 class Store:
-    """The folder of one sweep, which is told by its `identity`: JSON, entry by entry."""
+    """The folder of one sweep, which its `identity` (JSON, entry by entry) tells from others."""
 
     def __init__(self, directory: str | os.PathLike, identity: dict[str, Any], versions: dict[str, str]):
         self.directory = checked(directory)
@@ -59,7 +59,7 @@ class Store:
         self.torn = self._leftovers()
 
     def _leftovers(self) -> dict[str, list[Path]]:
-        """What killed processes left of files they were writing, by the file; or what others are writing now."""
+        """What killed processes left of files they were writing, for each file; or what others are writing now."""
         torn: dict[str, list[Path]] = {}
         with contextlib.suppress(OSError):  # a read-only disk
             if any(self.directory.glob(f".{MANIFEST}.*")):
@@ -88,7 +88,7 @@ class Store:
         return sizes
 
     def _manifest(self) -> tuple[dict[str, int] | None, str]:
-        """The batch sizes the manifest tells, if there is one and it is whole; what is wrong with it else."""
+        """The batch sizes that the manifest tells, if it is there and whole; otherwise what is wrong with it."""
         try:
             manifest = json.loads((self.directory / MANIFEST).read_bytes())
             if manifest.pop("checksum") != _checksum(manifest):
@@ -114,7 +114,7 @@ class Store:
         )
 
     def _sizes_of_batches(self, state: str) -> dict[str, int]:
-        """What the batches tell where the manifest does not: whether they are this sweep's, and their sizes."""
+        """What the batches tell where the manifest does not: whether they belong to this sweep, and their sizes."""
         sizes: dict[str, int] = {}
         for file in sorted((self.directory / BATCHES).glob("*.npz")):
             try:
@@ -133,7 +133,8 @@ class Store:
             )
         if sizes:
             warnings.warn(
-                f"{path} is {state}; it is written anew from the batches beside it.", stacklevel=_outside()
+                f"{path} is {state}; it is written anew from the batches in its folder.",
+                stacklevel=_outside(),
             )
         return sizes
 
@@ -147,7 +148,7 @@ class Store:
         self._write(self.directory / MANIFEST, _json(content | {"checksum": _checksum(content)}))
 
     def size(self, group: int, wanted: int) -> int:
-        """The batch size of a group: as on disk, else the one wanted, which is then written."""
+        """The batch size of a group: as on disk, otherwise the one wanted, which is then written."""
         if str(group) not in self.sizes:
             with self._locked(0):
                 self.sizes = {str(group): wanted} | self.sizes | (self._manifest()[0] or {})

@@ -37,42 +37,45 @@ def sweep(
     static: Iterable[str] | None = None,
     progress: bool = True,
 ) -> "xarray.Dataset":
-    """`trial(hyperparameters, key)` for every combination of hyperparameters and every seed.
+    """Run `trial(hyperparameters, key)` for every combination of hyperparameters and every seed.
 
     **Arguments**
 
     - `trial`: any pure function of a dict of numbers and a key that returns a pytree of arrays: an `iterate`, an
       `integrate`, a `compare`, your own loop. What it reads from elsewhere is read when it is traced, as by `jax.jit`
-      (with a directory by every call), and is kept by JAX; data are best its own: `jax.tree_util.Partial(f, data)`.
+      (with a directory by every call), and is kept by JAX; data should be its own: `jax.tree_util.Partial(f, data)`.
     - `axes`: a dict from names to values, of which all combinations are run; or samples, a list of dicts or a NumPy
       array with named fields, such as `jf.sweeps.sample` draws or `DataFrame.to_records(index=False)` returns.
-    - `seeds`: runs of each combination. Seed s has the key `fold_in(key, s)` everywhere, so combinations share their
-      randomness, and what a trial draws from its key alone is drawn once for all. `key`: default `jax.random.key(0)`.
-    - `static`: names of axes that change the program (a width, an optimizer, a number of steps): the trial gets
+    - `seeds`: the number of runs of each combination. Seed s has the key `fold_in(key, s)` everywhere, so
+      combinations share their randomness, and what a trial draws from its key alone is drawn once for all.
+    - `key`: the random key from which the seeds are made; default `jax.random.key(0)`.
+    - `directory`: a folder in which every finished batch is kept. The same call goes on from what it holds: after
+      an exception, a kill or a full disk, at most the batch in flight is lost. Processes that sweep in one
+      directory at the same time share the work. Results too large for memory need a directory.
+    - `batch`: roughly the number of trials run at once. Default: a sixteenth of them, from 64 to 4,096, or fewer
+      where the compiled program would take more than half of a device's memory.
+    - `mesh`: the devices over which a batch is spread; all local ones by default.
+    - `static`: names of axes that change the program (a width, an optimizer, a number of steps). The trial gets
       their values as they are, and is compiled once for each combination of them. All other axes hold numbers,
       which are traced: one compilation. A batch size can be either: traced, by `jf.solve.masked_draws`, it costs the
       largest for all, which is cheaper while runs take less time than compiling.
-    - `batch`: about so many trials run at once. Default: a sixteenth of them, from 64 to 4,096, or fewer where the
-      compiled program would take more than half of a device's memory.
-    - `mesh`: devices to spread a batch over, default all local ones.
-    - `directory`: keep every finished batch there. The same call goes on from what it holds: after an exception, a
-      kill, a full disk, at most the batch in flight is lost. Processes that sweep in one directory at once share the
-      work. Results too large for memory need it.
-    - `progress`: a bar with trials a second and the number diverged, if the error output is a terminal.
+    - `progress`: whether to show a bar with trials per second and the number diverged, if the error output is a
+      terminal.
 
-    Returns an `xarray.Dataset`. Its dimensions are the axes (`trial` for samples), `seed`, and `time` for arrays
-    returned along with `times` (a `Trajectory`, a `Comparison`, a dict that has them); its variables are named by
-    their path in what the trial returns, `value` for a single array. Times that all trials share are the coordinate
-    `time`, else there is a coordinate `times`. Of a `Trajectory` its record, `status` and `stopped` are kept. A trial
-    has `diverged` if a trajectory says so or another number is not finite, or if it returns a flag of that name; its
-    floats are then NaN, but for what is finite at earlier times. Attributes tell versions, device, time, git state.
-    `to_netcdf` works on it, with SciPy unless numbers are unsigned or complex or arrays empty, which take h5netcdf.
+    **Returns** an `xarray.Dataset`. Its dimensions are the axes (`trial` for samples), `seed`, and `time` for
+    arrays returned along with `times` (a `Trajectory`, a `Comparison`, a dict that has them). Its variables are
+    named by their path in what the trial returns, `value` for a single array. Times that all trials share are the
+    coordinate `time`; otherwise there is a coordinate `times`. Of a `Trajectory` its record, `status` and `stopped`
+    are kept. A trial has `diverged` if a trajectory says so or another number is not finite, or if it returns a
+    flag of that name. Its floats are then NaN, except for those that are finite at earlier times. Attributes tell
+    versions, device, time and git state. `to_netcdf` works on it, with SciPy unless numbers are unsigned or complex
+    or arrays empty, which need h5netcdf.
 
     Each cell is what `trial` alone gives on its hyperparameters and `fold_in(key, seed)`, up to rounding. Under
     `jax.distributed` call it in every process: each runs its share, and all return the whole.
 
     **Raises** `ValueError` for empty axes, values given twice, names that collide, trials that return different
-    things, a directory of another sweep (saying in what it differs), results larger than memory; `TypeError` for a
+    things, a directory of another sweep (saying in what it differs), or results larger than memory; `TypeError` for a
     trial that needs the concrete value of an axis (saying which); `OSError` where the directory cannot be written. A
     damaged file in it is named in a warning and its trials are run again.
 
@@ -112,7 +115,7 @@ def sweep(
 
 
 def _layout(programs: list[Program]) -> Layout:
-    """What every trial returns; refuses trials that do not agree in it, before any is run."""
+    """What every trial returns; trials that return different things are refused before any is run."""
     first, *others = layouts = [program.layout() for program in programs]
     for program, other in zip(programs[1:], others, strict=True):
         gap = difference(first, other)
@@ -126,7 +129,7 @@ def _layout(programs: list[Program]) -> Layout:
 
 @functools.cache
 def _default_key() -> jax.Array:
-    """Made once, as making it takes a tenth of a small sweep."""
+    """The default key, made once, as making it takes a tenth of a small sweep."""
     with jax.ensure_compile_time_eval():
         return jax.random.key(0, impl="threefry2x32")
 

@@ -39,12 +39,12 @@ class Layout:
 
     @property
     def nbytes(self) -> int:
-        """Bytes a trial."""
+        """The bytes of one trial."""
         sizes = (int(np.prod(v.shape, dtype=np.int64)) * v.dtype.itemsize for v in self.variables.values())
         return 1 + sum(sizes)
 
     def masked(self, arrays: dict[str, np.ndarray], diverged: np.ndarray) -> dict[str, np.ndarray]:
-        """NaN in place of what a diverged trial returned, but for the finite values at its earlier times."""
+        """NaN in place of what a diverged trial returned, except for the finite values at its earlier times."""
         if not diverged.any():
             return arrays
         return {
@@ -117,7 +117,7 @@ def _array(name: str, leaf: Any) -> jax.Array:
 
 
 def layout(arrays: Mapping[str, jax.ShapeDtypeStruct], axes: Mapping[str, Any]) -> Layout:
-    """Dimensions for the arrays of one trial: time where they share a leading axis with times, else numbered."""
+    """Dimensions for the arrays of one trial: time where they share a leading axis with times, otherwise numbered."""
     clocks = {n: a.shape[0] for n, a in arrays.items() if n.split(".")[-1] in CLOCKS and len(a.shape) == 1}
     several = len(set(clocks.values())) > 1
     dims = {n: ".".join((*n.split(".")[:-1], TIME)) if several else TIME for n in clocks}
@@ -158,7 +158,7 @@ def _clock_of(name: str, shape: tuple[int, ...], clocks: dict[str, int]) -> str 
 
 
 def difference(a: Layout, b: Layout) -> str | None:
-    """How the arrays of two trials differ, in words; `None` where they do not."""
+    """How the arrays of two trials differ, in words; `None` where they agree."""
     for name in [*a.variables, *b.variables]:
         one, other = a.variables.get(name), b.variables.get(name)
         if one is None or other is None:

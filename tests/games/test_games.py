@@ -112,8 +112,8 @@ def test_bad_games_are_refused():
         "data must be a tuple": lambda: jf.VectorField(bilinear, [1.0]),
         "losses must be a function": lambda: jf.game(None),
         "alternating takes optax transformations, got 3": lambda: jf.optim.alternating(3),
-        "alternating takes at least one optimizer": lambda: jf.optim.alternating(),
-        "params must be a tuple or list with one entry an optimizer": lambda: jf.optim.alternating(
+        "alternating needs at least one optimizer": lambda: jf.optim.alternating(),
+        "params must be a tuple or list with one entry for each optimizer": lambda: jf.optim.alternating(
             *[jf.optim.gd(0.1)] * 3
         ).init(PLAYERS),
         "field must return shapes": lambda: jf.VectorField(lambda p: p[0])(PLAYERS),

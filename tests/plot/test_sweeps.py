@@ -395,7 +395,7 @@ def test_metrics_that_cannot_be_drawn_are_refused(ax, grid):
     ):
         jf.plot.sweep(grid, "tset_loss", ax)
     with pytest.raises(
-        ValueError, match=r"one number a trial, got 'spectrum' over rank too: .*isel\(\{'rank': 0\}\)"
+        ValueError, match=r"one number for each trial, got 'spectrum' over rank too: .*isel\(\{'rank': 0\}\)"
     ):
         jf.plot.sweep(grid, "spectrum", ax)
     with pytest.raises(ValueError, match="metric must be a variable of numbers, got 'message'"):

@@ -217,7 +217,7 @@ def test_a_path_in_the_home_folder(tmp_path, monkeypatch):
         ("objects.npz", {"x": np.array([{}, {}]), "y": [0, 1]}, "not a readable .npz archive of numbers"),
         ("strings.npz", {"x": ["a", "b"], "y": [0, 1]}, "x of strings.npz must hold real numbers"),
         ("complex.npz", {"x": [1j, 2], "y": [0, 1]}, "must hold real numbers, got dtype complex"),
-        ("lengths.npz", {"x": [[1.0], [2.0]], "y": [0, 1, 1]}, "equally many examples, got 2 and 3"),
+        ("lengths.npz", {"x": [[1.0], [2.0]], "y": [0, 1, 1]}, "the same number of examples, got 2 and 3"),
         ("nan.npz", {"x": [[1.0, 2.0], [3.0, np.nan]], "y": [0, 1]}, r"x of nan.npz .* got nan at \[1, 1\]"),
         ("scalar.npz", {"x": 1.0, "y": 2.0}, "shape"),
         ("no_features.npz", {"x": np.zeros((3, 0)), "y": [0, 1, 1]}, "shape"),

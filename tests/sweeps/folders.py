@@ -171,7 +171,7 @@ def finishes(directory, runs, expected, damaged=(), manifest=None, **settings):
     sentences = [f"{directory / 'batches' / name} is damaged; its trials are run again." for name in damaged]
     if manifest is not None:
         path = directory / "manifest.json"
-        sentences.insert(0, f"{path} is {manifest}; it is written anew from the batches beside it.")
+        sentences.insert(0, f"{path} is {manifest}; it is written anew from the batches in its folder.")
     assert [str(warning.message) for warning in caught] == sentences
     assert runs == list(expected)
     assert content(dataset) == undisturbed()

@@ -1,4 +1,4 @@
-"""The main job: iterates, full-batch and mini-batch, against their flows and the SDE, on one clock."""
+"""The main job: iterates, full-batch and mini-batch, compared with their flows and the SDE, on one clock."""
 
 import warnings
 from dataclasses import dataclass
@@ -29,17 +29,16 @@ FILES = report.FILES
 class Compare(Training):
     """Measure how far an optimizer's iterates leave gradient flow and their modified flow, and its SDE.
 
-    Runs, from the same parameters and on the clock t = steps × learning rate: the optimizer on all data, an
+    From the same parameters and on the clock t = steps × learning rate it runs the optimizer on all data, an
     ensemble of it on mini-batches, gradient flow, the optimizer's modified equation to the orders asked, and an
-    ensemble of paths of its SDE. Prints a table,
-    the temperature, the noise scale and a verdict on the SDE; writes comparison.png, summary.json and
-    trajectories.npz.
+    ensemble of paths of its SDE. It prints a table, the temperature, the noise scale and a verdict on the SDE, and
+    writes comparison.png, summary.json and trajectories.npz.
     """
 
     steps: int = 200
     """Steps of the optimizer."""
     seeds: int = 32
-    """Mini-batch runs, and paths of the SDE, each with a key of its own; a verdict takes at least 20."""
+    """The number of mini-batch runs, and of paths of the SDE, each with its own key; a verdict needs at least 20."""
     substeps: int = 8
     """Steps of the SDE for each step of the optimizer."""
     order: tuple[int, ...] = (2,)
@@ -86,7 +85,7 @@ def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[
 
 
 def _sde(settings: Compare, objective: Any, optimizer: jf.optim.Optimizer) -> jf.dynamics.Dynamics | None:
-    """The optimizer's SDE at this batch size, `None` (said so) where none is known."""
+    """The optimizer's SDE at this batch size; `None`, with a message, where no SDE is known."""
     try:
         return jf.dynamics.sde_of(optimizer, objective, settings.batch_size, order=settings.sde_order)
     except ValueError as error:
@@ -95,7 +94,7 @@ def _sde(settings: Compare, objective: Any, optimizer: jf.optim.Optimizer) -> jf
 
 
 def _modified(settings: Compare, objective, params, optimizer) -> dict[int, jf.dynamics.Dynamics]:
-    """The optimizer's modified equation to each order asked; none (said so) where there is none."""
+    """The optimizer's modified equation to each order asked; where there is none, a message says so."""
     if not settings.order:
         return {}
     try:
@@ -183,7 +182,8 @@ def _observe(objective, params):
 def _verdict(settings: Compare, params: Any, runs: dict[str, report.Timed]) -> Any:
     """Whether the mini-batch runs and the SDE's paths end with one law of loss and distance from the start.
 
-    Two numbers a run, as so few runs could not tell more apart. Where there are too few even for that: the reason.
+    It compares two numbers per run, as few runs could not tell more apart. Where there are too few even for that,
+    it returns the reason.
     """
     ends = [_ends(params, runs[name].run) for name in ("mini_batch", "sde")]
     try:

@@ -40,7 +40,7 @@ class Row:
 
 
 def score_name(problem: Any) -> str:
-    """What the problem's score is called."""
+    """The name of the problem's score."""
     return "test accuracy" if jnp.issubdtype(problem.test["y"].dtype, jnp.integer) else "test R²"
 
 
@@ -74,7 +74,7 @@ def _row(problem: Any, timed: Timed, gap: jf.Comparison) -> Row:
 
 
 def _status(run: jf.Trajectory) -> str:
-    """How the run ended; for iterates divergence is told by the step too."""
+    """How the run ended; for iterates a divergence names the step too."""
     if not np.any(run.status):
         return "finished"
     if not (np.ndim(run.status) == 0 and run.diverged and isinstance(run.state, jf.solve.IterationState)):
@@ -138,7 +138,7 @@ def settings_rate(optimizer: Any) -> float:
 
 
 def keep(settings: Any, runs: dict[str, Timed]) -> str:
-    """Write the runs that are finished where others were not to be, and say which they are."""
+    """Write the runs that are finished when the command is interrupted, and say which they are."""
     if not runs:
         return NOTHING
     results.write_arrays(settings.output / ARRAYS, _arrays(runs, distances(runs)))

@@ -20,7 +20,7 @@ class Stopped(Exception):
 
 
 class _Pressed:
-    """Whether Ctrl-C was pressed: within a callback of a compiled program it comes out as an error of that."""
+    """Whether Ctrl-C was pressed: inside a callback of a compiled program it appears as an error of that program."""
 
     def __init__(self):
         self.count = 0
@@ -45,7 +45,7 @@ _pressed = _Pressed()
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, Ctrl-C raises `Stopped`, whatever it has come out as; pressed again, it ends the process at once."""
+    """Inside, Ctrl-C raises `Stopped`, whatever error it appears as; pressed again, it ends the process at once."""
     _pressed.count = 0
     with contextlib.ExitStack() as after, keeping(lambda: NOTHING):
         # Not in a thread, where it cannot, nor where whoever began the process has other plans for it.
@@ -61,7 +61,7 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def keeping(keep: Callable[[], str]) -> Iterator[None]:
-    """When Ctrl-C ends what is within, `keep()` keeps what is finished and says so in a sentence."""
+    """When Ctrl-C ends the body, `keep()` keeps what is finished and says so in a sentence."""
     try:
         yield
     except Stopped:

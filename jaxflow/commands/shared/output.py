@@ -1,4 +1,4 @@
-"""What a command prints on: a stream that cannot hold a character, or nothing any more, costs no result."""
+"""The streams on which a command prints: one that cannot hold a character, or has closed, costs no result."""
 
 import codecs
 import contextlib
@@ -22,7 +22,7 @@ PLAIN = {
 
 
 def _plainer(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of encoders: each character by ones that every stream holds, a ? where there are none."""
+    """An error handler of encoders: each character as ones that every stream holds, or as a ?."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_plain, error.object[error.start : error.end])), error.end
@@ -41,7 +41,7 @@ codecs.register_error("jaxflow.plain", _plainer)
 
 
 class Stream:
-    """A text stream that is written to for as long as it can be; `failed` is why it no longer can.
+    """A text stream that is written to while that is possible; `failed` is the reason why it no longer is.
 
     Its reader may have left (`| head -1`), its disk be full: what is printed is the lesser part of a command's work.
     """
@@ -67,7 +67,7 @@ class Stream:
                 self.failed = error
 
     def settle(self) -> None:
-        """Leave nothing that Python would try to send when it ends, and complain of."""
+        """Leave nothing that Python would try to send, and complain about, when it ends."""
         self.flush()
         if self.failed is not None:
             with contextlib.suppress(OSError, ValueError):

@@ -79,7 +79,7 @@ def timed(run: Callable[[], Any], progress: Progress):
 
 
 def _piece(intervals: int) -> int:
-    """How many intervals a chunk takes: a divisor where there is one, as another length compiles once more."""
+    """The number of intervals in a chunk: a divisor where there is one, as another length compiles once more."""
     few = range(CHUNKS, CHUNKS // 4, -1)
     return next((intervals // n for n in few if intervals % n == 0), -(-intervals // CHUNKS))
 

@@ -1,4 +1,4 @@
-"""Settings of a command from a TOML file: the same keys as its flags, which win over them."""
+"""Settings of a command from a TOML file: the same keys as its flags, which take precedence."""
 
 import argparse
 import dataclasses

@@ -35,7 +35,7 @@ class Training:
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE …")] = ()
     """The optimizer's other hyperparameters, such as b1=0.95 b2=0.99."""
     learning_rate: float | None = None
-    """Learning rate: the time one step stands for. Default: the optimizer's own, 0.1 where it has none."""
+    """Learning rate: the time that one step stands for. Default: the optimizer's own, 0.1 where it has none."""
     batch_size: int = 32
     """Examples in a mini-batch, drawn independently with replacement."""
     seed: int = 0
@@ -71,6 +71,6 @@ class Training:
 
 
 def count(name: str, value: int, least: int = 1) -> None:
-    """Refuse a number of steps or members that is none, or more than are counted."""
+    """Refuse a number of steps or members below 1, or larger than can be counted."""
     _check.integer(name, value, least)
     _check.require(name, value, value <= MOST, f"an integer from {least} to {MOST}")

@@ -1,4 +1,4 @@
-"""`python -m jaxflow sweep`: learning rates × batch sizes × seeds, against gradient flow and the SDE."""
+"""`python -m jaxflow sweep`: learning rates × batch sizes × seeds, compared with gradient flow and the SDE."""
 
 import dataclasses
 import itertools
@@ -37,7 +37,7 @@ MOST_STEPS = 20_000
 
 
 class Refused(Exception):
-    """What a person asked for cannot be done, in one sentence."""
+    """A request that cannot be met; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Sweep(Training):
     """Map an optimizer over learning rates and batch sizes: its loss, its distance from gradient flow and the SDE.
 
     Every combination of learning rate and batch size is run for K steps with several seeds, all from the same
-    parameters, and so is its SDE up to the same time t = K × learning rate. Prints a table of final losses; writes
-    sweep.png, three maps with the lines learning rate = 2/sharpness and of equal temperature, sweep.nc, the
-    numbers of every run by name, and summary.json. Finished trials are kept in the folder trials as they come.
+    parameters, and so is its SDE up to the same time t = K × learning rate. The command prints a table of final
+    losses. It writes sweep.png, three maps with the lines learning rate = 2/sharpness and of equal temperature;
+    sweep.nc, the numbers of every run by name; and summary.json. Finished trials are kept in the folder trials.
     """
 
     learning_rates: tuple[float, ...] = ()
@@ -55,7 +55,7 @@ class Sweep(Training):
     batch_sizes: tuple[int, ...] = (4, 16, 64, 256)
     """Batch sizes, drawn independently with replacement."""
     seeds: int = 8
-    """Runs, and paths of the SDE, of each combination; a distance from the SDE takes at least 2."""
+    """The number of runs, and of paths of the SDE, for each combination; a distance from the SDE needs at least 2."""
     steps: int = 100
     """Steps of the optimizer."""
     substeps: int = 4
@@ -65,7 +65,7 @@ class Sweep(Training):
     resume: bool = False
     """Go on with the trials that are in the folder; it must be the same sweep."""
     file: Path | None = None
-    """A TOML file with these settings, of which those on the command line win."""
+    """A TOML file with these settings; those on the command line take precedence."""
     learning_rate: tyro.conf.Suppress[float | None] = None
     batch_size: tyro.conf.Suppress[int] = 1
 
@@ -145,7 +145,7 @@ def run(settings: Sweep, made: Sweep, problem: Any, optimizer: jf.optim.Optimize
 
 
 def _kept(settings: Sweep) -> str:
-    """Which trials are in the folder when the command was stopped."""
+    """A sentence on the trials that are in the folder when the command was stopped."""
     if not any(settings.trials.glob(f"{BATCHES}/*.npz")):
         return f"No batch of trials was finished; begin again in {settings.trials} by --resume."
     return f"The finished trials are kept in {settings.trials}; --resume goes on with them."

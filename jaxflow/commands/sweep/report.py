@@ -50,7 +50,7 @@ def derived(dataset: Any, flow: Any) -> Any:
 
 
 def table(dataset: Any) -> str:
-    """Final losses as text: a row a batch size, a column a learning rate."""
+    """Final losses as text: a row for each batch size, a column for each learning rate."""
     lost = dataset["diverged"].transpose(*RUN).values.mean(-1)
     show = lambda loss, share: "×" if share == 1 else f"{loss:.4g}" + ("·×" if share else "")
     cells = [

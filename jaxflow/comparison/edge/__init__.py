@@ -1,4 +1,4 @@
-"""Iterates beside the central and the stable flow, past the edge of stability."""
+"""Iterates compared with the central and the stable flow, past the edge of stability."""
 
 from jaxflow import _moved
 

@@ -1,6 +1,6 @@
-"""Iterates, central flow and stable flow from one point near the edge of stability: run, and measured together.
+"""Iterates, central flow and stable flow, run and measured from one point near the edge of stability.
 
-Parameters at all times are held until their distances are taken, and dropped.
+Parameters at all times are held until their distances are computed, and then dropped.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from jaxflow.solve.optimizer_steps import begin
 from jaxflow.solve.trajectory import Trajectory
 
 PyTree = Any
-PIECES, SHORTEST = 20, 10  # a flow is solved in about so many pieces, of at least so many steps
+PIECES, SHORTEST = 20, 10  # the pieces in which a flow is solved, and the least steps of one
 RTOL = 1e-6  # of the stable flow; the oscillation it is compared with is far larger
 MOST = 20_000  # steps of the solver in a piece
 
@@ -157,7 +157,7 @@ def studied(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, do
 
 
 class _Start(NamedTuple):
-    """The end of a path, as `flow_state` takes it."""
+    """The end of a path, in the form that `flow_state` takes."""
 
     params: PyTree
     state: StableState
@@ -205,7 +205,7 @@ def _seen(objective, params: PyTree) -> dict[str, PyTree]:
 
 @traceable
 def _watched(optimizer, objective) -> Recorder:
-    """Of the iterates what `_seen` sees, and the second moment as the flows have it: after the update at them."""
+    """A recorder of what `_seen` sees of the iterates, and of the second moment after the update at them."""
     method = method_of(optimizer)
 
     def look(memory, params, state):
@@ -234,7 +234,7 @@ def _inner(tree: PyTree) -> PyTree:
 
 
 def _study(chosen: Plan, way: Approach, run: Trajectory, centre: PyTree, calm: Any) -> EdgeStudy:
-    """All that was found, at the inner times."""
+    """Everything that was found, at the inner times."""
     path, told = centre
     seen = calm.recorded
     eigenvalues, middle, distances = _measures(

@@ -111,8 +111,8 @@ class EdgeStudy:
 
     @property
     def left(self) -> jax.Array:
-        """The time, not before `reached`, from which on the stable flow is farther from the iterates than the central
-        flow; NaN for none."""
+        """The time from `reached` on at which the stable flow begins to stay farther from the iterates than the
+        central flow; NaN where there is no such time."""
         farther = (self.stable.distance > self.central.distance) & (self.times >= self.reached)
         onwards = jnp.flip(jnp.cumprod(jnp.flip(farther)))
         return jnp.where(onwards[-1] == 1, self.times[jnp.argmax(onwards)], jnp.nan)

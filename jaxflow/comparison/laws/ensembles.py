@@ -19,7 +19,7 @@ from jaxflow.comparison.laws.verdict import EnsembleComparison
 from jaxflow.solve.trajectory import DIVERGED
 
 PyTree = Any
-# Down to so many members the panel was seen to keep its level.
+# The number of members down to which the panel was seen to keep its level.
 LEAST = 20
 
 

@@ -1,6 +1,6 @@
 r"""A panel of test functions of a record, and a test of its largest gap in standard errors.
 
-The functions are those in which models of an optimizer are known to part: means, variances and covariances of
+The functions are those in which models of an optimizer are known to differ: means, variances and covariances of
 the coordinates (of random projections, where there are many), cosines, |θ|² and the loss.
 """
 
@@ -14,7 +14,7 @@ from jaxflow._norms import root
 from jaxflow.comparison.laws.energy import shuffled
 from jaxflow.comparison.laws.standardised import Columns, counted, mean, variance
 
-# Up to so many coordinates are looked at one by one, with all their products; more through so many projections.
+# Up to this number coordinates are tested one by one, with all their products; more through as many projections.
 FEW = 8
 
 
@@ -118,9 +118,9 @@ def largest_gap(
 
     Its null law is that of the same maximum, standard errors and all, over random divisions of all members into
     ensembles of the two sizes, under which members of one law are exchangeable: the level is kept whatever the law
-    and the sizes, but for what the functions know of the division (they are about its means). Where the laws differ
-    the standard errors make it right for many members (Chung & Romano 2013, 1304.5939). Pairs, which need not be
-    exchangeable, are resampled: see `_of_pairs`. The `rank`-th largest of these maxima is the common half-width of
+    and the sizes, except for what the functions know of the division (they are about its means). Where the laws
+    differ the standard errors make it right for many members (Chung & Romano 2013, 1304.5939). Pairs, which
+    need not be exchangeable, are resampled (`_of_pairs`). The `rank`-th largest of these maxima is the half-width of
     the intervals in standard errors.
     """
     samples = [(f.a - f.b, used_a)] if paired else [(f.a, used_a), (f.b, used_b)]
@@ -188,7 +188,7 @@ def _of_pairs(key: jax.Array, centred: jax.Array, used, divisor: jax.Array, repe
 def _resampled(key: jax.Array, centred: jax.Array, used, repetitions: int) -> jax.Array:
     """The means of multinomial resamples of the first `used` rows of `centred` (n, p); shape (R, p).
 
-    Their variance is that of a mean, which it would fall short of by 1/n.
+    They are scaled so that their variance is that of a mean; otherwise it would be too small by 1/n.
     """
     n = len(centred)
     draws = jax.random.randint(key, (n, repetitions), 0, jnp.maximum(used, 1).astype(jnp.int32), jnp.int32)

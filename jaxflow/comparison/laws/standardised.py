@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxflow._norms import root
 
-# A spread of fewer rounding errors is not told from them, and a gap of so many between constants is none.
+# A spread of fewer rounding errors is not told from them, and a gap of fewer between constants counts as 0.
 RESOLVED, ROUNDING = 4, 64
 
 

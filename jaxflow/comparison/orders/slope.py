@@ -85,7 +85,7 @@ def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order
 
 @transfers()
 def fit(step_sizes: jax.Array, errors: jax.Array, used: Any = None) -> Order:
-    """The line of least squares through log–log points (n,), those of the mask `used` (n,) where one is given.
+    """The line of least squares through log–log points (n,), or through those of the mask `used` (n,).
 
     Slope and uncertainty are NaN where fewer than three points are used.
     """

@@ -13,7 +13,7 @@ from jaxflow._traceable import compiled
 from jaxflow.comparison.orders.slope import Order
 
 PyTree = Any
-# A gap within so many standard errors of 0 tells nothing about a slope.
+# A gap within this number of standard errors of 0 tells nothing about a slope.
 NOISE = 2.0
 
 

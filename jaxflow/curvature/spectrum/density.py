@@ -1,4 +1,4 @@
-"""The spectrum of a Hessian as a whole, by stochastic Lanczos quadrature: how many eigenvalues lie where."""
+"""The spectrum of a Hessian as a whole, by stochastic Lanczos quadrature: the density of its eigenvalues."""
 
 import dataclasses
 import math
@@ -37,14 +37,15 @@ class SpectralDensity:
 
     Each random probe sees it as $\sum_k w_k\, \delta(\lambda - \theta_k)$, and the estimate is the mean over probes.
 
-    - `nodes` θ (probes, depth), ascending, in units of the Hessian; `weights` w (probes, depth), ≥ 0, of sum 1.
+    - `nodes` θ (probes, depth): ascending, in units of the Hessian.
+    - `weights` w (probes, depth): at least 0, with sum 1 for each probe.
     - `residuals` (probes, depth): the norms $|Mq_k - \theta_k q_k|$ of the nodes' Ritz vectors; M has an eigenvalue
       within that of $\theta_k$. Nodes at the ends of the spectrum converge first. A node whose residual is large
       stands for many eigenvalues around it.
-    - `size` P, static.
+    - `size` P: the number of eigenvalues (static).
 
-    The errors of `density` and `moment` are standard errors over probes, infinite with one. A pytree; made under
-    `vmap` its arrays have a leading axis, and its methods are for use under `vmap` too.
+    The errors of `density` and `moment` are standard errors over probes, infinite with one. It is a pytree; made
+    under `vmap` its arrays have a leading axis, and its methods are for use under `vmap` too.
     """
 
     nodes: jax.Array
@@ -60,9 +61,9 @@ class SpectralDensity:
         return span / 100
 
     def density(self, grid: Any = None, width: Any = None) -> Estimate:
-        r"""φ smoothed by a Gaussian of standard deviation `width`, at the points `grid` (G,); (G,), of integral 1.
+        r"""φ smoothed by a Gaussian of standard deviation `width`, at the points `grid` (G,); (G,), with integral 1.
 
-        By default those of `grid(width)`. Raises `ValueError` for a width that is not above 0.
+        By default the points are those of `grid(width)`. Raises `ValueError` for a width that is not above 0.
         """
         grid = self.grid(width) if grid is None else jnp.asarray(grid, self.nodes.dtype)
         width = self._width(width)
@@ -71,7 +72,7 @@ class SpectralDensity:
         return mean(jnp.sum(bumps * self.weights[None], axis=2).T)
 
     def grid(self, width: Any = None) -> jax.Array:
-        """1,000 points evenly from 5 widths below the lowest node to 5 above the highest; (1000,)."""
+        """1,000 points, evenly spaced from 5 widths below the lowest node to 5 above the highest; (1000,)."""
         width = self._width(width)
         return jnp.linspace(self.nodes.min() - 5 * width, self.nodes.max() + 5 * width, 1000)
 
@@ -84,15 +85,16 @@ class SpectralDensity:
     def count_above(self, x: Any) -> Estimate:
         r"""How many of the P eigenvalues are above x, a number, by more than rounding.
 
-        A count of k has the sampling error $\sqrt{2k(P-k)/((P+2) \cdot \text{probes})}$, known for probes drawn
-        evenly from all directions, one too. To it is added what the quadrature does not resolve: P times the larger
-        weight of the two nodes next to x, which bounds its error, where their residuals reach x. That is nothing in a
-        gap, and much in a cluster of eigenvalues much closer to one another than `depth` tells apart.
+        A count of k has the sampling error $\sqrt{2k(P-k)/((P+2) \cdot \text{probes})}$, which is known for probes
+        drawn evenly from all directions, also for a single one. To it is added what the quadrature does not
+        resolve: P times the larger weight of the two nodes next to x, which bounds its error, where their residuals
+        reach x. That is nothing in a gap, and much in a cluster of eigenvalues much closer to one another than
+        `depth` tells apart.
         """
         return self._count(x, 1)
 
     def count_below(self, x: Any) -> Estimate:
-        """How many of the P eigenvalues are below x, a number; as `count_above`."""
+        """How many of the P eigenvalues are below x, a number; with the error that `count_above` describes."""
         return self._count(x, -1)
 
     def _count(self, x: Any, side: int) -> Estimate:
@@ -138,30 +140,37 @@ def spectral_density(
     r"""The density of the eigenvalues of the Hessian, by stochastic Lanczos quadrature.
 
     For a unit vector v drawn evenly from all directions $E\,v^T f(H) v = \frac1P \operatorname{tr} f(H)$, and
-    `depth` = m steps of Lanczos iteration from v give the Gauss quadrature
+    m = `depth` steps of Lanczos iteration from v give the Gauss quadrature
     $v^T f(H) v \approx \sum_k w_k f(\theta_k)$, exact for polynomials of degree < 2m: the nodes are the Ritz values,
     the weights the squared first components of the eigenvectors of the tridiagonal matrix.
 
-    - `objective`, `params`: a loss of parameters, real, any pytree, P numbers.
-    - `key`: draws the probes, one after another, in the memory of one: depth + a few vectors of P numbers.
-    - `probes`: the sampling error of a count of k ≪ P eigenvalues is $\sqrt{2k / \text{probes}}$.
-    - `depth`: at most P are taken. Eigenvalues apart from the others are resolved first: see `residuals`.
-    - `preconditioner` P: positive, a number or a pytree like `params`; then the spectrum of $P^{-1/2} H P^{-1/2}$.
-    - `gauss_newton`: of the Gauss–Newton matrix instead, see `ggn_vp`.
+    **Arguments**
 
-    Costs probes × depth Hessian products, about two gradients each, and probes × depth² P operations to keep
-    the bases orthogonal. Compiled when called plainly; works under `jit` and `vmap`.
+    - `objective`: an `Objective` or any twice differentiable function `loss(params) -> scalar`.
+    - `params`: a pytree of real arrays, P numbers in all.
+    - `key`: the random key of the probes, which are taken one after another, in the memory of one: a few more than
+      `depth` vectors of P numbers.
+    - `probes`: the number of probes (static). The sampling error of a count of k ≪ P eigenvalues is
+      $\sqrt{2k / \text{probes}}$.
+    - `depth`: the number of Lanczos steps, of which at most P are taken (static). Eigenvalues apart from the others
+      are resolved first: see `residuals`.
+    - `preconditioner` P: a positive number or a pytree of them like `params`, for the spectrum of $P^{-1/2} H
+      P^{-1/2}$.
+    - `gauss_newton`: whether to use the Gauss–Newton matrix (see `ggn_vp`) instead of the Hessian (static).
 
-    Raises as `hvp` and `ggn_vp`; `ValueError` for `probes` or `depth` below 1 or a preconditioner that is not
-    positive, `TypeError` for a bare seed.
+    **Returns** a `SpectralDensity`. It costs probes × depth Hessian products, about two gradients each, and probes
+    × depth² P operations to keep the bases orthogonal. It is compiled when called plainly, and works under `jit`
+    and `vmap`.
+
+    **Raises** `TypeError` for an objective that is not a function (or with `gauss_newton` lacks the two parts),
+    parameters that are not real floats, or a bare seed; `ValueError` for `probes` or `depth` below 1 or a
+    preconditioner that is not positive.
 
     Source: Ghorbani, Krishnan & Xiao 2019, 1901.10159; Ubaru, Chen & Saad 2017.
 
-    >>> import jax, jax.numpy as jnp
-    >>> from jaxflow.curvature.density import spectral_density
-    >>> curvature = jnp.array([1.0, 1.0, 1.0, 4.0])
-    >>> density = spectral_density(lambda x: 0.5 * jnp.sum(curvature * x**2), jnp.ones(4), jax.random.key(0))
-    >>> density
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 1.0, 1.0, 4.0]) * x**2)
+    >>> jf.curvature.spectral_density(loss, jnp.ones(4), jax.random.key(0))
     SpectralDensity(4 eigenvalues, 1 … 4; 10 probes of depth 4)
     """
     _check.integer("probes", probes, 1)
@@ -179,7 +188,7 @@ def _density(settings, objective, params, preconditioner, key):
 
 
 def quadrature(op: Operator, key: jax.Array, probes: int, depth: int) -> SpectralDensity:
-    """The density of an operator, a probe at a time."""
+    """The density of an operator, one probe at a time."""
 
     def probe(key):
         start = jax.random.normal(key, op.flat.shape, op.flat.dtype)
@@ -202,7 +211,7 @@ def quadrature(op: Operator, key: jax.Array, probes: int, depth: int) -> Spectra
 def checked(
     objective: Any, params: PyTree, preconditioner: PyTree, gauss_newton: bool
 ) -> tuple[Loss, PyTree, PyTree]:
-    """The objective, parameters and preconditioner, refused at the door where they have no spectrum."""
+    """The objective, parameters and preconditioner; they are refused where they have no spectrum."""
     check_objective(objective)
     if gauss_newton:
         check_parts(objective)

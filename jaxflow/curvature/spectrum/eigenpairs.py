@@ -27,7 +27,7 @@ from jaxflow.curvature.spectrum.krylov import Block, follow, leading
 
 PyTree = Any
 TOLERANCE = 1e-4  # of the residuals, relative; the eigenvalues are then good to about its square
-COLD, EACH = 20, 8  # products of a cold start: so many, and so many more a pair
+COLD, EACH = 20, 8  # products of a cold start: these, and more for each pair
 BLOCKS = 4  # of a warm one, beyond the first
 ALARM = 1e-2  # a relative residual that says an eigenpair was not found
 
@@ -37,15 +37,15 @@ ALARM = 1e-2  # a relative residual that says an eigenpair was not found
 class Eigenpairs:
     r"""Leading eigenpairs $H u = \lambda P u$ of a Hessian; P is 1 where no preconditioner is given.
 
-    - `values` (k,), largest first.
+    - `values` (k,): the eigenvalues, largest first.
     - `vectors`: a pytree like the parameters with a leading axis k; $u_i^T P u_j = \delta_{ij}$.
     - `residuals` (k,): the norms $|P^{-1/2}(Hu - \lambda Pu)|$, in the units of the eigenvalues. There is an
-      eigenvalue of $P^{-1/2}HP^{-1/2}$ within each of them; beside a gap g the error is about residual²/g.
-    - `scale`: the largest |eigenvalue| estimate met on the way, of either sign, beside which residuals are small or
-      not.
-    - `products`: Hessian products spent.
+      eigenvalue of $P^{-1/2}HP^{-1/2}$ within each of them; where it is apart from the others by a gap g the error
+      is about residual²/g.
+    - `scale`: the largest |eigenvalue| estimate met on the way, of either sign, with which to compare the residuals.
+    - `products`: the number of Hessian products spent.
 
-    A pytree; under `vmap` every leaf has a leading axis.
+    It is a pytree; under `vmap` every leaf has a leading axis.
     """
 
     values: jax.Array
@@ -85,27 +85,31 @@ def top_eigenpairs(
 
     - *Cold*: Lanczos iteration with full reorthogonalisation from a random direction (always the same), then
       Rayleigh–Ritz on what it found and its residuals. On networks the default number of products gives five
-      eigenvalues to 1e-8 and better. Of an exactly repeated eigenvalue it may find one copy only.
-    - *Warm*, given `start`, the `Eigenpairs` (or their `vectors`) found at parameters nearby: Rayleigh–Ritz in the
-      span of those and, a block of k products after another until the residuals are small, of their residuals. What
-      rises in an invariant subspace of its own is not seen.
+      eigenvalues to 1e-8 and better. Of an exactly repeated eigenvalue it may find only one copy.
+    - *Warm*, given `start`: Rayleigh–Ritz in the span of those vectors and of their residuals, one block of k
+      products after another until the residuals are small. An eigenvalue that rises in an invariant subspace of its
+      own is not seen.
 
     **Arguments**
 
-    - `objective`: an `Objective` (in its chunks) or any loss. `params`: a pytree of real arrays.
-    - `k` (static): how many, at most the number of parameters.
-    - `preconditioner` P: positive numbers like `params`, or one, such as `preconditioner_of(optimizer, state)`;
-      eigenvalues are then those of $P^{-1/2} H P^{-1/2}$, to compare with `stability_threshold(optimizer)`.
-    - `gauss_newton`: of the Gauss–Newton matrix instead, see `ggn_vp`.
-    - `tolerance`: when warm, residuals relative to `scale` at which to stop.
-    - `products` (static): Hessian products allowed; default 20 + 8k cold, 5k warm. (Up to 7k more cold where the
-      Krylov space is exhausted early, as with few distinct eigenvalues.)
+    - `objective`: an `Objective` (in its chunks) or any twice differentiable function `loss(params) -> scalar`.
+    - `params` θ: a pytree of real arrays.
+    - `k`: the number of eigenpairs, at most the number of parameters (static).
+    - `preconditioner` P: positive numbers like `params`, or one number, such as `preconditioner_of(optimizer,
+      state)`. Eigenvalues are then those of $P^{-1/2} H P^{-1/2}$, to compare with
+      `stability_threshold(optimizer)`.
+    - `gauss_newton`: whether to use the Gauss–Newton matrix (see `ggn_vp`) instead of the Hessian (static).
+    - `start`: the `Eigenpairs` (or their `vectors`) found at parameters nearby, for a warm start.
+    - `tolerance`: when warm, the residuals relative to `scale` at which to stop.
+    - `products`: the number of Hessian products allowed (static); default 20 + 8k cold, 5k warm. (Cold up to 7k
+      more are taken where the Krylov space is exhausted early, as with few distinct eigenvalues.)
 
-    Returns `Eigenpairs` with the residual norms. Where a plain call leaves a residual above .01 of `scale` it warns.
-    Compiled when called plainly; works under `jit` and `vmap`.
+    **Returns** `Eigenpairs` with the residual norms. It is compiled when called plainly, and works under `jit` and
+    `vmap`. Where a plain call leaves a residual above .01 of `scale` it warns.
 
-    Raises `TypeError` as `hvp`; `ValueError` for k < 1 or above the number of parameters, products < k, a
-    preconditioner that is not positive.
+    **Raises** `TypeError` for an objective that is not a function (or with `gauss_newton` lacks the two parts),
+    parameters that are not real floats, or a `start` of another structure; `ValueError` for k < 1 or above the
+    number of parameters, products < k, or a preconditioner that is not positive.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 23.0, 4.0]) * x**2)
@@ -143,11 +147,24 @@ def sharpness(
     gauss_newton: bool = False,
     products: int | None = None,
 ) -> Estimate:
-    r"""The largest eigenvalue of the Hessian, or of $P^{-1/2} H P^{-1/2}$, and the norm of its residual.
+    """The largest eigenvalue of the Hessian, or of $P^{-1/2} H P^{-1/2}$, and the norm of its residual.
 
     There is an eigenvalue within the residual of it, and its error is of the order of residual². Gradient descent is
-    stable where it is below 2/η, see `stability_threshold`. Arguments, costs and errors as in `top_eigenpairs`, which
-    also follows it warm.
+    stable where it is below 2/η, see `stability_threshold`. `top_eigenpairs` can also follow it warm.
+
+    **Arguments**
+
+    - `objective`: an `Objective` (in its chunks) or any twice differentiable function `loss(params) -> scalar`.
+    - `params`: a pytree of real arrays.
+    - `preconditioner` P: positive numbers like `params`, or one number, such as `preconditioner_of(optimizer,
+      state)`.
+    - `gauss_newton`: whether to use the Gauss–Newton matrix (see `ggn_vp`) instead of the Hessian (static).
+    - `products`: the number of Hessian products allowed, by default 28 (static).
+
+    **Returns** an `Estimate`, whose error is the residual.
+
+    **Raises** `TypeError` for an objective that is not a function (or with `gauss_newton` lacks the two parts) or
+    parameters that are not real floats; `ValueError` for products < 1 or a preconditioner that is not positive.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 23.0]) * x**2)
@@ -174,7 +191,7 @@ def _top_eigenpairs(settings, objective, params, preconditioner, vectors, tolera
 
 
 def cold(hessian: Operator, k: int, products: int | None = None) -> Block:
-    """The k leading eigenpairs with nothing to begin from."""
+    """The k leading eigenpairs without a start."""
     allowed = COLD + EACH * k if products is None else products
     return leading(hessian.apply, hessian.size, hessian.flat.dtype, k, allowed)
 
@@ -207,7 +224,7 @@ def _warn_if_rough(found: Eigenpairs) -> None:
     late = ~(residuals <= ALARM * float(found.scale))
     if late.any():
         warnings.warn(
-            f"{late.sum()} of {values.size} eigenpairs did not converge: residual {residuals[late].max():.3g} beside "
+            f"{late.sum()} of {values.size} eigenpairs did not converge: residual {residuals[late].max():.3g} at "
             f"a largest eigenvalue {values[0]:.6g}; give more products than {int(found.products)}.",
             stacklevel=3,
         )

@@ -17,10 +17,10 @@ from jaxflow._norms import root
 class Estimate:
     r"""A computed number, or an array of them, and its error: a pytree of two arrays of one shape.
 
-    - `value`: the estimate. `float(estimate)` is it.
-    - `error`: of a mean over random probes (`trace`, a moment or height of a `SpectralDensity`) its standard error,
-      infinite for a single probe; of a count of eigenvalues (`count_above`, `saddle_index`) the standard error and
-      what the quadrature does not resolve; of an eigenvalue λ found by iteration the norm of the residual
+    - `value`: the estimate; `float(estimate)` gives it too.
+    - `error`: for a mean over random probes (`trace`, a moment or height of a `SpectralDensity`) its standard error,
+      infinite for a single probe; for a count of eigenvalues (`count_above`, `saddle_index`) the standard error and
+      what the quadrature does not resolve; for an eigenvalue λ found by iteration the norm of the residual
       $Mv - \lambda v$ of its unit vector v, within which M has an eigenvalue; 0 where the number is exact up to
       rounding.
 

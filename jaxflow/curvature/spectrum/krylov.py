@@ -1,7 +1,7 @@
 """Following the leading eigenpairs of an operator that changes: a block Krylov space begun from the last ones.
 
 A cold Lanczos iteration spends its products on finding the eigenvectors. Where those of a moment ago are known, one
-or two blocks of products are enough, and the residual says when.
+or two blocks of products are enough, and the residual tells when.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,13 @@ EXHAUSTED = 8  # blocks of products allowed to find what an exhausted Krylov spa
 
 
 class Block(NamedTuple):
-    """Leading eigenpairs: `values` (k,), largest first; orthonormal `vectors` (k, n) and their `images` under the
-    operator; `residuals` (k,), the norms of $Mv - \\lambda v$; `scale`, the largest |Ritz value| seen, an estimate of
-    the operator's norm; `products` spent, an int32."""
+    r"""Leading eigenpairs of an operator.
+
+    - `values` (k,): largest first. `vectors` (k, n): orthonormal; `images` (k, n): their images under the operator.
+    - `residuals` (k,): the norms of $Mv - \\lambda v$.
+    - `scale`: the largest |Ritz value| seen, an estimate of the operator's norm.
+    - `products`: the number of products spent, an int32.
+    """
 
     values: jax.Array
     vectors: jax.Array
@@ -38,13 +42,13 @@ def follow(
     blocks: int,
     needed: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Block:
-    r"""The k leading eigenpairs of a symmetric operator (n,) -> (n,) from `vectors` (k, n) near them.
+    """The k leading eigenpairs of a symmetric operator (n,) -> (n,) from `vectors` (k, n) near them.
 
-    Rayleigh–Ritz in the span of the vectors and, one block after another until the residuals are below `tolerance`
-    times the `scale`, of the residuals: a block Krylov space, of at least one and at most `blocks` blocks
-    more, k products each. Where a residual is 0, exactly invariant directions, a scattered direction stands in
-    for it, or an eigenvalue that rises elsewhere would not be seen. `needed(values, residuals) -> (k,)` tells which
-    pairs must be so accurate; by default all.
+    Rayleigh–Ritz in the span of the vectors and of their residuals, one block after another until the residuals are
+    below `tolerance` times the `scale`: a block Krylov space, of at least one and at most `blocks` more blocks, k
+    products each. Where a residual is 0, on exactly invariant directions, a scattered direction takes its place, or
+    an eigenvalue that rises elsewhere would not be seen. `needed(values, residuals) -> (k,)` tells which pairs must
+    reach the tolerance; by default all.
     """
     k, n = vectors.shape
     blocks = min(blocks, -(-n // k) - 1)
@@ -86,7 +90,7 @@ def follow(
 
 
 def leading(apply: Callable[[jax.Array], jax.Array], size: int, dtype, k: int, products: int) -> Block:
-    """The k leading eigenpairs of a symmetric operator on (size,): Lanczos, and two blocks of products to make sure.
+    """The k leading eigenpairs of a symmetric operator on (size,): Lanczos, and two blocks of products for safety.
 
     Where the Krylov space was exhausted with fewer pairs than that, more blocks look for the others.
     """
@@ -101,9 +105,10 @@ def leading(apply: Callable[[jax.Array], jax.Array], size: int, dtype, k: int, p
 
 
 def guess(apply: Callable[[jax.Array], jax.Array], size: int, dtype, k: int, depth: int):
-    """k leading values and vectors by `depth` Lanczos products, for `follow` to begin with.
+    """k leading values and vectors by `depth` Lanczos products, with which `follow` begins.
 
-    Vectors that an exhausted Krylov space has not are 0. Also the largest |Ritz value|, and whether it was exhausted.
+    Vectors that an exhausted Krylov space lacks are 0. It also returns the largest |Ritz value|, and whether the
+    space was exhausted.
     """
     krylov = lanczos(apply, random_start(size, dtype), depth)
     last = slice(None, -k - 1, -1)

@@ -1,4 +1,4 @@
-"""Lanczos iteration, the one place that calls matfree for it."""
+"""Lanczos iteration: the only place that calls matfree for it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ class Krylov(NamedTuple):
 
     - `values` (d,), ascending; `rotation` (d, d): the Ritz vectors in the basis; `basis` (d, n), orthonormal rows.
     - `residuals` (d,): the norms $|Mq - \\lambda q|$ of the Ritz pairs.
-    - `found` (d,): whether each is one. Where the Krylov space is exhausted before d, at an invariant subspace, the
-      rest are not; their values are below all others.
+    - `found` (d,): whether each is a Ritz pair. Where the Krylov space is exhausted before d, at an invariant
+      subspace, the rest are not, and their values are below all others.
     """
 
     values: jax.Array
@@ -54,5 +54,5 @@ def lanczos(apply: Callable[[jax.Array], jax.Array], start: jax.Array, depth: in
 
 
 def random_start(size: int, dtype) -> jax.Array:
-    """A start that no eigenvector is orthogonal to, but by chance; (n,)."""
+    """A start to which no eigenvector is orthogonal, except by chance; (n,)."""
     return jax.random.normal(jax.random.key(0), (size,), dtype)

@@ -21,9 +21,9 @@ class Powers(NamedTuple):
 
 
 def power_iteration(apply: Callable[[PyTree], PyTree], start: PyTree, iterations: int) -> Powers:
-    """Products of a linear map with the direction it made last, from `start`, a pytree that is not 0.
+    """Apply a linear map again and again to its own normalised result, from `start`, a pytree that is not 0.
 
-    The growth tends to the spectral radius; where the leading eigenvalues are a pair that rotates it has no limit,
+    The growth tends to the spectral radius. Where the leading eigenvalues are a pair that rotates it has no limit,
     but its mean logarithm has. The Rayleigh quotient tends to the leading eigenvalue, where that is real.
     """
 

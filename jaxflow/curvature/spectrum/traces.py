@@ -30,26 +30,34 @@ def trace(
     preconditioner: PyTree = None,
     gauss_newton: bool = False,
 ) -> Estimate:
-    r"""The trace of the Hessian, the mean of $v^T H v$ over vectors v of random signs; with its standard error.
+    r"""The trace of the Hessian, as the mean of $v^T H v$ over vectors v of random signs, with its standard error.
 
     The variance of one probe is $2 \sum_{i \ne j} H_{ij}^2$, so a diagonal Hessian is exact.
 
-    - `key` draws the `probes`, which are taken one after another, in the memory of one: a Hessian product each.
-    - `preconditioner` P: positive, a number or a pytree like `params`; then the trace of $P^{-1} H$.
-    - `gauss_newton`: the trace of the Gauss–Newton matrix instead, see `ggn_vp`.
+    **Arguments**
+
+    - `objective`: an `Objective` or any twice differentiable function `loss(params) -> scalar`.
+    - `params`: a pytree of real arrays.
+    - `key`: the random key of the probes.
+    - `probes`: the number of probes (static), which are taken one after another, in the memory of one: a Hessian
+      product each.
+    - `preconditioner` P: a positive number or a pytree of them like `params`, for the trace of $P^{-1} H$.
+    - `gauss_newton`: whether to use the Gauss–Newton matrix (see `ggn_vp`) instead of the Hessian (static).
+
+    **Returns** an `Estimate`. It is compiled when called plainly, and works under `jit` and `vmap`.
+
+    **Raises** `TypeError` for an objective that is not a function (or with `gauss_newton` lacks the two parts),
+    parameters that are not real floats, or a bare seed; `ValueError` for `probes` below 1 or a preconditioner that
+    is not positive.
 
     Deflation was measured and is not used: on networks of 310 and 910 parameters XTrace is less accurate than this
-    at up to 32 products, twice as accurate or better only from about 100 on, its own error estimate is 1.2 to 2 times
-    too small, and it holds all probes in memory. Compiled when called plainly; works under `jit` and `vmap`.
-
-    Raises as `hvp` and `ggn_vp`; `ValueError` for `probes` below 1 or a preconditioner that is not positive,
-    `TypeError` for a bare seed.
+    at up to 32 products, and twice as accurate or better only from about 100 on. Its own error estimate is 1.2 to 2
+    times too small, and it holds all probes in memory.
 
     Source: Hutchinson 1989; XTrace: Epperly, Tropp & Webber 2024, 2301.07825.
 
-    >>> import jax, jax.numpy as jnp
-    >>> from jaxflow.curvature.traces import trace
-    >>> trace(lambda x: x[0] ** 2 + 3 * x[1] ** 2, jnp.ones(2), jax.random.key(0))
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> jf.curvature.trace(lambda x: x[0] ** 2 + 3 * x[1] ** 2, jnp.ones(2), jax.random.key(0))
     8 ± 0
     """
     _check.integer("probes", probes, 1)
@@ -79,26 +87,32 @@ def saddle_index(
     tolerance: Any = None,
     dense: bool | None = None,
 ) -> Estimate:
-    r"""How many eigenvalues of the Hessian are negative, those below −`tolerance` × the largest |eigenvalue|.
+    """The number of negative eigenvalues of the Hessian, those below −`tolerance` × the largest |eigenvalue|.
 
-    At a stationary point it is 0 for a minimum, positive for a saddle, in units of directions of escape.
+    At a stationary point it is 0 for a minimum and positive for a saddle: the number of directions of escape.
 
-    - `dense`: `True` forms the Hessian, P products and P³ operations, exact, `error` 0; `False` estimates by
-      stochastic Lanczos quadrature, 10 probes of depth 80 drawn by `key`. By default dense for at most 2,000
-      parameters.
-    - `tolerance`: default 1e-6 in float64, 1e-4 in float32, which rounding in the products stays below.
+    **Arguments**
 
-    The estimate is good where the negative eigenvalues stand apart from 0. A trained network has most of its own
-    nearer to 0 than any quadrature resolves, and then the `error`, as said in `count_above`, is as large as the
-    estimate (910 parameters, 95 negative eigenvalues: 270 ± 270). `spectral_density(…).count_below(x)` counts what is
-    below an x of choice, which may well be resolved.
+    - `objective`: an `Objective` or any twice differentiable function `loss(params) -> scalar`.
+    - `params`: a pytree of real arrays, P numbers in all.
+    - `key`: the random key of the quadrature; it is needed where the Hessian is not formed.
+    - `tolerance`: a number at least 0; default 1e-6 in float64, 1e-4 in float32, above the rounding of the products.
+    - `dense`: `True` forms the Hessian, by P products and P³ operations, and is exact, with `error` 0; `False`
+      estimates by stochastic Lanczos quadrature, with 10 probes of depth 80 (static). By default it is dense for at
+      most 2,000 parameters.
 
-    Compiled when called plainly; works under `jit` and `vmap`. Raises as `hvp`; `ValueError` for a tolerance below 0
-    or a quadrature without `key`, `TypeError` for a bare seed.
+    **Returns** an `Estimate`. It is compiled when called plainly, and works under `jit` and `vmap`.
 
-    >>> import jax.numpy as jnp
-    >>> from jaxflow.curvature.traces import saddle_index
-    >>> saddle_index(lambda x: x[0] ** 2 - x[1] ** 2, jnp.zeros(2))
+    **Raises** `TypeError` for an objective that is not a function, parameters that are not real floats, or a bare
+    seed; `ValueError` for a tolerance below 0 or a quadrature without `key`.
+
+    The estimate is good where the negative eigenvalues stand apart from 0. Most negative eigenvalues of a trained
+    network are nearer to 0 than any quadrature resolves, and then the `error`, which `count_above` describes, is as
+    large as the estimate (910 parameters, 95 negative eigenvalues: 270 ± 270). `spectral_density(…).count_below(x)`
+    counts what is below an x of your choice, which may well be resolved.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> jf.curvature.saddle_index(lambda x: x[0] ** 2 - x[1] ** 2, jnp.zeros(2))
     1 ± 0
     """
     objective, params, _ = checked(objective, params, None, False)
@@ -134,7 +148,7 @@ def _estimated(settings, objective, params, tolerance, key):
 
 
 def matrix(op: Operator) -> jax.Array:
-    """The matrix of an operator, symmetric, a block of columns at a time; (P, P)."""
+    """The symmetric matrix of an operator, one block of columns at a time; (P, P)."""
     column = lambda i: op.apply(jnp.zeros_like(op.flat).at[i].set(1.0))
     columns = lax.map(column, jnp.arange(op.size), batch_size=BLOCK)
     return 0.5 * (columns + columns.T)

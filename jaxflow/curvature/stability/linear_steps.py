@@ -1,4 +1,4 @@
-"""An optimizer's step on one parameter, as stability is read off it, and the state that it is in late in a run."""
+"""An optimizer's step on one parameter, from which its stability is read, and its state late in a run."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaxflow.optim.updates import advance
 PyTree = Any
 
 WALK = 2_000  # steps of gradient 0 that lead up to the one linearised
-HELD = 1e12  # a second moment beside whose root no ε is seen
+HELD = 1e12  # a second moment in whose root any ε is lost
 SECOND_MOMENTS = ("nu", "nu_max", "sum_of_squares", "exp_avg_sq", "grad_sum_sq", "n")
 COUNTS = ("count", "count_m2", "step", "step_count", "gradient_step", "t")
 SUMS = ("weight_sum",)  # of the weights of all steps, in their averages
@@ -46,8 +46,8 @@ def linear_step(optimizer, params, state, held, h, tilt):
 def late_state(optimizer, count, dtype) -> PyTree:
     """The state after `count` steps without a gradient, its second moments `HELD`.
 
-    Only the last are taken, from step counts that are set: products of decays have settled by then, and sums of
-    weights are made those of all steps.
+    Only the last of them are taken, from step counts that are set. Products of decays have settled by then, and
+    sums of weights are set to those of all steps.
     """
     zero = jnp.zeros((), dtype)
     state = long_counts(optimizer.init(zero), dtype)
@@ -64,7 +64,8 @@ def late_state(optimizer, count, dtype) -> PyTree:
 def long_counts(state: PyTree, dtype) -> PyTree:
     """The state, with long counts in double precision.
 
-    Of a short one over a number JAX makes single precision, and a schedule that ends at 0 would end at its rounding.
+    JAX divides a short count by a number in single precision, and a schedule that ends at 0 would then end at its
+    rounding.
     """
     leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, state))
     counts = fields(state, COUNTS, jnp.integer) if dtype == jnp.float64 else [False] * len(leaves)
@@ -74,7 +75,7 @@ def long_counts(state: PyTree, dtype) -> PyTree:
 
 
 def most_moved(optimizer, state, dtype) -> jax.Array:
-    """The most that a gradient of 1 moves θ in a step from this state, at counts all along a schedule."""
+    """The farthest that a gradient of 1 moves θ in a step from this state, at counts all along a schedule."""
     counts, zero = fields(state, COUNTS, jnp.integer), jnp.zeros((), dtype)
     if not any(counts):
         return zero

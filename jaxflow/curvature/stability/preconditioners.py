@@ -1,11 +1,11 @@
 """What an adaptive optimizer divides the gradient by, coordinate by coordinate: the formulas, and P read off a state.
 
-In the coordinates $P^{1/2}\\theta$ an adaptive method is the plain one with momentum, so it is the eigenvalues of
-$P^{-1/2} H P^{-1/2}$ that its stability depends on, and `stability_threshold` is in their units.
+In the coordinates $P^{1/2}\\theta$ an adaptive method is the plain one with momentum. So its stability depends on the
+eigenvalues of $P^{-1/2} H P^{-1/2}$, and `stability_threshold` is in their units.
 
-A formula is P(chosen, v, t), of the hyperparameters by name, of one array of second moments after a step, and of the
-number of steps, `jnp.inf` for its limit. The table in `jaxflow.optim.table` says which optimizer has which formula,
-because a state alone does not say how its method uses it. Central flows divide by the same formulas.
+A formula is a function P(chosen, v, t) of the hyperparameters by name, one array of second moments after a step, and
+the number of steps, `jnp.inf` for its limit. The table in `jaxflow.optim.table` tells which optimizer has which
+formula, because a state alone does not tell how its method uses it. Central flows divide by the same formulas.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ MOMENTS = (SecondMomentState, MomentsState, optax.ScaleByAdamState, SwatsState)
 
 
 def one(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
-    """1, of a method without a second moment."""
+    """The number 1, for a method without a second moment."""
     del chosen, t
     return jnp.ones_like(v)
 
@@ -88,7 +88,7 @@ def radam(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
 
 
 def adabound(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
-    """α* over the clipped rate, which at step t is made of t and of the schedule's value at t − 1."""
+    """α* over the clipped rate, which at step t depends on t and on the schedule's value at t − 1."""
     c1, c2 = _corrections(chosen, t)
     t, schedule = _after_a_step(t), chosen["learning_rate"]
     rate = value_at(schedule, t - 1)
@@ -166,11 +166,12 @@ def _of(optimizer: optax.GradientTransformation, state: PyTree, field: str) -> A
 
 
 def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) -> PyTree:
-    r"""The positive diagonal P by which an optimizer has just divided its averaged gradient; a pytree like θ.
+    r"""The positive diagonal P by which an optimizer has just divided its averaged gradient.
 
-    Read off the state after t ≥ 1 steps. Near a minimum with Hessian H, and with P held, the iteration is stable
-    where the eigenvalues of $P^{-1/2} H P^{-1/2}$ are below `stability_threshold(optimizer, count=t)` (Cohen et al.
-    2022, 2207.14484): so defined, P has the bias correction of m where it is one factor, and no learning rate.
+    It is read off the state after t ≥ 1 steps. Near a minimum with Hessian H, and with P held, the iteration is
+    stable where the eigenvalues of $P^{-1/2} H P^{-1/2}$ are below `stability_threshold(optimizer, count=t)` (Cohen
+    et al. 2022, 2207.14484). To fit that, P includes the bias correction of m where it is one factor, and no
+    learning rate.
 
     | optimizer | P |
     |---|---|
@@ -184,18 +185,23 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
     | `lookahead`, `chain` | that of the inner optimizer, of the one member that has a preconditioner |
     | any without a second moment | 1.0 |
 
-    `scalar_rmsprop`'s is one scalar array. `state` is the optimizer's, or the `IterationState` that `iterate`
-    returns. Of a fresh state, t = 0, it is what the formulas give with the corrections of t = 1 and v = 0: about ε,
-    of no meaning. P is real and at least single precision; it works under `jit` and `vmap`.
+    **Arguments**
 
-    Raises `TypeError` when `optimizer` is none, `ValueError`, naming it, for one whose formula is not known (optax's
-    own optimizers hide their ε), a chain with two preconditioners, or a state of another optimizer.
+    - `optimizer`: one of those in the table.
+    - `state`: the optimizer's state, or the `IterationState` that `iterate` returns. For a fresh state, t = 0, P is
+      what the formulas give with the corrections of t = 1 and v = 0: about ε, which has no meaning.
+
+    **Returns** P, a pytree like the parameters (for `scalar_rmsprop` one scalar array), real and at least in single
+    precision. It works under `jit` and `vmap`.
+
+    **Raises** `TypeError` when `optimizer` is no optimizer; `ValueError`, which names it, for one whose formula is
+    not known (optax's own optimizers hide their ε), a chain with two preconditioners, or a state of another
+    optimizer.
 
     >>> import jax.numpy as jnp, jaxflow as jf
-    >>> from jaxflow.curvature import preconditioner_of
     >>> optimizer = jf.optim.rmsprop(0.1, decay=0.75, eps=0.0)
     >>> run = jf.iterate(optimizer, lambda x: 3 * x[0] - 4 * x[1], jnp.zeros(2), steps=1)
-    >>> print(preconditioner_of(optimizer, run.state))
+    >>> print(jf.curvature.preconditioner_of(optimizer, run.state))
     [1.5 2. ]
     """
     if not isinstance(optimizer, optax.GradientTransformation):

@@ -1,4 +1,4 @@
-"""The sharpness along a run, for `record=`: measured where the run is, from the eigenvectors found last."""
+"""The sharpness along a run, for `record=`: measured where the run is, from the last eigenvectors found."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,8 +33,9 @@ FRESH = 20  # measurements from one cold start to the next
 class SharpnessRecord(NamedTuple):
     """What `record_sharpness` keeps at a time.
 
-    - `eigenvalues` (k,), largest first, and `residuals` (k,), as in `Eigenpairs`; NaN at times between strides.
-    - `recorded`: what `record` returned, `()` without one.
+    - `eigenvalues` (k,): the k largest eigenvalues of the Hessian, largest first; NaN at times between strides.
+    - `residuals` (k,): the norms of their residuals, in the units of the eigenvalues; NaN at those times too.
+    - `recorded`: what `record` returned; `()` without one.
     """
 
     eigenvalues: jax.Array
@@ -56,22 +57,27 @@ def record_sharpness(
     preconditioner: Any = None,
     record: Callable[[PyTree], PyTree] | None = None,
 ) -> Recorder:
-    r"""A `record=` for `iterate` and `integrate`: the k largest Hessian eigenvalues along the way.
+    """A `record=` for `iterate` and `integrate`: the k largest Hessian eigenvalues along the way.
 
-    The first of every 20 measurements finds them cold, as an eigenvalue that rises in a direction of its own is seen
-    by no other; the others start from the eigenvectors of the last and spend 2k to 5k products (see
-    `top_eigenpairs`).
+    The first of every 20 measurements finds them cold, because only a cold start sees an eigenvalue that rises in a
+    direction of its own. The others start from the eigenvectors of the last one and spend 2k to 5k products
+    (`top_eigenpairs`).
 
-    - `objective`: the loss whose Hessian is meant.
-    - `stride`: measure at every so manieth record only, the first included; NaN in between.
-    - `preconditioner`: an optimizer, for the eigenvalues of $P^{-1/2}HP^{-1/2}$ with its P read off its state
-      (`preconditioner_of`; in `iterate`; before its first step P is ε, and the first record huge); or a function
-      `P(state)` of the state, the optimizer's in `iterate`, the dynamics' in `integrate`.
-    - `record(params) -> pytree`: what else to keep, at every record.
+    **Arguments**
 
-    The trajectory's `values` are a `SharpnessRecord` with leaves (T, …). `integrate` keeps the states of all times
-    until it looks at them. Raises `TypeError` for an objective that is not a loss or another preconditioner;
-    `ValueError` for k or `stride` < 1.
+    - `objective`: the loss whose Hessian is measured, an `Objective` or any twice differentiable function.
+    - `k`: the number of eigenvalues, at most the number of parameters (static).
+    - `stride`: measure only at every `stride`-th record, the first included; the eigenvalues in between are NaN.
+    - `preconditioner`: for the eigenvalues of $P^{-1/2}HP^{-1/2}$ an optimizer, whose P is read off its state in
+      `iterate` (`preconditioner_of`; before its first step P is ε, and the first record huge); or a function
+      `P(state)` of the state, that of the optimizer in `iterate`, that of the dynamics in `integrate`.
+    - `record`: a function `record(params) -> pytree` of what else to keep, at every record.
+
+    **Returns** a `Recording`. The trajectory's `values` are then a `SharpnessRecord` with leaves (T, …).
+    `integrate` keeps the states of all times until they are measured at its end.
+
+    **Raises** `TypeError` for an objective that is not a loss or another preconditioner; `ValueError` for k or
+    `stride` < 1.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: jnp.sum(x**4) / 12
@@ -131,12 +137,22 @@ def record_sharpness(
 def along(
     objective: Callable[[PyTree], jax.Array], path: PyTree, k: int = 1, *, preconditioners: PyTree = None
 ) -> SharpnessRecord:
-    r"""The k largest Hessian eigenvalues along a path that was recorded, each found from the last; leaves (T, …).
+    """The k largest Hessian eigenvalues along a path that was recorded, each found from the one before.
 
+    **Arguments**
+
+    - `objective`: the loss whose Hessian is measured, an `Objective` or any twice differentiable function.
     - `path`: parameters at T times, leaves (T, …): the `values` of a trajectory, or of its `midpoints`.
-    - `preconditioners`: a P for each time, leaves (T, …), or (T,) of numbers, for those of $P^{-1/2}HP^{-1/2}$.
+    - `k`: the number of eigenvalues, at most the number of parameters (static).
+    - `preconditioners`: for the eigenvalues of $P^{-1/2}HP^{-1/2}$ a positive P for each time, leaves (T, …), or (T,)
+      numbers.
 
-    Compiled when called plainly; works under `jit` and `vmap`. Errors as in `top_eigenpairs`.
+    **Returns** a `SharpnessRecord` with leaves (T, …). It is compiled when called plainly, and works under `jit` and
+    `vmap`.
+
+    **Raises** `TypeError` for an objective that is not a loss or a path that is not of real numbers; `ValueError`
+    for k < 1 or above the number of parameters, leaves whose numbers of times differ, or preconditioners that are
+    not positive.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> print(jf.curvature.along(lambda x: jnp.sum(x**4) / 12, jnp.array([[1.0], [2.0]])).sharpness)

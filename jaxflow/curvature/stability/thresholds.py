@@ -1,6 +1,6 @@
-r"""The largest sharpness at which an optimizer is stable, from the spectrum of its own linearised step.
+"""The largest sharpness at which an optimizer is stable, from the spectrum of its own linearised step.
 
-There is no table: the step of any optimizer is linearised on one parameter with the gradient hθ, at θ = 0, and the
+There is no table. The step of any optimizer is linearised on one parameter with the gradient hθ, at θ = 0, and the
 least curvature h is searched at which its spectral radius passes 1. The radius comes from squaring a small matrix
 many times, not from an eigenvalue routine of the host, so that all is one compiled program, under `vmap` too.
 """
@@ -87,7 +87,7 @@ def _log_radius(matrix: jax.Array) -> jax.Array:
 
 
 def _linearised(optimizer, state, period, dtype) -> tuple[Callable[..., jax.Array], jax.Array]:
-    """`map(z, h, tilt)`, the steps of a period on z = (θ, floats of the state but second moments), and z at θ = 0."""
+    """`map(z, h, tilt)`, the steps of a period on z = (θ, the state's floats, no second moments), and z at θ = 0."""
     leaves, structure = jax.tree.flatten(state)
     held = fields(state, SECOND_MOMENTS, jnp.floating)
     free = [jnp.issubdtype(leaf.dtype, jnp.floating) and not h for leaf, h in zip(leaves, held, strict=True)]
@@ -107,7 +107,7 @@ def _linearised(optimizer, state, period, dtype) -> tuple[Callable[..., jax.Arra
 def _joined(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The matrix of the coordinates that θ acts on and that act on θ; and those that act on θ.
 
-    Others, such as a sum of squares, have eigenvalues of their own, often 1, that say nothing of θ.
+    Others, such as a sum of squares, have eigenvalues of their own, often 1, that tell nothing about θ.
     """
     reach = (matrix != 0) | jnp.eye(len(matrix), dtype=bool)
     for _ in range(len(matrix).bit_length()):
@@ -118,18 +118,18 @@ def _joined(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def _without_derivative(threshold, numbers):
-    """The threshold; what is searched for has no derivative, and a silent 0 would be wrong."""
+    """The threshold; the result of a search has no derivative, and a silent 0 would be wrong."""
     return threshold
 
 
 @_without_derivative.defjvp
 def _refused(primals, tangents):
-    raise TypeError("stability_threshold has no derivative: it is searched for.")
+    raise TypeError("stability_threshold has no derivative, because it is found by a search.")
 
 
 @compiled
 def _threshold(settings, optimizer, count, state, period):
-    """The threshold and the key of the reason why there is none, 0 where there is one."""
+    """The threshold, and the key of the reason why there is none (0 where there is one)."""
     dtype = jnp.result_type(float)
     state = late_state(optimizer, count, dtype) if state is None else long_counts(state, dtype)
     unit = _unit(optimizer, state, period, dtype)
@@ -172,7 +172,7 @@ def _threshold(settings, optimizer, count, state, period):
 
 
 def _period_of(optimizer: Any) -> Any:
-    """How many steps make a period: as many as `lookahead` synchronises after, wherever it is inside."""
+    """The number of steps after which `lookahead` synchronises, wherever it is inside; 1 without it."""
     if not isinstance(optimizer, optim.Optimizer):
         return 1
     chosen = optim.hyperparameters(optimizer)
@@ -201,11 +201,11 @@ def _check_state(optimizer: optax.GradientTransformation, state: PyTree, expecte
 def stability_threshold(
     optimizer: optax.GradientTransformation, *, count: Any = None, state: PyTree = None, period: Any = None
 ) -> jax.Array:
-    r"""The largest sharpness at which an optimizer is linearly stable near a minimum; a scalar.
+    """The largest sharpness at which an optimizer is linearly stable near a minimum.
 
     On the loss hθ²/2 a step is, near θ = 0, a linear map of θ and the optimizer's averages. The threshold is the
     least h > 0 at which its spectral radius passes 1. For adaptive methods it is in units of the preconditioner
-    P = `preconditioner_of(optimizer, state)`: second moments are held, so large that ε is not seen, and the
+    P = `preconditioner_of(optimizer, state)`: second moments are held, so large that ε has no effect, and the
     threshold is to be compared with the largest eigenvalue of $P^{-1/2} H P^{-1/2}$ (Cohen et al. 2021, 2103.00065;
     adaptive: 2022, 2207.14484). Look-ahead gradients, weight decay and the members of a chain are all in the step.
 
@@ -214,29 +214,32 @@ def stability_threshold(
     | heavy ball; as an average, Adam | 2(1+β)/η; 2(1+β)/((1−β)η), 38/η at β = .9 |
     | Nesterov, in both forms; NAdam | (2+2β)/((1+2β)η); (2+2β)/((1+2β)(1−β)η) |
 
-    - `optimizer`: any, optax's own too. Of one that `preconditioner_of` does not know P is the power of its state's
-      second moment (a field such as `nu`, as it is after the step) that its steps are found to be divided by.
-    - `count` t: the threshold of step t = 1, 2, …, whose schedules have the value at t − 1; `preconditioner_of` the
-      state after t steps is its P. Default: late, t = 2·10⁹, where bias corrections and AdaBound's bounds are over;
-      a schedule that has ended at 0 leaves no threshold then.
-    - `state`: a state for one scalar parameter, whose next step is taken instead (SWATS after its switch).
-    - `period`: over how many steps growth is counted. Default: that of `lookahead` where there is one, else 1.
+    **Arguments**
 
-    It is `inf` where every h is stable (Newton's method of rate < 2), 0 where not even the smallest is, and
-    NaN, with a warning that says why, where there is no such threshold: sign descent, Lion, normalised and
-    gradient-free methods. Sharpness from 1e-15 to 1e18 is searched, in steps of 1 % below the threshold.
+    - `optimizer`: any, optax's own too. For one that `preconditioner_of` does not know, P is the power of its state's
+      second moment (a field such as `nu`, after the step) by which its steps are found to be divided.
+    - `count` t: the threshold is that of step t = 1, 2, …, whose schedules have the value at t − 1;
+      `preconditioner_of` the state after t steps is its P. Default: late, t = 2·10⁹, where bias corrections and
+      AdaBound's bounds are over; a schedule that has ended at 0 leaves no threshold then.
+    - `state`: a state for one scalar parameter, whose next step is taken instead (SWATS after its switch).
+    - `period`: the number of steps over which growth is counted. Default: that of `lookahead` where there is one,
+      else 1.
+
+    **Returns** a scalar in units of the Hessian (over P). It is `inf` where every h is stable (Newton's method of
+    rate < 2), 0 where not even the smallest is, and NaN, with a warning that says why, where there is no such
+    threshold: sign descent, Lion, normalised and gradient-free methods. Sharpness from 1e-15 to 1e18 is searched,
+    in steps of 1 % below the threshold.
 
     A plain call is compiled, computes in float64 whether or not x64 is enabled, and is exact to 1e-9. Under `jit`
     and `vmap` (over hyperparameters, say) it has the precision of the day: 1e-4 in float32, where late is t = 10⁷,
     and there is no warning. It has no derivative.
 
-    Raises `TypeError` when `optimizer` is none or `count` or `period` is no integer, `ValueError` for one below 1, a
-    stack of optimizers (`vmap` over it), a `count` above 2·10⁹, a `count` with a `state`, or a state that is not the
-    optimizer's for a scalar.
+    **Raises** `TypeError` when `optimizer` is no optimizer or `count` or `period` is no integer; `ValueError` for
+    one below 1, a stack of optimizers (`vmap` over it), a `count` above 2·10⁹, a `count` with a `state`, or a state
+    that is not the optimizer's for a scalar.
 
     >>> import jaxflow as jf
-    >>> from jaxflow.curvature import stability_threshold
-    >>> print(stability_threshold(jf.optim.momentum(0.1, 0.9)))
+    >>> print(jf.curvature.stability_threshold(jf.optim.momentum(0.1, 0.9)))
     38.0
     """
     if not isinstance(optimizer, optax.GradientTransformation):
@@ -250,7 +253,7 @@ def stability_threshold(
     fresh = jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((), jnp.result_type(float)))
     if state is not None:
         if count is not None:
-            raise ValueError(f"count must be None beside a state, which has its own, got {count!r}.")
+            raise ValueError(f"count must be None where a state, which has its own, is given, got {count!r}.")
         state = _check_state(optimizer, state, fresh)
     for name, value in (("count", count), ("period", period)):
         if value is not None:

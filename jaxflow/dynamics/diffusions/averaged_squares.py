@@ -259,11 +259,11 @@ def adam(
         return AdamState(params, begin.mean, begin.target, steps)
 
     def forgotten(steps, f):
-        """γ after so many steps, in double precision where there is any."""
+        """γ after `steps` steps, in double precision where it is enabled."""
         return -jnp.expm1(-f * (jnp.asarray(steps, float) + 0.5))
 
     def shares(steps):
-        """How much of the moments one step's gradient makes up: (1 − β)/(1 − βᵏ), continuously."""
+        """The share of one step's gradient in the moments: (1 − β)/(1 − βᵏ), for real k."""
         return [f / forgotten(steps, f) for f in forget]
 
     def preconditioned(m, v, square, share):

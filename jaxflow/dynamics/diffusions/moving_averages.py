@@ -68,7 +68,7 @@ def _without_noise(objective: Loss, learning_rate: Any, malladi: bool) -> Gradie
 def gradients_of(
     objective: Any, learning_rate: Any, batch_size: Any, malladi: bool, replacement: bool, noise: Noise
 ) -> Gradients:
-    """The gradients of an objective's mini-batches, in float32 at least; `malladi` tells whose limit and clock."""
+    """The gradients of an objective's mini-batches, in float32 at least; `malladi` chooses limit and clock."""
     if batch_size is None:
         return _without_noise(objective, learning_rate, malladi)
     amplitude = noise_amplitude(objective, batch_size, replacement)

@@ -64,7 +64,7 @@ def sign_sgd(
     sampling = noise.build()
 
     def odds(t, params):
-        """E sign g, and the standard deviation of g where there is one."""
+        """E sign g, and the standard deviation of g (1 where it is 0)."""
         normal_like(params)  # refuses complex parameters
         mean = wide(gradient(objective)(params))
         variance = scale(amplitude(1.0, t) ** 2, gradient_variance(objective, params, mean))

@@ -1,9 +1,9 @@
-"""The oscillation past the edge of stability: its covariance, found where the curvature of the loss lets it be.
+"""The oscillation past the edge of stability: its covariance, found from how the curvature of the loss changes.
 
 Along the k critical directions U, generalised eigenvectors $HU = PU\\,\\mathrm{diag}(\\mathrm{eff})$ with
 $U^TPU = 1$, the iterates oscillate about the central flow with covariance $UXU^T$. That costs the loss
-$\\frac12\\langle H, UXU^T\\rangle$, whose gradient pushes the flow to where curvature falls, and X is just so large
-that the effective eigenvalues do not pass 2: $0 \\preceq X \\perp A + B[X] \\succeq 0$.
+$\\frac12\\langle H, UXU^T\\rangle$, whose gradient pushes the flow to where curvature falls, and X is just large
+enough that the effective eigenvalues do not pass 2: $0 \\preceq X \\perp A + B[X] \\succeq 0$.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def oscillate(
 ) -> Oscillation:
     """The oscillation over a substep of h steps at `flat` (n,), whose effective eigenvalues are `room` (k,) below 2.
 
-    `modes` (k, n) are U's columns, `guess` (k, k) an X to begin with, `rate` is η.
+    `modes` (k, n) are U's columns, `guess` (k, k) is an X to begin with, `rate` is η.
     """
     k, dtype = room.size, flat.dtype
     first, second = (jnp.array(x) for x in pairs_of(k))

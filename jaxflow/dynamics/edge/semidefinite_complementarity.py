@@ -1,6 +1,6 @@
 """The linear semidefinite complementarity problem, which says how much a central flow oscillates, solved in JAX.
 
-Newton's method on the natural map goes from where the last problem ended, which in an integrator takes one or two
+Newton's method on the natural map starts from the solution of the last problem, and in an integrator takes one or two
 steps. Where it stalls, a primal-dual interior-point method, which needs no good start, comes closer and hands back.
 """
 
@@ -123,11 +123,11 @@ def complementarity(
     (Frobenius norms; 1 in place of a norm that is 0), at the last point Y. It does not change when A or B is
     multiplied by c > 0. X is $\Pi_+(Y - S(Y)/L)$, whose own residual is not larger, as L ≥ the spectral norm.
     Rounding, ε‖Y‖L/‖A‖, is added, so that a Y beyond all digits cannot pass; a tolerance below that is not reached.
-    Look at it: where no solution exists (A ≺ 0 and B = 0, say) the iterates grow until nothing can be gained, or to
-    `max_iterations`; the residual is of order 1, and X, finite, the best seen.
+    Check the residual: where no solution exists (A ≺ 0 and B = 0, say) the iterates grow until nothing can be
+    gained, or to `max_iterations`; the residual is of order 1, and X is finite, the best seen.
 
-    Works under `jit` and `vmap`; compiled when called plainly. Raises `ValueError` for shapes that do not match or
-    an A of another dtype; values are not looked at.
+    It works under `jit` and `vmap`, and is compiled when called plainly. Raises `ValueError` for shapes that do not
+    match or an A of another dtype; values are not checked.
 
     Sources: the problem, Cohen, Damian, Talwalkar, Kolter & Lee (2024, 2410.24206); Newton's method on the natural
     map, Pang, Sun & Sun (2003, Math. Oper. Res. 28:39); the other's scaling, Nesterov & Todd (1998, SIAM J. Optim.
@@ -227,8 +227,8 @@ def _newton_step(point: _Point, B) -> jax.Array:
     r"""The d with (I − M(I − B)) d = −F, M a generalised derivative of Π₊ at z.
 
     In the eigenvectors of z, M is diagonal: ω in [0, 1]. With d = −F + √ω e the matrix of e,
-    I − ω + √ω B √ω, is symmetric and positive semidefinite; regularised, and ever less the nearer the solution. Where
-    that weighs most, d = −F, a projected gradient step.
+    I − ω + √ω B √ω, is symmetric and positive semidefinite. It is regularised, and less so nearer the solution. Where
+    the regularisation dominates, d = −F, a projected gradient step.
     """
     rows, columns, _, _ = _pairs(point.values.size)
     magnitude, positive = jnp.abs(point.values), jnp.maximum(point.values, 0)

@@ -1,6 +1,6 @@
-"""Stable flows: a preconditioned method's differential equation with no oscillation in it, and handing a run over.
+"""Stable flows: the differential equation of a preconditioned method, without oscillation.
 
-Up to the edge of stability the iterates follow it; past the edge it is what they leave.
+Up to the edge of stability the iterates follow it; past the edge they leave it.
 """
 
 from collections.abc import Callable

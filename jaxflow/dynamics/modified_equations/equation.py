@@ -176,9 +176,7 @@ def _steps_a_time(tau, t, steps, shares) -> Any:
     least = LEAST_SHARE * mean
     moving = elapsed > 0
     safe = jnp.where(moving, elapsed, 1.0)
-    slowed = 1 / (
-        safe * (1 + jnp.minimum(least / safe, 1e6) ** 4)
-    )  # 1/elapsed but for 1e-10 at the mean rate
+    slowed = 1 / (safe * (1 + jnp.minimum(least / safe, 1e6) ** 4))  # at the mean rate 1/elapsed up to 1e-10
     return jnp.where(least > 0, jnp.where(moving, slowed, 0.0), 1 / elapsed)
 
 

@@ -1,8 +1,8 @@
 """Whether an optimizer has a continuous limit here: does the series of its modified equation converge?
 
 The series log(1 + Δ) converges where every eigenvalue of the step map's derivative, less 1, is inside the unit
-circle. For gradient descent they are −ηλ, so the question is the sharpness; for other methods it is the sharpness as
-their momentum and preconditioner see it, read off the map itself.
+circle. For gradient descent they are −ηλ, so the sharpness decides; for other methods it is the sharpness as
+their momentum and preconditioner see it, which is read off the map itself.
 """
 
 from collections.abc import Callable

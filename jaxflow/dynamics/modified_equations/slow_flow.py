@@ -134,7 +134,7 @@ def settled(
 
         return jax.tree.map(entry, mask, memory, residual, slope)
 
-    # At a fixed gradient one such step is all there is to do; the parameters' motion is left.
+    # At a fixed gradient one such step would be enough; the parameters' motion remains.
     memory = solve(memory, change, forgets)
     slope = jax.tree.map(lambda a: a**order, forgets)
 

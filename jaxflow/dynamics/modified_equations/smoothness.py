@@ -3,7 +3,7 @@
 A modified equation made of differences of `update` is as accurate as that map is smooth, and exists only where it
 is deterministic. So `update` is traced, on shapes alone, and what depends on a step count and what on the gradient
 or the floats of the state is followed through its operations. A comparison that only keeps a division or a root
-from failing (`norm <= 1e-6`, `v > 0` where v cannot be negative) is no condition, nor is a rule for the first step,
+from failing (`norm <= 1e-6`, `v > 0` where v cannot be negative) does not count, nor does a rule for the first step,
 which is part of a transient anyway.
 """
 
@@ -40,7 +40,7 @@ KINKS |= {"abs": "takes the absolute value of"}
 
 
 def refuse_randomness(optimizer: optax.GradientTransformation, state: PyTree = None) -> None:
-    """Raise `ValueError` for a PRNG key in an optimizer or its state, `TypeError` for no array in the state."""
+    """Raise `ValueError` for a PRNG key in an optimizer or its state, `TypeError` for a state not made of arrays."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
             got = f"{type(leaf).__name__} at state{jax.tree_util.keystr(path)}"
@@ -87,7 +87,7 @@ def _stay(before: Value, after: Value, leaf: Any) -> Value:
 
 
 def _name(optimizer: optax.GradientTransformation) -> str:
-    """The constructor's name, as far as it can be known; the numbers may be tracers."""
+    """The constructor's name, if it is known; the numbers may be tracers."""
     if isinstance(optimizer, Optimizer):
         return optimizer.constructor.__name__
     return getattr(optimizer.update, "__qualname__", "").split(".")[0] or "the optimizer"
@@ -136,7 +136,7 @@ class Roughness(Reader):
         return super().ended(carry, condition)
 
     def choice(self, condition: Value, cases: Sequence[Value]) -> Value:
-        """Pieces of a schedule, functions of the step count alone, are taken to join up."""
+        """Pieces of a schedule, which depend on the step count alone, are assumed to join continuously."""
         among, of = reduce(either, cases).depends, condition.depends
         if (of and not among) or (of & COUNT and among & GRADIENT):
             self.note("single" if of & SINGLE else "jump", "branches on", of)

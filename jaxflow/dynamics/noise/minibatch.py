@@ -43,7 +43,7 @@ class Noise(Bound):
 
 
 def _normal(params: PyTree, *shape: int) -> jax.ShapeDtypeStruct:
-    """In float32 at least: weights of examples, of order 1/√N and 1/N, and their mean."""
+    """The shape of normal weights of examples, which are of order 1/√N; in float32 at least."""
     dtype = jnp.result_type(*(widened(leaf).real.dtype for leaf in jax.tree.leaves(params)))
     return jax.ShapeDtypeStruct(shape, dtype)
 

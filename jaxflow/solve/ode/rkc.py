@@ -1,7 +1,7 @@
 """A stabilised explicit solver for the stiff, real and negative spectra of late training.
 
 Late in training a gradient flow is stiff: the sharpest direction of the loss has long come to rest, yet it
-holds the steps of an ordinary explicit method down to a few times one over the sharpness. A Chebyshev method
+limits the steps of an ordinary explicit method to a few times one over the sharpness. A Chebyshev method
 spends s gradients on one step whose stability grows as s squared; it solves no linear system, and so fits
 networks whose Hessian cannot be formed. It is a `diffrax` solver, knows nothing of dynamics, and goes
 wherever theirs do.
@@ -66,26 +66,26 @@ class RKC2(dfx.AbstractAdaptiveSolver[RKC2State]):
     $0.8\,(y_0 - y_1) + 0.4\,h\,(F_0 + F_s) = O(h^3)$; dense output is the cubic Hermite interpolant.
 
     $\rho$ is 1.2 times an estimate of the spectral radius of $\partial f/\partial y$ by power iteration. Its
-    vector travels in the solver state and takes one Jacobian-vector product a step, so f must be
-    differentiable in forward mode. An estimate too low shows in the error estimate: the step is rejected;
-    steps with $h\rho < 2$ are stable whatever the estimate, and each improves it. The spectrum has to lie
-    near the negative real axis, as that of a gradient flow does, not of weakly damped oscillations.
+    vector travels in the solver state and takes one Jacobian-vector product per step, so f must be
+    differentiable in forward mode. An estimate that is too low shows in the error estimate, and the step is rejected.
+    Steps with $h\rho < 2$ are stable whatever the estimate is, and each improves it. The spectrum must lie
+    near the negative real axis, as that of a gradient flow does; that of weakly damped oscillations does not.
 
     A step costs s + 1 evaluations: s − 1 stages, and two for the field at its end (the next step's $F_0$)
     with the product, which share a forward pass. The start costs 21.
 
     **Arguments**, all static, so that the solver is a pytree without leaves:
 
-    - `max_stages`: the largest s. A step that would need more is not made: its error estimate is infinite,
-      for the price of s = 2, so that the step size controller shortens it; under constant steps, which
-      nothing shortens, the solution is NaN from there on. Rounding errors grow with s.
+    - `max_stages`: the largest s. A step that would need more is not made: at the cost of s = 2 its error estimate is
+      infinite, so that the step size controller shortens it. Under constant steps, which nothing shortens, the
+      solution is NaN from there on. Rounding errors grow with s.
     - `scan_kind`: how the loop over stages is differentiated: `"checkpointed"` for reverse mode, under
       `diffrax.RecursiveCheckpointAdjoint()`; `"lax"` for forward mode, under `diffrax.ForwardMode()`;
       `"bounded"` for both, under `diffrax.DirectAdjoint()`, for more memory and time. s and $\rho$ are
       choices of the discretisation and carry no derivative.
-    - `counted`: tell the cost of every step to a `CountingPID`, the controller it then needs.
+    - `counted`: whether to tell the cost of every step to a `CountingPID`, the controller that it then needs.
 
-    y is any pytree of real floating-point arrays, and `terms` a `diffrax.ODETerm`. Where y or f turns NaN
+    y is any pytree of real floating-point arrays, and `terms` is a `diffrax.ODETerm`. Where y or f turns NaN
     the step is short and its error estimate NaN, so that a controller with `dtmin` stops.
 
     **Raises** `TypeError` for complex y, `TypeError` or `ValueError` for options out of range.

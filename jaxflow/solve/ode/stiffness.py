@@ -12,7 +12,7 @@ from jaxflow.solve.discrete_start import begun
 
 PyTree = Any
 
-# Tsit5 is stable while step × spectral radius < 3.3 and spends 6 evaluations a step, so on a stiff equation it
+# Tsit5 is stable while step × spectral radius < 3.3 and spends 6 evaluations per step, so on a stiff equation it
 # needs 1.8 evaluations for each unit of (radius × time). RKC2's steps are limited by accuracy instead; its
 # cost there was 160–290 evaluations on networks, which Tsit5 reaches at radius × time of about 100.
 STIFF = 100.0
