@@ -47,13 +47,20 @@ def limit_of(optimizer: optim.Optimizer, objective: Callable[[Any], Any]) -> Dyn
     | `nesterov` | `heavy_ball` of friction 1 − β and mass $\frac\eta2(1 - \beta + 2\beta^2)$ |
     | `adagrad`, `rmsprop`, `adam` | the dynamics of that name, without mini-batches |
 
-    A mass m and friction f settle to $\dot\theta = -\frac gf - \frac m{f^3}Hg$: these masses are the ones for which
-    that is the method's modified equation, `momentum_loss_flow`. The equation of Su, Boyd & Candès, `nesterov`,
-    belongs to a β that rises to 1, on another clock. What each assumes is in its own docstring; the SDEs for
-    mini-batches are `sde_of`'s.
+    A mass m and friction f settle to $\dot\theta = -\frac gf - \frac m{f^3}Hg$. With these masses that is the
+    method's modified equation, `momentum_loss_flow`. The equation of Su, Boyd & Candès, `nesterov`, belongs to a β
+    that rises to 1, on another clock. The docstring of each equation says what it assumes and where it was
+    published; `sde_of` has the SDEs for mini-batches.
 
-    Raises `ValueError`, naming the optimizer and those known, for one without such an equation, or with a schedule in
-    place of a number: `modified` finds the equation of any optimizer.
+    **Arguments**
+
+    - `optimizer`: one of those in the table, with numbers as hyperparameters.
+    - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+
+    **Returns** a `Dynamics`.
+
+    **Raises** `ValueError`, which names the optimizer and those known, for an optimizer without such an equation, or
+    with a schedule where a number is needed: `modified` finds the equation of any optimizer.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> jf.dynamics.limit_of(jf.optim.momentum(0.5, 0.5), jnp.sum)
@@ -62,8 +69,8 @@ def limit_of(optimizer: optim.Optimizer, objective: Callable[[Any], Any]) -> Dyn
     found = _equation(optimizer, "flow")
     if found is None:
         raise ValueError(
-            f"No textbook equation is known of {optimizer!r}; there is one of {', '.join(names_with('flow'))}. "
-            "modified(optimizer, objective) finds that of any optimizer."
+            f"No textbook equation is known for {optimizer!r}; there is one for {', '.join(names_with('flow'))}. "
+            "modified(optimizer, objective) finds the equation of any optimizer."
         )
     equation, arguments = found
     for name, value in arguments.items():
@@ -84,16 +91,28 @@ def sde_of(
     steps: int | None = None,
     order: int | None = None,
 ) -> Dynamics:
-    """The SDE of an optimizer on mini-batches of `batch_size`, on the clock `iterate` keeps.
+    """The SDE of an optimizer on mini-batches of `batch_size`, on the clock that `iterate` keeps.
 
-    Known for `gd`, `momentum`, `nesterov`, `rmsprop`, `adam` and `sign`, with the optimizer's own hyperparameters;
-    see the dynamics named alike (`sgd`, `momentum`, `nesterov_sgd`, …) for what they assume. Schedules over steps
-    become functions of the time by `in_time`, which tabulates `steps` of them.
+    SDEs are known for `gd`, `momentum`, `nesterov`, `rmsprop`, `adam` and `sign`. The docstrings of the dynamics
+    that belong to them (`sgd`, `momentum`, `nesterov_sgd`, `rmsprop`, `adam`, `sign_sgd`) say what they assume and
+    where they were published.
 
-    - `order`: of the equation, where the dynamics takes one: `sgd`, `momentum` and `nesterov_sgd`. Default: theirs.
+    **Arguments**
 
-    Raises `ValueError`, naming the optimizer, where no SDE is known, for a schedule without `steps`, or
-    for an order where there is one equation only.
+    - `optimizer`: one of those, with its own hyperparameters, numbers or schedules.
+    - `objective`: an `Objective` with data.
+    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
+    - `replacement`: whether the batches are independent draws, or fresh ones without replacement at each step
+      (static).
+    - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time (`in_time`);
+      needed where there is a schedule.
+    - `order`: the order of the equation, where the dynamics has several: `sgd`, `momentum` and `nesterov_sgd`. By
+      default it is the dynamics' own default.
+
+    **Returns** a `Dynamics`.
+
+    **Raises** `ValueError`, which names the optimizer, where no SDE is known, for a schedule without `steps`, or
+    for an order where there is only one equation; `TypeError` for an objective without data.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
@@ -104,7 +123,9 @@ def sde_of(
         _check.positive(batch_size=batch_size)  # None would be the flow without noise
     found = _equation(optimizer, "sde")
     if found is None:
-        raise ValueError(f"No SDE is known of {optimizer!r}; there is one of {', '.join(names_with('sde'))}.")
+        raise ValueError(
+            f"No SDE is known for {optimizer!r}; there is one for {', '.join(names_with('sde'))}."
+        )
     equation, chosen = found
     rate = chosen["learning_rate"]
 

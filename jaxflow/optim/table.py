@@ -47,7 +47,7 @@ NO_PRECONDITIONER = Without("has no preconditioner that is known here")
 NO_THRESHOLD = Without("has no closed form that is known here; stability_threshold finds it")
 NO_FLOW = Without("has no textbook equation; modified(optimizer, objective) finds that of any optimizer")
 NO_SDE = Without("has no SDE that is known here")
-NOT_DESCENT = Without("is no preconditioned gradient descent")
+NOT_DESCENT = Without("is not a preconditioned gradient descent that is known here")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ ENTRIES = (
         constructor=adaptive.scalar_rmsprop,
         preconditioner="root_plus_eps",
         threshold=DESCENT,
-        flow=Without("has no textbook equation but its stable_flow, whose state is another"),
+        flow=Without("has no textbook equation other than its stable_flow"),
         central_flow="average_of_all",
     ),
     Entry(
@@ -210,7 +210,7 @@ ENTRIES = (
     ),
     Entry(
         constructor=switching.swats,
-        family=Without("turns into another method after a number of steps that is its own"),
+        family=Without("turns into another method after a number of steps that it chooses itself"),
         scaling=TWO_METHODS,
         preconditioner="swats",
         threshold=AVERAGE,
@@ -218,7 +218,7 @@ ENTRIES = (
     ),
     Entry(
         constructor=switching.lookahead,
-        family=Without("has a period in steps, which no shorter step divides"),
+        family=Without("synchronizes after a number of steps that stays the same when a step is shorter"),
         preconditioner=Inherited("inner"),
         threshold=Without("has no closed form but for a few inner optimizers; stability_threshold finds it"),
     ),
@@ -226,13 +226,13 @@ ENTRIES = (
         constructor=descent.newton,
         family="PLAIN",
         preconditioner="one",
-        threshold=Without("is stable at every sharpness, at a rate below 2 and without damping"),
+        threshold=Without("is stable at every sharpness when its rate is below 2"),
         flow="newton_flow",
     ),
     Entry(
         constructor=descent.sign,
         family="PLAIN",
-        scaling=Without("has a drift that changes its shape with the batch size, which no rate makes up for"),
+        scaling=Without("has an SDE whose drift changes its shape with the batch size, which no rate undoes"),
         preconditioner="one",
         threshold=Without("has an update that does not shrink with the gradient"),
         flow="sign_descent",

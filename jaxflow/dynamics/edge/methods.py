@@ -91,7 +91,7 @@ def sum_of_each(chosen: Chosen) -> dict[str, Any]:
 
 
 def method_of(optimizer: Any) -> Method:
-    """The method an optimizer is. Raises `ValueError`, with the reason, for one that is none of these."""
+    """The method that an optimizer is. Raises `ValueError`, with the reason, for one that is none of these."""
     entry, chosen = known(optimizer), optim.hyperparameters(optimizer)
     memory = None if entry is None else entry.formula("central_flow")
     if entry is None or memory is None:

@@ -249,7 +249,11 @@ ROTATION = jf.VectorField(lambda z: jnp.array([-z[1], z[0]]))
         (lambda: dynamics.momentum_loss_flow(loss, 1, 1.0), ValueError, r"beta must be in \[0, 1\), got 1"),
         (lambda: dynamics.principal_flow(loss, 0), ValueError, "learning_rate must be"),
         (lambda: dynamics.principal_flow(ROTATION, 1), TypeError, "objective must be a loss, .* symmetric"),
-        (lambda: limit_of(optim.amsgrad(0.1), loss), ValueError, r"of amsgrad\(.* one of gd, .* modified\("),
+        (
+            lambda: limit_of(optim.amsgrad(0.1), loss),
+            ValueError,
+            r"for amsgrad\(.* one for gd, .* modified\(",
+        ),
         (lambda: limit_of(optim.momentum(0.1, ema=True, debias=True), loss), ValueError, "No textbook"),
         (lambda: limit_of(optim.rmsprop(0.1, eps_in_sqrt=True), loss), ValueError, "No textbook"),
         (
