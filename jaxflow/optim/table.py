@@ -6,7 +6,7 @@ they are needed. Where there is no formula the entry says why.
 
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import optax
@@ -47,10 +47,10 @@ NO_PRECONDITIONER = Without("has no preconditioner that is known here")
 NO_THRESHOLD = Without("has no closed form that is known here; stability_threshold finds it")
 NO_FLOW = Without("has no textbook equation; modified(optimizer, objective) finds that of any optimizer")
 NO_SDE = Without("has no SDE that is known here")
-NOT_DESCENT = Without("is not a preconditioned gradient descent")
+NOT_DESCENT = Without("is not a preconditioned gradient descent that is known here")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Entry:
     """What is known about one optimizer.
 
@@ -65,6 +65,7 @@ class Entry:
     """
 
     constructor: Callable[..., Any]
+    _: KW_ONLY
     family: Fact = NO_FAMILY
     scaling: Fact = NO_RULE
     preconditioner: Fact = NO_PRECONDITIONER
@@ -95,166 +96,61 @@ DESCENT = "2 / learning_rate"
 AVERAGE = "2 * (1 + b1) / ((1 - b1) * learning_rate)"
 
 ENTRIES = (
-    Entry(
-        constructor=descent.gd,
-        family="PLAIN",
-        scaling="linear",
-        preconditioner="one",
-        threshold=DESCENT,
-        flow="gradient_flow",
-        sde="sgd",
-        central_flow="without_memory",
-    ),
-    Entry(
-        constructor=descent.momentum,
-        family="momentum_powers",
-        scaling="linear",
-        preconditioner="one",
-        threshold="2 * (1 + beta) / ((1 - beta if ema else 1) * learning_rate)",
-        flow="equations_of_optimizer.heavy_ball_of_momentum",
-        sde="momentum",
-        central_flow=MOMENTUM,
-    ),
-    Entry(
-        constructor=descent.nesterov,
-        family="SUMS",
-        scaling="linear",
-        preconditioner="one",
-        threshold="(2 + 2 * beta) / ((1 + 2 * beta) * learning_rate)",
-        flow="equations_of_optimizer.heavy_ball_of_nesterov",
-        sde="nesterov_sgd",
-        central_flow=MOMENTUM,
-    ),
-    Entry(
-        constructor=descent.sgdw,
-        family="sgdw_powers",
-        scaling="linear",
-        preconditioner="one",
-        threshold="(1 + beta) * (2 - learning_rate * weight_decay) / learning_rate",
-        central_flow=MOMENTUM,
-    ),
-    Entry(
-        constructor=adaptive.adagrad,
-        family="ADAGRAD",
-        preconditioner="root_plus_eps",
-        threshold=DESCENT,
-        flow="adagrad",
-        central_flow="sum_of_each",
-    ),
-    Entry(
-        constructor=adaptive.rmsprop,
-        family="AVERAGES",
-        scaling="square_root",
-        preconditioner="root_plus_eps",
-        threshold=DESCENT,
-        flow="rmsprop",
-        sde="rmsprop",
-        central_flow="average_of_each",
-    ),
-    Entry(
-        constructor=adaptive.scalar_rmsprop,
-        preconditioner="root_plus_eps",
-        threshold=DESCENT,
-        flow=Without("has no textbook equation but its stable_flow, whose state is another"),
-        central_flow="average_of_all",
-    ),
-    Entry(
-        constructor=adaptive.adam,
-        family="AVERAGES",
-        scaling="square_root",
-        preconditioner="adam",
-        threshold=AVERAGE,
-        flow="adam",
-        sde="adam",
-        central_flow=MOMENTUM,
-    ),
-    Entry(
-        constructor=adaptive.adamw,
-        family="adamw_powers",
-        scaling="square_root",
-        preconditioner="adam",
-        threshold="(1 + b1) * (2 - learning_rate * weight_decay) / ((1 - b1) * learning_rate)",
-        central_flow=MOMENTUM,
-    ),
-    Entry(
-        constructor=adaptive.amsgrad,
-        family="AVERAGES",
-        scaling="square_root",
-        preconditioner="adam",
-        threshold=AVERAGE,
-        central_flow=MOMENTUM,
-    ),
-    Entry(
-        constructor=switching.adabound,
-        family="ADABOUND",
-        scaling=TWO_METHODS,
-        preconditioner="adabound",
-        threshold="2 * (1 + b1) / ((1 - b1) * final_learning_rate)",
-        central_flow=MOMENTUM,
-    ),
-    Entry(
-        constructor=adaptive.radam,
-        family="AVERAGES",
-        scaling=Without("has a rectification that counts steps, for which no rule is known"),
-        preconditioner="radam",
-        threshold=AVERAGE,
-        central_flow=MOMENTUM,
-    ),
-    Entry(
-        constructor=adaptive.nadam,
-        family="nadam_powers",
-        scaling="square_root",
-        preconditioner="nadam",
-        threshold="(2 + 2 * b1) / ((1 + 2 * b1) * (1 - b1) * learning_rate)",
-        central_flow=MOMENTUM,
-    ),
-    Entry(
-        constructor=switching.swats,
-        family=Without("turns into another method after a number of steps that is its own"),
-        scaling=TWO_METHODS,
-        preconditioner="swats",
-        threshold=AVERAGE,
-        central_flow=MOMENTUM,
-    ),
-    Entry(
-        constructor=switching.lookahead,
-        family=Without("has a period in steps, which no shorter step divides"),
-        preconditioner=Inherited("inner"),
-        threshold=Without("has no closed form but for a few inner optimizers; stability_threshold finds it"),
-    ),
-    Entry(
-        constructor=descent.newton,
-        family="PLAIN",
-        preconditioner="one",
-        threshold=Without("is stable at every sharpness, at a rate below 2 and without damping"),
-        flow="newton_flow",
-    ),
-    Entry(
-        constructor=descent.sign,
-        family="PLAIN",
-        scaling=Without("has a drift that changes its shape with the batch size, which no rate makes up for"),
-        preconditioner="one",
-        threshold=Without("has an update that does not shrink with the gradient"),
-        flow="sign_descent",
-        sde="sign_sgd",
-    ),
-    Entry(
-        constructor=evolution.genetic,
-        family=GRADIENT_FREE,
-        scaling=GRADIENT_FREE,
-        preconditioner=GRADIENT_FREE,
-        threshold=GRADIENT_FREE,
-        flow=GRADIENT_FREE,
-        sde=GRADIENT_FREE,
-    ),
-)
+    Entry(descent.gd, family="PLAIN", scaling="linear", preconditioner="one", threshold=DESCENT,
+          flow="gradient_flow", sde="sgd", central_flow="without_memory"),
+    Entry(descent.momentum, family="momentum_powers", scaling="linear", preconditioner="one",
+          threshold="2 * (1 + beta) / ((1 - beta if ema else 1) * learning_rate)",
+          flow="equations_of_optimizer.heavy_ball_of_momentum", sde="momentum", central_flow=MOMENTUM),
+    Entry(descent.nesterov, family="SUMS", scaling="linear", preconditioner="one",
+          threshold="(2 + 2 * beta) / ((1 + 2 * beta) * learning_rate)",
+          flow="equations_of_optimizer.heavy_ball_of_nesterov", sde="nesterov_sgd", central_flow=MOMENTUM),
+    Entry(descent.sgdw, family="sgdw_powers", scaling="linear", preconditioner="one",
+          threshold="(1 + beta) * (2 - learning_rate * weight_decay) / learning_rate",
+          central_flow=MOMENTUM),
+    Entry(adaptive.adagrad, family="ADAGRAD", preconditioner="root_plus_eps", threshold=DESCENT,
+          flow="adagrad", central_flow="sum_of_each"),
+    Entry(adaptive.rmsprop, family="AVERAGES", scaling="square_root", preconditioner="root_plus_eps",
+          threshold=DESCENT, flow="rmsprop", sde="rmsprop", central_flow="average_of_each"),
+    Entry(adaptive.scalar_rmsprop, preconditioner="root_plus_eps", threshold=DESCENT,
+          flow=Without("has no textbook equation other than its stable_flow"),
+          central_flow="average_of_all"),
+    Entry(adaptive.adam, family="AVERAGES", scaling="square_root", preconditioner="adam",
+          threshold=AVERAGE, flow="adam", sde="adam", central_flow=MOMENTUM),
+    Entry(adaptive.adamw, family="adamw_powers", scaling="square_root", preconditioner="adam",
+          threshold="(1 + b1) * (2 - learning_rate * weight_decay) / ((1 - b1) * learning_rate)",
+          central_flow=MOMENTUM),
+    Entry(adaptive.amsgrad, family="AVERAGES", scaling="square_root", preconditioner="adam",
+          threshold=AVERAGE, central_flow=MOMENTUM),
+    Entry(switching.adabound, family="ADABOUND", scaling=TWO_METHODS, preconditioner="adabound",
+          threshold="2 * (1 + b1) / ((1 - b1) * final_learning_rate)", central_flow=MOMENTUM),
+    Entry(adaptive.radam, family="AVERAGES",
+          scaling=Without("has a rectification that counts steps, for which no rule is known"),
+          preconditioner="radam", threshold=AVERAGE, central_flow=MOMENTUM),
+    Entry(adaptive.nadam, family="nadam_powers", scaling="square_root", preconditioner="nadam",
+          threshold="(2 + 2 * b1) / ((1 + 2 * b1) * (1 - b1) * learning_rate)", central_flow=MOMENTUM),
+    Entry(switching.swats,
+          family=Without("turns into another method after a number of steps that it chooses itself"),
+          scaling=TWO_METHODS, preconditioner="swats", threshold=AVERAGE, central_flow=MOMENTUM),
+    Entry(switching.lookahead,
+          family=Without("synchronizes after a number of steps that stays the same when a step is shorter"),
+          preconditioner=Inherited("inner"),
+          threshold=Without("has no closed form but for a few inner optimizers; stability_threshold finds it")),
+    Entry(descent.newton, family="PLAIN", preconditioner="one",
+          threshold=Without("is stable at every sharpness when its rate is below 2"), flow="newton_flow"),
+    Entry(descent.sign, family="PLAIN",
+          scaling=Without("has an SDE whose drift changes its shape with the batch size, which no rate undoes"),
+          preconditioner="one", threshold=Without("has an update that does not shrink with the gradient"),
+          flow="sign_descent", sde="sign_sgd"),
+    Entry(evolution.genetic, family=GRADIENT_FREE, scaling=GRADIENT_FREE, preconditioner=GRADIENT_FREE,
+          threshold=GRADIENT_FREE, flow=GRADIENT_FREE, sde=GRADIENT_FREE),
+)  # fmt: skip
 OF_OPTAX = (
-    Entry(constructor=optax.sgd, family="optional_momentum_powers"),
-    Entry(constructor=optax.rmsprop, family="optional_momentum_powers"),
-    Entry(constructor=optax.adagrad, family="OPTAX_ADAGRAD"),
-    Entry(constructor=optax.lars, family="SUMS"),
-    Entry(constructor=optax.novograd, family="SUMS"),
-    Entry(constructor=optax.sign_sgd, family="PLAIN"),
+    Entry(optax.sgd, family="optional_momentum_powers"),
+    Entry(optax.rmsprop, family="optional_momentum_powers"),
+    Entry(optax.adagrad, family="OPTAX_ADAGRAD"),
+    Entry(optax.lars, family="SUMS"),
+    Entry(optax.novograd, family="SUMS"),
+    Entry(optax.sign_sgd, family="PLAIN"),
 )
 OPTIMIZERS: dict[str, Callable[..., Any]] = {entry.name: entry.constructor for entry in ENTRIES}
 _BY_CONSTRUCTOR = {entry.constructor: entry for entry in (*ENTRIES, *OF_OPTAX)}

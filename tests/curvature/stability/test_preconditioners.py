@@ -157,6 +157,22 @@ def test_half_precision_states_have_a_single_one():
 
 
 @pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("adam", "rmsprop"),
+        ("rmsprop", "adam"),
+        ("adam", "amsgrad"),
+        ("amsgrad", "radam"),
+        ("radam", "adam"),
+        ("swats", "radam"),
+    ],
+)
+def test_the_state_of_another_optimizer_is_refused(name, other):
+    with pytest.raises(ValueError, match=f"state must be one of {name}"):
+        preconditioner_of(DIVIDED[name][0], DIVIDED[other][0].init(PARAMS))
+
+
+@pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: preconditioner_of(None, ()), TypeError, "optimizer must be an optax"),  # type: ignore[arg-type]

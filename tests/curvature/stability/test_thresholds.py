@@ -13,6 +13,7 @@ from jaxflow import optim
 from jaxflow.curvature.stability import thresholds
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
 from jaxflow.curvature.stability.thresholds import stability_threshold
+from jaxflow.optim.table import ENTRIES, known
 
 pytestmark = pytest.mark.promotes
 
@@ -82,6 +83,17 @@ def test_closed_forms_by_one_program(name):
     for rate, beta in GRID:
         assert stability_threshold(make(rate, beta)) == pytest.approx(exact(rate, beta), rel=1e-8)
     assert thresholds._threshold.cache_size() == before + 1
+
+
+def test_the_table_of_optimizers_writes_the_same_closed_forms():
+    written = set()
+    for make, exact in CLOSED.values():
+        for rate, beta in GRID:
+            entry, chosen = known(make(rate, beta)), optim.hyperparameters(make(rate, beta))
+            if entry is not None:  # a chain has none
+                assert eval(entry.threshold, {}, chosen) == pytest.approx(exact(rate, beta), rel=1e-12)
+                written.add(entry)
+    assert written == {entry for entry in ENTRIES if isinstance(entry.threshold, str)}
 
 
 @pytest.mark.parametrize(
