@@ -30,7 +30,7 @@ def spectrum(
     above 0 or too small to be drawn.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
-    >>> from jaxflow.curvature.density import spectral_density
+    >>> from jaxflow.curvature.spectrum.density import spectral_density
     >>> from matplotlib.figure import Figure
     >>> density = spectral_density(lambda x: jnp.sum(x**4), jnp.arange(5.0), jax.random.key(0))
     >>> jf.plot.spectrum(density, Figure().add_subplot()).get_xlabel()

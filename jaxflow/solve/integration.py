@@ -192,7 +192,18 @@ def integrate(
     arrays, machinery = partition((solver, adjoint, event), lambda leaf: isinstance(leaf, jax.Array))
     settings = Settings(substeps, max_steps, machinery)
     atol = rtol if atol is None else atol
-    path = _integrate(settings, dynamics, params, clock, step_size, rtol, atol, arrays, record, state)
+    path = _integrate(
+        settings=settings,
+        dynamics=dynamics,
+        params=params,
+        given=clock,
+        step_size=step_size,
+        rtol=rtol,
+        atol=atol,
+        arrays=arrays,
+        record=record,
+        state=state,
+    )
     return _marked(dynamics, path)
 
 
@@ -215,8 +226,8 @@ def _solver(solver, dynamics, params, times, state):
     return solver
 
 
-@compiled
-def _integrate(settings, dynamics, params, given: Times, step_size, rtol, atol, arrays, record, state):
+@compiled(static=("settings",))
+def _integrate(*, settings, dynamics, params, given: Times, step_size, rtol, atol, arrays, record, state):
     solver, adjoint, event = combine(arrays, settings.machinery)
     if (
         not isinstance(solver, diffrax.AbstractAdaptiveSolver)

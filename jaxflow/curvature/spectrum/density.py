@@ -158,7 +158,7 @@ def spectral_density(
     Source: Ghorbani, Krishnan & Xiao 2019, 1901.10159; Ubaru, Chen & Saad 2017.
 
     >>> import jax, jax.numpy as jnp
-    >>> from jaxflow.curvature.density import spectral_density
+    >>> from jaxflow.curvature.spectrum.density import spectral_density
     >>> curvature = jnp.array([1.0, 1.0, 1.0, 4.0])
     >>> density = spectral_density(lambda x: 0.5 * jnp.sum(curvature * x**2), jnp.ones(4), jax.random.key(0))
     >>> density
@@ -166,13 +166,20 @@ def spectral_density(
     """
     _check.integer("probes", probes, 1)
     _check.integer("depth", depth, 1)
-    arguments = checked(objective, params, preconditioner, gauss_newton)
-    return _density((int(probes), int(depth), bool(gauss_newton)), *arguments, checked_key(key))
+    objective, params, preconditioner = checked(objective, params, preconditioner, gauss_newton)
+    return _density(
+        objective=objective,
+        params=params,
+        preconditioner=preconditioner,
+        key=checked_key(key),
+        probes=int(probes),
+        depth=int(depth),
+        gauss_newton=bool(gauss_newton),
+    )
 
 
-@compiled
-def _density(settings, objective, params, preconditioner, key):
-    probes, depth, gauss_newton = settings
+@compiled(static=("probes", "depth", "gauss_newton"))
+def _density(*, objective, params, preconditioner, key, probes, depth, gauss_newton):
     if not gauss_newton:
         warn_unless_twice_differentiable(objective, params)
     return quadrature(operator(objective, params, preconditioner, gauss_newton), key, probes, depth)

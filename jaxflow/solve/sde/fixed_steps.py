@@ -60,7 +60,15 @@ def diffuse(
     substeps = _substeps(dynamics, times, substeps, step_size)
     check_resolved(times, substeps, "substeps", times.elapsed.dtype)
     refinement = _refinement(dynamics, params, substeps, noise_substeps)
-    return _diffuse(Settings(substeps, refinement, heun), dynamics, params, times, key, record, state)
+    return _diffuse(
+        settings=Settings(substeps, refinement, heun),
+        dynamics=dynamics,
+        params=params,
+        times=times,
+        key=key,
+        record=record,
+        state=state,
+    )
 
 
 def _name(dynamics: Dynamics) -> str:
@@ -163,8 +171,8 @@ def _shape(field: Field, state: PyTree) -> PyTree:
     return () if field.brownian is None else field.brownian(state)
 
 
-@compiled
-def _diffuse(settings: Settings, dynamics, params, times, key, record, state):
+@compiled(static=("settings",))
+def _diffuse(*, settings: Settings, dynamics, params, times, key, record, state):
     field = dynamics.build()
     state = field.init(params) if state is None else state
     step, widen, narrow = _stepper(field, state, settings.heun)
