@@ -45,7 +45,7 @@ def limit_of(optimizer: optim.Optimizer, objective: Callable[[Any], Any]) -> Dyn
     | `gd`, `sign`, `newton` | `gradient_flow`, `sign_descent`, `newton_flow` |
     | `momentum` | `heavy_ball` of friction 1 − β and mass $\frac\eta2(1+\beta)$; with `ema` both over 1 − β |
     | `nesterov` | `heavy_ball` of friction 1 − β and mass $\frac\eta2(1 - \beta + 2\beta^2)$ |
-    | `adagrad`, `rmsprop`, `adam` | the dynamics of that name, without mini-batches |
+    | `adagrad`, `rmsprop`, `adam` | the dynamics of that name |
 
     A mass m and friction f settle to $\dot\theta = -\frac gf - \frac m{f^3}Hg$: these masses are the ones for which
     that is the method's modified equation, `momentum_loss_flow`. The equation of Su, Boyd & Candès, `nesterov`,
@@ -87,10 +87,11 @@ def sde_of(
     """The SDE of an optimizer on mini-batches of `batch_size`, on the clock `iterate` keeps.
 
     Known for `gd`, `momentum`, `nesterov`, `rmsprop`, `adam` and `sign`, with the optimizer's own hyperparameters;
-    see the dynamics named alike (`sgd`, `momentum`, `nesterov_sgd`, …) for what they assume. Schedules over steps
-    become functions of the time by `in_time`, which tabulates `steps` of them.
+    `sgd`, `momentum_sgd`, `nesterov_sgd`, `rmsprop_sde`, `adam_sde` and `sign_sgd` say what they assume. Schedules
+    over steps become functions of the time by `in_time`, which tabulates `steps` of them.
 
-    - `order`: of the equation, where the dynamics takes one: `sgd`, `momentum` and `nesterov_sgd`. Default: theirs.
+    - `order`: of the equation, where the dynamics takes one: `sgd`, `momentum_sgd` and `nesterov_sgd`. Default:
+      theirs.
 
     Raises `ValueError`, naming the optimizer, where no SDE is known, for a schedule without `steps`, or
     for an order where there is one equation only.
@@ -104,7 +105,9 @@ def sde_of(
         _check.positive(batch_size=batch_size)  # None would be the flow without noise
     found = _equation(optimizer, "sde")
     if found is None:
-        raise ValueError(f"No SDE is known of {optimizer!r}; there is one of {', '.join(names_with('sde'))}.")
+        raise ValueError(
+            f"No SDE is known for {optimizer!r}; there is one for {', '.join(names_with('sde'))}."
+        )
     equation, chosen = found
     rate = chosen["learning_rate"]
 

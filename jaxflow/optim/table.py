@@ -112,7 +112,7 @@ ENTRIES = (
         preconditioner="one",
         threshold="2 * (1 + beta) / ((1 - beta if ema else 1) * learning_rate)",
         flow="equations_of_optimizer.heavy_ball_of_momentum",
-        sde="momentum",
+        sde="momentum_sgd",
         central_flow=MOMENTUM,
     ),
     Entry(
@@ -148,7 +148,7 @@ ENTRIES = (
         preconditioner="root_plus_eps",
         threshold=DESCENT,
         flow="rmsprop",
-        sde="rmsprop",
+        sde="rmsprop_sde",
         central_flow="average_of_each",
     ),
     Entry(
@@ -165,7 +165,7 @@ ENTRIES = (
         preconditioner="adam",
         threshold=AVERAGE,
         flow="adam",
-        sde="adam",
+        sde="adam_sde",
         central_flow=MOMENTUM,
     ),
     Entry(
