@@ -139,15 +139,18 @@ def _binding(function: Callable) -> Callable[[tuple, dict[str, Any]], list]:
     parameters = signature.parameters.values()
     if any(p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters):
         raise TypeError(f"Every argument of {function.__name__} must have a name it can be given by.")
-    names, known = tuple(signature.parameters), set(signature.parameters)
+    names = tuple(signature.parameters)
     most = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
 
     def in_order(args, kwargs):
-        values = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
-        twice = kwargs and not kwargs.keys().isdisjoint(names[: len(args)])
-        if twice or len(args) > most or values.keys() != known:
-            signature.bind(*args, **kwargs)  # raises what Python does
-        return [values[name] for name in names]
+        given = len(args)
+        if given <= most and given + len(kwargs) == len(names):
+            try:
+                return [*args, *[kwargs[name] for name in names[given:]]]
+            except KeyError:
+                pass
+        bound = signature.bind(*args, **kwargs)  # fills in defaults, or raises what Python does
+        bound.apply_defaults()
+        return [bound.arguments[name] for name in names]
 
     return in_order
