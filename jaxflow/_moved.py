@@ -1,8 +1,9 @@
-"""Modules that have another name now: the old name still imports, and a warning tells the new one.
+"""What has another name now: the old one still works, and says what the new one is.
 
 Pickles name the module of every class in them, so those of earlier versions open too.
 """
 
+import functools
 import importlib
 import sys
 import warnings
@@ -32,12 +33,12 @@ MOVED = {
     "dynamics.underdamped": "dynamics.diffusions.underdamped",
     "dynamics.signed": "dynamics.diffusions.sign_of_gradient",
     "dynamics.adaptive": "dynamics.diffusions.averaged_squares",
-    "dynamics.accumulation": "dynamics.diffusions.summed_squares",
+    "dynamics.accumulation": "dynamics.flows.summed_squares",
     "dynamics.averages": "dynamics.diffusions.moving_averages",
     "dynamics.covariance": "dynamics.noise.covariance",
     "dynamics.coordinates": "dynamics.noise.coordinatewise",
     "dynamics.temperature": "dynamics.noise.batch_temperature",
-    "dynamics.modified": "dynamics.modified_equations.equation",
+    "dynamics.modified": "dynamics.modified_equations.stochastic_equation",
     "dynamics.series": "dynamics.modified_equations.step_logarithm",
     "dynamics.coefficients": "dynamics.modified_equations.expansion",
     "dynamics.convergence": "dynamics.modified_equations.series_convergence",
@@ -113,6 +114,48 @@ def forwarding(old: str, new: str) -> Callable[[str], Any]:
         return value
 
     return lookup
+
+
+def renamed(old: str, new: str, function: Callable) -> Callable:
+    """`function` under its old name, for the new one; every call warns."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        warnings.warn(f"{old} is {new} now.", DeprecationWarning, stacklevel=2)
+        return function(*args, **kwargs)
+
+    return call
+
+
+ONLY_FLOWS = {"warmup"}  # what equations without mini-batches alone have
+OF_BATCHES = {"batch_size", "malladi", "replacement", "noise"}
+
+
+def took_batches(flow: Any, sde: Any) -> Callable:
+    """A traceable `flow` that still takes a `batch_size`, in the place it has in `sde`, and then is that one."""
+    name = f"jaxflow.dynamics.{flow.__name__}"
+
+    @functools.wraps(flow)
+    def construct(*args, **kwargs):
+        if len(args) <= 2 and OF_BATCHES.isdisjoint(kwargs):
+            return flow(*args, **kwargs)
+        only = {key: kwargs.pop(key) for key in ONLY_FLOWS.intersection(kwargs)}
+        given = sde.signature.bind_partial(*args, **kwargs).arguments
+        if given.get("batch_size") is not None or given.get("malladi"):
+            warnings.warn(f"{name} of mini-batches is {name}_sde now.", DeprecationWarning, stacklevel=2)
+            for key, value in only.items():
+                if value:
+                    raise ValueError(f"{key} must be left out for {name}_sde, got {value!r}.")
+            return sde(**given)
+        warnings.warn(
+            f"{name} takes neither batch_size nor what tells how batches are drawn, and what came after them by "
+            f"keyword; {name}_sde takes mini-batches.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return flow(**{key: value for key, value in given.items() if key not in OF_BATCHES}, **only)
+
+    return construct
 
 
 def install() -> None:

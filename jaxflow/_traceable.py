@@ -6,98 +6,25 @@ strings, None) is static. The functions inside are rebuilt from the leaves when 
 thing passes through `jit` as an argument, stacks under `vmap` and has a gradient.
 """
 
-import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
+from jaxflow._compiled import Static as Static
+from jaxflow._compiled import combine as combine
+from jaxflow._compiled import compiled as compiled
+from jaxflow._compiled import is_numeric as is_numeric
+from jaxflow._compiled import partition as partition
+from jaxflow._compiled import transfers as transfers
+
 P = ParamSpec("P")
 T = TypeVar("T", bound="Bound")
-
-_NUMERIC = (int, float, complex, np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct)
-
-
-def is_numeric(leaf: Any) -> bool:
-    """Whether a leaf may be traced: a number or an array, not a flag."""
-    return isinstance(leaf, _NUMERIC) and not isinstance(leaf, (bool, np.bool_))
-
-
-class Static:
-    """The half of a pytree that does not change under tracing: its structure and its non-numeric leaves."""
-
-    __slots__ = ("_hash", "leaves", "treedef")
-
-    def __init__(self, treedef, leaves: tuple):
-        self.treedef = treedef
-        # The type tells True from 1, which compare and hash alike.
-        self.leaves = tuple((i, type(leaf), leaf) for i, leaf in leaves)
-        try:
-            self._hash = hash((treedef, self.leaves))
-        except TypeError as error:
-            raise TypeError(
-                f"An argument that is not a number or an array must be hashable: {error}."
-            ) from None
-
-    def __hash__(self):
-        return self._hash
-
-    def __eq__(self, other):
-        return self is other or (
-            isinstance(other, Static) and self.leaves == other.leaves and self.treedef == other.treedef
-        )
-
-
-def partition(tree: Any, traced: Callable[[Any], bool] = is_numeric) -> tuple[list, Static]:
-    """Split a pytree into the leaves to trace and what is static; `combine` is the inverse."""
-    leaves, treedef = jax.tree.flatten(tree)
-    static = tuple((i, leaf) for i, leaf in enumerate(leaves) if not traced(leaf))
-    return [leaf for leaf in leaves if traced(leaf)], Static(treedef, static)
-
-
-def combine(dynamic, static: Static) -> Any:
-    """Put a partitioned pytree together again."""
-    if not static.leaves:
-        return jax.tree.unflatten(static.treedef, dynamic)
-    leaves = list(dynamic)
-    for i, _, leaf in static.leaves:
-        leaves.insert(i, leaf)
-    return jax.tree.unflatten(static.treedef, leaves)
-
-
-@contextlib.contextmanager
-def transfers():
-    """Allow transfers here, where they are meant; a user who forbids implicit transfers is looking for others."""
-    with jax.transfer_guard_host_to_device("allow"), jax.transfer_guard_device_to_device("allow"):
-        yield
-
-
-def compiled(function: Callable) -> Callable:
-    """`jit` for `function(settings, *arguments)`: numbers and arrays traced, all else static.
-
-    Unlike in `equinox.filter_jit`, Python numbers among the arguments are traced, so another learning rate
-    does not recompile. `settings` is hashable and static as a whole.
-    """
-
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def run(settings, static, dynamic):
-        return function(settings, *combine(dynamic, static))
-
-    @functools.wraps(function)
-    def call(settings: Hashable, *arguments):
-        dynamic, static = partition(arguments)
-        # NumPy scalars would be traced with a dtype of their own.
-        dynamic = [x.item() if isinstance(x, np.generic) else x for x in dynamic]
-        with transfers():
-            return run(settings, static, dynamic)
-
-    call.cache_size = run._cache_size  # type: ignore[attr-defined]
-    return call
 
 
 class Bound:
@@ -255,7 +182,7 @@ def _traceable(function: Callable, structural: tuple[str, ...]) -> Callable:
 
 
 # Arguments of optax constructors that are structural although their annotation does not say so.
-_STRUCTURAL = {
+STRUCTURAL = {
     "optax.contrib._muon.muon": ("ns_steps",),
     "optax.contrib._reduce_on_plateau.reduce_on_plateau": ("factor", "rtol", "atol"),
 }
@@ -263,7 +190,7 @@ _STRUCTURAL = {
 
 def _declared(function: Callable) -> tuple[str, ...]:
     """The arguments a constructor declares structural: those annotated `int`, and seeds."""
-    known = _STRUCTURAL.get(f"{function.__module__}.{function.__name__}", ())
+    known = STRUCTURAL.get(f"{function.__module__}.{function.__name__}", ())
     parameters = inspect.signature(function).parameters.values()
     found = (p.name for p in parameters if p.annotation in (int, "int") or p.name == "seed")
     return tuple(dict.fromkeys((*known, *found)))  # older versions of optax annotate what newer do not

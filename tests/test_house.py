@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pickle
+import re
 import sys
 import warnings
 from graphlib import TopologicalSorter
@@ -35,6 +36,8 @@ def module(path: Path) -> str:
 
 
 MODULES = {module(path): path for path in FILES}
+# A module of ours that is fetched by its name.
+BY_NAME = re.compile(r"(importlib\.)?import_module\('jaxflow\.[\w.]+'\)$|sys\.modules\['jaxflow\.[\w.]+'\]$")
 
 
 def imports(path: Path) -> list[tuple[str, str | None]]:
@@ -99,14 +102,39 @@ def test_there_is_no_circle_between_floors():
     assert list(TopologicalSorter(floors).static_order())
 
 
+def private(name: str | None) -> bool:
+    return name is not None and name.startswith("_") and not name.startswith("__")
+
+
+def looked_into(path: Path) -> list[str]:
+    """Private names taken off what is imported of jaxflow: `verb._name`, `import_module("jaxflow.x")._name`."""
+    tree = ast.parse(path.read_text())
+    ours = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxflow":
+            ours |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            ours |= {
+                alias.asname or "jaxflow" for alias in node.names if alias.name.split(".")[0] == "jaxflow"
+            }
+        elif isinstance(node, ast.Assign) and BY_NAME.match(ast.unparse(node.value)):
+            ours |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and private(node.attr):
+            whole = ast.unparse(node.value)
+            if BY_NAME.match(whole) or (re.fullmatch(r"[\w.]+", whole) and whole.split(".")[0] in ours):
+                found.append(ast.unparse(node))
+    return found
+
+
 def test_nothing_private_is_imported():
-    private = lambda name: name.startswith("_") and not name.startswith("__")
     wrong = []
-    for path in [*FILES, *(ROOT / "experiments").rglob("*.py")]:
+    for path in [*FILES, *(ROOT / "experiments").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
         for other, name in imports(path):
-            parts = other.split(".")
-            if any(map(private, parts[2:])) or (name is not None and private(name)):
+            if any(map(private, other.split(".")[2:])) or private(name):
                 wrong.append(f"{path.relative_to(ROOT)} imports {other}.{name}")
+        wrong += [f"{path.relative_to(ROOT)} looks at {name}" for name in looked_into(path)]
     assert not wrong
 
 

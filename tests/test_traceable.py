@@ -11,7 +11,8 @@ import optax
 import pytest
 
 import jaxflow as jf
-from jaxflow._traceable import _STRUCTURAL, combine, compiled, is_numeric, partition
+from jaxflow._compiled import combine, compiled, is_numeric, partition, programs
+from jaxflow._traceable import STRUCTURAL
 
 pytestmark = pytest.mark.promotes
 
@@ -153,21 +154,79 @@ def test_seeds_and_integers_by_annotation_are_structural_in_foreign_constructors
     assert jax.tree.leaves(traceable(foreign)(1, 2, 3, 4)) == [4.0, 1.0]
 
 
+class Settings(NamedTuple):
+    double: bool
+
+
+ONCE = Settings(False)
+
+
+@compiled(static=("settings",))
+@chex.assert_max_traces(n=3)
+def _apply(function, x, extra=None, *, settings=ONCE):
+    """A number or twice as much."""
+    return function(x) * (2 if settings.double else 1)
+
+
 def test_compiled_traces_numbers_and_keeps_the_rest_static():
-    class Settings(NamedTuple):
-        double: bool
-
-    @compiled
-    @chex.assert_max_traces(n=3)
-    def apply(settings, function, x, extra):
-        return function(x) * (2 if settings.double else 1)
-
     chex.clear_trace_counter()
-    for x in (1.0, 2.0, np.float64(3), 4):
-        assert float(apply(Settings(False), jnp.square, float(x), None)) == x**2
-    assert float(apply(Settings(True), jnp.square, 3.0, None)) == 18
-    assert float(apply(Settings(False), jnp.negative, 3.0, None)) == -3
-    assert apply.cache_size() == 3
+    for x in (1.0, 2.0, np.float64(3), 4.0):
+        assert float(_apply(jnp.square, x)) == x**2
+        assert float(_apply(x=x, function=jnp.square, extra=None, settings=Settings(False))) == x**2
+    assert float(_apply(jnp.square, 3.0, settings=Settings(True))) == 18
+    assert float(_apply(jnp.negative, 3.0)) == -3
+    assert _apply.cache_size() == programs()[f"{__name__}.apply"] == 3
+    assert _apply.__doc__ == "A number or twice as much."
+
+
+def test_static_arguments_are_static_as_a_whole_and_told_apart_by_type():
+    """A number among them stays a Python number; True is not 1, and NumPy's 3 is 3."""
+
+    @compiled(static=("shape", "flag"))
+    def ones(scale, shape, flag):
+        assert type(shape[0]) is int
+        return scale * jnp.ones(shape), type(flag) is bool
+
+    value, flag = ones(2.0, (3,), flag=1)
+    np.testing.assert_array_equal(value, [2.0, 2.0, 2.0])
+    assert not flag
+    assert ones(2.0, (3,), flag=True)[1]
+    assert not ones(3.0, (3,), flag=np.int64(1))[1]
+    assert ones.cache_size() == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((), {}),
+        ((1, 2, 3), {}),
+        ((1, 2), {"a": 1, "c": 3}),
+        ((1,), {"a": 1, "c": 3}),
+        ((1,), {"c": 3, "d": 4}),
+        ((1,), {"d": 4}),
+    ],
+)
+def test_compiled_refuses_the_calls_that_python_refuses(args, kwargs):
+    def plain(a, b=2, *, c):
+        return a + b + c
+
+    with pytest.raises(TypeError):
+        plain(*args, **kwargs)
+    with pytest.raises(TypeError, match="argument"):
+        compiled(plain)(*args, **kwargs)
+
+
+def test_misnamed_static_arguments_and_arguments_without_a_name_are_refused_at_decoration():
+    def plain(a, b):
+        return a
+
+    with pytest.raises(
+        ValueError, match=r"static names 'c', which is not an argument of plain; it has a, b\."
+    ):
+        compiled(static=("a", "c"))(plain)
+    for nameless in (lambda *a: a, lambda a, /: a, lambda **a: a):
+        with pytest.raises(TypeError, match="must have a name"):
+            compiled(nameless)
 
 
 def test_paths_of_leaves_are_named_after_the_arguments():
@@ -188,7 +247,7 @@ def test_an_argument_that_is_listed_and_annotated_is_structural_once(monkeypatch
     def annotated(rate: float, turns: int = 3):
         return optax.sgd(rate * turns)
 
-    monkeypatch.setitem(_STRUCTURAL, f"{annotated.__module__}.annotated", ("turns",))
+    monkeypatch.setitem(STRUCTURAL, f"{annotated.__module__}.annotated", ("turns",))
     assert jax.tree.leaves(traceable(annotated)(0.5, turns=2)) == [0.5]
 
 

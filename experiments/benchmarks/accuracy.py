@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "optim"))
 cases = import_module("cases")
-compilations = import_module("jaxflow.solve.iteration")._iterate.cache_size
+compilations = lambda: programs()["solve.iteration.iterate"]
 STEPS = 100
 
 

@@ -107,11 +107,11 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
     check_numbers("a", a.values)
     check_numbers("b", b.values)
     check_times(a.times, b.times)
-    return _compare((), a.times, a.values, b.values)
+    return _compare(a.times, a.values, b.values)
 
 
 @compiled
-def _compare(settings, times, a: PyTree, b: PyTree) -> Comparison:
+def _compare(times, a: PyTree, b: PyTree) -> Comparison:
     travelled = jnp.cumsum(norms(jax.tree.map(lambda x: difference(x[1:], x[:-1]), a)))
     travelled = jnp.pad(travelled, (1, 0))
     distance = jnp.where(_finite(a) & _finite(b), norms(jax.tree.map(difference, a, b)), jnp.nan)

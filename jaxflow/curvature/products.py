@@ -65,11 +65,11 @@ def hvp(objective: Loss, params: PyTree, v: PyTree) -> PyTree:
     """
     check_objective(objective)
     params = real_parameters(params)
-    return _hvp((), objective, params, like_parameters("v", v, params))
+    return _hvp(objective, params, like_parameters("v", v, params))
 
 
 @compiled
-def _hvp(settings, objective, params, v):
+def _hvp(objective, params, v):
     return jax.jvp(jax.grad(objective), (params,), (v,))[1]
 
 
@@ -104,11 +104,11 @@ def ggn_vp(objective: Objective, params: PyTree, v: PyTree) -> PyTree:
     check_objective(objective)
     check_parts(objective)
     params = real_parameters(params)
-    return _ggn_vp((), objective, params, like_parameters("v", v, params))
+    return _ggn_vp(objective, params, like_parameters("v", v, params))
 
 
 @compiled
-def _ggn_vp(settings, objective, params, v):
+def _ggn_vp(objective, params, v):
     return gauss_newton(objective, params, v)
 
 
@@ -160,11 +160,11 @@ def third_derivative(objective: Loss, params: PyTree, u: PyTree, v: PyTree) -> P
     check_objective(objective)
     params = real_parameters(params)
     u, v = like_parameters("u", u, params), like_parameters("v", v, params)
-    return _third((), objective, params, u, v)
+    return _third(objective, params, u=u, v=v)
 
 
 @compiled
-def _third(settings, objective, params, u, v):
+def _third(objective, params, u, v):
     along = lambda p: jax.jvp(jax.grad(objective), (p,), (u,))[1]
     return jax.jvp(along, (params,), (v,))[1]
 

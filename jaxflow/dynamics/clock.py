@@ -57,7 +57,7 @@ def in_time(schedule: Any, steps: int, clock: Any = None) -> Schedule:
     return table(*_tabulated(int(steps), schedule, rate))
 
 
-@compiled
+@compiled(static=("steps",))
 def _tabulated(steps, schedule, rate):
     """The times at which the steps begin, and their values; (`steps`,) each."""
     counts = jnp.arange(steps)  # integers, as `iterate` counts

@@ -45,7 +45,7 @@ def limit_of(optimizer: optim.Optimizer, objective: Callable[[Any], Any]) -> Dyn
     | `gd`, `sign`, `newton` | `gradient_flow`, `sign_descent`, `newton_flow` |
     | `momentum` | `heavy_ball` of friction 1 − β and mass $\frac\eta2(1+\beta)$; with `ema` both over 1 − β |
     | `nesterov` | `heavy_ball` of friction 1 − β and mass $\frac\eta2(1 - \beta + 2\beta^2)$ |
-    | `adagrad`, `rmsprop`, `adam` | the dynamics of that name, without mini-batches |
+    | `adagrad`, `rmsprop`, `adam` | the dynamics of that name |
 
     A mass m and friction f settle to $\dot\theta = -\frac gf - \frac m{f^3}Hg$. With these masses that is the
     method's modified equation, `momentum_loss_flow`. The equation of Su, Boyd & Candès, `nesterov`, belongs to a β
@@ -94,8 +94,8 @@ def sde_of(
     """The SDE of an optimizer on mini-batches of `batch_size`, on the clock that `iterate` keeps.
 
     SDEs are known for `gd`, `momentum`, `nesterov`, `rmsprop`, `adam` and `sign`. The docstrings of the dynamics
-    that belong to them (`sgd`, `momentum`, `nesterov_sgd`, `rmsprop`, `adam`, `sign_sgd`) say what they assume and
-    where they were published.
+    that belong to them (`sgd`, `momentum_sgd`, `nesterov_sgd`, `rmsprop_sde`, `adam_sde`, `sign_sgd`) say what they
+    assume and where they were published.
 
     **Arguments**
 
@@ -106,7 +106,7 @@ def sde_of(
       (static).
     - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time (`in_time`);
       needed where there is a schedule.
-    - `order`: the order of the equation, where the dynamics has several: `sgd`, `momentum` and `nesterov_sgd`. By
+    - `order`: the order of the equation, where the dynamics has several: `sgd`, `momentum_sgd` and `nesterov_sgd`. By
       default it is the dynamics' own default.
 
     **Returns** a `Dynamics`.

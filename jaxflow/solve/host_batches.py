@@ -38,12 +38,12 @@ def refused() -> Iterator[None]:
 
 
 @compiled
-def _stream_step(settings, optimizer, objective, params, optimizer_state, batch):
+def _stream_step(*, optimizer, objective, params, optimizer_state, batch):
     return advance(optimizer, params, optimizer_state, lambda p: objective.over(p, batch))
 
 
 @compiled
-def _observe(settings, record, memory, params, state):
+def _observe(record, params, state, memory=None):
     """The record, whether the parameters are not finite, and the memory, which is `None` before the first record."""
     recorder = as_recorder(record)
     memory = recorder.begin(params, state) if memory is None else memory
@@ -69,18 +69,24 @@ def iterate_stream(optimizer, objective, params, steps, rate, batches, every, re
     with transfers():
         state = start(optimizer, params) if state is None else state
     optimizer_state = state.optimizer
-    seen, memory = _observe((), record, None, params, optimizer_state)
+    seen, memory = _observe(record, params, optimizer_state)
     records, ends, last = [seen], [0], 0
     for last, batch in enumerate((batch for _, batch in zip(range(steps), stream, strict=False)), 1):
-        params, optimizer_state = _stream_step((), optimizer, objective, params, optimizer_state, batch)
+        params, optimizer_state = _stream_step(
+            optimizer=optimizer,
+            objective=objective,
+            params=params,
+            optimizer_state=optimizer_state,
+            batch=batch,
+        )
         if last % every == 0:
-            seen, memory = _observe((), record, memory, params, optimizer_state)
+            seen, memory = _observe(record, params, optimizer_state, memory=memory)
             records.append(seen)
             ends.append(last)
     if last == 0:
         raise ValueError("The stream of batches is empty.")
     if ends[-1] != last:  # a last shorter interval
-        records.append(_observe((), record, memory, params, optimizer_state)[0])
+        records.append(_observe(record, params, optimizer_state, memory=memory)[0])
         ends.append(last)
     with transfers():
         times = clock(rate, state.step, state.time, last, np.array(ends))

@@ -137,8 +137,18 @@ def iterate(
     if not traced and record is identity:
         _warn_if_large(params, 1 + -(-steps // (every or steps)))
     settings = Settings(None if traced else int(steps), None if every is None else int(every))
-    traced_steps = steps if traced else None
-    run = _iterate(settings, optimizer, objective, params, rate, estimator, key, record, state, traced_steps)
+    run = _iterate(
+        settings=settings,
+        optimizer=optimizer,
+        objective=objective,
+        params=params,
+        rate=rate,
+        estimator=estimator,
+        key=key,
+        record=record,
+        state=state,
+        traced_steps=steps if traced else None,
+    )
     return dataclasses.replace(run, counts_steps=counted)
 
 
@@ -196,8 +206,8 @@ def _warn_if_large(params: PyTree, records: int) -> None:
         )
 
 
-@compiled
-def _iterate(settings, optimizer, objective, params, rate, estimator, key, record, state, traced_steps):
+@compiled(static=("settings",))
+def _iterate(*, settings, optimizer, objective, params, rate, estimator, key, record, state, traced_steps):
     draws = estimator.build()
     if state is None:
         state = start(optimizer, params, draws.init(objective, key))

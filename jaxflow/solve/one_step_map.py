@@ -1,7 +1,7 @@
 """Following a dynamics that has no noise and is stepped by its own map: one scan over the times asked."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -15,22 +15,22 @@ from jaxflow.solve.trajectory import Trajectory, is_finite
 PyTree = Any
 
 
-class Settings(NamedTuple):
-    """What is static about a run: the number of calls of the map between two times."""
-
-    calls: int
-
-
 def follow_map(request: Request) -> Trajectory:
     """Check what is asked of a dynamics with its own steps, and run it."""
     names = ("rtol", "atol", "adjoint", "event", "key", "noise_substeps", "step_size", "solver")
     request.refuse("a dynamics stepped by its own map", **{name: getattr(request, name) for name in names})
-    settings = Settings(request.substeps or 1)
-    return _follow(settings, request.dynamics, request.params, request.times, request.record, request.state)
+    return _follow(
+        calls=request.substeps or 1,
+        dynamics=request.dynamics,
+        params=request.params,
+        times=request.times,
+        record=request.record,
+        state=request.state,
+    )
 
 
-@compiled
-def _follow(settings, dynamics, params, times, record, state):
+@compiled(static=("calls",))
+def _follow(*, calls, dynamics, params, times, record, state):
     field = dynamics.build()
     assert field.step is not None
     advance = field.step
@@ -40,9 +40,9 @@ def _follow(settings, dynamics, params, times, record, state):
     def interval(carry, span):
         state, memory = carry
         # The first has no length: all is in the program once, and the number of calls the same in all lanes.
-        begin, dt = span[0], span[1] / settings.calls
+        begin, dt = span[0], span[1] / calls
         call = lambda i, z: advance(begin + i * dt, z, dt, None)
-        state = lax.fori_loop(0, settings.calls, call, state)
+        state = lax.fori_loop(0, calls, call, state)
         value, memory = recorder.look(memory, field.params(state), state)
         return (state, memory), (value, observe(state), ~is_finite(field.params(state)))
 
@@ -51,6 +51,6 @@ def _follow(settings, dynamics, params, times, record, state):
     spans = jnp.stack([begins, jnp.diff(times.elapsed, prepend=times.elapsed[:1])], 1)
     begun = state, recorder.begin(field.params(state), state)
     (final, _), (values, observed, bad) = lax.scan(interval, begun, spans)
-    steps = jnp.asarray((times.elapsed.size - 1) * settings.calls, jnp.int32)
+    steps = jnp.asarray((times.elapsed.size - 1) * calls, jnp.int32)
     path = finish(times.absolute, values, field.params(final), final, steps, lambda: bad[1:])
     return dataclasses.replace(path, observed=observed, evaluations=jnp.full_like(steps, -1))

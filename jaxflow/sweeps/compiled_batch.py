@@ -199,7 +199,7 @@ class Program:
 
     def batch_size(self, wanted: int) -> int:
         """The trials a batch may hold: those wanted, or fewer where the compiled program needs too much memory."""
-        size, budget = min(wanted, self.trials), _memory_of_device() / 2
+        size, budget = min(wanted, self.trials), memory_of_device() / 2
         while (need := self.compile(size)) > budget and size > self.devices:
             size = max(int(0.9 * size * budget / need), self.devices)
         return size
@@ -252,7 +252,7 @@ def _advice(forced: list[str], error: Exception) -> str:
     )
 
 
-def _memory_of_device() -> float:
+def memory_of_device() -> float:
     """Bytes of a local device, or its share of the machine's memory."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:

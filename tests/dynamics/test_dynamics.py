@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 from jaxflow.dynamics import Field
 
 pytestmark = pytest.mark.promotes
@@ -95,12 +96,10 @@ def test_state_with_velocity_reaches_the_closed_form():
 
 
 def test_one_compilation_for_any_numbers():
-    from jaxflow.solve.integration import _integrate
-
-    before = _integrate.cache_size()
+    before = programs()["solve.ode.flow.follow"]
     for rate in (1, 2.0, np.float64(3)):
         jf.integrate(rotation(rate) + rotation(0.1), jnp.ones(2), TIMES * rate, rtol=1e-6 * rate)
-    assert _integrate.cache_size() == before + 1
+    assert programs()["solve.ode.flow.follow"] == before + 1
 
 
 def test_goes_through_vmap_and_grad():

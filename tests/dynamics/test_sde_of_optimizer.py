@@ -15,10 +15,10 @@ pytestmark = pytest.mark.promotes
 OBJECTIVE = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0, 3.0]))
 PAIRS = [
     (jf.optim.gd(0.1), jf.dynamics.sgd(OBJECTIVE, 0.1, 2)),
-    (jf.optim.momentum(0.1, 0.5, ema=True), jf.dynamics.momentum(OBJECTIVE, 0.1, 2, 0.5, ema=True)),
+    (jf.optim.momentum(0.1, 0.5, ema=True), jf.dynamics.momentum_sgd(OBJECTIVE, 0.1, 2, 0.5, ema=True)),
     (jf.optim.nesterov(0.1, 0.7), jf.dynamics.nesterov_sgd(OBJECTIVE, 0.1, 2, 0.7)),
-    (jf.optim.rmsprop(0.1, 0.8, 1e-3), jf.dynamics.rmsprop(OBJECTIVE, 0.1, 2, 0.8, 1e-3)),
-    (jf.optim.adam(0.1, 0.8, 0.9, 1e-3), jf.dynamics.adam(OBJECTIVE, 0.1, 2, 0.8, 0.9, 1e-3)),
+    (jf.optim.rmsprop(0.1, 0.8, 1e-3), jf.dynamics.rmsprop_sde(OBJECTIVE, 0.1, 2, 0.8, 1e-3)),
+    (jf.optim.adam(0.1, 0.8, 0.9, 1e-3), jf.dynamics.adam_sde(OBJECTIVE, 0.1, 2, 0.8, 0.9, 1e-3)),
     (jf.optim.sign(0.1), jf.dynamics.sign_sgd(OBJECTIVE, 0.1, 2)),
 ]
 

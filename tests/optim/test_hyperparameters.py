@@ -1,7 +1,5 @@
 """Hyperparameters are arguments: one compilation for all, vmapped constructors, derivatives through a run."""
 
-from importlib import import_module
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +7,11 @@ import pytest
 from cases import CASES, ONE_FORM_EACH, SCHEDULE_CASES, START, by_id, loss
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 
 pytestmark = pytest.mark.promotes
 
-compilations = import_module("jaxflow.solve.iteration")._iterate.cache_size
+compilations = lambda: programs()["solve.iteration.iterate"]
 STEPS = 20
 
 

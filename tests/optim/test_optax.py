@@ -1,7 +1,6 @@
 """`traceable` over every optimizer of optax and optax.contrib: its numbers, and one compilation."""
 
 import inspect
-from importlib import import_module
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,11 @@ import optax
 import pytest
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 
 pytestmark = pytest.mark.promotes
 
-compilations = import_module("jaxflow.solve.iteration")._iterate.cache_size
+compilations = lambda: programs()["solve.iteration.iterate"]
 START = np.linspace(-2, 2, 12)
 
 EXCLUDED = {

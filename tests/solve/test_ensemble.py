@@ -1,7 +1,5 @@
 """Many runs at once: equal to one by one, spread over the devices, compiled once."""
 
-from importlib import import_module
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +7,11 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 
 pytestmark = pytest.mark.promotes
 
-iterate_compilations = import_module("jaxflow.solve.iteration")._iterate.cache_size
+iterate_compilations = lambda: programs()["solve.iteration.iterate"]
 DEVICES = jax.local_devices()
 DATA = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 0.5, 2.0]))
 KEYS = jax.random.split(jax.random.key(0), 12)

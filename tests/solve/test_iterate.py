@@ -1,7 +1,5 @@
 """`iterate` against hand-written loops: records, clocks, resuming, transforms, divergence."""
 
-from importlib import import_module
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +7,11 @@ import optax
 import pytest
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 
 pytestmark = pytest.mark.promotes
 
-verb = import_module("jaxflow.solve.iteration")
+compilations = lambda: programs()["solve.iteration.iterate"]
 optim = jf.optim
 H = np.array([1.0, 4.0])
 START = jnp.array([1.0, -2.0])
@@ -132,14 +131,14 @@ def test_a_traced_number_of_steps_ends_where_a_static_one_does():
     optimizer = optim.momentum(optim.inverse_sqrt(0.1), 0.5)
     settings = {"batch_size": 3, "key": jax.random.key(1), "every": None}
     static = jf.iterate(optimizer, OBJECTIVE, START, steps=9, **settings)
-    before = verb._iterate.cache_size()
+    before = compilations()
     for steps in (9, 5, 3):
         traced = jf.iterate(optimizer, OBJECTIVE, START, steps=jnp.asarray(steps), **settings)
         assert int(traced.steps) == steps
         if steps == 9:
             assert (traced.values == static.values).all()
             np.testing.assert_allclose(traced.times, static.times, rtol=1e-14)
-    assert verb._iterate.cache_size() - before == 1
+    assert compilations() - before == 1
 
 
 def test_lanes_of_a_vmap_may_take_different_numbers_of_steps():
@@ -221,12 +220,12 @@ def test_it_goes_through_jit_vmap_and_grad():
 
 def test_other_numbers_data_keys_and_equal_shapes_compile_nothing():
     losses = lambda w, x: 0.5 * jnp.sum((w[None] - x) ** 2, axis=1)
-    before = verb._iterate.cache_size()
+    before = compilations()
     for seed in range(3):
         data = jnp.asarray(EXAMPLES + seed)
         settings = {"steps": 4, "batch_size": 2, "key": jax.random.key(seed)}
         jf.iterate(optim.adam(0.1 * seed), jf.Objective(losses, data), START + seed, **settings)
-    assert verb._iterate.cache_size() - before == 1
+    assert compilations() - before == 1
 
 
 @pytest.mark.promotes

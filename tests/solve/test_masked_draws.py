@@ -5,18 +5,17 @@ of the batch. Statistics are compared at z = 6.5 standard errors (two-sided 8e-1
 of them, so that a false alarm has probability below 1e-7.
 """
 
-from importlib import import_module
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 
 pytestmark = pytest.mark.promotes
 
-compilations = import_module("jaxflow.solve.iteration")._iterate.cache_size
+compilations = lambda: programs()["solve.iteration.iterate"]
 
 Z = 6.5
 DRAWS = 20_000

@@ -16,7 +16,7 @@ import xarray
 from jax.sharding import Mesh
 
 import jaxflow as jf
-from jaxflow.sweeps import running
+from jaxflow.sweeps import batch_loop
 
 pytestmark = pytest.mark.promotes
 
@@ -221,7 +221,7 @@ def test_arrays_of_the_trial_itself_are_arguments():
 def test_results_that_would_fill_the_memory_stay_on_disk(tmp_path, monkeypatch):
     trial = lambda h, key: {"x": h["a"] * jnp.ones(100), "n": jnp.int32(1)}
     axes = {"a": np.arange(50.0)}
-    monkeypatch.setattr(running, "physical_memory", lambda: 10_000)
+    monkeypatch.setattr(batch_loop, "physical_memory", lambda: 10_000)
     with pytest.raises(ValueError, match=r"directory must be given: the results take .* GiB"):
         jf.sweep(trial, axes)
     table = jf.sweep(trial, axes, directory=tmp_path, batch=7)
@@ -234,7 +234,7 @@ def test_results_that_would_fill_the_memory_stay_on_disk(tmp_path, monkeypatch):
 
 
 def test_a_batch_that_needs_too_much_memory_is_made_smaller(monkeypatch):
-    from jaxflow.sweeps import program
+    from jaxflow.sweeps import compiled_batch
 
     def trial(h, key):
         table = jnp.outer(jnp.arange(200.0), jnp.arange(200.0) * h["a"])  # 320 kB a lane
@@ -242,10 +242,10 @@ def test_a_batch_that_needs_too_much_memory_is_made_smaller(monkeypatch):
 
     axes = {"a": np.linspace(0, 1, 64)}
     whole = jf.sweep(trial, axes, mesh=Mesh(np.array(jax.devices()[:1]), ("d",)))
-    monkeypatch.setattr(program, "_memory_of_device", lambda: 20e6)
-    sizes, run = [], program.Program.run
+    monkeypatch.setattr(compiled_batch, "memory_of_device", lambda: 20e6)
+    sizes, run = [], compiled_batch.Program.run
     monkeypatch.setattr(
-        program.Program, "run", lambda self, t, size: sizes.append(size) or run(self, t, size)
+        compiled_batch.Program, "run", lambda self, t, size: sizes.append(size) or run(self, t, size)
     )
     parts = jf.sweep(trial, axes, mesh=Mesh(np.array(jax.devices()[:1]), ("d",)))
     assert 1 <= sizes[0] < 32

@@ -215,8 +215,8 @@ def _watched(optimizer, objective) -> Recorder:
     return Recorder(lambda params, state: (), look)
 
 
-@compiled
-def _measures(modes, optimizer, objective, run: Trajectory, central: PyTree, stable: PyTree):
+@compiled(static=("modes",))
+def _measures(*, modes, optimizer, objective, run: Trajectory, central: PyTree, stable: PyTree):
     """Effective eigenvalues at the midpoints, what is seen there, and distances of the three paths from them."""
     middle = midpoints(run).values
     steps = jnp.arange(1, run.times.size - 1).astype(jnp.result_type(*jax.tree.leaves(middle["params"])))
@@ -238,7 +238,12 @@ def _study(chosen: Plan, way: Approach, run: Trajectory, centre: PyTree, calm: A
     path, told = centre
     seen = calm.recorded
     eigenvalues, middle, distances = _measures(
-        chosen.modes, chosen.optimizer, chosen.objective, run, path, seen["params"]
+        modes=chosen.modes,
+        optimizer=chosen.optimizer,
+        objective=chosen.objective,
+        run=run,
+        central=path,
+        stable=seen["params"],
     )
     last = lambda tree: jax.tree.map(lambda x: jnp.asarray(x[-2]), tree)
     inner = lambda values: jnp.asarray(_inner(values))

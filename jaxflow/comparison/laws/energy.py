@@ -30,11 +30,11 @@ def energy_distance(a, b) -> jax.Array:
     >>> print(jf.comparison.energy_distance(jnp.array([0.0, 0.0]), jnp.array([3.0])))
     6.0
     """
-    return _energy((), *two_samples(a, b))
+    return _energy(*two_samples(a, b))
 
 
 @compiled
-def _energy(settings, a, b):
+def _energy(a, b):
     z = jnp.concatenate([x.reshape(x.shape[0], -1) for x in (a, b)])
     labels = jnp.concatenate([jnp.full(x.shape[0], sign / x.shape[0]) for x, sign in ((a, 1), (b, -1))])
     return _energies(_distances(z), labels[None])[0]

@@ -119,7 +119,7 @@ def compare_ensembles(
             f"at level {level:g}, got {n} and {m}."
         )
     settings = Settings(test, bool(paired), int(repetitions), rank, least)
-    found = _compare(settings, key, a, b, objective)
+    found = _compare(settings=settings, key=key, a=a, b=b, objective=objective)
     many = width(a) > FEW
     own = [f"projection {i}" for i in range(FEW)] if many else coordinates(a)
     extra = ["the squared norm"] * (width(a) > 1) + ["the objective"] * (objective is not None)
@@ -141,8 +141,8 @@ def _least(test: str, paired: bool, level: float) -> int:
     return next(n for n in range(2, 64) if math.comb(2 * n, n) / 2 >= 1 / (1 - level))
 
 
-@compiled
-def _compare(settings: Settings, key, a: Samples, b: Samples, objective) -> dict[str, Any]:
+@compiled(static=("settings",))
+def _compare(*, settings: Settings, key, a: Samples, b: Samples, objective) -> dict[str, Any]:
     test_key, directions = jax.random.split(key)
     (x, extra_x, lost_a, eps_a), (y, extra_y, lost_b, eps_b) = (_numbers(s, objective) for s in (a, b))
     eps, eps_extra = jax.tree.map(jnp.maximum, eps_a, eps_b)

@@ -154,11 +154,13 @@ def moment_descent(
     _check.nonnegative(learning_rate=learning_rate)
     _check.count("steps", steps, 0)
     factor = batch_factor(batch_size, size, replacement=replacement)
-    return _moment_descent((), objective, as_parameters(params), learning_rate, factor, steps)
+    return _moment_descent(
+        objective=objective, params=as_parameters(params), rate=learning_rate, factor=factor, steps=steps
+    )
 
 
 @compiled
-def _moment_descent(settings, objective, params, rate, factor, steps) -> Moments:
+def _moment_descent(*, objective, params, rate, factor, steps) -> Moments:
     mean, unravel = _flattened(params)
     slope = lambda x: _flattened(gradient(objective)(unravel(x)))[0]
     variance = lambda x: gradient_covariance(objective, unravel(x))

@@ -38,7 +38,7 @@ def wasserstein(a, b, order: float = 2.0) -> jax.Array:
     a, b = two_samples(a, b)
     if not (isinstance(order, numbers.Real) and math.isfinite(order) and order >= 1):
         raise ValueError(f"order must be a finite number at least 1, got {order!r}.")
-    return _wasserstein(float(order), a, b)
+    return _wasserstein(a, b, order=float(order))
 
 
 def two_samples(a, b) -> tuple[jax.Array, jax.Array]:
@@ -64,8 +64,8 @@ def _from_the_first(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return (shifted(a), shifted(b)) if a.dtype == b.dtype else (a, b)
 
 
-@compiled
-def _wasserstein(order: float, a, b):
+@compiled(static=("order",))
+def _wasserstein(a, b, order: float):
     flat = lambda x: x.reshape(x.shape[0], -1)
     return of_columns(flat(a), flat(b), float(len(a)), float(len(b)), order).reshape(a.shape[1:])
 

@@ -177,11 +177,29 @@ def by_order(
     optimizers, rough = _members(family, h, params)
     rtol = max(RTOL[_dtype(params)], ROUGH if rough else 0.0)
     on_cpu = jax.default_backend() == "cpu"
-    starts, ends = _iterates(on_cpu, optimizers, h, before, after, objective, params)
+    starts, ends = _iterates(
+        sequential=on_cpu,
+        optimizers=optimizers,
+        step_sizes=h,
+        before=before,
+        after=after,
+        objective=objective,
+        params=params,
+    )
     length = next(length for length in PADDED if max(orders) <= length)
     for order in orders:
         shares = jax.device_put(np.pad(weights(order), (0, length - order)))
-        errors, floor = _errors(on_cpu, shares, optimizers, h, starts, ends, time, objective, rtol)
+        errors, floor = _errors(
+            sequential=on_cpu,
+            shares=shares,
+            optimizers=optimizers,
+            step_sizes=h,
+            starts=starts,
+            ends=ends,
+            time=time,
+            objective=objective,
+            rtol=rtol,
+        )
         used = errors > floor
         yield order, fit(h, errors, used), used
 
@@ -266,7 +284,7 @@ def _members(family: Callable, h: jax.Array, params: PyTree) -> tuple[Optimizer,
 
 
 @traceable
-def _truncated(optimizer, objective, shares, time_step):
+def truncated(optimizer, objective, shares, time_step):
     """`modified`, of the order that its shares give: they are numbers here, so that all orders are one program."""
     step = lambda state: increment(optimizer, objective, state)
     return Field(
@@ -276,8 +294,8 @@ def _truncated(optimizer, objective, shares, time_step):
     )
 
 
-@compiled
-def _iterates(sequential, optimizers, step_sizes, before, after, objective, params):
+@compiled(static=("sequential",))
+def _iterates(*, sequential, optimizers, step_sizes, before, after, objective, params):
     """Where the warm-up ends, as the state of a modified equation, and the parameters at the end; leaves (n, …)."""
 
     def one(member):
@@ -291,14 +309,14 @@ def _iterates(sequential, optimizers, step_sizes, before, after, objective, para
     return _spread(sequential, one, (optimizers, step_sizes, before, after))
 
 
-@compiled
-def _errors(sequential, shares, optimizers, step_sizes, starts, ends, time, objective, rtol):
+@compiled(static=("sequential",))
+def _errors(*, sequential, shares, optimizers, step_sizes, starts, ends, time, objective, rtol):
     """Relative errors (n,) of one order, and what rounding and the solver may contribute to them (n,)."""
     eps = jnp.finfo(jnp.result_type(*jax.tree.leaves(ends))).eps
 
     def one(member):
         optimizer, h, start, end = member
-        equation = _truncated(optimizer, objective, shares, h)
+        equation = truncated(optimizer, objective, shares, h)
         times = jnp.stack([jnp.zeros_like(h), jnp.asarray(time, h.dtype)])
         import diffrax
 

@@ -84,7 +84,7 @@ def _sampled(rate: float, a: PyTree, b: PyTree, panel) -> tuple[float, np.ndarra
             "discrete and continuous must return samples, arrays that share a leading axis n of at least 2, "
             f"got leading axes {sorted(sizes)} at learning rate {rate:g}."
         )
-    differences = np.asarray(_differences((), panel, a, b))
+    differences = np.asarray(_differences(panel, a, b))
     lost = ~np.isfinite(differences).all(1)
     if lost.any():
         raise ValueError(
@@ -97,7 +97,7 @@ def _sampled(rate: float, a: PyTree, b: PyTree, panel) -> tuple[float, np.ndarra
 
 
 @compiled
-def _differences(settings, panel, a, b) -> jax.Array:
+def _differences(panel, a, b) -> jax.Array:
     values = [jax.tree.leaves(jax.vmap(panel)(samples)) for samples in (a, b)]
     gaps = [part for x, y in zip(*values, strict=True) for part in parts(difference(x, y))]
     return jnp.concatenate([gap.reshape(len(gap), -1).astype(float) for gap in gaps], axis=1)

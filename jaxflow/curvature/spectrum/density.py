@@ -175,13 +175,20 @@ def spectral_density(
     """
     _check.integer("probes", probes, 1)
     _check.integer("depth", depth, 1)
-    arguments = checked(objective, params, preconditioner, gauss_newton)
-    return _density((int(probes), int(depth), bool(gauss_newton)), *arguments, checked_key(key))
+    objective, params, preconditioner = checked(objective, params, preconditioner, gauss_newton)
+    return _density(
+        objective=objective,
+        params=params,
+        preconditioner=preconditioner,
+        key=checked_key(key),
+        probes=int(probes),
+        depth=int(depth),
+        gauss_newton=bool(gauss_newton),
+    )
 
 
-@compiled
-def _density(settings, objective, params, preconditioner, key):
-    probes, depth, gauss_newton = settings
+@compiled(static=("probes", "depth", "gauss_newton"))
+def _density(*, objective, params, preconditioner, key, probes, depth, gauss_newton):
     if not gauss_newton:
         warn_unless_twice_differentiable(objective, params)
     return quadrature(operator(objective, params, preconditioner, gauss_newton), key, probes, depth)

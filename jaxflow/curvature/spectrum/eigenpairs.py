@@ -134,7 +134,14 @@ def top_eigenpairs(
     if not gauss_newton:
         warn_unless_twice_differentiable(objective, params)
     settings = Settings(int(k), None if products is None else int(products), bool(gauss_newton))
-    found = _top_eigenpairs(settings, objective, params, preconditioner, vectors, tolerance)
+    found = _top_eigenpairs(
+        settings=settings,
+        objective=objective,
+        params=params,
+        preconditioner=preconditioner,
+        vectors=vectors,
+        tolerance=tolerance,
+    )
     _warn_if_rough(found)
     return found
 
@@ -177,8 +184,8 @@ def sharpness(
     return Estimate(found.values[..., 0], found.residuals[..., 0])
 
 
-@compiled
-def _top_eigenpairs(settings, objective, params, preconditioner, vectors, tolerance):
+@compiled(static=("settings",))
+def _top_eigenpairs(*, settings, objective, params, preconditioner, vectors, tolerance):
     hessian = operator(objective, params, preconditioner, settings.gauss_newton)
     k, allowed = settings.k, settings.products
     if vectors is None:

@@ -61,13 +61,19 @@ def trace(
     8 ± 0
     """
     _check.integer("probes", probes, 1)
-    arguments = checked(objective, params, preconditioner, gauss_newton)
-    return _trace((int(probes), bool(gauss_newton)), *arguments, checked_key(key))
+    objective, params, preconditioner = checked(objective, params, preconditioner, gauss_newton)
+    return _trace(
+        objective=objective,
+        params=params,
+        preconditioner=preconditioner,
+        key=checked_key(key),
+        probes=int(probes),
+        gauss_newton=bool(gauss_newton),
+    )
 
 
-@compiled
-def _trace(settings, objective, params, preconditioner, key):
-    probes, gauss_newton = settings
+@compiled(static=("probes", "gauss_newton"))
+def _trace(*, objective, params, preconditioner, key, probes, gauss_newton):
     if not gauss_newton:
         warn_unless_twice_differentiable(objective, params)
     op = operator(objective, params, preconditioner, gauss_newton)
@@ -122,16 +128,16 @@ def saddle_index(
         tolerance = 1e-6 if jnp.result_type(*jax.tree.leaves(params)) == jnp.float64 else 1e-4
     _check.nonnegative(tolerance=tolerance)
     if dense:
-        return _counted((), objective, params, tolerance)
+        return _counted(objective, params, tolerance)
     if key is None:
         raise ValueError(
             f"key must be given to estimate the index of a Hessian of {size:,} parameters, got None."
         )
-    return _estimated((), objective, params, tolerance, checked_key(key))
+    return _estimated(objective, params, tolerance=tolerance, key=checked_key(key))
 
 
 @compiled
-def _counted(settings, objective, params, tolerance):
+def _counted(objective, params, tolerance):
     warn_unless_twice_differentiable(objective, params)
     values = jnp.linalg.eigvalsh(matrix(operator(objective, params)))
     # Rounding of what is 0 is no direction of escape, however small the tolerance.
@@ -141,7 +147,7 @@ def _counted(settings, objective, params, tolerance):
 
 
 @compiled
-def _estimated(settings, objective, params, tolerance, key):
+def _estimated(objective, params, tolerance, key):
     warn_unless_twice_differentiable(objective, params)
     density = quadrature(operator(objective, params), key, PROBES, DEPTH)
     return density.count_below(-tolerance * jnp.abs(density.nodes).max())

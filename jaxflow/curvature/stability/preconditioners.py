@@ -208,11 +208,11 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
         raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
     if hasattr(state, "estimator"):  # an IterationState
         state = state.optimizer
-    return 1.0 if _evaluation(optimizer, state) is None else _evaluated((), optimizer, state)
+    return 1.0 if _evaluation(optimizer, state) is None else _evaluated(optimizer, state)
 
 
 @compiled
-def _evaluated(settings, optimizer, state):
+def _evaluated(optimizer, state):
     # The state's own precision, at least single: hyperparameters that are arrays of another would change it.
     floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     dtype = np.result_type(np.float32, *(leaf.dtype for leaf in floats))

@@ -175,11 +175,11 @@ def along(
             worst = np.asarray(leaf)[~(np.asarray(leaf) > 0)][0]
             raise ValueError(f"preconditioners must be positive everywhere, got {worst:.6g} among them.")
     _check.integer("k", k, 1)
-    return _along(int(k), objective, path, preconditioners)
+    return _along(objective, path, preconditioners=preconditioners, k=int(k))
 
 
-@compiled
-def _along(k, objective, path, preconditioners):
+@compiled(static=("k",))
+def _along(objective, path, preconditioners, k):
     own = None if preconditioners is None else _itself
     return looked(record_sharpness(objective, k, preconditioner=own), (path, preconditioners))
 

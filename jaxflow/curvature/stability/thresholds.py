@@ -128,8 +128,8 @@ def _refused(primals, tangents):
 
 
 @compiled
-def _threshold(settings, optimizer, count, state, period):
-    """The threshold, and the key of the reason why there is none (0 where there is one)."""
+def _threshold(optimizer, count, state, period):
+    """The threshold and the key of the reason why there is none, 0 where there is one."""
     dtype = jnp.result_type(float)
     state = late_state(optimizer, count, dtype) if state is None else long_counts(state, dtype)
     unit = _unit(optimizer, state, period, dtype)
@@ -284,4 +284,4 @@ def _searched(optimizer, count, state, period) -> tuple[Any, Any]:
     if count is None:
         count = LATE if dtype == jnp.float64 else LATE_SINGLE
     before, period = jnp.asarray(count, jnp.int32) - 1, jnp.asarray(period, jnp.int32)
-    return _threshold((), optimizer, before, state, period)
+    return _threshold(optimizer, before, state=state, period=period)

@@ -1,76 +1,31 @@
-"""RMSProp and Adam as differential equations, stochastic ones where they run on mini-batches.
+"""RMSProp and Adam on mini-batches as stochastic differential equations; `flows` has them without noise.
 
 The second moment is a state of its own. In the limit of small steps the noise that drives the parameters drives it
 too. In Malladi's limit, of large noise, it follows a differential equation without noise.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._moved import took_batches
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, like, scale, wide
-from jaxflow.dynamics.diffusions.moving_averages import (
-    Gradients,
-    cast,
-    check_adaptive,
-    divided,
-    gradients_of,
-    noise_of_square,
-    real,
-    relaxation,
-    towards,
-)
-from jaxflow.dynamics.flows.first_order import Loss
+from jaxflow.dynamics.base import Field, like, scale
+from jaxflow.dynamics.diffusions.moving_averages import gradients_of, noise_of_square, towards
+from jaxflow.dynamics.flows import averaged_squares as flows
+from jaxflow.dynamics.flows.averaged_squares import AdamState, BiasCorrected, RMSPropState
+from jaxflow.dynamics.flows.moments import cast, check_adaptive, divided, relaxation
 from jaxflow.dynamics.noise.minibatch import FULL, Noise
-
-PyTree = Any
-
-
-class RMSPropState(NamedTuple):
-    """The state of `rmsprop`, two pytrees of one structure.
-
-    - `params`: the parameters θ.
-    - `second_moment`: v, in units of a squared gradient, in float32 at least.
-    """
-
-    params: PyTree
-    second_moment: PyTree
-
-
-class AdamState(NamedTuple):
-    """The state of `adam`; all but the parameters are in float32 at least.
-
-    - `params`: the parameters θ.
-    - `first_moment`, `second_moment`: the averages of the gradient and of its square, bias-corrected; like θ.
-    - `steps`: the number of steps taken, a float scalar.
-    """
-
-    params: PyTree
-    first_moment: PyTree
-    second_moment: PyTree
-    steps: jax.Array
-
-
-def _clock(learning_rate: Any, gradients: Gradients) -> Any:
-    return gradients.time_step if callable(learning_rate) else gradients.time_step(0.0)
-
-
-def _field(drift, init, time_step, batch_size, diffusion, brownian, step) -> Field:
-    """The field; without mini-batches it is an ordinary differential equation, for a solver to step."""
-    field = Field(drift=drift, init=init, params=lambda state: state.params, time_step=time_step)
-    if batch_size is None:
-        return field
-    return field._replace(diffusion=diffusion, brownian=brownian, step=step, increments_add=False)
+from jaxflow.objective import Objective
 
 
 @traceable
-def rmsprop(
-    objective: Loss,
+def rmsprop_sde(
+    objective: Objective,
     learning_rate: Any,
-    batch_size: Any = None,
+    batch_size: Any,
     decay: Any = 0.9,
     eps: Any = 1e-8,
     *,
@@ -78,7 +33,7 @@ def rmsprop(
     replacement: bool = True,
     noise: Noise = FULL,
 ) -> Field:
-    r"""RMSProp as a diffusion on mini-batches, or (`batch_size=None`) as an ordinary differential equation.
+    r"""RMSProp on mini-batches as a stochastic differential equation; `rmsprop` is the one without noise.
 
     On the clock t = kη, with $n\,dW_1$ the noise of a mini-batch gradient, of covariance $C = s_B\Sigma$:
     $d\theta = -\frac{1}{\sqrt v + \epsilon}(\nabla L\,dt + \sqrt\eta\,n\,dW_1)$,
@@ -90,10 +45,9 @@ def rmsprop(
 
     **Arguments**
 
-    - `objective`: an `Objective` with data; without mini-batches any function `loss(params) -> scalar`.
+    - `objective`: an `Objective` with data.
     - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
-    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t; `None` for
-      all.
+    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
     - `decay` α: the decay of the second moment, a number in [0, 1).
     - `eps` ε: the number at least 0 that is added to √v, in units of the gradient.
     - `malladi`: whether to take the limit of large noise, below, on its clock t = kη² (static).
@@ -108,13 +62,8 @@ def rmsprop(
     large as the squared gradients, here by `state=` of `integrate`. In the denominator v counts as at least 1 − α
     of $E g^2$, as it does in the discrete method.
 
-    **Raises** `TypeError` for mini-batches of an objective without data, or complex parameters; `ValueError`
-    for a rate ≤ 0, `decay` outside [0, 1), a negative `eps`, `batch_size` ≤ 0 (or > N without replacement), or
-    `malladi` without a batch size.
-
-    **Without mini-batches** C = 0: $\dot\theta = -\frac{\nabla L}{\sqrt v + \epsilon},\ \dot v = \lambda(\nabla L^2 -
-    v)$, within O(η) of the iterates at λ fixed: $v_{k+1} - v_k = (1-\alpha)(g^2 - v_k)$ is $\eta\dot v$ to leading
-    order, and $\lambda = -\frac{\ln\alpha}\eta + O(\eta^2)$, the rate at which the discrete average forgets.
+    **Raises** `TypeError` for an objective without data or complex parameters; `ValueError` for a rate ≤ 0, `decay`
+    outside [0, 1), a negative `eps` or `batch_size` ≤ 0 (or > N without replacement).
 
     **`malladi=True`** is the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their
     clock **t = kη²**: $d\theta = -P^{-1}(\nabla L\,dt + \sigma_0\Sigma^{1/2}dW)$, $du = c_2(\mathrm{diag}\,\Sigma -
@@ -131,7 +80,7 @@ def rmsprop(
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
-    >>> dynamics = jf.dynamics.rmsprop(objective, 0.01, 1, decay=0.99)
+    >>> dynamics = jf.dynamics.rmsprop_sde(objective, 0.01, 1, decay=0.99)
     >>> start = jf.dynamics.RMSPropState(jnp.array(1.0), jnp.array(2.0))
     >>> path = jf.integrate(dynamics, start.params, [0.0, 0.5, 1.0], key=jax.random.key(0), state=start)
     >>> path.values.shape
@@ -143,17 +92,8 @@ def rmsprop(
     rate, time_step = gradients.rate, gradients.time_step
     forget = relaxation(decay, malladi)
 
-    def init(params):
-        return RMSPropState(params, jax.tree.map(jnp.zeros_like, wide(real(params))))
-
     def preconditioned(x, state, square):
         return divided(x, state.second_moment, square, 1 - decay, eps)
-
-    def drift(t, state):
-        tau, m = time_step(t), gradients.moments(t, state.params)
-        back = jax.tree.map(jnp.subtract, m.target, state.second_moment)
-        move = preconditioned(m.mean, state, m.square)
-        return RMSPropState(like(scale(-rate(t) / tau, move), state.params), scale(forget / tau, back))
 
     def diffusion(t, state, xi):
         tau, m = time_step(t), gradients.moments(t, state.params)
@@ -171,15 +111,20 @@ def rmsprop(
         params = jax.tree.map(jnp.add, state.params, move)
         return RMSPropState(params, towards(state.second_moment, target, -jnp.expm1(-forget * dt / tau)))
 
-    brownian = lambda state: gradients.brownian(state.params)
-    return _field(drift, init, _clock(learning_rate, gradients), batch_size, diffusion, brownian, step)
+    field = flows.rmsprop_field(gradients, learning_rate, decay, eps, forget)
+    return field._replace(
+        diffusion=diffusion,
+        brownian=lambda state: gradients.brownian(state.params),
+        step=step,
+        increments_add=False,
+    )
 
 
 @traceable
-def adam(
-    objective: Loss,
+def adam_sde(
+    objective: Objective,
     learning_rate: Any,
-    batch_size: Any = None,
+    batch_size: Any,
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
@@ -188,7 +133,7 @@ def adam(
     replacement: bool = True,
     noise: Noise = FULL,
 ) -> Field:
-    r"""Adam as a diffusion on mini-batches, or (`batch_size=None`) as an ordinary differential equation.
+    r"""Adam on mini-batches as a stochastic differential equation; `adam` is the one without noise.
 
     In terms of the bias-corrected moments $\hat m, \hat v$, on the clock t = kη, with k the step count, a float,
     $\lambda_i = \frac{2(1-\beta_i)}{\eta(1+\beta_i)}$ and $\gamma_i = 1 - e^{-\lambda_i\eta(k + 1/2)}$: $d\theta =
@@ -200,10 +145,9 @@ def adam(
 
     **Arguments**
 
-    - `objective`: an `Objective` with data; without mini-batches any function `loss(params) -> scalar`.
+    - `objective`: an `Objective` with data.
     - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
-    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t; `None` for
-      all.
+    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
     - `b1` β₁, `b2` β₂: the decays of the first and the second moment, numbers in [0, 1).
     - `eps` ε: the number at least 0 that is added to $\sqrt{\hat v}$, in units of the gradient.
     - `malladi`: whether to take the limit of large noise, below, on its clock t = kη² (static).
@@ -217,17 +161,8 @@ def adam(
     `integrate`. A drift forms diag Σ (4 to 5 gradients of the mean loss on a small network), a step takes two
     mini-batch gradients.
 
-    **Raises** `TypeError` for mini-batches of an objective without data, or complex parameters; `ValueError`
-    for a rate ≤ 0, `b1` or `b2` outside [0, 1), a negative `eps`, `batch_size` ≤ 0 (or > N without replacement), or
-    `malladi` without a batch size.
-
-    **Without mini-batches** C = n = 0, any loss will do, and this is the equation of da Silva & Gazeau (2020,
-    1810.13108), $\dot\theta = -m/\sqrt{v + \epsilon},\ \dot m = h\nabla L - rm,\ \dot v = p(\nabla L)^2 - qv$, for
-    $h = r = \lambda_1/\gamma_1$ and $p = q = \lambda_2/\gamma_2$, except for their ε under the root and the half
-    step in γ: $m_{k+1} - m_k = (1-\beta_1)(g - m_k)$ is $\dot m = \lambda_1(\nabla L - m)$, whose share of
-    gradients is $1 - e^{-\lambda_1 t} = \gamma_1$, $\dot\gamma_1 = \lambda_1(1 - \gamma_1)$, so that $\hat m =
-    m/\gamma_1$ has $\dot{\hat m} = \frac{\dot m - \hat m\dot\gamma_1}{\gamma_1} = \frac{\lambda_1}{\gamma_1}(\nabla
-    L - \hat m)$; v is treated in the same way.
+    **Raises** `TypeError` for an objective without data or complex parameters; `ValueError` for a rate ≤ 0, `b1` or
+    `b2` outside [0, 1), a negative `eps` or `batch_size` ≤ 0 (or > N without replacement).
 
     **`malladi=True`** is the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their
     clock **t = kη²**: $d\theta = -\frac{\sqrt{\gamma_2}}{\gamma_1}P^{-1}m\,dt$, $dm = c_1(\nabla L - m)\,dt +
@@ -243,7 +178,7 @@ def adam(
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
-    >>> path = jf.integrate(jf.dynamics.adam(objective, 0.01, 1), 1.0, [0.0, 0.1], key=jax.random.key(0))
+    >>> path = jf.integrate(jf.dynamics.adam_sde(objective, 0.01, 1), 1.0, [0.0, 0.1], key=jax.random.key(0))
     >>> print(path.state.steps.round(3))
     10.0
     """
@@ -251,40 +186,14 @@ def adam(
     _check.fraction(b1=b1, b2=b2)
     gradients = gradients_of(objective, learning_rate, batch_size, malladi, replacement, noise)
     rate, time_step = gradients.rate, gradients.time_step
-    forget = relaxation(b1, malladi), relaxation(b2, malladi)
-
-    def init(params):
-        begin = gradients.moments(0.0, real(params))
-        steps = jnp.zeros([], jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(wide(params)))))
-        return AdamState(params, begin.mean, begin.target, steps)
-
-    def forgotten(steps, f):
-        """γ after `steps` steps, in double precision where it is enabled."""
-        return -jnp.expm1(-f * (jnp.asarray(steps, float) + 0.5))
-
-    def shares(steps):
-        """The share of one step's gradient in the moments: (1 − β)/(1 − βᵏ), for real k."""
-        return [f / forgotten(steps, f) for f in forget]
-
-    def preconditioned(m, v, square, share):
-        return divided(m, v, square, jnp.minimum(share, 1), eps)
-
-    def drift(t, state):
-        tau, now = time_step(t), gradients.moments(t, state.params)
-        first, second = shares(state.steps)
-        back = lambda mean, x, share: scale(share / tau, jax.tree.map(jnp.subtract, mean, x))
-        move = preconditioned(state.first_moment, state.second_moment, now.square, second)
-        return AdamState(
-            like(scale(-rate(t) / tau, move), state.params),
-            back(now.mean, state.first_moment, first),
-            back(now.target, state.second_moment, second),
-            cast(1 / tau, state.steps),
-        )
+    averages = BiasCorrected((relaxation(b1, malladi), relaxation(b2, malladi)))
 
     def diffusion(t, state, xi):
         now = gradients.moments(t, state.params)
         draws = gradients.draw(t, state.params, xi[0]), gradients.draw(t, state.params, xi[1])
-        first, second = (share / jnp.sqrt(jnp.asarray(time_step(t))) for share in shares(state.steps))
+        first, second = (
+            share / jnp.sqrt(jnp.asarray(time_step(t))) for share in averages.shares(state.steps)
+        )
         return AdamState(
             jax.tree.map(jnp.zeros_like, state.params),
             scale(first, draws[0]),
@@ -297,12 +206,23 @@ def adam(
         g, target, square = gradients.seen(t, state.params, dt, xi)
         steps = state.steps + cast(dt / tau, state.steps)
         # The moments relax exactly, bias correction and all: a constant gradient stays its own average.
-        parts = [-jnp.expm1(-f * dt / tau) / forgotten(steps, f) for f in forget]
+        gammas = zip(averages.forget, averages.forgotten(steps), strict=True)
+        parts = [-jnp.expm1(-f * dt / tau) / gamma for f, gamma in gammas]
         first = towards(state.first_moment, g, parts[0])
         second = towards(state.second_moment, target, parts[1])
-        move = preconditioned(first, second, square, shares(steps)[1])
+        move = divided(first, second, square, jnp.minimum(averages.shares(steps)[1], 1), eps)
         move = like(scale(-rate(t) / tau * dt, move), state.params)
         return AdamState(jax.tree.map(jnp.add, state.params, move), first, second, steps)
 
-    brownian = lambda state: gradients.brownian(state.params)
-    return _field(drift, init, _clock(learning_rate, gradients), batch_size, diffusion, brownian, step)
+    field = flows.adam_field(gradients, learning_rate, averages, eps)
+    return field._replace(
+        diffusion=diffusion,
+        brownian=lambda state: gradients.brownian(state.params),
+        step=step,
+        increments_add=False,
+    )
+
+
+# Under these names earlier versions had both.
+rmsprop = took_batches(flows.rmsprop, rmsprop_sde)
+adam = took_batches(flows.adam, adam_sde)

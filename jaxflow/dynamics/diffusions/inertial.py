@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._moved import renamed
 from jaxflow._norms import root
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, plus, scale
@@ -92,7 +93,7 @@ def _check_inertial(learning_rate, beta, order) -> None:
 
 
 @traceable
-def momentum(
+def momentum_sgd(
     objective: Objective,
     learning_rate: Any,
     batch_size: Any,
@@ -138,7 +139,7 @@ def momentum(
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
-    >>> dynamics = jf.dynamics.momentum(objective, 0.1, 1, beta=0.5)
+    >>> dynamics = jf.dynamics.momentum_sgd(objective, 0.1, 1, beta=0.5)
     >>> state = dynamics.init(jnp.array(1.0))
     >>> print(dynamics.step(0.0, state, 0.01, jnp.zeros(2)).velocity.round(3))
     -0.129
@@ -154,6 +155,9 @@ def momentum(
         return Coefficients(mass, friction, spread, rate / 2 if order == 2 else 0.0, 0.0)
 
     return inertial(objective, noise, at, learning_rate)
+
+
+momentum = renamed("jaxflow.dynamics.momentum", "jaxflow.dynamics.momentum_sgd", momentum_sgd)
 
 
 @traceable

@@ -142,7 +142,9 @@ def complementarity(
     cast = lambda x: None if x is None else jnp.asarray(x, A.dtype)
     if tolerance is None:
         tolerance = 1e-10 if A.dtype == jnp.float64 else 1e-5
-    return _complementarity((), A, cast(B), cast(start), cast(tolerance), max_iterations)
+    return _complementarity(
+        A, cast(B), start=cast(start), tolerance=cast(tolerance), max_iterations=max_iterations
+    )
 
 
 def _check_arguments(A, operator: tuple, start: tuple | None) -> None:
@@ -156,7 +158,7 @@ def _check_arguments(A, operator: tuple, start: tuple | None) -> None:
 
 
 @compiled
-def _complementarity(settings, A, B, start, tolerance, max_iterations) -> Complementarity:
+def _complementarity(A, B, *, start, tolerance, max_iterations) -> Complementarity:
     size, stiffness = _norm(A), _norm(B)
     scale = jnp.clip(size / stiffness, jnp.finfo(A.dtype).tiny, jnp.finfo(A.dtype).max)
     a, B = svec(A) / size, B / stiffness

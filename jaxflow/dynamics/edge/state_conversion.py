@@ -55,9 +55,14 @@ def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
     if before:
         _check_same(chosen["optimizer"], start)
     warn_unless_twice_differentiable(chosen["objective"], start.params)
-    settings = chosen.get("modes"), before
-    params = real_parameters(start.params)
-    return _flow_state(settings, chosen["optimizer"], chosen["objective"], params, moment)
+    return _flow_state(
+        modes=chosen.get("modes"),
+        before=before,
+        optimizer=chosen["optimizer"],
+        objective=chosen["objective"],
+        params=real_parameters(start.params),
+        moment=moment,
+    )
 
 
 def _check_same(optimizer, run: Any) -> None:
@@ -67,9 +72,8 @@ def _check_same(optimizer, run: Any) -> None:
         raise ValueError(f"start must be a run of {optimizer!r}, got the state of another optimizer.")
 
 
-@compiled
-def _flow_state(settings, optimizer, objective, params, moment):
-    modes, before = settings
+@compiled(static=("modes", "before"))
+def _flow_state(*, modes, before, optimizer, objective, params, moment):
     method = method_of(optimizer)
     if method.kind == "none":
         moment = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
@@ -108,11 +112,13 @@ def optimizer_state(
     """
     if not isinstance(state, (CentralState, StableState)):
         raise TypeError(f"state must be that of a central_flow or a stable_flow, got {type(state).__name__}.")
-    return _optimizer_state((), optimizer, objective, state.params, state.second_moment)
+    return _optimizer_state(
+        optimizer=optimizer, objective=objective, params=state.params, moment=state.second_moment
+    )
 
 
 @compiled
-def _optimizer_state(settings, optimizer, objective, params, moment):
+def _optimizer_state(*, optimizer, objective, params, moment):
     method = method_of(optimizer)
     fresh = optimizer.init(params)
     if method.kind == "none":

@@ -99,7 +99,12 @@ def effective(
     fixed_clock(optimizer, None)
     if step_size is not None:
         _check.positive(step_size=step_size)
-    return _effective((), optimizer, objective, jax.tree.map(jnp.asarray, params), step_size)
+    return _effective(
+        optimizer=optimizer,
+        objective=objective,
+        params=jax.tree.map(jnp.asarray, params),
+        step_size=step_size,
+    )
 
 
 def slow_coefficients(optimizer, objective, params: PyTree, step_size: Any = None) -> tuple[PyTree, ...]:
@@ -139,8 +144,7 @@ def _along(field: PyTree, axis: PyTree) -> tuple[jax.Array, jax.Array]:
 
 
 @compiled
-def _effective(settings, optimizer, objective, params, step_size) -> Effective:
-    del settings
+def _effective(*, optimizer, objective, params, step_size) -> Effective:
     first, second = slow_coefficients(optimizer, objective, params, step_size)
     slope, bent = jax.jvp(gradient(objective), (params,), (gradient(objective)(params),))
     speed, misalignment = _along(first, slope)

@@ -1,7 +1,7 @@
 """The modified equation of any optimizer: the differential equation that its iterates follow, to the order asked."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from jax import lax
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, Prefix, plus, scale
-from jaxflow.dynamics.diffusions.first_order import noise_amplitude
 from jaxflow.dynamics.modified_equations.smoothness import refuse_randomness, warn_if_rough
 from jaxflow.dynamics.modified_equations.step_logarithm import (
     cold,
@@ -21,10 +20,7 @@ from jaxflow.dynamics.modified_equations.step_logarithm import (
     state_shapes,
     weights,
 )
-from jaxflow.dynamics.noise.minibatch import FULL, Noise
-from jaxflow.objective import Objective
 from jaxflow.optim import learning_rate_of
-from jaxflow.optim.schedules import value_at
 
 PyTree = Any
 
@@ -41,9 +37,6 @@ def modified(
     time_step: Any = None,
     stride: int = 1,
     warmup: int | None = None,
-    batch_size: Any = None,
-    replacement: bool = True,
-    noise: Noise = FULL,
 ) -> Field:
     r"""The modified equation of an optimizer (backward error analysis), to order p, out of the optimizer itself.
 
@@ -51,7 +44,8 @@ def modified(
     what the j-th of p successive steps from z adds to it, and $b = (1);\ (\frac32, -\frac12);\ (\frac{11}6,
     -\frac76, \frac13)$; … are the coefficients of the series of $\tau F = \log\Phi$ for the map Φ of a step. On the
     clock t = kτ the iterates leave its solution at order p in the step size. For gradient descent, order 1 is
-    gradient flow and order 2 descends $L + \frac\eta4|\nabla L|^2$ (Barrett & Dherin 2021, 2009.11162).
+    gradient flow and order 2 descends $L + \frac\eta4|\nabla L|^2$ (Barrett & Dherin 2021, 2009.11162). The
+    equation on mini-batches is `modified_sde`.
 
     **Arguments**
 
@@ -70,20 +64,12 @@ def modified(
       (static). Averages start at zero, far from where they are heading, and a field cannot follow them at first. A
       run's values at those times are the iterates (with straight lines between them). Default: 20 where the
       optimizer has a state, else 0.
-    - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t. With it the
-      result is the SDE whose drift is F and whose noise is that of a mini-batch gradient, carried through the
-      update to first order: $\frac1{\sqrt\tau} \partial_g\Phi\, n\,dW$. It leaves out that averages of g² grow by
-      the noise's variance (`jaxflow.dynamics.adam` has that), has no warm-up, and is of weak order 1, as the noise
-      is. Default: all data.
-    - `replacement`: whether the batches are independent draws, or fresh ones without replacement at each step
-      (static).
-    - `noise`: how the noise is drawn: `noise.full()` (exact covariance), `noise.subset(M)` or `noise.two_batches(b)`.
 
     **Returns** a `Dynamics`. Its state is `ModifiedState(params, optimizer, steps)`; `state=` of `integrate` goes
     on from it, or from where a run of `iterate` ended: `modified_state(run)`.
 
-    **Raises** `ValueError` for an order not in 1 … 8, a time step ≤ 0, a stride < 1, a warm-up < 0 or with noise,
-    or an optimizer with random state; `TypeError` for what is no optimizer or objective, or a state not made of
+    **Raises** `ValueError` for an order not in 1 … 8, a time step ≤ 0, a stride < 1, a warm-up < 0 or an
+    optimizer with random state; `TypeError` for what is no optimizer or objective, or a state not made of
     arrays.
 
     It is **valid** where the optimizer is smooth (there is a warning for one that is not: a sign, a clip, a
@@ -103,10 +89,13 @@ def modified(
     1.3e-03
     """
     check_arguments(optimizer, objective, order, stride, warmup)
-    if batch_size is not None and warmup:
-        raise ValueError(f"warmup must be 0 for an equation with noise, got {warmup}.")
     tau = clock_of(optimizer, time_step)
-    shares = weights(order, stride)
+    field = modified_field(optimizer, objective, tau, weights(order, stride))
+    return field._replace(prefix=lambda params: _prefix(optimizer, objective, params, tau, warmup))
+
+
+def modified_field(optimizer, objective, tau, shares) -> Field:
+    """The drift of a modified equation, and where it starts."""
 
     def init(params):
         warn_if_rough(optimizer, params, state_shapes(optimizer, params))
@@ -118,20 +107,7 @@ def modified(
 
     # Under a schedule the time of a step depends on the state, not on the time.
     constant = None if callable(tau) else tau
-    field = Field(drift=drift, init=init, params=lambda state: state.params, time_step=constant)
-    if batch_size is None:
-        return field._replace(prefix=lambda params: _prefix(optimizer, objective, params, tau, warmup))
-    root, sampling = noise_amplitude(cast(Objective, objective), batch_size, replacement), noise.build()
-
-    def diffusion(t, state, xi):
-        draw = scale(root(1.0, t), sampling.draw(objective, state.params, xi))
-        respond = lambda noise: increment(optimizer, objective, state, noise)
-        _, response = jax.jvp(respond, (jax.tree.map(jnp.zeros_like, draw),), (draw,))
-        return scale(1 / jnp.sqrt(jnp.asarray(value_at(tau, state.steps))), response)
-
-    return field._replace(
-        diffusion=diffusion, brownian=lambda state: sampling.brownian(objective, state.params)
-    )
+    return Field(drift=drift, init=init, params=lambda state: state.params, time_step=constant)
 
 
 def check_arguments(optimizer, objective, order, stride, warmup) -> None:

@@ -7,7 +7,7 @@ Terms beyond p would only take the values further from h = 0, where they are wan
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,13 +40,6 @@ REACH = {jnp.dtype(jnp.float64): 0.3, jnp.dtype(jnp.float32): 1.0}
 TRIAL = 0.05  # what a trial step's differences fall by, from one to the next
 # How many times its own size the state may move in the largest step, where the field is constant.
 FARTHEST = 1e3
-
-
-class Settings(NamedTuple):
-    """What is static about the coefficients."""
-
-    order: int
-    two_sided: bool
 
 
 def coefficients(
@@ -106,7 +99,14 @@ def coefficients(
             f"family must be a function of the step size that makes an optimizer, got {family!r}."
         )
     check_objective(objective)
-    return _coefficients(Settings(order, bool(two_sided)), family, objective, state, step_size)
+    return _coefficients(
+        order=int(order),
+        two_sided=bool(two_sided),
+        family=family,
+        objective=objective,
+        state=state,
+        step_size=step_size,
+    )
 
 
 def check_objective(objective: Any) -> None:
@@ -115,8 +115,8 @@ def check_objective(objective: Any) -> None:
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
 
 
-@compiled
-def _coefficients(settings, family, objective, state, step_size) -> tuple[ModifiedState, ...]:
+@compiled(static=("order", "two_sided"))
+def _coefficients(*, order, two_sided, family, objective, state, step_size) -> tuple[ModifiedState, ...]:
     # A traced step size, also where it is a constant: no check of a hyperparameter looks at an array.
     first = family(jnp.ones([]))
     check_arguments(first, objective, 1, 1, None)
@@ -129,13 +129,13 @@ def _coefficients(settings, family, objective, state, step_size) -> tuple[Modifi
         return lambda z: increment(optimizer, objective, z)
 
     if step_size is None:
-        step_size = reach(state.params, settings.order, settings.two_sided) / rate(step, state, mask)
-    shares = weights(settings.order)
+        step_size = reach(state.params, order, two_sided) / rate(step, state, mask)
+    shares = weights(order)
 
     def field(h):
         return _where(mask, scale(1 / h, logarithm(step(h), state, shares)))
 
-    return fit(field, step_size, settings.order, settings.two_sided)
+    return fit(field, step_size, order, two_sided)
 
 
 def moving(optimizer: optax.GradientTransformation, params: PyTree) -> Any:

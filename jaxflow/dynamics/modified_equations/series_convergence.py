@@ -164,11 +164,18 @@ def convergence(
             raise TypeError(f"params must be real or complex arrays, got dtype {leaf.dtype}.")
     warm = warm_steps(optimizer, params, warmup) if state is None else 0
     settings = Settings(steps, every, stride, warm, iterations)
-    return _convergence(settings, optimizer, objective, params, clock_of(optimizer, time_step), state)
+    return _convergence(
+        settings=settings,
+        optimizer=optimizer,
+        objective=objective,
+        params=params,
+        tau=clock_of(optimizer, time_step),
+        state=state,
+    )
 
 
-@compiled
-def _convergence(settings, optimizer, objective, params, tau, state) -> Convergence:
+@compiled(static=("settings",))
+def _convergence(*, settings, optimizer, objective, params, tau, state) -> Convergence:
     change = lambda z: increment(optimizer, objective, z)
     steps = lambda z: logarithm(change, z, np.ones(settings.stride))
 

@@ -92,11 +92,11 @@ def gradient_covariance(objective: Objective, params: PyTree) -> jax.Array:
             f"params must hold at most {MOST:,} numbers for a dense covariance, got {count:,}; "
             "noise_scale finds its leading eigenpairs without it."
         )
-    return _covariance((), objective, params)
+    return _covariance(objective, params)
 
 
 @compiled
-def _covariance(settings, objective, params):
+def _covariance(objective, params):
     flat = lambda tree: widened(ravel_pytree(tree)[0])
     mean = flat(gradient(objective)(params))
     size = objective.size
@@ -147,11 +147,11 @@ def noise_scale(objective: Objective, params: PyTree, *, eigenpairs: int = 0) ->
     most = min(count, objective.size)
     rule = f"at most {most}, the smaller of the numbers of parameters and of examples"
     _check.require("eigenpairs", eigenpairs, eigenpairs <= most, rule)
-    return _noise_scale(int(eigenpairs), objective, params)
+    return _noise_scale(objective, params, eigenpairs=int(eigenpairs))
 
 
-@compiled
-def _noise_scale(eigenpairs, objective, params):
+@compiled(static=("eigenpairs",))
+def _noise_scale(objective, params, eigenpairs):
     mean = jax.tree.map(widened, gradient(objective)(params))
     total = lambda tree: jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]).sum()
     trace = total(gradient_variance(objective, params, mean))

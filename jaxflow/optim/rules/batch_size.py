@@ -84,8 +84,8 @@ def rescale(optimizer: optax.GradientTransformation, batch_size: Any, new_batch_
       limit η → 0, but the velocity's memory, η/(1−β), grows with η.
     - **Square-root rule**, for `rmsprop`, `adam`, `adamw`: η → √κ η, 1 − β → κ(1 − β) for every β, ε → ε/√κ (Malladi,
       Lyu, Panigrahi & Arora 2022, 2205.10287; ε inside the root → ε/κ). It keeps $\sigma_0 = \eta/\sqrt B$, $c_i$
-      and $\epsilon_0$ of `jaxflow.dynamics.adam(malladi=True)` on the clock t = kη². `nadam` and `amsgrad` are made
-      of the same averages and share their limit; for them it is not proved.
+      and $\epsilon_0$ of `jaxflow.dynamics.adam_sde(malladi=True)` on the clock t = kη². `nadam` and `amsgrad` are
+      made of the same averages and share their limit; for them it is not proved.
     - **Weight decay**: the amount taken off per example is kept. λ stays where ηλ is taken off and η is linear,
       becomes √κ λ in `adamw`, and κλ with a `multiplier`, a form in which no rate multiplies λ.
     - **Schedules** become κ times as fast: $\eta'_k = \kappa\,\eta_{\kappa k}$ or $\sqrt\kappa\,\eta_{\kappa k}$.

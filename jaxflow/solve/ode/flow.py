@@ -56,16 +56,16 @@ def follow_flow(request: Request) -> Trajectory:
         check_resolved(request.times, int(request.substeps), "substeps", request.precision)
     settings, arrays = _machinery(request)
     return _follow(
-        settings,
-        request.dynamics,
-        request.params,
-        request.times,
-        request.step_size,
-        rtol,
-        rtol if request.atol is None else request.atol,
-        arrays,
-        request.record,
-        request.state,
+        settings=settings,
+        dynamics=request.dynamics,
+        params=request.params,
+        given=request.times,
+        step_size=request.step_size,
+        rtol=rtol,
+        atol=rtol if request.atol is None else request.atol,
+        arrays=arrays,
+        record=request.record,
+        state=request.state,
     )
 
 
@@ -100,8 +100,11 @@ def _machinery(request: Request) -> tuple[Settings, list]:
     return Settings(request.substeps, request.max_steps, machinery, ours, reverse, stages), arrays
 
 
-@compiled
-def _follow(settings: Settings, *arguments) -> Trajectory:
+@compiled(static=("settings",))
+def _follow(
+    *, settings: Settings, dynamics, params, given, step_size, rtol, atol, arrays, record, state
+) -> Trajectory:
+    arguments = (dynamics, params, given, step_size, rtol, atol, arrays, record, state)
     other = partial(_solved, settings._replace(ours=False))
     if not settings.ours:
         return other(*arguments)

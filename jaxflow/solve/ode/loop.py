@@ -22,7 +22,10 @@ Field = Callable[[Any, jax.Array], jax.Array]
 class Method(Protocol):
     """A one-step method on vectors (n,). The first round of the loop makes no step but what the steps build on."""
 
-    order: int
+    @property
+    def order(self) -> int:
+        """The order of the error estimate."""
+        ...
 
     def begin(self, y: jax.Array) -> PyTree:
         """The memory before the first round."""

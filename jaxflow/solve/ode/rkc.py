@@ -144,7 +144,7 @@ class RKC2(dfx.AbstractAdaptiveSolver[RKC2State]):
         new = RKC2State(f1, mixed(direction, moved), radius, state.evaluations + cost)
 
         k0, k1 = (jax.tree.map(lambda f: h.astype(f.dtype) * f, f) for f in (state.field, f1))
-        error = jax.tree.map(lambda *leaves: estimate(h, *leaves, capped), change, state.field, f1)
+        error = jax.tree.map(lambda d, f0, f1: estimate(h, d, f0, f1, capped), change, state.field, f1)
         y1 = jax.tree.map(lambda y: jnp.where(capped, jnp.nan, y), y1)
         if self.counted:
             error = Priced(error, cost.astype(float))

@@ -32,12 +32,12 @@ def is_stiff(dynamics: Dynamics, params: PyTree, times: Any, state: PyTree = Non
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         raise TypeError('solver="auto" measures concrete numbers; under jit or vmap name the solver.')
     times = jax.device_get(times)
-    radius, rayleigh = map(float, _stiffness((), dynamics, params, times[0], state))
+    radius, rayleigh = map(float, _stiffness(dynamics, params, t=times[0], state=state))
     return radius * (times[-1] - times[0]) > STIFF and rayleigh < -0.9 * radius
 
 
 @compiled
-def _stiffness(settings, dynamics, params, t, state):
+def _stiffness(dynamics, params, t, state):
     """Spectral radius of the drift's Jacobian, and the Rayleigh quotient of its dominant direction."""
     state = begun(dynamics.build(), params)[2] if state is None else state
     drift = lambda z: dynamics.drift(t, z)

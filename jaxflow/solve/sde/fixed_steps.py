@@ -51,7 +51,15 @@ def diffuse(request: Request) -> Trajectory:
     substeps = _substeps(dynamics, times, request.substeps, request.step_size)
     check_resolved(times, substeps, "substeps", times.elapsed.dtype)
     settings = Settings(substeps, _refinement(request, substeps), heun)
-    return _diffuse(settings, dynamics, request.params, times, key, request.record, request.state)
+    return _diffuse(
+        settings=settings,
+        dynamics=dynamics,
+        params=request.params,
+        times=times,
+        key=key,
+        record=request.record,
+        state=request.state,
+    )
 
 
 def _name(dynamics: Dynamics) -> str:
@@ -159,8 +167,8 @@ def _shape(field: Field, state: PyTree) -> PyTree:
     return () if field.brownian is None else field.brownian(state)
 
 
-@compiled
-def _diffuse(settings: Settings, dynamics, params, times, key, record, state):
+@compiled(static=("settings",))
+def _diffuse(*, settings: Settings, dynamics, params, times, key, record, state):
     field = dynamics.build()
     state = field.init(params) if state is None else state
     step, widen, narrow = _stepper(field, state, settings.heun)

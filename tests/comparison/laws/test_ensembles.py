@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 
 import jaxflow as jf
-from jaxflow.comparison.laws.ensembles import _compare
+from jaxflow._compiled import programs
 from jaxflow.comparison.laws.lost_runs import divergence_p_value
 
 KEY = jax.random.key(0)
@@ -290,9 +290,9 @@ def test_one_program_serves_other_data_and_a_grid_is_the_verdicts_one_by_one():
     keys = jax.random.split(KEY, 3)
     one = lambda x, y, key: jf.compare_ensembles(x, y, key=key)
     one(a[0], b[0], KEY)
-    before = _compare.cache_size()
+    before = programs()["comparison.laws.ensembles.compare"]
     alone = [one(*x) for x in zip(a, b, keys, strict=True)]
-    assert _compare.cache_size() == before
+    assert programs()["comparison.laws.ensembles.compare"] == before
     together = jax.vmap(one)(jnp.asarray(a), jnp.asarray(b), keys)
     np.testing.assert_allclose(together.p_value, [v.p_value for v in alone])
     np.testing.assert_allclose(together.low, [v.low for v in alone], rtol=1e-9)

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 import jaxflow as jf
-from jaxflow.comparison.orders.modified_equations import _errors, _iterates, _truncated
+from jaxflow._compiled import programs
+from jaxflow.comparison.orders.modified_equations import truncated
 from jaxflow.dynamics.modified_equations.step_logarithm import weights
 
 pytestmark = pytest.mark.promotes
@@ -39,13 +40,18 @@ def test_lamb_on_a_network_of_1210_parameters():
     check(study)
 
 
+def compilations():
+    held, module = programs(), "comparison.orders.modified_equations"
+    return held[f"{module}.errors"] + held[f"{module}.iterates"]
+
+
 def test_two_programs_serve_all_orders_and_numbers():
-    before = _errors.cache_size() + _iterates.cache_size()
+    before = compilations()
     study = jf.order_study(jf.family_of(O.adagrad(0.02)), loss, POINT)
     check(study)
     jf.order_study(jf.family_of(O.adagrad(0.01, 1e-6)), loss, 0.9 * POINT, orders=(3,), time=0.3, warmup=0.1)
     jf.order_study(lambda h: O.adagrad(h**0.5 / 10), loss, POINT, time=0.4, orders=(1,))
-    assert _errors.cache_size() + _iterates.cache_size() <= before + 2
+    assert compilations() <= before + 2
     lines = repr(study).splitlines()
     assert lines[0].split() == ["step", "size", "order", "1", "order", "2", "order", "3", "order", "4"]
     assert len(lines) == 1 + 8 + 1
@@ -58,7 +64,7 @@ def test_it_is_the_modified_equation_that_is_solved():
         equation = jf.dynamics.modified(optimizer, loss, order=order)
         state = equation.init(POINT) if state is None else state
         shares = jnp.asarray(np.pad(weights(order), (0, 4 - order)))
-        padded = _truncated(optimizer, loss, shares, 0.01).drift(0.0, state)
+        padded = truncated(optimizer, loss, shares, 0.01).drift(0.0, state)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14),
             padded,

@@ -7,6 +7,7 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 from jaxflow.curvature.spectrum.density import SpectralDensity, spectral_density
 from jaxflow.curvature.spectrum.estimate import Estimate, mean
 
@@ -174,17 +175,15 @@ def test_a_preconditioner_scales_both_sides(network):
 
 
 def test_chunks_agree_and_new_numbers_do_not_compile_anew(network):
-    from jaxflow.curvature.spectrum.density import _density
-
     problem, *_ = network
     whole = spectral_density(problem.objective, problem.params, KEY, probes=2)
     chunked = jf.Objective(problem.objective.losses, problem.objective.data, chunk=5)
     pieces = spectral_density(chunked, problem.params, KEY, probes=2)
     np.testing.assert_allclose(pieces.moment(4).value, whole.moment(4).value, rtol=1e-9)
-    before = _density.cache_size()
+    before = programs()["curvature.spectrum.density.density"]
     moved = jax.tree.map(lambda p: p + 0.1, problem.params)
     spectral_density(problem.objective, moved, jax.random.key(9), probes=2)
-    assert _density.cache_size() == before
+    assert programs()["curvature.spectrum.density.density"] == before
 
 
 def test_a_space_that_is_exhausted_at_once_in_single_precision():

@@ -11,7 +11,9 @@ import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
-from jaxflow.curvature import eigenpairs, power, sharpness, top_eigenpairs
+from jaxflow._compiled import programs
+from jaxflow.curvature import sharpness, top_eigenpairs
+from jaxflow.curvature.spectrum.powers import power_iteration
 
 RNG = np.random.default_rng(0)
 EPS = np.finfo(float).eps
@@ -356,9 +358,9 @@ def test_lanes_are_single_calls():
 
 def test_other_numbers_compile_nothing():
     top_eigenpairs(form(BASE), np.ones(LARGE), 3, preconditioner=1.5)
-    before = eigenpairs._top_eigenpairs.cache_size()
+    before = programs()["curvature.spectrum.eigenpairs.top_eigenpairs"]
     top_eigenpairs(form(BENT), np.zeros(LARGE), 3, preconditioner=2.5, tolerance=1e-3)
-    assert eigenpairs._top_eigenpairs.cache_size() == before
+    assert programs()["curvature.spectrum.eigenpairs.top_eigenpairs"] == before
 
 
 def test_repr():
@@ -418,7 +420,7 @@ def test_refused(objective, changes, error, message):
 def test_power_iteration_of_a_symmetric_matrix(seed):
     values = np.append(np.linspace(-1, 1, 9), -2.0)
     matrix = symmetric(values, seed)
-    powers = jax.jit(lambda m, v: power.power_iteration(lambda v: m @ v, v, 120))(matrix, np.ones(10))
+    powers = jax.jit(lambda m, v: power_iteration(lambda v: m @ v, v, 120))(matrix, np.ones(10))
     assert powers.growth.shape == powers.rayleigh.shape == (120,)
     assert float(powers.growth[-1]) == pytest.approx(2.0, rel=1e-10)
     assert float(powers.rayleigh[-1]) == pytest.approx(-2.0, rel=1e-10)
@@ -432,7 +434,7 @@ def test_power_iteration_of_a_map_that_rotates():
     basis = np.array([[1.0, 5.0, 0.0], [0.0, 1.0, 3.0], [0.0, 0.0, 1.0]])
     matrix = basis @ scipy.linalg.block_diag(pair, 0.4) @ np.linalg.inv(basis)
     apply = lambda v: dict(zip("ab", jnp.split(matrix @ jnp.append(v["a"], v["b"]), [2]), strict=True))
-    powers = jax.jit(lambda v: power.power_iteration(apply, v, 4000))({"a": jnp.ones(2), "b": jnp.ones(1)})
+    powers = jax.jit(lambda v: power_iteration(apply, v, 4000))({"a": jnp.ones(2), "b": jnp.ones(1)})
     radius = np.abs(np.linalg.eigvals(matrix)).max()
     growth = np.asarray(powers.growth)
     assert np.ptp(growth[-20:]) > 0.5
@@ -441,6 +443,6 @@ def test_power_iteration_of_a_map_that_rotates():
 
 
 def test_power_iteration_of_zero():
-    powers = power.power_iteration(lambda v: 0 * v, jnp.ones(2), 3)
+    powers = power_iteration(lambda v: 0 * v, jnp.ones(2), 3)
     np.testing.assert_array_equal(powers.growth, [0, 0, 0])
     np.testing.assert_array_equal(powers.rayleigh, [0, 0, 0])

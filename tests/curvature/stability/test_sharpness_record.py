@@ -1,7 +1,5 @@
 """The sharpness along runs of every kind, against dense eigenvalues at the parameters that were recorded."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 from jaxflow.curvature import along, preconditioner_of, record_sharpness
 
 pytestmark = pytest.mark.promotes
@@ -29,7 +28,7 @@ def keep(params):
 
 
 OBJECTIVE = jf.Objective(losses, DATA)
-PROGRAM = sys.modules["jaxflow.solve.iteration"]._iterate
+compilations = lambda: programs()["solve.iteration.iterate"]
 FLAT, UNRAVEL = ravel_pytree(jax.tree.map(jnp.asarray, PARAMS))
 K = 2
 
@@ -76,10 +75,10 @@ def test_full_batch():
     plain = descend(0.3, record=None)
     np.testing.assert_allclose(flats(run.values.recorded), flats(plain.values), rtol=1e-12)
     # Another rate, another start, other data and a record made anew: the same program.
-    before = PROGRAM.cache_size()
+    before = compilations()
     again = jf.Objective(losses, jax.tree.map(lambda x: 1.5 * x, DATA))
     other = descend(0.1, objective=again, record=record_sharpness(OBJECTIVE, K, record=keep))
-    assert PROGRAM.cache_size() == before
+    assert compilations() == before
     right(other.values, dense(other.values.recorded))
 
 
@@ -92,10 +91,10 @@ def test_mini_batches_at_every_seventh_step_and_stride():
     assert np.isnan(run.values.eigenvalues[1::2]).all()
     assert np.isnan(run.values.residuals[1::2]).all()
     assert np.isfinite(flats(run.values.recorded)).all()
-    before = PROGRAM.cache_size()
+    before = compilations()
     other = record_sharpness(OBJECTIVE, K, record=keep, stride=4)
     sparse = descend(0.1, record=other, batch_size=3, key=jax.random.key(1), every=7)
-    assert PROGRAM.cache_size() == before
+    assert compilations() == before
     np.testing.assert_array_equal(
         np.isfinite(sparse.values.sharpness), [True, False, False, False, True, False]
     )

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxflow import optim
-from jaxflow.curvature.stability import thresholds
+from jaxflow._compiled import programs
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
 from jaxflow.curvature.stability.thresholds import stability_threshold
 from jaxflow.optim.table import ENTRIES, known
@@ -79,10 +79,10 @@ CLOSED = {
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_forms_by_one_program(name):
     make, exact = CLOSED[name]
-    before = thresholds._threshold.cache_size()
+    before = programs()["curvature.stability.thresholds.threshold"]
     for rate, beta in GRID:
         assert stability_threshold(make(rate, beta)) == pytest.approx(exact(rate, beta), rel=1e-8)
-    assert thresholds._threshold.cache_size() == before + 1
+    assert programs()["curvature.stability.thresholds.threshold"] == before + 1
 
 
 def test_the_table_of_optimizers_writes_the_same_closed_forms():

@@ -50,7 +50,7 @@ def leading_variance(noise_on_v, rho=1.0, v0=2.0):
 def test_rmsprop_has_its_variance_with_noise_on_the_second_moment():
     eta, count = 0.04, 4_000
     chain = rmsprop_chain(eta, 1 - eta, 25, 2.0, 400_000, 0)
-    dynamics = jf.dynamics.rmsprop(two_point(1.0), eta, 1, 1 - eta)
+    dynamics = jf.dynamics.rmsprop_sde(two_point(1.0), eta, 1, 1 - eta)
     start = RMSPropState(jnp.asarray(1.0), jnp.asarray(2.0))
     sde = np.asarray(end_of(dynamics, [0.0, 1.0], 2 * count, 0, state=start).params)
     for part in sde.reshape(2, count):
@@ -66,7 +66,9 @@ def test_adam_from_its_start():
     eta, count = 0.04, 4_000
     b1, b2 = 0.9, 1 - eta
     chain = adam_chain(eta, b1, b2, 25, 200_000, 3)
-    sde = np.asarray(end_of(jf.dynamics.adam(two_point(1.0), eta, 1, b1, b2), [0.0, 1.0], count, 3).params)
+    sde = np.asarray(
+        end_of(jf.dynamics.adam_sde(two_point(1.0), eta, 1, b1, b2), [0.0, 1.0], count, 3).params
+    )
     assert abs(sde.mean() - chain.mean()) < 4 * sde.std() / np.sqrt(count) + 0.3 * eta
     assert abs(sde.var() / chain.var() - 1) < 4 * np.sqrt(2 / count) + 1.5 * eta  # without noise on v: +50 %
 

@@ -58,7 +58,7 @@ def test_variance_of_every_coordinate(chunk):
 @pytest.mark.parametrize("malladi", [True, False])
 def test_rmsprop_equation(malladi):
     decay = 0.9
-    dynamics = jf.dynamics.rmsprop(OBJECTIVE, RATE, BATCH, decay, EPS, malladi=malladi)
+    dynamics = jf.dynamics.rmsprop_sde(OBJECTIVE, RATE, BATCH, decay, EPS, malladi=malladi)
     state = RMSPropState(PARAMS, UNRAVEL(jnp.asarray(V)))
     got, s = dynamics.drift(0.0, state), operator(dynamics, state)
     c, root = SIGMA / BATCH, np.sqrt(V) + EPS
@@ -87,7 +87,7 @@ def test_rmsprop_equation(malladi):
 @pytest.mark.parametrize("malladi", [True, False])
 def test_adam_equation(malladi):
     b1, b2, count = 0.8, 0.9, 3.2
-    dynamics = jf.dynamics.adam(OBJECTIVE, RATE, BATCH, b1, b2, EPS, malladi=malladi)
+    dynamics = jf.dynamics.adam_sde(OBJECTIVE, RATE, BATCH, b1, b2, EPS, malladi=malladi)
     m_hat = np.asarray(draw(P, 6))
     state = AdamState(PARAMS, UNRAVEL(jnp.asarray(m_hat)), UNRAVEL(jnp.asarray(V)), jnp.asarray(count))
     got, s = dynamics.drift(0.0, state), operator(dynamics, state)
@@ -141,7 +141,7 @@ def gaussian_pairs(points):
 @pytest.mark.parametrize("malladi", [True, False])
 def test_a_step_of_rmsprop_has_the_moments_of_its_equation(malladi):
     """Exactly, by quadrature, but for what relaxing exactly differs from an Euler step, 1 + O(dt)."""
-    dynamics = jf.dynamics.rmsprop(two_point(1.3), RATE, 1, 0.95, EPS, malladi=malladi)
+    dynamics = jf.dynamics.rmsprop_sde(two_point(1.3), RATE, 1, 0.95, EPS, malladi=malladi)
     state = RMSPropState(jnp.asarray(0.7), jnp.asarray(2.5))
     tau = dynamics.time_step
     dt = tau / 256
@@ -175,11 +175,11 @@ def test_a_step_of_sign_descent_as_long_as_its_own_is_sign_descent():
 
 
 def test_starts():
-    begin = jf.dynamics.adam(OBJECTIVE, RATE, BATCH).init(PARAMS)
+    begin = jf.dynamics.adam_sde(OBJECTIVE, RATE, BATCH).init(PARAMS)
     np.testing.assert_allclose(flat(begin.first_moment), MEAN, rtol=1e-12)
     np.testing.assert_allclose(flat(begin.second_moment), MEAN**2 + np.diag(SIGMA) / BATCH, rtol=1e-12)
     assert begin.steps == 0
-    zero = jf.dynamics.rmsprop(OBJECTIVE, RATE, BATCH).init(PARAMS)
+    zero = jf.dynamics.rmsprop_sde(OBJECTIVE, RATE, BATCH).init(PARAMS)
     assert flat(zero.second_moment).max() == 0
 
 
@@ -187,7 +187,7 @@ def test_rmsprop_starts_with_the_optimizers_step():
     """From v = 0 the denominator is that of one squared gradient, √(1 − α) of it, not ε."""
     quiet = jf.Objective(lambda w, c: 0.5 * c * w**2, jnp.ones(2))
     decay = 0.96
-    dynamics = jf.dynamics.rmsprop(quiet, RATE, 1, decay)
+    dynamics = jf.dynamics.rmsprop_sde(quiet, RATE, 1, decay)
     velocity = dynamics.drift(0.0, dynamics.init(jnp.asarray(3.0))).params
     optimizer = jf.optim.rmsprop(RATE, decay)
     step = optimizer.update(jnp.asarray(3.0), optimizer.init(jnp.asarray(3.0)))[0]
@@ -195,7 +195,7 @@ def test_rmsprop_starts_with_the_optimizers_step():
 
 
 KINDS = [noise.full(), noise.subset(3), noise.two_batches(1)]
-MAKERS = [jf.dynamics.rmsprop, jf.dynamics.adam, jf.dynamics.sign_sgd]
+MAKERS = [jf.dynamics.rmsprop_sde, jf.dynamics.adam_sde, jf.dynamics.sign_sgd]
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -244,14 +244,14 @@ def test_gradients_and_stacks(maker):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: jf.dynamics.rmsprop(jnp.sum, 0.1, 1), TypeError, "need an Objective"),
-        (lambda: jf.dynamics.rmsprop(OBJECTIVE, 0.0, 1), ValueError, "learning_rate must be"),
-        (lambda: jf.dynamics.rmsprop(OBJECTIVE, 0.1, 0), ValueError, "batch_size must be"),
-        (lambda: jf.dynamics.rmsprop(OBJECTIVE, 0.1, 1, 1.0), ValueError, r"decay must be in \[0, 1\)"),
-        (lambda: jf.dynamics.rmsprop(OBJECTIVE, 0.1, 1, eps=-1), ValueError, "eps must be"),
-        (lambda: jf.dynamics.adam(OBJECTIVE, 0.1, 1, b2=1.5), ValueError, "b2 must be"),
+        (lambda: jf.dynamics.rmsprop_sde(jnp.sum, 0.1, 1), TypeError, "need an Objective"),
+        (lambda: jf.dynamics.rmsprop_sde(OBJECTIVE, 0.0, 1), ValueError, "learning_rate must be"),
+        (lambda: jf.dynamics.rmsprop_sde(OBJECTIVE, 0.1, 0), ValueError, "batch_size must be"),
+        (lambda: jf.dynamics.rmsprop_sde(OBJECTIVE, 0.1, 1, 1.0), ValueError, r"decay must be in \[0, 1\)"),
+        (lambda: jf.dynamics.rmsprop_sde(OBJECTIVE, 0.1, 1, eps=-1), ValueError, "eps must be"),
+        (lambda: jf.dynamics.adam_sde(OBJECTIVE, 0.1, 1, b2=1.5), ValueError, "b2 must be"),
         (
-            lambda: jf.dynamics.adam(two_point(1.0), 0.1, 1).init(jnp.asarray(1j)),
+            lambda: jf.dynamics.adam_sde(two_point(1.0), 0.1, 1).init(jnp.asarray(1j)),
             TypeError,
             "params must be real",
         ),

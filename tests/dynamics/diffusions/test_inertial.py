@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.linalg import expm, solve_continuous_lyapunov, solve_discrete_lyapunov
 
 import jaxflow as jf
-from jaxflow.dynamics import InertialState, in_time, momentum, nesterov_sgd, noise
+from jaxflow.dynamics import InertialState, in_time, momentum_sgd, nesterov_sgd, noise
 from jaxflow.optim import warmup
 
 pytestmark = pytest.mark.promotes
@@ -29,7 +29,7 @@ OBJECTIVE = jf.Objective(lambda x, c: 0.5 * x @ jnp.asarray(H) @ x - c @ x, jnp.
 SCALAR = jf.Objective(
     lambda x, c: 0.85 * x[0] ** 2 - c * x[0], jnp.sqrt(0.9) * jnp.array([-1.0, 1.0])
 )  # h, c
-OPTIMIZERS = {momentum: jf.optim.momentum, nesterov_sgd: jf.optim.nesterov}
+OPTIMIZERS = {momentum_sgd: jf.optim.momentum, nesterov_sgd: jf.optim.nesterov}
 
 
 def relative(a, b):
@@ -96,10 +96,10 @@ def discrete(kind, rate, beta, **options):
 
 
 CASES = [
-    (momentum, {"order": 1}),
-    (momentum, {"order": 2}),
-    (momentum, {"order": 1, "ema": True}),
-    (momentum, {"order": 2, "ema": True}),
+    (momentum_sgd, {"order": 1}),
+    (momentum_sgd, {"order": 2}),
+    (momentum_sgd, {"order": 1, "ema": True}),
+    (momentum_sgd, {"order": 2, "ema": True}),
     (nesterov_sgd, {"order": 1}),
     (nesterov_sgd, {"order": 2}),
 ]
@@ -110,7 +110,7 @@ NAMES = [f"{kind.__name__}-{'-'.join(map(str, options.values()))}" for kind, opt
 def test_heavy_ball_is_the_equation_said(ema):
     eta, beta, batch = 0.1, 0.6, 2
     drift, diffusion, _ = continuous(
-        momentum(OBJECTIVE, eta, batch, beta, ema=ema, replacement=False, order=1)
+        momentum_sgd(OBJECTIVE, eta, batch, beta, ema=ema, replacement=False, order=1)
     )
     mass = eta * (1 + beta) / 2 / ((1 - beta) if ema else 1)
     friction = 1.0 if ema else 1 - beta
@@ -137,7 +137,7 @@ def test_nesterov_is_the_equation_said_and_sgd_without_momentum():
 
 @pytest.mark.parametrize(
     ("kind", "limits"),
-    [(momentum, (-1 / 3, -1 / 3.8, -1 / 3.98)), (nesterov_sgd, (-1.0833, -1.6132, -1.7362))],
+    [(momentum_sgd, (-1 / 3, -1 / 3.8, -1 / 3.98)), (nesterov_sgd, (-1.0833, -1.6132, -1.7362))],
 )
 def test_first_order_stationary_variances_are_off_by_what_the_docstrings_say(kind, limits):
     """Relative to ηh, as it falls, of exact laws: 1/(2(1+β)) for the heavy ball, towards 7/4 with Nesterov's β."""
@@ -150,14 +150,16 @@ def test_first_order_stationary_variances_are_off_by_what_the_docstrings_say(kin
                 (continuous(kind(SCALAR, rate, 1, beta, order=1), 1)[2][0, 0] / exact - 1) / (rate * h)
             )
         assert 2 * off[1] - off[0] == pytest.approx(limit, abs=2e-3)
-    assert kind is momentum or -7 / 4 < off[1] < -1.7
+    assert kind is momentum_sgd or -7 / 4 < off[1] < -1.7
 
 
 def test_exact_variances_in_one_dimension():
     variance = lambda dynamics: continuous(dynamics, 1)[2][0, 0]
     chain = lambda optimizer: stationary(_iterated(optimizer, SCALAR, 1))[0, 0]
     eta, h, c, beta = 0.1, 1.7, 0.9, 0.9
-    np.testing.assert_allclose(variance(momentum(SCALAR, eta, 1, beta, order=1)), 0.264705882353, rtol=1e-11)
+    np.testing.assert_allclose(
+        variance(momentum_sgd(SCALAR, eta, 1, beta, order=1)), 0.264705882353, rtol=1e-11
+    )
     np.testing.assert_allclose(chain(jf.optim.momentum(eta, beta)), 0.277102576568, rtol=1e-11)
     np.testing.assert_allclose(chain(jf.optim.momentum(eta, 0.0)), 0.028929604629, rtol=1e-10)
     # The shifted form's parameters spread more than the look-ahead form's, by ηβv.
@@ -170,7 +172,7 @@ def test_exact_variances_in_one_dimension():
     np.testing.assert_allclose(variance(nesterov_sgd(SCALAR, eta, 1, beta, order=1)), first, rtol=1e-11)
     np.testing.assert_allclose(variance(nesterov_sgd(SCALAR, eta, 1, beta, order=2)), second, rtol=1e-11)
     np.testing.assert_allclose(
-        variance(momentum(SCALAR, eta, 1, beta, order=2)),
+        variance(momentum_sgd(SCALAR, eta, 1, beta, order=2)),
         0.264705882353 * (1 + q / (2 * (1 + beta))),
         rtol=1e-11,
     )
@@ -217,7 +219,7 @@ def test_order_two_with_noise_that_depends_on_the_state():
         return drift, jax.vmap(noisy)(jnp.eye(2))
 
     def errors(eta, order, beta=0.5):
-        drift, noises = map(np.asarray, matrices(momentum(objective, eta, 1, beta, order=order)))
+        drift, noises = map(np.asarray, matrices(momentum_sgd(objective, eta, 1, beta, order=order)))
         maps = [np.array([[1 - eta * a, eta * beta], [-a, beta]]) for a in (0.0, 2.0)]
         chain = np.linalg.matrix_power(sum(np.kron(m, m) for m in maps) / 2, round(T / eta))
         generator = np.kron(drift, np.eye(2)) + np.kron(np.eye(2), drift) + sum(np.kron(g, g) for g in noises)
@@ -239,7 +241,7 @@ def test_sixteen_steps_a_step_keep_the_stationary_law(kind, options, beta):
         relative(stationary(_stepped(dynamics, 2 * D, eta / n))[:D, :D], exact[:D, :D]) for n in (8, 16)
     ]
     assert errors[1] < 2e-3
-    if kind is momentum:
+    if kind is momentum_sgd:
         assert errors[0] / errors[1] == pytest.approx(4, rel=0.05)
 
 
@@ -253,14 +255,14 @@ def test_fused_step_is_the_splitting_written_out():
     draw = -(xi - xi.mean()) @ SHIFTS / np.sqrt(N)
     spread = np.sqrt(eta / 3 / (2 * friction * mass) * (1 - kept**2))
     v = kept * u - (1 - kept) / friction * (H @ x) - spread * draw
-    stepped = momentum(OBJECTIVE, eta, 3, beta, order=2).step(0.0, state, dt, xi)
+    stepped = momentum_sgd(OBJECTIVE, eta, 3, beta, order=2).step(0.0, state, dt, xi)
     np.testing.assert_allclose(stepped.velocity, v, rtol=1e-12)
     np.testing.assert_allclose(stepped.params, x + dt / 2 * v + eta / 2 * v, rtol=1e-12)
 
 
 def test_noise_that_picks_examples_steps_alike():
     eta, dt = 0.1, 0.01
-    dynamics = momentum(OBJECTIVE, eta, 1, 0.5, noise=noise.subset(3))
+    dynamics = momentum_sgd(OBJECTIVE, eta, 1, 0.5, noise=noise.subset(3))
     xi = {"normal": jnp.asarray(RNG.normal(size=3)), "bits": jnp.array([1, 2], jnp.uint32)}
     state = dynamics.init(jnp.ones(D))
     silent = dynamics.step(0.0, state, dt, xi | {"normal": jnp.zeros(3)})
@@ -277,11 +279,11 @@ def test_sampled_covariances_are_the_exact_ones(seed):
     keys = jax.random.split(jax.random.key(seed), paths)
     times = jnp.array([0.0, eta * steps])
     theta = jnp.ones(D)
-    dynamics = momentum(OBJECTIVE, eta, 1, beta)
+    dynamics = momentum_sgd(OBJECTIVE, eta, 1, beta)
     diffused, iterated = _sampled(dynamics, jf.optim.momentum(eta, beta), theta, times, keys, steps)
     drift, _, final = continuous(dynamics)
     flow = expm(times[-1] * drift)
-    step, noise = map(np.asarray, discrete(momentum, eta, beta))
+    step, noise = map(np.asarray, discrete(momentum_sgd, eta, beta))
     for sample, exact in (
         (diffused, (final - flow @ final @ flow.T)[:D, :D]),
         (iterated, moments(step, noise, steps)[1]),
@@ -306,9 +308,9 @@ def test_schedules_of_rate_batch_and_momentum():
     eta, batch, beta = (
         in_time(s, 10, clock) for s, clock in ((rate, None), (lambda k: 1 + k, rate), (_beta, rate))
     )
-    varying = momentum(OBJECTIVE, eta, batch, beta)
+    varying = momentum_sgd(OBJECTIVE, eta, batch, beta)
     state, xi, t = varying.init(jnp.ones(D)), jnp.arange(float(N)), 0.12  # of step 3
-    frozen = momentum(OBJECTIVE, 0.075, 4, _beta(3))
+    frozen = momentum_sgd(OBJECTIVE, 0.075, 4, _beta(3))
 
     @jax.jit
     def fields(dynamics):
@@ -316,7 +318,7 @@ def test_schedules_of_rate_batch_and_momentum():
 
     for a, b in zip(fields(varying), fields(frozen), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
-    still = momentum(OBJECTIVE, lambda t: jnp.zeros(()), 1, 0.5)
+    still = momentum_sgd(OBJECTIVE, lambda t: jnp.zeros(()), 1, 0.5)
     stopped = jax.jit(still.step)(0.0, state, 0.01, xi)
     assert np.isfinite(flat(stopped)).all()
 
@@ -325,7 +327,7 @@ def _beta(k):
     return 0.5 + 0.01 * k
 
 
-@pytest.mark.parametrize("kind", [momentum, nesterov_sgd])
+@pytest.mark.parametrize("kind", [momentum_sgd, nesterov_sgd])
 def test_bad_input_is_refused(kind):
     with pytest.raises(ValueError, match="learning_rate must be"):
         kind(OBJECTIVE, 0.0, 1)

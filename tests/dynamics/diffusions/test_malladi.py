@@ -108,7 +108,7 @@ def test_moments_of_malladis_rmsprop():
     """The bias that 16 substeps a step leave is a fifth of a standard error."""
     eta, count = 0.25, 4_000
     sigma = S0 / eta
-    dynamics = jf.dynamics.rmsprop(two_point(sigma), eta, 1, 1 - C2 * eta**2, E0 / eta, malladi=True)
+    dynamics = jf.dynamics.rmsprop_sde(two_point(sigma), eta, 1, 1 - C2 * eta**2, E0 / eta, malladi=True)
     start = RMSPropState(jnp.asarray(1.0), jnp.asarray(0.4 * sigma**2))
     end = end_of(dynamics, [0.0, 1.0], count, seed=1, state=start)
     mean, square, u = rmsprop_moments(1.0)
@@ -120,7 +120,7 @@ def test_moments_of_malladis_rmsprop():
 def test_moments_of_malladis_adam_from_the_start():
     """A run from t = 0 is the paper's from half a step on, with moments that have stood at θ₀ until then."""
     eta, count = 0.25, 4_000
-    dynamics = jf.dynamics.adam(
+    dynamics = jf.dynamics.adam_sde(
         two_point(S0 / eta), eta, 1, 1 - C1 * eta**2, 1 - C2 * eta**2, E0 / eta, malladi=True
     )
     end = end_of(dynamics, [0.0, 1.0], count, seed=2)

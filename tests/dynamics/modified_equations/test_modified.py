@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import jaxflow as jf
-from jaxflow.dynamics import ModifiedState, modified
+from jaxflow.dynamics import ModifiedState, modified, modified_sde
 from jaxflow.dynamics.modified_equations.step_logarithm import weights
 from jaxflow.solve.trajectory import FINISHED, LEFT, WARMING
 
@@ -160,11 +160,11 @@ def test_a_schedule_may_begin_and_end_at_zero():
     np.testing.assert_array_equal(still.values[1], still.values[2])
 
 
-def test_with_a_batch_size_it_is_the_sde_of_sgd():
+def test_on_mini_batches_it_is_the_sde_of_sgd():
     losses = lambda w, c: 0.5 * jnp.sum((w[None] - c) ** 2, -1) + jnp.sum(w**4)
     objective = jf.Objective(losses, jnp.arange(8.0).reshape(4, 2))
     known = jf.dynamics.sgd(objective, 0.1, 2, order=2)
-    made = modified(jf.optim.gd(0.1), objective, batch_size=2)
+    made = modified_sde(jf.optim.gd(0.1), objective, 2)
     xi = jnp.arange(4.0) - 1
     state = made.init(START)
     assert made.brownian(state) == known.brownian(START)
@@ -173,7 +173,7 @@ def test_with_a_batch_size_it_is_the_sde_of_sgd():
     )
     # The known drift is −∇(L + η|∇L|²/4): what two steps see of it differs at the next order.
     drifts = lambda h: (
-        modified(jf.optim.gd(h), objective, batch_size=2).drift(0.0, state).params
+        modified_sde(jf.optim.gd(h), objective, 2).drift(0.0, state).params
         - jf.dynamics.sgd(objective, h, 2, order=2).drift(0.0, START)
     )
     np.testing.assert_allclose(drifts(1e-3) / drifts(5e-4), 4.0, rtol=0.05)
@@ -186,7 +186,7 @@ def test_noise_reaches_the_parameters_through_the_optimizer():
     centres = jnp.arange(8.0).reshape(4, 2)
     objective = jf.Objective(lambda w, c: 0.5 * jnp.sum((w[None] - c) ** 2, -1), centres)
     rate, beta, xi = 0.1, 0.9, jnp.array([1.0, -2.0, 0.5, 0.25])
-    made = modified(jf.optim.momentum(rate, beta), objective, batch_size=2, replacement=False)
+    made = modified_sde(jf.optim.momentum(rate, beta), objective, 2, replacement=False)
     response = made.diffusion(0.0, made.init(START), xi)
     each = np.asarray(START[None] - centres)
     n = np.sqrt((4 - 2) / (4 - 1) / 2) * each.T @ np.asarray(xi - xi.mean()) / 2
@@ -200,7 +200,7 @@ def test_noise_reaches_gradients_taken_elsewhere_too():
     params, xi = (jnp.array(1.0), jnp.array(-0.7)), jnp.array([1.0, -2.0, 0.5, 0.25])
 
     def response(optimizer):
-        made = modified(optimizer, objective, time_step=0.1, batch_size=2)
+        made = modified_sde(optimizer, objective, 2, time_step=0.1)
         return made.diffusion(0.0, made.init(params), xi)
 
     plain = response(jf.optim.gd(0.1)).params
@@ -315,7 +315,6 @@ REFUSED = {
     "time_step must be a finite number above 0, got -0.1": {"time_step": -0.1},
     "stride must be an integer at least 1, got 0": {"stride": 0},
     "warmup must be an integer at least 0, got -1": {"warmup": -1},
-    "warmup must be 0 for an equation with noise, got 5": {"batch_size": 1, "warmup": 5},
     "optimizer must be an optax transformation, got 0.1": {"optimizer": 0.1},
     "objective must be an Objective or a function of the parameters, got 3": {"objective": 3},
     "random": {

@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
-from jaxflow.dynamics.noise.covariance import _noise_scale
+from jaxflow._compiled import programs
 
 N = 23
 RNG = np.random.default_rng(0)
@@ -108,10 +108,10 @@ def test_single_precision():
 
 def test_compiles_once_and_goes_through_vmap():
     jf.noise_scale(OBJECTIVE, PARAMS)
-    before = _noise_scale.cache_size()
+    before = programs()["dynamics.noise.covariance.noise_scale"]
     other = jf.Objective(losses, jax.tree.map(lambda x: 2 * x, DATA))
     jf.noise_scale(other, jax.tree.map(jnp.negative, PARAMS))
-    assert _noise_scale.cache_size() == before
+    assert programs()["dynamics.noise.covariance.noise_scale"] == before
     stack = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS)
     scales = jax.jit(jax.vmap(lambda p: jf.noise_scale(OBJECTIVE, p)))(stack)
     np.testing.assert_allclose(scales.simple, 2 * [np.trace(SIGMA) / (MEAN @ MEAN)], rtol=1e-12)

@@ -238,7 +238,7 @@ def test_bad_input_is_refused(call, error, message):
     "dynamics",
     [
         lambda rate: jf.dynamics.sgd(CLOUD, rate, 3, replacement=False),
-        lambda rate: jf.dynamics.momentum(CLOUD, rate, 3, 0.5, replacement=False),
+        lambda rate: jf.dynamics.momentum_sgd(CLOUD, rate, 3, 0.5, replacement=False),
         lambda rate: jf.dynamics.langevin(CLOUD, lambda t: rate * jnp.maximum(0.0, 1 - 4 * t)),
     ],
     ids=["all data in a batch", "all data in a batch, momentum", "no temperature at the end"],

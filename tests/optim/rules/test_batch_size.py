@@ -55,7 +55,7 @@ def test_the_square_root_rule_keeps_malladis_rmsprop():
     results = []
     for optimizer, batch, v in ((before, 2, V), (after, 8, V / KAPPA)):  # u = v·B is kept
         rate, decay, eps = numbers(optimizer, "learning_rate", "decay", "eps")
-        dynamics = jf.dynamics.rmsprop(OBJECTIVE, rate, batch, decay, eps, malladi=True)
+        dynamics = jf.dynamics.rmsprop_sde(OBJECTIVE, rate, batch, decay, eps, malladi=True)
         params, (drift, _) = both(dynamics, RMSPropState(W, v), XI)
         results.append((*params, batch * drift.second_moment))
     for a, b in zip(*results, strict=True):
@@ -68,7 +68,7 @@ def test_the_square_root_rule_keeps_malladis_adam():
     results = []
     # Both at the same time: t/η² and half a step.
     for optimizer, batch, v, steps in ((before, 2, V, 7.5), (jf.rescale(before, 2, 8), 8, V / KAPPA, 1.5)):
-        dynamics = jf.dynamics.adam(
+        dynamics = jf.dynamics.adam_sde(
             OBJECTIVE, *numbers(optimizer, *names)[:1], batch, *numbers(optimizer, *names)[1:], malladi=True
         )
         state = AdamState(W, 0.3 * W, v, jnp.asarray(steps))

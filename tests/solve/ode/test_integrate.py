@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 from jaxflow.solve.trajectory import DIVERGED, FINISHED, LEFT, MAX_STEPS, STOPPED
 
 pytestmark = pytest.mark.promotes
@@ -184,16 +185,14 @@ def test_auto_takes_rkc2_only_where_stiff_and_not_rotating():
 
 
 def test_numbers_compile_nothing_new():
-    from jaxflow.solve.integration import _integrate
-
     data = [jax.random.normal(jax.random.key(i), (5, 2)) for i in range(3)]
     losses = lambda w, batch: jnp.sum((batch - w[None]) ** 2, 1)
-    before = _integrate.cache_size()
+    before = programs()["solve.ode.flow.follow"]
     for i, x in enumerate(data):
         jf.integrate(
             jf.dynamics.gradient_flow(jf.Objective(losses, x)), START * i, TIMES + i, rtol=10.0 ** -(5 + i)
         )
-    assert _integrate.cache_size() == before + 1
+    assert programs()["solve.ode.flow.follow"] == before + 1
 
 
 @pytest.mark.parametrize(

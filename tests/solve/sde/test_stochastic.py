@@ -9,9 +9,9 @@ import pytest
 from jax.sharding import AxisType
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 from jaxflow.dynamics import Field, traceable
-from jaxflow.solve import brownian
-from jaxflow.solve.sde.fixed_steps import _diffuse
+from jaxflow.solve.sde import brownian
 
 PAIR = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
 FACTORS = jf.Objective(lambda w, a: 0.5 * a * w**2, jnp.array([0.0, 2.0]))
@@ -218,10 +218,10 @@ def test_nothing_recompiles_for_other_numbers():
         jf.dynamics.sgd(PAIR, rate, batch), 1.0, scale * TIMES, key=jax.random.key(seed), substeps=40
     )
     run(0.1, 1, 0, 1.0)
-    before = _diffuse.cache_size()
+    before = programs()["solve.sde.fixed_steps.diffuse"]
     for seed, rate in enumerate((0.12, 0.2)):
         run(rate, 2 + seed, seed, 1.1)
-    assert _diffuse.cache_size() == before
+    assert programs()["solve.sde.fixed_steps.diffuse"] == before
 
 
 def test_it_is_traceable_and_differentiable():

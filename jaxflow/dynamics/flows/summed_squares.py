@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, like, scale, wide
-from jaxflow.dynamics.diffusions.moving_averages import cast, check_adaptive, divided, real
 from jaxflow.dynamics.flows.first_order import Loss, slope_of
+from jaxflow.dynamics.flows.moments import cast, check_adaptive, divided, real
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any
