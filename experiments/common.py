@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from jaxflow import _results as results
+from jaxflow._cache import keep_programs
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Experiment:
 
 
 def start(name: str, doc: str | None, arguments: list[str] | None = None) -> Experiment:
-    """Read `[--quick] [--output DIR]` and turn float64 on."""
+    """Read `[--quick] [--output DIR] [--no-cache]` and turn float64 on."""
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",
         description=doc,
@@ -54,11 +55,16 @@ def start(name: str, doc: str | None, arguments: list[str] | None = None) -> Exp
     )
     parser.add_argument("--quick", action="store_true", help="a smaller version, in seconds")
     parser.add_argument("--output", type=Path, default=Path("results") / name, help="default: %(default)s")
+    parser.add_argument(
+        "--no-cache", action="store_true", help="compile all programs, even those kept on disk"
+    )
     chosen = parser.parse_args(arguments)
     try:
         results.check_folder(chosen.output, f"{name}.png", f"{name}.json")
     except ValueError as error:
         parser.error(str(error))
+    if not chosen.no_cache:
+        keep_programs()
     jax.config.update("jax_enable_x64", True)
     return Experiment(name, chosen.quick, chosen.output, time.perf_counter())
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
+from jaxflow._cache import keep_programs
 from jaxflow.commands import edge, order, temperature
 from jaxflow.commands.compare import command as compare
 from jaxflow.commands.shared import output as streams
@@ -104,6 +105,8 @@ def _run(given: list[str]) -> int:
         print(listing())
         return 0
     name, job = JOBS[type(command)]
+    if command.cache:
+        keep_programs()
     if command.x64:
         _compute_in_float64(True)
     try:

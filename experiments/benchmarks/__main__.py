@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.benchmarks import accuracy, curvature, modified, speed, stochastic, sweeps
+from experiments.benchmarks import accuracy, compilation, curvature, modified, speed, stochastic, sweeps
 from experiments.common import start
 from jaxflow import _results as results
 
@@ -189,7 +189,10 @@ FIGURES = (
 )
 
 
-def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+def main(arguments: list[str] | None = None) -> Any:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["compilation"]:
+        return compilation.main(arguments[1:])
     run = start("benchmarks", __doc__, arguments)
     rows = []
     for figure in tqdm(FIGURES, file=sys.stderr, disable=None, leave=False):

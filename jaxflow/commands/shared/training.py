@@ -42,6 +42,8 @@ class Training:
     """Seed of the initial parameters and of the mini-batches."""
     x64: bool = False
     """Compute in float64."""
+    cache: bool = True
+    """Keep compiled programs in $JAX_COMPILATION_CACHE_DIR, or in this user's cache folder, for the next run."""
 
     def make(self) -> tuple[jf.problems.Problem, jf.optim.Optimizer]:
         """The problem and the optimizer, or an error that says in a sentence which setting is wrong."""

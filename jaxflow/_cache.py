@@ -1,0 +1,45 @@
+"""Compiled programs kept on disk, so that a command that ran before does not compile them again.
+
+JAX keeps them. Here is where, and how several processes share a folder: when its size is limited, JAX takes a lock
+for every access, so that no process reads what another has half written.
+"""
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+from platformdirs import user_cache_path
+
+LARGEST = 2**30  # bytes in the folder; the programs that were used longest ago make room
+SHORTEST = 0.1  # seconds of compilation that are worth a file
+
+
+def keep_programs(folder: Path | None = None) -> Path | None:
+    """Have JAX keep compiled programs in a folder from now on, and return it; `None` where that cannot be.
+
+    The folder is `$JAX_COMPILATION_CACHE_DIR` where that is set, else `folder`, else the user's cache folder for
+    jaxflow on this platform. One that cannot be written is warned of once, and nothing is kept.
+    """
+    settings: Any = jax.config  # its attributes are not declared
+    if not settings.jax_enable_compilation_cache:
+        return None
+    given = settings.jax_compilation_cache_dir
+    folder = Path(given) if given else folder or user_cache_path("jaxflow", appauthor=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="."):
+            pass
+    except OSError as error:
+        warnings.warn(
+            f"Compiled programs are not kept, as {folder} cannot be written ({error.strerror or error}).",
+            stacklevel=2,
+        )
+        jax.config.update("jax_enable_compilation_cache", False)
+        return None
+    jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
+    jax.config.update("jax_compilation_cache_max_size", LARGEST)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
+    return folder
