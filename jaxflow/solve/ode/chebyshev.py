@@ -164,9 +164,12 @@ def any_direction(y: PyTree) -> PyTree:
     """A unit vector shaped as y, always the same, and orthogonal to nothing in particular: a chirp."""
     leaves, structure = jax.tree.flatten(y)
     begins = [sum(leaf.size for leaf in leaves[:i]) for i in range(len(leaves))]
-    places = [begin + jnp.arange(x.size, dtype=x.dtype) for begin, x in zip(begins, leaves, strict=True)]
-    chirps = [jnp.cos(k * k * 0.7390851) for k in places]
-    return _normalised(structure.unflatten([c.reshape(x.shape) for c, x in zip(chirps, leaves, strict=True)]))
+    places = [begin + jnp.arange(x.size, dtype=x.real.dtype) for begin, x in zip(begins, leaves, strict=True)]
+    chirps = [
+        jnp.cos(k * k * 0.7390851).reshape(x.shape).astype(x.dtype)
+        for k, x in zip(places, leaves, strict=True)
+    ]
+    return _normalised(structure.unflatten(chirps))
 
 
 def _normalised(tree):
@@ -175,5 +178,5 @@ def _normalised(tree):
 
 
 def _norm(tree) -> jax.Array:
-    squares = [jnp.sum(jnp.square(leaf)).astype(float) for leaf in jax.tree.leaves(tree)]
+    squares = [jnp.sum(jnp.square(jnp.abs(leaf))).astype(float) for leaf in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares, jnp.zeros((), float)))

@@ -36,11 +36,11 @@ class Problem(NamedTuple):
     times: jax.Array
     first: PyTree
     record: Callable[[PyTree], PyTree]
-    rtol: Any
-    atol: Any
-    step_size: Any
-    substeps: int | None
-    max_steps: int | None
+    rtol: Any = None
+    atol: Any = None
+    step_size: Any = None
+    substeps: int | None = None
+    max_steps: int | None = None
 
     @property
     def is_adaptive(self) -> bool:

@@ -3,12 +3,15 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.core import Tracer
 
 from jaxflow._traceable import compiled
-from jaxflow.curvature.spectrum.powers import power_iteration
 from jaxflow.dynamics import Dynamics
 from jaxflow.solve.discrete_start import begun
+from jaxflow.solve.ode.chebyshev import any_direction, field_and_image, power
+from jaxflow.solve.ode.problem import posed
 
 PyTree = Any
 
@@ -40,9 +43,12 @@ def is_stiff(dynamics: Dynamics, params: PyTree, times: Any, state: PyTree = Non
 def _stiffness(dynamics, params, t, state):
     """Spectral radius of the drift's Jacobian, and the Rayleigh quotient of its dominant direction."""
     state = begun(dynamics.build(), params)[2] if state is None else state
-    drift = lambda z: dynamics.drift(t, z)
-    keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(state)))
-    keys = jax.tree.unflatten(jax.tree.structure(state), list(keys))
-    start = jax.tree.map(lambda z, key: jax.random.normal(key, z.shape, z.dtype), state, keys)
-    powers = power_iteration(lambda v: jax.jvp(drift, (state,), (v,))[1], start, ITERATIONS)
-    return powers.growth[-1], powers.rayleigh[-1]
+    problem = posed(dynamics, state, jnp.zeros(1), jnp.asarray(t, float), lambda state: ())
+
+    def iterate(_, carry):
+        direction, radius, _ = carry
+        image = field_and_image(problem.drift, problem.times[0], problem.start, direction)[1]
+        return *power(image, direction, radius), jnp.real(jnp.vdot(direction, image))
+
+    start = any_direction(problem.start), jnp.zeros((), float), jnp.zeros((), problem.start.real.dtype)
+    return lax.fori_loop(0, ITERATIONS, iterate, start)[1:]
