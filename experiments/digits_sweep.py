@@ -33,7 +33,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
 from experiments import common
-from jaxflow.commands import sweep
+from jaxflow.commands.sweep import command as sweep
 from jaxflow.commands.sweep.laws import inhomogeneity
 from jaxflow.commands.sweep.maps import maps
 from jaxflow.commands.sweep.report import derived, mean

@@ -77,7 +77,7 @@ class BiasCorrected(NamedTuple):
     forget: tuple[Any, Any]
 
     def forgotten(self, steps: Any) -> list[jax.Array]:
-        """γ of both after so many steps, in double precision where there is any."""
+        """γ of both averages after `steps` steps, in double precision where that is enabled."""
         return [-jnp.expm1(-f * (jnp.asarray(steps, float) + 0.5)) for f in self.forget]
 
     def shares(self, steps: Any) -> list[jax.Array]:

@@ -354,7 +354,7 @@ def test_a_run_goes_on_from_its_state():
     assert abs(run(half.params, [0.5, 1.0]).params - whole.params) > 0.1
 
 
-@pytest.mark.parametrize("name", ["rmsprop", "adam", "sign_sgd"])
+@pytest.mark.parametrize("name", ["rmsprop_sde", "adam_sde", "sign_sgd"])
 def test_steps_that_square_their_increments_share_no_path(name):
     """They were let through, and ended .37 and more from their finer steps where SGD's equation is within .007."""
     dynamics = getattr(jf.dynamics, name)(PAIR, 0.1, 1)
