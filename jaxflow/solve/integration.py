@@ -85,10 +85,12 @@ def integrate(
       float32, 1e-2 in half precision, and atol = rtol.
     - `step_size`: fixed steps of this length, in time, instead of adaptive ones.
     - `substeps`: a number of equal steps between two times (static), instead of adaptive ones.
-    - `solver`: any diffrax ODE solver. Default: `diffrax.Tsit5()`. `RKC2()` is for stiff late-time gradient flow;
+    - `solver`: any diffrax ODE solver. Default: Tsitouras' method in a loop of our own, which takes the steps of
+      `diffrax.Tsit5()` and compiles in less than half the time. `RKC2()` is for stiff late-time gradient flow;
       `"auto"` measures the stiffness at the start and chooses one of the two (on the host, so not under `jit`).
-    - `adjoint`: how derivatives pass through the solve. Default: reverse mode with checkpoints;
-      `diffrax.ForwardMode()` is for forward mode (`jvp`, `jacfwd`), `diffrax.DirectAdjoint()` for both.
+    - `adjoint`: how derivatives pass through the solve. Default: reverse mode with checkpoints, through diffrax's
+      solve, whose value is then returned too; `diffrax.ForwardMode()` is for forward mode (`jvp`, `jacfwd`),
+      `diffrax.DirectAdjoint()` for both.
     - `event`: a `diffrax.Event`, such as `gradient_norm_below(1e-3)`. Values at times after it are NaN.
     - `max_steps`: the number of steps allowed, rejected ones included.
 
