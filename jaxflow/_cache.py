@@ -17,17 +17,21 @@ LARGEST = 2**30  # bytes in the folder; the programs that were used longest ago 
 SHORTEST = 0.1  # seconds of compilation that are worth a file
 
 
-def keep_programs(folder: Path | None = None) -> Path | None:
+def keep_programs() -> Path | None:
     """Have JAX keep compiled programs in a folder from now on, and return it; `None` where that cannot be.
 
-    The folder is `$JAX_COMPILATION_CACHE_DIR` where that is set, else `folder`, else the user's cache folder for
-    jaxflow on this platform. One that cannot be written is warned of once, and nothing is kept.
+    The folder is `jaxflow` in `$JAX_COMPILATION_CACHE_DIR` where that is set: next to files that JAX wrote without a
+    lock it could write none with one. Otherwise it is the user's cache folder for jaxflow on this platform. Where the
+    variable names a remote folder, JAX is left alone. A folder that cannot be written brings one warning, and nothing
+    is kept.
     """
     settings: Any = jax.config  # its attributes are not declared
     if not settings.jax_enable_compilation_cache:
         return None
-    given = settings.jax_compilation_cache_dir
-    folder = Path(given) if given else folder or user_cache_path("jaxflow", appauthor=False)
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if given and "://" in given:
+        return None
+    folder = Path(given) / "jaxflow" if given else user_cache_path("jaxflow", appauthor=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix="."):

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from jaxflow._cache import keep_programs
+
 CODE = """
 import jax, jax.numpy as jnp
 import jaxflow as jf
@@ -47,7 +49,7 @@ def test_a_flow_and_a_run_are_found_again_by_the_next_process_and_two_may_share_
     outs = [ended(process) for process in pair]
     assert all(not re.search("rror", errors) for _, errors in outs)
     (folder, hits, value), errors = ended(start(tmp_path))
-    assert folder == str(tmp_path)
+    assert folder == str(tmp_path / "jaxflow")
     assert int(hits) >= 2
     assert "rror" not in errors
     assert {float(out[2]) for out, _ in outs} == {float(value)}
@@ -66,3 +68,17 @@ def test_off_by_a_flag(tmp_path):
     (folder, _, _), _ = ended(start(tmp_path / "new", JAX_ENABLE_COMPILATION_CACHE="false"))
     assert folder == "None"
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_jax_used_without_a_lock_serves_too(tmp_path):
+    """JAX does not find out when such files were used, and would fail to write next to them."""
+    (tmp_path / "jit_f-0-cache").write_bytes(b"of another process")
+    assert "rror" not in ended(start(tmp_path))[1]
+    (_, hits, _), errors = ended(start(tmp_path))
+    assert int(hits) >= 2
+    assert "rror" not in errors
+
+
+def test_a_remote_folder_is_left_to_jax(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/programs")
+    assert keep_programs() is None

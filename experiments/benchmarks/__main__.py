@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> Any:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["compilation"]:
         return compilation.main(arguments[1:])
-    run = start("benchmarks", __doc__, arguments)
+    run = start("benchmarks", __doc__, [*arguments, "--no-cache"])  # some figures are compilation
     rows = []
     for figure in tqdm(FIGURES, file=sys.stderr, disable=None, leave=False):
         rows.append(figure.row(run.quick))

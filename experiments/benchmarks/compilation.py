@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 from experiments.common import start, table
@@ -82,7 +81,7 @@ def measured(call: str, setting: str = SETTING) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    run = start("benchmarks", __doc__, arguments)
+    run = start("benchmarks", __doc__, [*(arguments or ()), "--no-cache"])
     calls = {what: (call, SETTING) for what, call in CALLS.items()}
     for what, words in COMMANDS.items():
         words = [*words, "--output", str(run.output / words[0])]
@@ -107,5 +106,5 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             [(what, f["cpu"], f["cpu"] / floor, f["number"]) for what, f in found.items()],
         )
     )
-    results.write_json(Path(run.output) / "compilation.json", {"calls": found, **results.provenance()})
+    results.write_json(run.output / "compilation.json", {"calls": found, **results.provenance()})
     return found
