@@ -16,7 +16,7 @@ from jaxflow.optim import learning_rate_of
 from jaxflow.recording import Recorder, Recording
 from jaxflow.solve.ode.flow import follow_flow
 from jaxflow.solve.one_step_map import follow_map
-from jaxflow.solve.request import requested
+from jaxflow.solve.request import check_request
 from jaxflow.solve.sde.fixed_steps import diffuse
 from jaxflow.solve.trajectory import Trajectory
 
@@ -110,7 +110,7 @@ def integrate(
     >>> print(jf.integrate(flow, jnp.ones(1), jnp.array([0.0, 1.0])).params.round(4))
     [0.3679]
     """
-    request = requested(
+    request = check_request(
         dynamics=dynamics,
         params=params,
         times=times,

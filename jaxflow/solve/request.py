@@ -62,7 +62,7 @@ class Request(NamedTuple):
                 raise ValueError(f"{name} must be None for {kind}, got {value!r}.")
 
 
-def requested(times: Any, params: PyTree, record: Any, **others: Any) -> Request:
+def check_request(times: Any, params: PyTree, record: Any, **others: Any) -> Request:
     """A request of which everything that all kinds of equations share is checked."""
     dynamics = others["dynamics"]
     if not isinstance(dynamics, Dynamics):

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from experiments.benchmarks import speed
+from experiments.benchmarks import compilation, speed
 from experiments.benchmarks.__main__ import FIGURES, Figure
 from experiments.benchmarks.timing import medians
 
@@ -52,3 +52,18 @@ def test_every_figure_has_a_bound_and_its_own_name():
 def test_a_quick_timing_runs():
     assert 0 < speed.iterate_plane(quick=True) < 100
     assert speed.plain_call(quick=True) < 1e5
+
+
+def test_a_first_call_is_told_program_by_program():
+    """Two programs, of which one is compiled for two shapes; whatever was compiled before the call is left out."""
+    setting = """
+import jax, jax.numpy as jnp
+x, y = jnp.arange(3.0), jnp.arange(4.0)
+def one(x): return x + x
+def other(x): return x * x
+one, other = jax.jit(one), jax.jit(other)
+"""
+    found = compilation.measured("(one(x), one(y), other(x))", setting)
+    assert {name: program["number"] for name, program in found["programs"].items()} == {"one": 2, "other": 1}
+    assert found["number"] == 3
+    assert all(program["compile"] > 0 for program in found["programs"].values())

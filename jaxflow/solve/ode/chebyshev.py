@@ -33,7 +33,7 @@ class Memory(NamedTuple):
 
 
 class Chebyshev(NamedTuple):
-    """The method for `loop.solve`; `most` is the largest number of stages."""
+    """The method for `loop.take_steps`; `most` is the largest number of stages."""
 
     most: int
     order: int = 3  # of the error estimate
@@ -58,12 +58,12 @@ class Chebyshev(NamedTuple):
         times = jnp.where(starting, START, 1)
         slope, direction, radius = lax.fori_loop(0, times, iterate, memory)
         moved = lax.stop_gradient(slope - memory.field)
-        new = Memory(slope, jnp.where(starting, direction, mixed(direction, moved)), radius)
+        new = Memory(slope, jnp.where(starting, direction, mix(direction, moved)), radius)
         error = estimate(h, change, memory.field, slope, capped)
         cost = jnp.where(starting, 2 * START + 1, stages + 1)
         return jnp.where(capped, jnp.nan, end), error, new, (end, memory.field, slope), cost
 
-    def interpolated(self, s, h, y, dense):
+    def interpolate(self, s, h, y, dense):
         """Hermite's cubic."""
         end, first, last = dense
         late = s * s * (3 - 2 * s)
@@ -135,6 +135,12 @@ def _combine(weights, last, before, field, first):
     return mu * last + nu * before + mu_h * (field - a * first)
 
 
+def check_real(y: PyTree) -> None:
+    """Refuse complex states: the bound on the spectrum is one on the real axis."""
+    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(y)):
+        raise TypeError("RKC2 integrates real states: y0 must not be complex. Split it into its parts.")
+
+
 def field_and_image(field: Field, t, y: PyTree, direction: PyTree) -> tuple[PyTree, PyTree]:
     """f(t, y) and the product of its Jacobian in y with `direction`, the latter without derivative."""
     f, image = jax.jvp(partial(field, t), (y,), (lax.stop_gradient(direction),))
@@ -151,7 +157,7 @@ def power(image: PyTree, direction: PyTree, radius) -> tuple[PyTree, jax.Array]:
     return jax.tree.map(turn, image, direction), jnp.where(jnp.isfinite(size), size, radius)
 
 
-def mixed(direction: PyTree, moved: PyTree) -> PyTree:
+def mix(direction: PyTree, moved: PyTree) -> PyTree:
     """The direction with some of that in which the field moved, a unit vector again."""
     size = _norm(moved)
     useful = jnp.isfinite(size) & (size > 0)

@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
-from jaxflow.solve.ode.chebyshev import Chebyshev
-from jaxflow.solve.ode.loop import Method, solve
+from jaxflow.solve.ode.chebyshev import Chebyshev, check_real
+from jaxflow.solve.ode.loop import Method, take_steps
 from jaxflow.solve.ode.problem import Problem, Solution
 from jaxflow.solve.ode.step_sizes import Plan
 from jaxflow.solve.ode.tsit5 import Tsit5
@@ -11,12 +11,16 @@ from jaxflow.solve.ode.tsit5 import Tsit5
 FLOAT32 = 1e-5  # the least relative tolerance of many stages in float32: rounding over them is no smaller
 
 
-def solved(problem: Problem, most_stages: int | None = None) -> Solution:
-    """Solve by Tsitouras' method, or where `most_stages` is given by Runge–Kutta–Chebyshev's."""
-    if most_stages is not None and jnp.iscomplexobj(problem.start):
-        raise TypeError("RKC2 integrates real states: y0 must not be complex. Split it into its parts.")
-    method: Method = Tsit5() if most_stages is None else Chebyshev(most_stages)
-    return solve(problem, method, _plan(problem, method, at_least=0.0 if most_stages is None else FLOAT32))
+def solve(problem: Problem, most_stages: int | None = None) -> Solution:
+    """Solve by Tsitouras' method, or, where `most_stages` is given, by Runge–Kutta–Chebyshev's."""
+    if most_stages is None:
+        return _by_steps(problem, Tsit5(), at_least=0.0)
+    check_real(problem.start)
+    return _by_steps(problem, Chebyshev(most_stages), at_least=FLOAT32)
+
+
+def _by_steps(problem: Problem, method: Method, at_least: float) -> Solution:
+    return take_steps(problem, method, _plan(problem, method, at_least))
 
 
 def _plan(problem: Problem, method: Method, at_least: float) -> Plan:

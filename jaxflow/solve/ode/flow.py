@@ -1,7 +1,7 @@
 """Following an ordinary differential equation, which may begin with discrete steps, by the solver asked for."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from jaxflow.recording import WITH_MEMORY, keeping, looked
 from jaxflow.solve.discrete_start import begun, check_prefix, recorded
 from jaxflow.solve.ode import explicit
 from jaxflow.solve.ode.derivatives import with_reverse_mode_of
-from jaxflow.solve.ode.outcome import ending
-from jaxflow.solve.ode.problem import Solution, posed
+from jaxflow.solve.ode.outcome import find_ending
+from jaxflow.solve.ode.problem import Solution, pose
 from jaxflow.solve.ode.stiffness import is_stiff
 from jaxflow.solve.request import Request
 from jaxflow.solve.times import check_resolved
@@ -74,19 +74,14 @@ def _machinery(request: Request) -> tuple[Settings, list]:
     solver, stages, forward = request.solver, None, False
     if isinstance(solver, str):
         _check.choice("solver", solver, ["auto"])
-        solver = None
-        if is_stiff(request.dynamics, request.params, request.times.absolute, request.state):
-            from jaxflow.solve.ode.rkc import RKC2
-
-            solver = RKC2()
+        stiff = is_stiff(request.dynamics, request.params, request.times.absolute, request.state)
+        solver = _stabilised()() if stiff else None
     if solver is not None or request.adjoint is not None:
         import diffrax
 
-        from jaxflow.solve.ode.rkc import RKC2
-
         if not (solver is None or isinstance(solver, diffrax.AbstractSolver)):
             raise TypeError(f'solver must be a diffrax solver or "auto", got {solver!r}.')
-        stages = solver.max_stages if isinstance(solver, RKC2) else None
+        stages = cast(Any, solver).max_stages if isinstance(solver, _stabilised()) else None
         forward = isinstance(request.adjoint, diffrax.ForwardMode)
     ours = (
         request.event is None
@@ -100,26 +95,33 @@ def _machinery(request: Request) -> tuple[Settings, list]:
     return Settings(request.substeps, request.max_steps, machinery, ours, reverse, stages), arrays
 
 
+def _stabilised() -> Any:
+    """`RKC2`, whose module imports diffrax."""
+    from jaxflow.solve.ode.rkc import RKC2
+
+    return RKC2
+
+
 @compiled(static=("settings",))
 def _follow(
     *, settings: Settings, dynamics, params, given, step_size, rtol, atol, arrays, record, state
 ) -> Trajectory:
     arguments = (dynamics, params, given, step_size, rtol, atol, arrays, record, state)
-    other = partial(_solved, settings._replace(ours=False))
+    other = partial(_solve, settings._replace(ours=False))
     if not settings.ours:
         return other(*arguments)
-    function = partial(_solved, settings)
+    function = partial(_solve, settings)
     return with_reverse_mode_of(other, function, *arguments) if settings.reverse else function(*arguments)
 
 
-def _solved(settings, dynamics, params, given, step_size, rtol, atol, arrays, record, state) -> Trajectory:
+def _solve(settings, dynamics, params, given, step_size, rtol, atol, arrays, record, state) -> Trajectory:
     field = dynamics.build()
     prefix, path, state = begun(field, params) if state is None else (None, None, state)
     times, elapsed = given
     begin = elapsed
     if prefix is not None:
         begin = jnp.maximum(elapsed, jnp.asarray(prefix.elapsed, elapsed.dtype)[-1])
-    problem = posed(
+    problem = pose(
         dynamics,
         state,
         begin,
@@ -133,7 +135,7 @@ def _solved(settings, dynamics, params, given, step_size, rtol, atol, arrays, re
     )
     found = _by_solver(settings, problem, arrays)
     end, values = found.end, found.values
-    status, stopped = ending(problem, found, times)
+    status, stopped = find_ending(problem, found, times)
     if prefix is not None:
         if isinstance(record, WITH_MEMORY):
             values = recorded(identity, prefix.elapsed, path, elapsed, values[0]), values[1]
@@ -159,7 +161,7 @@ def _solved(settings, dynamics, params, given, step_size, rtol, atol, arrays, re
 
 def _by_solver(settings: Settings, problem, arrays) -> Solution:
     if settings.ours:
-        return explicit.solved(problem, settings.stages)
+        return explicit.solve(problem, settings.stages)
     from jaxflow.solve.ode import with_diffrax
 
-    return with_diffrax.solved(problem, with_diffrax.Machinery(*combine(arrays, settings.machinery)))
+    return with_diffrax.solve(problem, with_diffrax.Machinery(*combine(arrays, settings.machinery)))

@@ -39,7 +39,7 @@ class Method(Protocol):
         """The field where the next step begins."""
         ...
 
-    def interpolated(self, s, h, y, dense) -> jax.Array:
+    def interpolate(self, s, h, y, dense) -> jax.Array:
         """The vector at the share `s` of the step."""
         ...
 
@@ -57,7 +57,7 @@ class _Carry(NamedTuple):
     values: PyTree
 
 
-def solve(problem: Problem, method: Method, plan: Plan) -> Solution:
+def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
     """Solve a problem by steps of `method`, as long as `plan` says.
 
     A lane that is not alive makes no step. Under `vmap` the loop ends with its last lane. The others stand still, and
@@ -75,7 +75,7 @@ def solve(problem: Problem, method: Method, plan: Plan) -> Solution:
         active, starting = running(c), c.rounds == 0
         end, h = plan.step(c.sizes, c.t, c.steps)
         y, error, memory, dense, cost = method.step(field, starting, c.t, h, c.y, c.memory)
-        kept, code, sizes = plan.judged(
+        kept, code, sizes = plan.judge(
             c.sizes, starting, (c.t, end, h), (c.y, y, error), method.slope(memory)
         )
         kept, moved = active & kept & ~starting, active & ~starting
@@ -87,7 +87,7 @@ def solve(problem: Problem, method: Method, plan: Plan) -> Solution:
             i, values = where
             here = pending(where)
             line = jnp.minimum(i, number - 1)
-            value = problem.keep(method.interpolated((times[line] - c.t) / h, h, c.y, dense))
+            value = problem.keep(method.interpolate((times[line] - c.t) / h, h, c.y, dense))
             # A lane with nothing to save writes the first record anew.
             at = jnp.where(here, line, 0)
             put = lambda x, x0, xs: lax.dynamic_update_index_in_dim(xs, jnp.where(here, x, x0), at, 0)

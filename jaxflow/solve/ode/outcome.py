@@ -11,7 +11,7 @@ from jaxflow.solve.trajectory import DIVERGED, FINISHED, LEFT, TOO_SMALL, is_fin
 PyTree = Any
 
 
-def ending(problem: Problem, found: Solution, times: jax.Array) -> tuple[jax.Array, jax.Array]:
+def find_ending(problem: Problem, found: Solution, times: jax.Array) -> tuple[jax.Array, jax.Array]:
     """How the solve ended, as a code, and when, on the clock of `times` (T,).
 
     With fixed steps nothing stops the solve where the state is lost; the first value to show the loss dates it.

@@ -99,7 +99,7 @@ class Solution(NamedTuple):
     evaluations: jax.Array
 
 
-def posed(
+def pose(
     dynamics: Dynamics, state: PyTree, times: jax.Array, origin: jax.Array, record: Any, **how: Any
 ) -> Problem:
     """The problem of a dynamics from `state` at the first of `times` on the solver's clock."""

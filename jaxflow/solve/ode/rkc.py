@@ -22,9 +22,10 @@ from jaxflow.solve.ode.chebyshev import (
     START,
     any_direction,
     change_over,
+    check_real,
     estimate,
     field_and_image,
-    mixed,
+    mix,
     power,
     stages_for,
 )
@@ -124,8 +125,7 @@ class RKC2(dfx.AbstractAdaptiveSolver[RKC2State]):
         return terms.vf(t0, y0, args)
 
     def init(self, terms, t0, t1, y0, args) -> RKC2State:
-        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(y0)):
-            raise TypeError("RKC2 integrates real states: y0 must not be complex. Split it into its parts.")
+        check_real(y0)
         return _start(terms, t0, y0, args, any_direction(y0), jnp.zeros((), jnp.int32))
 
     def step(self, terms, t0, t1, y0, args, solver_state: RKC2State, made_jump):
@@ -141,7 +141,7 @@ class RKC2(dfx.AbstractAdaptiveSolver[RKC2State]):
         moved = jax.tree.map(jnp.subtract, *lax.stop_gradient((f1, state.field)))
         direction, radius = power(image, state.direction, state.radius)
         cost = stages + 1
-        new = RKC2State(f1, mixed(direction, moved), radius, state.evaluations + cost)
+        new = RKC2State(f1, mix(direction, moved), radius, state.evaluations + cost)
 
         k0, k1 = (jax.tree.map(lambda f: h.astype(f.dtype) * f, f) for f in (state.field, f1))
         error = jax.tree.map(lambda d, f0, f1: estimate(h, d, f0, f1, capped), change, state.field, f1)

@@ -47,11 +47,11 @@ class Plan(NamedTuple):
             end = jnp.where(t + (1 + SNAP) * sizes.next >= self.last, self.last, t + sizes.next)
         return end, end - t
 
-    def judged(self, sizes: Sizes, starting, clock, states, slope) -> tuple[jax.Array, jax.Array, Sizes]:
+    def judge(self, sizes: Sizes, starting, clock, states, slope) -> tuple[jax.Array, jax.Array, Sizes]:
         """Whether a step is kept, whether the solve goes on (a status code), and the sizes for the next.
 
         This is Gustafsson's (1991) proportional–integral control. The step shrinks to a fifth at most, and grows
-        tenfold at most. The first is one over which the state moves by 1 % (Hairer, Nørsett & Wanner 1993, II.4).
+        tenfold at most.
         """
         if self.rtol is None:
             return jnp.asarray(True), jnp.asarray(FINISHED, jnp.int32), sizes
@@ -67,19 +67,22 @@ class Plan(NamedTuple):
         gain, memory = (PROPORTIONAL + INTEGRAL) / self.order, PROPORTIONAL / self.order
         factor = SAFETY * jnp.exp(memory * sizes.error - gain * error)
         factor = jnp.clip(factor, jnp.where(kept, 1.0, SHRINK), jnp.where(kept, GROW, SAFETY))
-        first = self._first(state, speed).astype(h.dtype)
+        first = first_step(state, speed, self.span, self.smallest)
         length = jnp.where(starting, first, h * factor)
         begins = jnp.where(kept, end, t)
         unresolved = length < 4 * jnp.finfo(h.dtype).eps * jnp.abs(begins) + self.smallest
         ended = jnp.where(jnp.isfinite(gap), TOO_SMALL, LEFT)
         code = jnp.where(unresolved, ended, FINISHED).astype(jnp.int32)
-        return (
-            kept,
-            code,
-            Sizes(length, jnp.where(kept & jnp.isfinite(error) & ~starting, error, sizes.error)),
-        )
+        remembered = kept & jnp.isfinite(error) & ~starting
+        return kept, code, Sizes(length, jnp.where(remembered, error, sizes.error))
 
-    def _first(self, size, speed):
-        step = 0.01 * jnp.where(size > 0, size, 1.0) / jnp.where(speed == 0, 1.0, speed)
-        step = jnp.minimum(jnp.where(speed == 0, 1e-3 * self.span, step), self.span)
-        return jnp.where(jnp.isnan(step), 2 * self.smallest, step)  # one step away from stopping
+
+def first_step(size, speed, span, smallest) -> jax.Array:
+    """A step over which a state of norm `size`, which moves at `speed`, moves by 1 %; `span` at most.
+
+    Both norms are in units of the tolerance (Hairer, Nørsett & Wanner 1993, II.4). Where they are NaN the step is one
+    away from stopping: diffrax's own choice is NaN there, and a step that is NaN never ends.
+    """
+    step = 0.01 * jnp.where(size > 0, size, 1.0) / jnp.where(speed == 0, 1.0, speed)
+    step = jnp.minimum(jnp.where(speed == 0, 1e-3 * span, step), span)
+    return jnp.where(jnp.isnan(step), 2 * smallest, step).astype(span.dtype)

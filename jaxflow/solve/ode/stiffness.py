@@ -11,7 +11,7 @@ from jaxflow._traceable import compiled
 from jaxflow.dynamics import Dynamics
 from jaxflow.solve.discrete_start import begun
 from jaxflow.solve.ode.chebyshev import any_direction, field_and_image, power
-from jaxflow.solve.ode.problem import posed
+from jaxflow.solve.ode.problem import pose
 
 PyTree = Any
 
@@ -43,7 +43,7 @@ def is_stiff(dynamics: Dynamics, params: PyTree, times: Any, state: PyTree = Non
 def _stiffness(dynamics, params, t, state):
     """Spectral radius of the drift's Jacobian, and the Rayleigh quotient of its dominant direction."""
     state = begun(dynamics.build(), params)[2] if state is None else state
-    problem = posed(dynamics, state, jnp.zeros(1), jnp.asarray(t, float), lambda state: ())
+    problem = pose(dynamics, state, jnp.zeros(1), jnp.asarray(t, float), lambda state: ())
 
     def iterate(_, carry):
         direction, radius, _ = carry

@@ -106,7 +106,7 @@ def step(field: Callable[[Any, jax.Array], jax.Array], t, h, y, slope, first, la
     return Step(end, h * _combined(jnp.asarray(ERROR, h.dtype), stages), stages)
 
 
-def interpolated(s, h, y, stages) -> jax.Array:
+def interpolate(s, h, y, stages) -> jax.Array:
     """The vector (n,) at the share `s` of a step of length `h` that began at `y`."""
     c, r, p, q = (jnp.asarray(x, h.dtype) for x in (C, R, P, Q))
     return y + h * _combined(c * s * (s - r) * (s * s + p * s + q), stages)
@@ -117,7 +117,7 @@ def _combined(weights, stages):
 
 
 class Tsit5(NamedTuple):
-    """The method for `loop.solve`. Its memory is the field where the next step begins, the last stage of this one."""
+    """The method for `loop.take_steps`. Its memory is the field at the end of a step, where the next one begins."""
 
     order: int = ORDER
 
@@ -138,5 +138,5 @@ class Tsit5(NamedTuple):
             jnp.where(starting, 1, STAGES - 1),
         )
 
-    def interpolated(self, s, h, y, dense):
-        return interpolated(s, h, y, dense)
+    def interpolate(self, s, h, y, dense):
+        return interpolate(s, h, y, dense)

@@ -13,7 +13,7 @@ from jaxflow.solve.ode.explicit import FLOAT32
 from jaxflow.solve.ode.pid import CountingPID, ResolvedPID
 from jaxflow.solve.ode.problem import Problem, Solution, blank
 from jaxflow.solve.ode.rkc import RKC2, evaluations
-from jaxflow.solve.ode.step_sizes import INTEGRAL, PROPORTIONAL
+from jaxflow.solve.ode.step_sizes import INTEGRAL, PROPORTIONAL, first_step
 from jaxflow.solve.trajectory import FAILED, FINISHED, LEFT, MAX_STEPS, STOPPED, TOO_SMALL
 
 CODES = {
@@ -33,7 +33,7 @@ class Machinery(NamedTuple):
     event: Any = None
 
 
-def solved(problem: Problem, machinery: Machinery) -> Solution:
+def solve(problem: Problem, machinery: Machinery) -> Solution:
     """Solve by `diffrax.diffeqsolve`."""
     solver = diffrax.Tsit5() if machinery.solver is None else machinery.solver
     adjoint = diffrax.RecursiveCheckpointAdjoint() if machinery.adjoint is None else machinery.adjoint
@@ -122,19 +122,9 @@ def _controller(solver, problem: Problem, start, velocity):
     kind = CountingPID if stabilised else ResolvedPID
     smallest = problem.smallest
     pid = kind(rtol, problem.atol, pcoeff=PROPORTIONAL, icoeff=INTEGRAL, smallest=smallest)
-    first = _first_step(times[-1] - times[0], rtol, problem.atol, start, velocity)
-    return pid, jnp.where(jnp.isnan(first), 2 * smallest, first)  # one step away from stopping
-
-
-def _first_step(span, rtol, atol, state, velocity):
-    """A step over which the state moves by 1 % (Hairer, Nørsett & Wanner 1993, II.4); NaN where state or velocity is.
-
-    diffrax's own choice is not used, because a solve whose first step is NaN never ends.
-    """
-    scale = atol + rtol * jnp.abs(state)
-    size, speed = jnp.linalg.norm(state / scale), jnp.linalg.norm(velocity / scale)
-    step = 0.01 * jnp.where(size > 0, size, 1.0) / jnp.where(speed == 0, 1.0, speed)
-    return jnp.minimum(jnp.where(speed == 0, 1e-3 * span, step), span).astype(span.dtype)
+    scale = problem.atol + rtol * jnp.abs(start)
+    size, speed = jnp.linalg.norm(start / scale), jnp.linalg.norm(velocity / scale)
+    return pid, first_step(size, speed, times[-1] - times[0], smallest)
 
 
 def _evaluations(solver, solution, adaptive: bool) -> jax.Array:

@@ -42,7 +42,7 @@ def test_the_constants_are_tsitouras():
         t0=0.0, t1=0.5, y0=jnp.ones(3), y1=None, k=jnp.asarray(stages) * 0.5
     )
     for s in (0.0, 0.2, 0.7, 1.0):
-        ours = tsit5.interpolated(jnp.asarray(s), jnp.asarray(0.5), np.ones(3), jnp.asarray(stages))
+        ours = tsit5.interpolate(jnp.asarray(s), jnp.asarray(0.5), np.ones(3), jnp.asarray(stages))
         np.testing.assert_allclose(ours, theirs.evaluate(0.5 * s), rtol=1e-13)
 
 
