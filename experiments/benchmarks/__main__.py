@@ -65,13 +65,13 @@ FIGURES = (
     Figure("updates that change a dtype or a state's structure", accuracy.dtypes, most=0),
     Figure("iterate / hand-written scan, digits network", speed.iterate_network, most=1.03, unit=" ×"),
     Figure(
-        "iterate / hand-written scan, 2-D function, every = 10", speed.iterate_plane, most=1.15, unit=" ×"
+        "iterate / hand-written scan, 2-D function, every = 10", speed.iterate_plane, most=1.10, unit=" ×"
     ),
     Figure("overhead of one plain call of iterate", speed.plain_call, most=150, unit=" µs"),
     Figure(
         "integrate / evaluations × one gradient, digits network",
         speed.integrate_network,
-        most=1.10,
+        most=1.05,
         unit=" ×",
     ),
     Figure(
@@ -83,7 +83,7 @@ FIGURES = (
         most=1e-9,
     ),
     Figure("slope of gradient descent − flow", accuracy.descent_slope, 0.95, 1.05),
-    Figure("import jaxflow / import jax, optax, diffrax", speed.import_time, most=1.15, unit=" ×"),
+    Figure("import jaxflow / import jax, optax, diffrax", speed.import_time, most=1.0, unit=" ×"),
     Figure("16 vmapped lanes, one of them NaN / 16 good ones", speed.nan_lane, most=1.2, unit=" ×"),
     Figure("mini-batch noise against all batches: relative error", stochastic.noise_covariance, most=1e-12),
     Figure("weak order, order 1: slope of the centred covariance", stochastic.covariance_slope, 1.9, 2.1),

@@ -13,19 +13,19 @@ from jaxflow.solve.estimators import with_replacement as with_replacement
 from jaxflow.solve.estimators import without_replacement as without_replacement
 from jaxflow.solve.integration import integrate as integrate
 from jaxflow.solve.iteration import iterate as iterate
-from jaxflow.solve.ode.events import gradient_norm_below as gradient_norm_below
+from jaxflow.solve.ode.diffrax_solves.events import gradient_norm_below as gradient_norm_below
 from jaxflow.solve.optimizer_steps import IterationState as IterationState
 from jaxflow.solve.optimizer_steps import begin as begin
 from jaxflow.solve.trajectory import Trajectory as Trajectory
 
 if TYPE_CHECKING:
-    from jaxflow.solve.ode.rkc import RKC2 as RKC2
+    from jaxflow.solve.ode.diffrax_solves.rkc import RKC2 as RKC2
 
 
 def __getattr__(name: str) -> Any:
     """`RKC2` is a class of diffrax's, which takes as long to import as all else, and is imported when it is used."""
     if name == "RKC2":
-        from jaxflow.solve.ode.rkc import RKC2
+        from jaxflow.solve.ode.diffrax_solves.rkc import RKC2
 
         return RKC2
     raise AttributeError(f"module 'jaxflow.solve' has no attribute {name!r}")

@@ -286,8 +286,18 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_import_leaves_pictures_and_data_sets_alone():
-    heavy = ("matplotlib.pyplot", "sklearn", "xarray", "tyro", "tqdm", "pandas", "scipy.stats")
+def test_import_leaves_pictures_data_sets_and_solvers_alone():
+    heavy = (
+        "matplotlib.pyplot",
+        "sklearn",
+        "xarray",
+        "tyro",
+        "tqdm",
+        "pandas",
+        "scipy.stats",
+        "diffrax",
+        "equinox",
+    )
     code = f"import sys, jaxflow; print([m for m in {heavy!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

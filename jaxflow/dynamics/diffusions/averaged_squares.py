@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._moved import took_batches
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, like, scale
 from jaxflow.dynamics.diffusions.moving_averages import gradients_of, noise_of_square, towards
@@ -18,6 +17,7 @@ from jaxflow.dynamics.flows import averaged_squares as flows
 from jaxflow.dynamics.flows.averaged_squares import AdamState, BiasCorrected, RMSPropState
 from jaxflow.dynamics.flows.moments import cast, check_adaptive, divided, relaxation
 from jaxflow.dynamics.noise.minibatch import FULL, Noise
+from jaxflow.dynamics.old_calls import took_batches
 from jaxflow.objective import Objective
 
 

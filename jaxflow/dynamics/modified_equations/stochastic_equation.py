@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxflow._moved import took_batches
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, scale
 from jaxflow.dynamics.diffusions.first_order import noise_amplitude
 from jaxflow.dynamics.modified_equations import equation
 from jaxflow.dynamics.modified_equations.step_logarithm import increment, weights
 from jaxflow.dynamics.noise.minibatch import FULL, Noise
+from jaxflow.dynamics.old_calls import took_batches
 from jaxflow.objective import Objective
 from jaxflow.optim.schedules import value_at
 

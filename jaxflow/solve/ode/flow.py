@@ -10,8 +10,8 @@ from jaxflow import _check
 from jaxflow._traceable import Static, combine, compiled, partition
 from jaxflow.recording import WITH_MEMORY, keeping, looked
 from jaxflow.solve.discrete_start import begun, check_prefix, recorded
-from jaxflow.solve.ode import explicit
 from jaxflow.solve.ode.derivatives import with_reverse_mode_of
+from jaxflow.solve.ode.ours import explicit
 from jaxflow.solve.ode.outcome import find_ending
 from jaxflow.solve.ode.problem import Solution, pose
 from jaxflow.solve.ode.stiffness import is_stiff
@@ -97,7 +97,7 @@ def _machinery(request: Request) -> tuple[Settings, list]:
 
 def _stabilised() -> Any:
     """`RKC2`, whose module imports diffrax."""
-    from jaxflow.solve.ode.rkc import RKC2
+    from jaxflow.solve.ode.diffrax_solves.rkc import RKC2
 
     return RKC2
 
@@ -162,6 +162,6 @@ def _solve(settings, dynamics, params, given, step_size, rtol, atol, arrays, rec
 def _by_solver(settings: Settings, problem, arrays) -> Solution:
     if settings.ours:
         return explicit.solve(problem, settings.stages)
-    from jaxflow.solve.ode import with_diffrax
+    from jaxflow.solve.ode.diffrax_solves import solving
 
-    return with_diffrax.solve(problem, with_diffrax.Machinery(*combine(arrays, settings.machinery)))
+    return solving.solve(problem, solving.Machinery(*combine(arrays, settings.machinery)))

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxflow._traceable import compiled
 from jaxflow.dynamics import Dynamics
 from jaxflow.solve.discrete_start import begun
-from jaxflow.solve.ode.chebyshev import any_direction, field_and_image, power
+from jaxflow.solve.ode.ours.chebyshev import any_direction, field_and_image, power
 from jaxflow.solve.ode.problem import pose
 
 PyTree = Any

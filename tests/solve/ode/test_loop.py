@@ -8,7 +8,7 @@ import pytest
 
 import jaxflow as jf
 from jaxflow import dynamics
-from jaxflow.solve.ode import tsit5
+from jaxflow.solve.ode.ours import tsit5
 
 pytestmark = pytest.mark.promotes
 

@@ -8,8 +8,8 @@ import pytest
 from numpy.polynomial import Chebyshev
 from scipy.integrate import solve_ivp
 
-from jaxflow.solve.ode.pid import CountingPID
-from jaxflow.solve.ode.rkc import RKC2, RKC2State, evaluations
+from jaxflow.solve.ode.diffrax_solves.pid import CountingPID
+from jaxflow.solve.ode.diffrax_solves.rkc import RKC2, RKC2State, evaluations
 
 PID = {"pcoeff": 0.3, "icoeff": 0.4, "dtmin": 1e-10, "force_dtmin": False}
 

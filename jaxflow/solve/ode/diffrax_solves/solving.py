@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from diffrax import RESULTS
 
-from jaxflow.solve.ode.events import as_given
-from jaxflow.solve.ode.explicit import FLOAT32
-from jaxflow.solve.ode.pid import CountingPID, ResolvedPID
+from jaxflow.solve.ode.diffrax_solves.events import as_given
+from jaxflow.solve.ode.diffrax_solves.pid import CountingPID, ResolvedPID
+from jaxflow.solve.ode.diffrax_solves.rkc import RKC2, evaluations
+from jaxflow.solve.ode.ours.explicit import FLOAT32
+from jaxflow.solve.ode.ours.step_sizes import INTEGRAL, PROPORTIONAL, first_step
 from jaxflow.solve.ode.problem import Problem, Solution, blank
-from jaxflow.solve.ode.rkc import RKC2, evaluations
-from jaxflow.solve.ode.step_sizes import INTEGRAL, PROPORTIONAL, first_step
 from jaxflow.solve.trajectory import FAILED, FINISHED, LEFT, MAX_STEPS, STOPPED, TOO_SMALL
 
 CODES = {

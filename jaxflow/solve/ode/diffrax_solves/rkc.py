@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow import _check
-from jaxflow.solve.ode.chebyshev import (
+from jaxflow.solve.ode.diffrax_solves.pid import Counted, Priced
+from jaxflow.solve.ode.ours.chebyshev import (
     START,
     any_direction,
     change_over,
@@ -29,7 +30,6 @@ from jaxflow.solve.ode.chebyshev import (
     power,
     stages_for,
 )
-from jaxflow.solve.ode.pid import Counted, Priced
 
 PyTree = Any
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxflow.solve.ode.ours.step_sizes import Plan, Sizes
 from jaxflow.solve.ode.problem import Problem, Solution, blank
-from jaxflow.solve.ode.step_sizes import Plan, Sizes
 from jaxflow.solve.trajectory import FINISHED, MAX_STEPS
 
 PyTree = Any

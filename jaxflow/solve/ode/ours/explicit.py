@@ -2,11 +2,11 @@
 
 import jax.numpy as jnp
 
-from jaxflow.solve.ode.chebyshev import Chebyshev, check_real
-from jaxflow.solve.ode.loop import Method, take_steps
+from jaxflow.solve.ode.ours.chebyshev import Chebyshev, check_real
+from jaxflow.solve.ode.ours.loop import Method, take_steps
+from jaxflow.solve.ode.ours.step_sizes import Plan
+from jaxflow.solve.ode.ours.tsit5 import Tsit5
 from jaxflow.solve.ode.problem import Problem, Solution
-from jaxflow.solve.ode.step_sizes import Plan
-from jaxflow.solve.ode.tsit5 import Tsit5
 
 FLOAT32 = 1e-5  # the least relative tolerance of many stages in float32: rounding over them is no smaller
 
