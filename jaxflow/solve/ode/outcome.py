@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.solve.ode.problem import Problem, Solution
+from jaxflow.solve.ode.problem import Problem, Solution, largest
 from jaxflow.solve.trajectory import DIVERGED, FINISHED, LEFT, TOO_SMALL, is_finite
 
 PyTree = Any
@@ -17,13 +17,13 @@ def find_ending(problem: Problem, found: Solution, times: jax.Array) -> tuple[ja
     With fixed steps nothing stops the solve where the state is lost; the first value to show the loss dates it.
     """
     code, stopped = found.code, times[0] + found.time.astype(times.dtype)
-    size = jnp.max(jnp.abs(found.end), initial=0.0)
+    size_before, size = largest(problem.start, found.end)
     lost = ~jnp.isfinite(size)
     if not problem.is_adaptive:
         blown, bad = (code == FINISHED) & lost, ~jax.vmap(is_finite)(found.values)
         stopped = jnp.where(blown & bad.any(), times[jnp.argmax(bad)], stopped)
         code = jnp.where(blown, DIVERGED, code)
-    moderate = ~lost & (size < _huge(problem.start.dtype) * (1 + problem.size))
+    moderate = ~lost & (size < _huge(problem.start.dtype) * (1 + size_before))
     code = jnp.where(((code == LEFT) | (code == TOO_SMALL)) & ~moderate, DIVERGED, code)
     began = times[0] + problem.times[0].astype(times.dtype)
     return jnp.where(problem.alive, code, DIVERGED), jnp.where(problem.alive, stopped, began)

@@ -18,7 +18,7 @@ class Problem(NamedTuple):
 
     A solver works on one vector, of single precision at least: its clock and its error estimates need that. Its clock
     `times` (T,) begins at 0, which is `origin` on the clock of the dynamics. `start` (n,) is the state as such a
-    vector, and `size` the largest of its numbers; a lane that is not `alive` began with one that is not finite.
+    vector; a lane that is not `alive` began with a number that is not finite.
     `tree` makes a pytree of a vector, and `state` one in the dtypes of the dynamics, those of `like`. `first` is the
     record at the start, and `record` makes one of a state.
 
@@ -29,7 +29,6 @@ class Problem(NamedTuple):
     dynamics: Dynamics
     origin: jax.Array
     alive: jax.Array
-    size: jax.Array
     start: jax.Array
     tree: Callable[[jax.Array], PyTree]
     like: PyTree
@@ -108,11 +107,15 @@ def pose(
     if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
         wide = jnp.promote_types(wide, jnp.complex64)
     start, tree = ravel_pytree(jax.tree.map(lambda x: x.astype(wide), state))
-    size = jnp.max(jnp.abs(start), initial=0.0)
-    alive = jnp.isfinite(size)
+    alive = jnp.isfinite(largest(start, start)[0])
     first = record(state)
     times, origin = times.astype(clock), origin.astype(clock)
-    return Problem(dynamics, origin, alive, size, start, tree, state, times, first, record, **how)
+    return Problem(dynamics, origin, alive, start, tree, state, times, first, record, **how)
+
+
+def largest(*vectors: jax.Array) -> jax.Array:
+    """The largest size of a number in each of some vectors (n,); together, as XLA makes four programs of a lone one."""
+    return jnp.max(jnp.abs(jnp.stack(vectors)), axis=1, initial=0.0)
 
 
 def blank(leaf: jax.Array, reached: jax.Array) -> jax.Array:

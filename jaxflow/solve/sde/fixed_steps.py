@@ -223,6 +223,8 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
     substeps, refinement = settings.substeps, settings.refinement
     layout = pages(substeps * refinement, noise.numbers)
     begins, dts = times.absolute, jnp.diff(times.elapsed) / substeps
+    number = dts.size
+    on_each = min(layout.intervals, number)
     seen = lambda z: (record(z), ~is_finite(z))
 
     @checkpoint
@@ -237,17 +239,20 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
         where = jnp.full(count, i), first + jnp.arange(count)
         return lax.scan(one, state, (*where, drawn))[0]
 
-    # Reverse mode keeps the states between pages only, and draws each page again.
-    def page(state, p, count):
-        """The `count` intervals of a page."""
-        drawn = coarsened(noise.draw(p, count * substeps * refinement), refinement)
-        drawn = jax.tree.map(lambda x: x.reshape(count, substeps, *x.shape[1:]), drawn)
+    # Reverse mode keeps the states between pages only, and draws each page again. The last page may hold more than
+    # is left to do: a page of its own length would be compiled on its own.
+    @checkpoint
+    def page(state, p):
+        drawn = coarsened(noise.draw(p, on_each * substeps * refinement), refinement)
+        drawn = jax.tree.map(lambda x: x.reshape(on_each, substeps, *x.shape[1:]), drawn)
 
         def interval(state, item):
-            state = along(state, item[0], 0, item[1], substeps)
+            i, drawn = item
+            walk = lambda state: along(state, i, 0, drawn, substeps)
+            state = walk(state) if number % on_each == 0 else lax.cond(i < number, walk, lambda z: z, state)
             return state, seen(state)
 
-        return lax.scan(interval, state, (p * layout.intervals + jnp.arange(count), drawn))
+        return lax.scan(interval, state, (p * on_each + jnp.arange(on_each), drawn))
 
     def part(state, i, j, count):
         """The `count` steps of the j-th page of interval i."""
@@ -273,16 +278,9 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
             state = checkpoint(partial(part, count=layout.rest))(state, i, jnp.asarray(layout.whole))
         return state, seen(state)
 
-    number = dts.size
     if not layout.intervals:
         final, (values, bad) = lax.scan(interval, state, jnp.arange(number))
         return final, values, bad
-    on_each = min(layout.intervals, number)
-    whole, rest = divmod(number, on_each)
-    state, records = lax.scan(checkpoint(partial(page, count=on_each)), state, jnp.arange(whole))
-    records = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), records)
-    if rest:
-        state, last = checkpoint(partial(page, count=rest))(state, jnp.asarray(whole))
-        records = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), records, last)
-    values, bad = records
-    return state, values, bad
+    final, records = lax.scan(page, state, jnp.arange(-(-number // on_each)))
+    values, bad = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:number], records)
+    return final, values, bad

@@ -65,11 +65,13 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
     """
     field, alive, times, max_steps = problem.drift, problem.alive, problem.times, problem.max_steps
     last, number = times[-1], times.size
-    first = jax.tree.map(lambda leaf: blank(leaf, alive), problem.first)
 
     def running(c: _Carry):
         more = alive & (c.t < last) & (c.code == FINISHED)
         return more if max_steps is None else more & (c.steps < max_steps)
+
+    def nothing(leaf: jax.Array):
+        return jnp.asarray(jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0, leaf.dtype)
 
     def round_(c: _Carry) -> _Carry:
         active, starting = running(c), c.rounds == 0
@@ -85,13 +87,16 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
 
         def save(where):
             i, values = where
-            here = pending(where)
-            line = jnp.minimum(i, number - 1)
+            here, left = pending(where), i < number
+            line = jnp.where(left, i, 0)
             value = problem.keep(method.interpolate((times[line] - c.t) / h, h, c.y, dense))
-            # A lane with nothing to save writes the first record anew.
-            at = jnp.where(here, line, 0)
-            put = lambda x, x0, xs: lax.dynamic_update_index_in_dim(xs, jnp.where(here, x, x0), at, 0)
-            return i + here.astype(i.dtype), jax.tree.map(put, value, first, values)
+
+            def put(xs, x, x0):
+                # A lane with nothing to save writes what is there: nothing yet, or the first record.
+                x = jnp.where(here, x, jnp.where(left, nothing(x0), x0))
+                return lax.dynamic_update_index_in_dim(xs, x, line, 0)
+
+            return i + here.astype(i.dtype), jax.tree.map(put, values, value, problem.first)
 
         saved, values = lax.while_loop(lambda where: any_lane(pending(where)), save, (c.saved, c.values))
         choose = lambda here, new, old: jax.tree.map(lambda a, b: jnp.where(here, a, b), new, old)
@@ -108,10 +113,9 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
             values,
         )
 
-    def empty(first: jax.Array) -> jax.Array:
-        line = jnp.arange(number).reshape(-1, *(1 for _ in first.shape)) == 0
-        nothing = jnp.nan if jnp.issubdtype(first.dtype, jnp.inexact) else 0
-        return jnp.where(line, first, nothing)
+    def empty(leaf: jax.Array) -> jax.Array:
+        line = jnp.arange(number).reshape(-1, *(1 for _ in leaf.shape)) == 0
+        return jnp.where(line, blank(leaf, alive), nothing(leaf))
 
     none = jnp.zeros((), jnp.int32)
     begun = _Carry(
@@ -124,7 +128,7 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
         evaluations=none,
         code=jnp.asarray(FINISHED, jnp.int32),
         saved=none + 1,
-        values=jax.tree.map(empty, first),
+        values=jax.tree.map(empty, problem.first),
     )
     done = lax.while_loop(lambda c: any_lane(running(c)), round_, begun)
     short = alive & (done.t < last) & (done.code == FINISHED)
