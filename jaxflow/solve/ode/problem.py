@@ -114,7 +114,7 @@ def pose(
 
 
 def largest(*vectors: jax.Array) -> jax.Array:
-    """The largest size of a number in each of some vectors (n,); together, as XLA makes four programs of a lone one."""
+    """The largest size of a number in each of some vectors (n,); together: XLA makes four programs of one."""
     return jnp.max(jnp.abs(jnp.stack(vectors)), axis=1, initial=0.0)
 
 

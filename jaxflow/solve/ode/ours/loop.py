@@ -45,7 +45,6 @@ class Method(Protocol):
 
 
 class _Carry(NamedTuple):
-    rounds: jax.Array
     t: jax.Array
     y: jax.Array
     memory: PyTree
@@ -74,7 +73,7 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
         return jnp.asarray(jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0, leaf.dtype)
 
     def round_(c: _Carry) -> _Carry:
-        active, starting = running(c), c.rounds == 0
+        active, starting = running(c), c.evaluations == 0
         end, h = plan.step(c.sizes, c.t, c.steps)
         y, error, memory, dense, cost = method.step(field, starting, c.t, h, c.y, c.memory)
         kept, code, sizes = plan.judge(
@@ -101,7 +100,6 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
         saved, values = lax.while_loop(lambda where: any_lane(pending(where)), save, (c.saved, c.values))
         choose = lambda here, new, old: jax.tree.map(lambda a, b: jnp.where(here, a, b), new, old)
         return _Carry(
-            c.rounds + 1,
             jnp.where(kept, end, c.t),
             choose(kept, y, c.y),
             choose(kept | (active & starting), memory, c.memory),
@@ -119,7 +117,6 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
 
     none = jnp.zeros((), jnp.int32)
     begun = _Carry(
-        rounds=none,
         t=times[0],
         y=problem.start,
         memory=method.begin(problem.start),
