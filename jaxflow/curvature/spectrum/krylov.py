@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow._norms import norms
-from jaxflow.curvature.spectrum.lanczos_iteration import lanczos, random_start
+from jaxflow.curvature.spectrum.lanczos_iteration import lanczos, random_start, scattered
 
+SWEEPS = 3  # of making new rows orthogonal to the basis and to one another: twice is enough for either
 EXHAUSTED = 8  # blocks of products allowed to find what an exhausted Krylov space has not
 
 
@@ -53,9 +54,9 @@ def follow(
     k, n = vectors.shape
     blocks = min(blocks, -(-n // k) - 1)
     width = (blocks + 1) * k
-    scattered = _scattered(k, n, vectors.dtype)
+    strewn = scattered(range(1, k + 1), n, vectors.dtype)
     usable = jnp.isfinite(vectors).all(1) & (vectors != 0).any(1)
-    vectors = jnp.where(usable[:, None], vectors, scattered)
+    vectors = jnp.where(usable[:, None], vectors, strewn)
 
     def rough(pairs: Block) -> jax.Array:
         late = pairs.residuals > tolerance * pairs.scale
@@ -65,19 +66,16 @@ def follow(
         pairs, _, _, count = carry
         return (count <= min(1, blocks)) | ((count <= blocks) & rough(pairs))
 
-    def left_over(pairs: Block, basis: jax.Array) -> jax.Array:
+    def left_over(pairs: Block) -> jax.Array:
         left = pairs.images - pairs.values[:, None] * pairs.vectors
         rounding = 10 * jnp.finfo(left.dtype).eps * pairs.scale
-        left = jnp.where((pairs.residuals <= rounding)[:, None], scattered, left)
-        for _ in range(2):  # twice is enough
-            left = left - (left @ basis.T) @ basis
-            left = orthonormal(left)
-        return left
+        return jnp.where((pairs.residuals <= rounding)[:, None], strewn, left)
 
     def enlarge(carry):
         pairs, basis, images, count = carry
         # The vectors given are the first block: one copy of the operator in the program, not two.
-        block = lax.cond(count == 0, lambda *_: orthonormal(vectors), left_over, pairs, basis)
+        block = jnp.where(count == 0, vectors, left_over(pairs))
+        block = lax.fori_loop(0, SWEEPS, lambda _, rows: orthonormal(rows - (rows @ basis.T) @ basis), block)
         basis = lax.dynamic_update_slice_in_dim(basis, block, count * k, 0)
         images = lax.dynamic_update_slice_in_dim(images, jax.vmap(apply)(block), count * k, 0)
         return _ritz(basis, images, k), basis, images, count + 1
@@ -118,24 +116,12 @@ def guess(apply: Callable[[jax.Array], jax.Array], size: int, dtype, k: int, dep
 
 
 def orthonormal(rows: jax.Array) -> jax.Array:
-    """Orthonormal rows of the same span; rows that are lost in it, or in rounding, become 0."""
-    tiny = jnp.finfo(rows.dtype).tiny
-    for _ in range(2):
-        lengths = norms(rows)[:, None]
-        rows = rows / jnp.where(lengths > tiny, lengths, 1.0)
-        values, rotation = jnp.linalg.eigh(rows @ rows.T)
-        kept = values > 100 * jnp.finfo(rows.dtype).eps * rows.shape[0]
-        rows = (rotation * jnp.where(kept, lax.rsqrt(jnp.where(kept, values, 1.0)), 0.0)[None]).T @ rows
-    return rows
-
-
-def _scattered(k: int, n: int, dtype) -> jax.Array:
-    """Rows that lie in no particular direction, without the cost of random numbers."""
-    i, j = jnp.arange(n, dtype=jnp.uint32)[None], jnp.arange(1, k + 1, dtype=jnp.uint32)[:, None]
-    bits = i * jnp.uint32(2654435761) + j * jnp.uint32(2246822519)
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(2146121005)
-    bits = (bits ^ (bits >> 15)) * jnp.uint32(2221713035)
-    return (bits >> 8).astype(dtype) / 2**24 - 0.5
+    """Rows of the same span, orthonormal up to the condition of the given ones; rows lost in rounding become 0."""
+    lengths = norms(rows)[:, None]
+    rows = rows / jnp.where(lengths > jnp.finfo(rows.dtype).tiny, lengths, 1.0)
+    values, rotation = jnp.linalg.eigh(rows @ rows.T)
+    kept = values > 100 * jnp.finfo(rows.dtype).eps * rows.shape[0]
+    return (rotation * jnp.where(kept, lax.rsqrt(jnp.where(kept, values, 1.0)), 0.0)[None]).T @ rows
 
 
 def _ritz(basis: jax.Array, images: jax.Array, k: int) -> Block:
