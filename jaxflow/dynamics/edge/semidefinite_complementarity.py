@@ -15,7 +15,7 @@ from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jax.typing import ArrayLike
 
 from jaxflow import _check
-from jaxflow._norms import norm
+from jaxflow._norms import norm, norms
 from jaxflow._traceable import compiled
 
 REGULARISE = 1e-3  # of a Newton matrix, a unit of residual
@@ -79,13 +79,17 @@ class Complementarity(NamedTuple):
 
 
 class _Point(NamedTuple):
-    """A point x and its natural map F = x − Π₊(z), z = x − a − B x = Q diag(values) Qᵀ; all in svec."""
+    """A point x and its natural map F = x − Π₊(z), z = x − a − B x = Q diag(values) Qᵀ; all in svec.
+
+    The `residual` is |F| with the `rounding` of x added, in whose neighbourhood nothing can be gained.
+    """
 
     x: jax.Array
     map: jax.Array
     values: jax.Array
     vectors: jax.Array
     residual: jax.Array
+    rounding: jax.Array
 
 
 class _Interior(NamedTuple):
@@ -164,13 +168,11 @@ def _complementarity(A, B, *, start, tolerance, max_iterations) -> Complementari
     a, B = svec(A) / size, B / stiffness
     zero = _evaluate(jnp.zeros_like(a), a, B)
     first = zero.x if start is None else svec(start) / scale
-    rounding = jnp.finfo(a.dtype).eps
-    # Below the rounding of x itself nothing can be gained.
-    solved = lambda p: p.residual <= jnp.maximum(tolerance, 4 * rounding * norm(p.x))
+    solved = lambda p: p.residual <= jnp.maximum(tolerance, 4 * p.rounding)
 
     def unfinished(carry):
         best, interior, level, count = carry
-        return ~solved(best) & interior.alive & (level >= rounding) & (count < max_iterations)
+        return ~solved(best) & interior.alive & (level >= jnp.finfo(a.dtype).eps) & (count < max_iterations)
 
     def both(carry):
         best, interior, level, count = carry
@@ -184,20 +186,27 @@ def _complementarity(A, B, *, start, tolerance, max_iterations) -> Complementari
 
         step = lambda inner: (_interior_step(inner[0], a, B), inner[1] + 1)
         interior, count = lax.while_loop(far, step, (interior, count))
-        point = _evaluate(jnp.where(begin, first, svec(interior.X)), a, B)
-        point = _better(~begin | (point.residual < zero.residual), point, zero)
+        given = jnp.where(begin, first, svec(interior.X))
 
         def goes_on(inner):
-            point, falls, count = inner
+            point, falls, fresh, count = inner
             return falls & ~solved(point) & (count < max_iterations)
 
         def newton(inner):
-            point, _, count = inner
-            new = _evaluate(point.x + _newton_step(point, B), a, B)
+            # The first round tries the point given, so that the program holds one evaluation for all.
+            point, _, fresh, count = inner
+            x = lax.cond(fresh, lambda: given, lambda: point.x + _newton_step(point, B))
+            new = _evaluate(x, a, B)
             falls = new.residual <= STALLED * point.residual
-            return _better(falls, new, point), falls, count + 1
+            kept = jnp.where(fresh, ~begin | (new.residual < point.residual), falls)
+            return (
+                _better(kept, new, point),
+                fresh | falls,
+                jnp.array(False),
+                count + (~fresh).astype(jnp.int32),
+            )
 
-        point, _, count = lax.while_loop(goes_on, newton, (point, todo, count))
+        point, _, _, count = lax.while_loop(goes_on, newton, (zero, todo, jnp.array(True), count))
         return _better(point.residual < best.residual, point, best), interior, level * LEVEL, count
 
     eye = jnp.eye(A.shape[0], dtype=A.dtype)
@@ -221,8 +230,8 @@ def _evaluate(x, a, B) -> _Point:
     values, vectors = jnp.linalg.eigh(smat(x - a - B @ x), symmetrize_input=False)
     projection = (vectors * jnp.maximum(values, 0)[None]) @ vectors.T
     natural = x - svec(projection)
-    residual = norm(natural) + jnp.finfo(x.dtype).eps * norm(x)
-    return _Point(x, natural, values, vectors, residual)
+    size, rounding = norms(jnp.stack([natural, jnp.finfo(x.dtype).eps * x]))
+    return _Point(x, natural, values, vectors, size + rounding, rounding)
 
 
 def _newton_step(point: _Point, B) -> jax.Array:
@@ -277,19 +286,23 @@ def _interior_step(state: _Interior, a, B) -> _Interior:
     scaled, wrong_scaled = T.T @ B @ T, T.T @ wrong
     solve = _factored(jnp.eye(a.size, dtype=a.dtype) + scaled)
 
-    def towards(target):
-        """The step for the target of (d dX + dX d + d dS + dS d)/2d, and how much of it stays inside, at most 1."""
-        x = solve(svec(target) - wrong_scaled)
+    def towards(_, carry):
+        """A step for a target of (d dX + dX d + d dS + dS d)/2d, and how much of it stays inside, at most 1.
+
+        From no step the target is −d, the predictor's; from the predictor's it is the corrector's.
+        """
+        _, (dX, dS), length = carry
+        centre = (1 - length) ** 3 * jnp.mean(square)
+        corrector = (dX @ dS + dS @ dX) / (d[:, None] + d[None])
+        x = solve(svec(jnp.diag(centre / d - d) - corrector) - wrong_scaled)
         steps = jnp.stack([smat(x), smat(wrong_scaled + scaled @ x)])
         weight = 1 / jnp.sqrt(d)
         relative = steps * (weight[:, None] * weight[None])[None]
         least = jnp.linalg.eigvalsh(relative, symmetrize_input=False).min()
         return x, steps, 1 / jnp.maximum(1, -least)
 
-    _, (dX, dS), length = towards(-jnp.diag(d))
-    centre = (1 - length) ** 3 * jnp.mean(square)
-    corrector = (dX @ dS + dS @ dX) / (d[:, None] + d[None])
-    x, _, length = towards(jnp.diag(centre / d - d) - corrector)
+    still = jnp.zeros_like(a), jnp.zeros((2, *state.X.shape), a.dtype), jnp.ones((), a.dtype)
+    x, _, length = lax.fori_loop(0, 2, towards, still)
     length = jnp.minimum(1, BOUNDARY * length)
     x = T @ x
     X = state.X + length * smat(x)
