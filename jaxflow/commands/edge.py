@@ -88,8 +88,8 @@ def run(settings: Edge, chosen: Plan) -> jf.EdgeStudy:
     _write(settings, chosen, study, rows, seconds)
     if study.approach_times.size:
         print(
-            f"Effective sharpness {float(study.approach_sharpness[-1]):.4g} reached at "
-            f"t = {float(study.approach_times[-1]):.6g} of the stable flow, where all three begin."
+            f"Effective sharpness {float(np.asarray(study.approach_sharpness)[-1]):.4g} reached at "
+            f"t = {float(np.asarray(study.approach_times)[-1]):.6g} of the stable flow, where all three begin."
         )
     print(f"\n{_table(rows)}\n\n{_said(study)}")
     print(f"Wrote edge.png, summary.json and trajectories.npz to {settings.output}")
@@ -134,8 +134,8 @@ def _rows(study: jf.EdgeStudy, seconds: dict[str, float]) -> list[dict[str, Any]
                 "path": name,
                 "loss": late(path.loss),
                 "squared_gradient": late(path.squared_gradient),
-                "sharpness": late(path.eigenvalues[:, 0]),
-                "distance": float(path.distance[-1]) if kind != "iterates" else None,
+                "sharpness": late(np.asarray(path.eigenvalues)[:, 0]),
+                "distance": float(np.asarray(path.distance)[-1]) if kind != "iterates" else None,
                 "seconds": seconds[stage],
             }
         )
@@ -223,7 +223,7 @@ def _write(settings: Edge, chosen: Plan, study: jf.EdgeStudy, rows, seconds) -> 
         "threshold": 2.0,
         **{name: getattr(study, name) for name in ratios},
         "central_flow": {name: getattr(study, name) for name in spent},
-        "approach_time": study.approach_times[-1] if study.approach_times.size else None,
+        "approach_time": np.asarray(study.approach_times)[-1] if study.approach_times.size else None,
         "window": study.window,
         "seconds": seconds,
         "settings": dataclasses.asdict(settings)

@@ -177,8 +177,8 @@ def _in_pieces(follow, state, times, length, steps, stage, watch) -> tuple[PyTre
     watch(stage, 0.0)
     parts = []
     for first in range(0, steps, length):
-        path = jax.block_until_ready(follow(state, times[first : first + length + 1]))
-        parts.append((path.values, path.observed))
+        path = follow(state, times[first : first + length + 1])
+        parts.append(jax.device_get((path.values, path.observed)))
         state = path.state
         watch(stage, min((first + length) / steps, 1.0))
     later = (jax.tree.map(lambda x: x[1:], part) for part in parts[1:])
@@ -245,32 +245,35 @@ def _study(chosen: Plan, way: Approach, run: Trajectory, centre: PyTree, calm: A
         central=path,
         stable=seen["params"],
     )
-    last = lambda tree: jax.tree.map(lambda x: jnp.asarray(x[-2]), tree)
-    inner = lambda values: jnp.asarray(_inner(values))
+    found = run.times, run.values, eigenvalues, middle, distances
+    times, run, eigenvalues, middle, distances = jax.device_get(found)
+    last = lambda tree: jax.tree.map(lambda x: x[-2], tree)
 
     def line(of, eigenvalues, distance, params):
-        return EdgePath(inner(of["loss"]), inner(of["squared_gradient"]), eigenvalues, distance, last(params))
+        loss, squared = _inner((of["loss"], of["squared_gradient"]))
+        return EdgePath(loss, squared, eigenvalues, distance, last(params))
 
-    above = lambda name: np.asarray(inner(run.values[name]) - middle[name])
-    average = lambda name: middle[name] + averaged(above(name), chosen.window)
-    return EdgeStudy(
-        times=run.times[1:-1],
-        iterates=line(run.values, eigenvalues, distances[0], run.values["params"]),
-        central=line(told._asdict(), inner(told.eigenvalues), distances[1], path),
-        stable=line(seen, inner(calm.eigenvalues), distances[2], seen["params"]),
+    above = lambda name: _inner(run[name]) - middle[name]
+    average = lambda name: middle[name] + averaged(above(name), chosen.window).astype(middle[name].dtype)
+    study = EdgeStudy(
+        times=times[1:-1],
+        iterates=line(run, eigenvalues, distances[0], run["params"]),
+        central=line(told._asdict(), _inner(told.eigenvalues), distances[1], path),
+        stable=line(seen, _inner(calm.eigenvalues), distances[2], seen["params"]),
         averaged_loss=average("loss"),
         averaged_squared_gradient=average("squared_gradient"),
-        window=jnp.asarray(chosen.window),
-        covariance=inner(told.covariance),
+        window=np.asarray(chosen.window),
+        covariance=_inner(told.covariance),
         eigenvector_residual=last(told.eigenvector_residual),
         complementarity_residual=last(told.complementarity_residual),
         substeps=last(told.substeps),
         products=last(told.products),
         third_derivatives=last(told.third_derivatives),
         start=way.start.params,
-        approach_times=jnp.asarray(way.times),
-        approach_sharpness=jnp.asarray(way.sharpness),
+        approach_times=way.times,
+        approach_sharpness=way.sharpness,
     )
+    return jax.tree.map(jnp.asarray, study)
 
 
 def averaged(values: np.ndarray, width: float) -> np.ndarray:

@@ -1,12 +1,15 @@
 """The result of a study past the edge of stability: iterates, central flow and stable flow on one clock."""
 
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from jaxflow._compiled import compiled
 
 PyTree = Any
 
@@ -76,27 +79,27 @@ class EdgeStudy:
     @property
     def loss_ratio(self) -> jax.Array:
         """The mean loss that the central flow predicts for the last half, over that of the iterates."""
-        return _late(self.central.loss) / _late(self.iterates.loss)
+        return self._numbers.loss_ratio
 
     @property
     def stable_loss_ratio(self) -> jax.Array:
         """The stable flow's mean loss in the last half, over that of the iterates."""
-        return _late(self.stable.loss) / _late(self.iterates.loss)
+        return self._numbers.stable_loss_ratio
 
     @property
     def squared_gradient_ratio(self) -> jax.Array:
         """The mean |∇L|² that the central flow predicts for the last half, over that of the iterates."""
-        return _late(self.central.squared_gradient) / _late(self.iterates.squared_gradient)
+        return self._numbers.squared_gradient_ratio
 
     @property
     def distance_ratio(self) -> jax.Array:
         """The central flow's last distance from the midpoints of the iterates, over the stable flow's."""
-        return self.central.distance[-1] / self.stable.distance[-1]
+        return self._numbers.distance_ratio
 
     @property
     def sharpness(self) -> jax.Array:
         """The mean effective sharpness of the iterates at their midpoints in the last half; the edge is at 2."""
-        return _late(self.iterates.eigenvalues[:, 0])
+        return self._numbers.sharpness
 
     @property
     def reached(self) -> jax.Array:
@@ -105,17 +108,17 @@ class EdgeStudy:
 
         Below the edge of stability a central flow is the stable flow, and nothing tells them apart.
         """
-        oscillates = jnp.any(self.covariance != 0, axis=(1, 2))
-        at_edge = oscillates | (self.iterates.eigenvalues[:, 0] >= 2)
-        return jnp.where(at_edge.any(), self.times[jnp.argmax(at_edge)], jnp.nan)
+        return self._numbers.reached
 
     @property
     def left(self) -> jax.Array:
         """The time from `reached` on at which the stable flow begins to stay farther from the iterates than the
         central flow; NaN where there is no such time."""
-        farther = (self.stable.distance > self.central.distance) & (self.times >= self.reached)
-        onwards = jnp.flip(jnp.cumprod(jnp.flip(farther)))
-        return jnp.where(onwards[-1] == 1, self.times[jnp.argmax(onwards)], jnp.nan)
+        return self._numbers.left
+
+    @functools.cached_property
+    def _numbers(self) -> "_Numbers":
+        return _summarise(self)
 
     def __repr__(self):
         if isinstance(self.times, Tracer) or np.ndim(self.times) != 1:
@@ -124,11 +127,39 @@ class EdgeStudy:
         predicted, stable, distance = map(float, ratios)
         edge = "" if np.isfinite(float(self.reached)) else "; the edge was not reached"
         return (
-            f"EdgeStudy({self.times.size + 1} steps to t = {float(self.times[-1]):.6g}: predicted loss "
+            f"EdgeStudy({self.times.size + 1} steps to t = {float(np.asarray(self.times)[-1]):.6g}: predicted loss "
             f"{predicted:.4f} of the iterates', stable flow's {stable:.4f}; distance {distance:.3g} of the stable "
             f"flow's; sharpness {float(self.sharpness):.4g}{edge})"
         )
 
 
-def _late(values: jax.Array) -> jax.Array:
-    return values[values.shape[0] // 2 :].mean()
+class _Numbers(NamedTuple):
+    """What an `EdgeStudy` says in numbers, which are computed together."""
+
+    loss_ratio: jax.Array
+    stable_loss_ratio: jax.Array
+    squared_gradient_ratio: jax.Array
+    distance_ratio: jax.Array
+    sharpness: jax.Array
+    reached: jax.Array
+    left: jax.Array
+
+
+@compiled
+def _summarise(study: EdgeStudy) -> _Numbers:
+    late = lambda values: values[values.shape[0] // 2 :].mean()
+    iterates, central, stable = study.iterates, study.central, study.stable
+    oscillates = jnp.any(study.covariance != 0, axis=(1, 2))
+    at_edge = oscillates | (iterates.eigenvalues[:, 0] >= 2)
+    reached = jnp.where(at_edge.any(), study.times[jnp.argmax(at_edge)], jnp.nan)
+    farther = (stable.distance > central.distance) & (study.times >= reached)
+    onwards = jnp.flip(jnp.cumprod(jnp.flip(farther)))
+    return _Numbers(
+        loss_ratio=late(central.loss) / late(iterates.loss),
+        stable_loss_ratio=late(stable.loss) / late(iterates.loss),
+        squared_gradient_ratio=late(central.squared_gradient) / late(iterates.squared_gradient),
+        distance_ratio=central.distance[-1] / stable.distance[-1],
+        sharpness=late(iterates.eigenvalues[:, 0]),
+        reached=reached,
+        left=jnp.where(onwards[-1] == 1, study.times[jnp.argmax(onwards)], jnp.nan),
+    )

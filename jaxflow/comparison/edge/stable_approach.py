@@ -100,7 +100,7 @@ def _ended(solve, state, some, times, sharpness, at: int, level: float) -> Appro
     end = times[at - 1] + part * (times[at] - times[at - 1])
     end = max(end, some[0] + 1e-3 * (some[1] - some[0]))
     path = solve(state, np.linspace(some[0], end, some.size))
-    last = float(path.values.sharpness[-1])
+    last = float(np.asarray(path.values.sharpness)[-1])
     return Approach(path.state, np.append(times[:at], end), np.append(sharpness[:at], last))
 
 

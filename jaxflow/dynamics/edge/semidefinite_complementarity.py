@@ -189,7 +189,7 @@ def _complementarity(A, B, *, start, tolerance, max_iterations) -> Complementari
         given = jnp.where(begin, first, svec(interior.X))
 
         def goes_on(inner):
-            point, falls, fresh, count = inner
+            point, falls, _, count = inner
             return falls & ~solved(point) & (count < max_iterations)
 
         def newton(inner):
