@@ -100,7 +100,9 @@ def mlp(
     outputs = dataset.y.shape[1] if dataset.classes is None else len(dataset.classes)
     widths = (dataset.x.shape[1], *map(int, hidden), outputs)
     weights = sum((m + 1) * n for m, n in itertools.pairwise(widths))
-    _memory.fits("hidden", tuple(hidden), 2 * weights * jnp.zeros(()).dtype.itemsize)  # draws and parameters
+    _memory.fits(
+        "hidden", tuple(hidden), 2 * weights * jnp.result_type(float).itemsize
+    )  # draws and parameters
     loss = loss or ("mse" if dataset.classes is None else "cross_entropy")
     _check.choice("loss", loss, LOSSES)
     if dataset.classes is None and loss == "cross_entropy":
@@ -117,16 +119,12 @@ def mlp(
     )
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _layers(key, widths):
     # Compiling a draw costs more than making it: one for all layers, and compiled apart from what uses it.
-    size = sum(m * n for m, n in itertools.pairwise(widths))
-    return _scaled(jax.random.normal(key, (size,)), widths)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _scaled(draws, widths):
     shapes = list(itertools.pairwise(widths))
     ends = list(itertools.accumulate(m * n for m, n in shapes))
+    draws = jax.random.normal(key, (ends[-1],))
     return tuple(
         {"w": draw.reshape(m, n) / m**0.5, "b": jnp.zeros(n)}
         for draw, (m, n) in zip(jnp.split(draws, ends[:-1]), shapes, strict=True)

@@ -94,8 +94,8 @@ def _join(parts: list[jf.Trajectory]) -> jf.Trajectory:
 
     status, stopped = np.asarray(parts[-1].status), np.asarray(parts[-1].stopped)
     for part in reversed(parts):
-        status = np.where(part.status != FINISHED, part.status, status)
-        stopped = np.where(part.status != FINISHED, part.stopped, stopped)
+        ended = np.asarray(part.status) != FINISHED
+        status, stopped = np.where(ended, part.status, status), np.where(ended, part.stopped, stopped)
     total: Any = lambda name: np.sum([getattr(part, name) for part in parts], axis=0)
     return dataclasses.replace(
         parts[-1],
