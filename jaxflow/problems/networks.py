@@ -1,5 +1,6 @@
 """Small fully connected networks on real data: the test bed between toy functions and deep learning."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jaxflow import _check, _memory
 from jaxflow.objective import Objective
 from jaxflow.problems.datasets import load, split
-from jaxflow.problems.losses import LOSSES, PredictionLosses
+from jaxflow.problems.losses import LOSSES, PredictionLosses, cross_entropy, cross_entropy_of_columns
 from jaxflow.problems.problem import Problem, as_key
 
 
@@ -38,15 +39,46 @@ class Network:
     """`network(params, x (B, P)) -> (B, C)`: layers `x @ w + b` with an activation between them.
 
     It is hashable, and equal for the same activation, so that networks made anew compile nothing anew.
+    With `columns` it computes the same numbers with an example in each column; see `by_columns`.
     """
 
     activation: str
+    columns: bool = False
 
     def __call__(self, params: Any, x: jax.Array) -> jax.Array:
         *hidden, last = params
+        act = ACTIVATIONS[self.activation]
+        if self.columns:
+            x = x.T
+            for layer in hidden:
+                x = act(layer["w"].T @ x + layer["b"][:, None])
+            return (last["w"].T @ x + last["b"][:, None]).T
         for layer in hidden:
-            x = ACTIVATIONS[self.activation](x @ layer["w"] + layer["b"][None])
+            x = act(x @ layer["w"] + layer["b"][None])
         return x @ last["w"] + last["b"][None]
+
+
+def by_columns(objective: Objective) -> Objective:
+    """The same objective of a `Network`, computed with an example in each column, for gradients on a CPU.
+
+    Under `vmap` over parameters, products of columns keep each member's numbers together, where those of rows
+    interleave all members and copy them apart again: gradients of many members take a third less time. Products
+    with the Hessian take a third more, so it is not for curvature.
+
+    **Arguments**
+
+    - `objective`: the objective of a problem that `mlp` made.
+
+    **Returns** an `Objective` of the same data, equal up to rounding.
+
+    >>> digits = mlp("digits", hidden=(4,))
+    >>> print(abs(by_columns(digits.objective)(digits.params) - digits.objective(digits.params)) < 1e-6)
+    True
+    """
+    losses: Any = objective.losses
+    network = dataclasses.replace(losses.predict, columns=True)
+    loss = cross_entropy_of_columns if losses.loss is cross_entropy else losses.loss
+    return dataclasses.replace(objective, losses=PredictionLosses(network, loss))
 
 
 def mlp(
