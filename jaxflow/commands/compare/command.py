@@ -13,9 +13,9 @@ import numpy as np
 import jaxflow as jf
 from jaxflow import _check
 from jaxflow import _results as results
-from jaxflow._traceable import compiled
 from jaxflow.commands.compare import report
 from jaxflow.commands.shared.interruption import keeping
+from jaxflow.commands.shared.programs import once
 from jaxflow.commands.shared.progress import CHUNKS, Progress, iterate_in_chunks, solve_in_chunks, timed
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.dynamics.modified_equations.equation import HIGHEST, warm_steps
@@ -78,9 +78,11 @@ def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[
         _runs(settings, objective, params, optimizer, flows, sde, runs)
         verdict = _verdict(settings, params, runs) if sde is not None else None
         points = params, runs["full_batch"].run.params
-        noise = jax.device_get([jf.noise_scale(objective, point) for point in points])
-        rows = report.rows(settings, problem, runs)
-    report.write(settings, problem, optimizer, runs, rows, noise, verdict)
+        scale = once(jf.noise_scale)
+        noise = jax.device_get([scale(objective, point) for point in points])
+        gaps = report.distances(runs)
+        rows = report.rows(problem, runs, gaps)
+    report.write(settings, problem, optimizer, runs, gaps, rows, noise, verdict)
     print(report.table(rows, report.score_name(problem)))
     report.say(settings, optimizer, noise, verdict)
     print(f"Wrote comparison.png, summary.json and trajectories.npz to {settings.output}")
@@ -118,9 +120,8 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
     record = jax.tree_util.Partial(_observe, objective)
     every = max(1, settings.steps // RECORDS)
     seeds, batch, name = settings.seeds, settings.batch_size, settings.optimizer
-    begin, keys, members, path_states = _starts(
-        seeds=seeds, optimizer=optimizer, sde=sde, params=params, key=jax.random.key(settings.seed + 1)
-    )
+    key = jax.random.key(settings.seed + 1)
+    begin, keys, members, path_states = once(_starts, static_argnums=0)(seeds, optimizer, sde, params, key)
     common: dict[str, Any] = {"every": every, "record": record}
     # On a CPU some members, whose products are one large product, still fit in the cache.
     at_once = 16 if jax.default_backend() == "cpu" else None
@@ -158,7 +159,8 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
     with Progress(shares) as progress:
         discrete, seconds = iterate_in_chunks(full, params, begin, settings.steps, every, progress)
         runs["full_batch"] = report.Timed(f"{name}, full batch", discrete, 1.0, seconds)
-        batches, seconds = iterate_in_chunks(sampled, *members, settings.steps, every, progress)
+        points, states = members
+        batches, seconds = iterate_in_chunks(sampled, points, states, settings.steps, every, progress)
         label = f"{name}, batch {batch} ({seeds} runs)"
         runs["mini_batch"] = report.Timed(label, batches, batch / objective.size, seconds)
         solution, seconds = solve_in_chunks(flow, params, discrete.times, progress)
@@ -175,8 +177,7 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
             runs[f"modified_{order}"] = report.Timed(label, solution, float(order), seconds)
 
 
-@compiled(static=("seeds",))
-def _starts(*, seeds: int, optimizer, sde, params, key):
+def _starts(seeds: int, optimizer, sde, params, key):
     """Where all runs start, in one program: operations on the host would each be one of their own.
 
     It returns the state of the optimizer; the keys of the mini-batch runs and, for each piece, those of the paths;
@@ -200,7 +201,7 @@ def _verdict(settings: Compare, params: Any, runs: dict[str, report.Timed]) -> A
     """
     ends = [_ends(params, runs[name].run) for name in ("mini_batch", "sde")]
     try:
-        return jax.device_get(jf.compare_ensembles(*ends, key=jax.random.key(settings.seed + 2)))
+        return jax.device_get(once(jf.compare_ensembles)(*ends, key=jax.random.key(settings.seed + 2)))
     except ValueError as error:
         return str(error)
 

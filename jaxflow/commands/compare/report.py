@@ -11,6 +11,7 @@ import numpy as np
 import jaxflow as jf
 from jaxflow import _results as results
 from jaxflow.commands.shared.interruption import NOTHING
+from jaxflow.commands.shared.programs import once
 from jaxflow.solve.trajectory import FINISHED
 
 ARRAYS = "trajectories.npz"
@@ -51,14 +52,15 @@ def part(run: jf.Trajectory, name: str) -> jf.Trajectory:
 
 def distances(runs: dict[str, Timed]) -> dict[str, jf.Comparison]:
     """Each run's distance in parameters from the full-batch iterates."""
-    iterates = part(runs["full_batch"].run, "params")
-    gaps = {name: jf.compare(iterates, part(timed.run, "params")) for name, timed in runs.items()}
-    return jax.device_get(gaps)
+    # Without their states all single runs are of one type, and so are all ensembles: two programs.
+    bare = lambda run: jax.device_get(dataclasses.replace(part(run, "params"), params=(), state=()))
+    iterates, compare = bare(runs["full_batch"].run), once(jf.compare)
+    return jax.device_get({name: compare(iterates, bare(timed.run)) for name, timed in runs.items()})
 
 
-def rows(settings: Any, problem: Any, runs: dict[str, Timed]) -> list[Row]:
+def rows(problem: Any, runs: dict[str, Timed], gaps: dict[str, jf.Comparison]) -> list[Row]:
     """The lines of the table."""
-    gaps, found = distances(runs), scores(problem, runs)
+    found = scores(problem, runs)
     return [_row(timed, gaps[name], found[name]) for name, timed in runs.items()]
 
 
@@ -68,7 +70,7 @@ def scores(problem: Any, runs: dict[str, Timed]) -> dict[str, np.ndarray]:
         lambda x: np.asarray(x)[None] if np.ndim(run.status) == 0 else x, run.params
     )
     ends = [several(timed.run) for timed in runs.values()]
-    every = jax.jit(jax.vmap(problem.score))(jax.tree.map(lambda *xs: np.concatenate(xs), *ends))
+    every = once(jax.vmap(problem.score))(jax.tree.map(lambda *xs: np.concatenate(xs), *ends))
     sizes = [np.size(timed.run.status) for timed in runs.values()]
     return dict(zip(runs, np.split(np.asarray(every), np.cumsum(sizes)[:-1]), strict=True))
 
@@ -156,9 +158,8 @@ def keep(settings: Any, runs: dict[str, Timed]) -> str:
     return f"Kept in {settings.output / ARRAYS}: {'; '.join(timed.label for timed in runs.values())}."
 
 
-def write(settings, problem, optimizer, runs: dict[str, Timed], rows, noise, verdict) -> None:
+def write(settings, problem, optimizer, runs: dict[str, Timed], gaps, rows, noise, verdict) -> None:
     """The arrays, the summary and the figure."""
-    gaps = distances(runs)
     results.write_arrays(settings.output / ARRAYS, _arrays(runs, gaps))
     summary = {
         "table": [dataclasses.asdict(row) for row in rows],

@@ -13,7 +13,7 @@ from tqdm import tqdm
 import jaxflow as jf
 from jaxflow.solve.trajectory import FINISHED
 
-CHUNKS = 20
+CHUNKS = 25
 
 
 class Progress:
