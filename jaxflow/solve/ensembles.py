@@ -74,7 +74,7 @@ def ensemble(
         members = jax.vmap(run)(keys)
     with transfers():
         if jax.tree.leaves(members)[0].shape[0] != n:
-            members = jax.tree.map(lambda leaf: leaf[:n], members)  # without the padding
+            members = _first(members, n)  # without the padding
     return jax.tree.map(
         lambda part: one_clock(part) if _is_trajectory(part) else part, members, is_leaf=_is_trajectory
     )
@@ -98,6 +98,11 @@ def _in_groups(run, keys, mesh, n: int, size: int) -> PyTree:
 def _chosen(keys: PyTree, members: jax.Array) -> PyTree:
     """The keys of some members: one program, whatever the number of leaves."""
     return jax.tree.map(lambda k: k[members], keys)
+
+
+@partial(jax.jit, static_argnums=1)
+def _first(members: PyTree, n: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[:n], members)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -141,4 +146,4 @@ def _spread(keys: PyTree, n: int, mesh: Mesh) -> PyTree:
     padded = -(-n // devices) * devices
     index = np.arange(padded) % n
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    return jax.tree.map(lambda k: jax.device_put(k[index] if padded != n else k, sharding), keys)
+    return jax.device_put(_chosen(keys, index) if padded != n else keys, sharding)

@@ -52,8 +52,9 @@ def part(run: jf.Trajectory, name: str) -> jf.Trajectory:
 
 def distances(runs: dict[str, Timed]) -> dict[str, jf.Comparison]:
     """Each run's distance in parameters from the full-batch iterates."""
-    # Without their states all single runs are of one type, and so are all ensembles: two programs.
-    bare = lambda run: jax.device_get(dataclasses.replace(part(run, "params"), params=(), state=()))
+    # Without what is not compared all single runs are of one type, and so are all ensembles: two programs.
+    rest = dict.fromkeys(("params", "state", "steps", "evaluations", "stopped"), ())
+    bare = lambda run: jax.device_get(dataclasses.replace(part(run, "params"), **rest))
     iterates, compare = bare(runs["full_batch"].run), once(jf.compare)
     return jax.device_get({name: compare(iterates, bare(timed.run)) for name, timed in runs.items()})
 
