@@ -219,6 +219,22 @@ def test_chunks_change_nothing(job):
         np.testing.assert_allclose(flow.values, direct.values, atol=1e-5)
 
 
+def test_distances_keep_the_order_of_the_runs():
+    """The picture takes its colours by order, and pytrees of JAX sort their names."""
+    from jaxflow.commands.compare.report import Timed, distances
+
+    loss, record = lambda x: 0.5 * jnp.sum(x**2), lambda x: {"params": x}
+    run = lambda rate: jf.iterate(
+        jf.optim.gd(0.1 * rate), loss, jnp.ones(1), steps=2, time_step=1.0, record=record
+    )
+    names = ["full_batch", "m", "a", "b"]
+    found = distances({name: Timed(name, run(rate), 1.0, 0.0) for rate, name in enumerate(names, 1)})
+    assert list(found) == names
+    np.testing.assert_allclose(
+        [gap.final for gap in found.values()], 0.9**2 - np.array([0.9, 0.8, 0.7, 0.6]) ** 2
+    )
+
+
 @pytest.mark.parametrize("name", [name for name in jf.optim.OPTIMIZERS if name != "newton"])
 def test_every_optimizer_can_be_named(name):
     from jaxflow.commands.shared.optimizer_names import make_optimizer

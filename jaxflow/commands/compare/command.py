@@ -163,7 +163,8 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
         batches, seconds = iterate_in_chunks(sampled, points, states, settings.steps, every, progress)
         label = f"{name}, batch {batch} ({seeds} runs)"
         runs["mini_batch"] = report.Timed(label, batches, batch / objective.size, seconds)
-        solution, seconds = solve_in_chunks(flow, params, discrete.times, progress)
+        # Few pieces, as each measures the stiffness and finds its first step anew.
+        solution, seconds = solve_in_chunks(flow, params, discrete.times, progress, chunks=5)
         runs["gradient_flow"] = report.Timed("gradient flow", solution, 1.0, seconds)
         if sde is not None:
             solution, seconds = solve_in_chunks(paths, path_states, discrete.times, progress)

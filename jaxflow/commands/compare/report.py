@@ -56,7 +56,7 @@ def distances(runs: dict[str, Timed]) -> dict[str, jf.Comparison]:
     rest = dict.fromkeys(("params", "state", "steps", "evaluations", "stopped"), ())
     bare = lambda run: jax.device_get(dataclasses.replace(part(run, "params"), **rest))
     iterates, compare = bare(runs["full_batch"].run), once(jf.compare)
-    return jax.device_get({name: compare(iterates, bare(timed.run)) for name, timed in runs.items()})
+    return {name: jax.device_get(compare(iterates, bare(timed.run))) for name, timed in runs.items()}
 
 
 def rows(problem: Any, runs: dict[str, Timed], gaps: dict[str, jf.Comparison]) -> list[Row]:

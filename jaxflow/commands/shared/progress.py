@@ -55,10 +55,10 @@ def iterate_in_chunks(run: Callable, params: Any, state: Any, steps: int, every:
     return _join(parts), time.perf_counter() - began
 
 
-def solve_in_chunks(run: Callable, state: Any, times: Any, progress: Progress):
-    """`run(state, times, piece)` over about `CHUNKS` pieces of `times`, each from the last one's state."""
+def solve_in_chunks(run: Callable, state: Any, times: Any, progress: Progress, chunks: int = CHUNKS):
+    """`run(state, times, piece)` over about `chunks` pieces of `times`, each from the last one's state."""
     times = np.asarray(times)
-    length = _piece(times.size - 1)
+    length = _piece(times.size - 1, chunks)
     progress.start()
     began, parts = time.perf_counter(), []
     for piece, first in enumerate(range(0, times.size - 1, length)):
@@ -78,10 +78,10 @@ def timed(run: Callable[[], Any], progress: Progress):
     return result, time.perf_counter() - began
 
 
-def _piece(intervals: int) -> int:
+def _piece(intervals: int, chunks: int = CHUNKS) -> int:
     """The number of intervals in a chunk: a divisor where there is one, as another length compiles once more."""
-    few = range(CHUNKS, CHUNKS // 4, -1)
-    return next((intervals // n for n in few if intervals % n == 0), -(-intervals // CHUNKS))
+    few = range(chunks, chunks // 4, -1)
+    return next((intervals // n for n in few if intervals % n == 0), -(-intervals // chunks))
 
 
 def _join(parts: list[jf.Trajectory]) -> jf.Trajectory:
