@@ -232,9 +232,8 @@ def split(
     if standardize:
         names = ("x", "y") if dataset.classes is None else ("x",)
         arrays |= {name: _standardized(arrays[name], arrays[name][~held_out]) for name in names}
-    part = lambda rows: {
-        name: jnp.asarray(a[rows], float if a.dtype.kind == "f" else None) for name, a in arrays.items()
-    }
+    kept = lambda a: a.astype(jnp.result_type(float) if a.dtype.kind == "f" else a.dtype)
+    part = lambda rows: jax.device_put({name: kept(a[rows]) for name, a in arrays.items()})
     return part(~held_out), part(held_out) if count else None
 
 

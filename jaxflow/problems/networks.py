@@ -1,5 +1,6 @@
 """Small fully connected networks on real data: the test bed between toy functions and deep learning."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jaxflow import _check, _memory
 from jaxflow.objective import Objective
 from jaxflow.problems.datasets import load, split
-from jaxflow.problems.losses import LOSSES, PredictionLosses
+from jaxflow.problems.losses import LOSSES, PredictionLosses, cross_entropy, cross_entropy_of_columns
 from jaxflow.problems.problem import Problem, as_key
 
 
@@ -38,15 +39,46 @@ class Network:
     """`network(params, x (B, P)) -> (B, C)`: layers `x @ w + b` with an activation between them.
 
     It is hashable, and equal for the same activation, so that networks made anew compile nothing anew.
+    With `columns` it computes the same numbers with an example in each column; see `by_columns`.
     """
 
     activation: str
+    columns: bool = False
 
     def __call__(self, params: Any, x: jax.Array) -> jax.Array:
         *hidden, last = params
+        act = ACTIVATIONS[self.activation]
+        if self.columns:
+            x = x.T
+            for layer in hidden:
+                x = act(layer["w"].T @ x + layer["b"][:, None])
+            return (last["w"].T @ x + last["b"][:, None]).T
         for layer in hidden:
-            x = ACTIVATIONS[self.activation](x @ layer["w"] + layer["b"][None])
+            x = act(x @ layer["w"] + layer["b"][None])
         return x @ last["w"] + last["b"][None]
+
+
+def by_columns(objective: Objective) -> Objective:
+    """The same objective of a `Network`, computed with an example in each column, for gradients on a CPU.
+
+    Under `vmap` over parameters, products of columns keep each member's numbers together, where those of rows
+    interleave all members and copy them apart again: gradients of many members take a third less time. Products
+    with the Hessian take a third more, so it is not for curvature.
+
+    **Arguments**
+
+    - `objective`: the objective of a problem that `mlp` made.
+
+    **Returns** an `Objective` of the same data, equal up to rounding.
+
+    >>> digits = mlp("digits", hidden=(4,))
+    >>> print(abs(by_columns(digits.objective)(digits.params) - digits.objective(digits.params)) < 1e-6)
+    True
+    """
+    losses: Any = objective.losses
+    network = dataclasses.replace(losses.predict, columns=True)
+    loss = cross_entropy_of_columns if losses.loss is cross_entropy else losses.loss
+    return dataclasses.replace(objective, losses=PredictionLosses(network, loss))
 
 
 def mlp(
@@ -100,7 +132,9 @@ def mlp(
     outputs = dataset.y.shape[1] if dataset.classes is None else len(dataset.classes)
     widths = (dataset.x.shape[1], *map(int, hidden), outputs)
     weights = sum((m + 1) * n for m, n in itertools.pairwise(widths))
-    _memory.fits("hidden", tuple(hidden), 2 * weights * jnp.zeros(()).dtype.itemsize)  # draws and parameters
+    _memory.fits(
+        "hidden", tuple(hidden), 2 * weights * jnp.result_type(float).itemsize
+    )  # draws and parameters
     loss = loss or ("mse" if dataset.classes is None else "cross_entropy")
     _check.choice("loss", loss, LOSSES)
     if dataset.classes is None and loss == "cross_entropy":
@@ -117,16 +151,12 @@ def mlp(
     )
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _layers(key, widths):
     # Compiling a draw costs more than making it: one for all layers, and compiled apart from what uses it.
-    size = sum(m * n for m, n in itertools.pairwise(widths))
-    return _scaled(jax.random.normal(key, (size,)), widths)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _scaled(draws, widths):
     shapes = list(itertools.pairwise(widths))
     ends = list(itertools.accumulate(m * n for m, n in shapes))
+    draws = jax.random.normal(key, (ends[-1],))
     return tuple(
         {"w": draw.reshape(m, n) / m**0.5, "b": jnp.zeros(n)}
         for draw, (m, n) in zip(jnp.split(draws, ends[:-1]), shapes, strict=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -69,14 +70,13 @@ def ensemble(
         )
     if not any(isinstance(leaf, Tracer) for leaf in leaves):
         keys = _spread(keys, n, mesh)
-    is_trajectory = lambda part: isinstance(part, Trajectory)
     with host_batches.refused():
         members = jax.vmap(run)(keys)
     with transfers():
         if jax.tree.leaves(members)[0].shape[0] != n:
-            members = jax.tree.map(lambda leaf: leaf[:n], members)  # without the padding
+            members = _first(members, n)  # without the padding
     return jax.tree.map(
-        lambda part: one_clock(part) if is_trajectory(part) else part, members, is_leaf=is_trajectory
+        lambda part: one_clock(part) if _is_trajectory(part) else part, members, is_leaf=_is_trajectory
     )
 
 
@@ -84,39 +84,59 @@ def _in_groups(run, keys, mesh, n: int, size: int) -> PyTree:
     """Run an ensemble one group at a time; the last group is filled up, as another size would compile anew."""
     parts = []
     for first in range(0, n, size):
-        members = np.arange(first, first + size) % n
         with transfers():
-            chosen = jax.tree.map(lambda k, members=members: k[members], keys)
+            chosen = _chosen(keys, np.arange(first, first + size) % n)
         parts.append(ensemble(run, chosen, mesh))
+    with transfers():
+        whole = _joined(parts, n)
+    return jax.tree.map(
+        lambda part: one_clock(part) if _is_trajectory(part) else part, whole, is_leaf=_is_trajectory
+    )
 
-    @transfers()
-    def joined(*leaves):
-        return jnp.concatenate(leaves)[:n]
 
-    is_trajectory = lambda part: isinstance(part, Trajectory)
+@jax.jit
+def _chosen(keys: PyTree, members: jax.Array) -> PyTree:
+    """The keys of some members: one program, whatever the number of leaves."""
+    return jax.tree.map(lambda k: k[members], keys)
+
+
+@partial(jax.jit, static_argnums=1)
+def _first(members: PyTree, n: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[:n], members)
+
+
+@partial(jax.jit, static_argnums=1)
+def _joined(parts: list[PyTree], n: int) -> PyTree:
+    """The first n members of all groups; of trajectories the times of every group, (groups, T)."""
 
     def together(*parts):
-        if not is_trajectory(parts[0]):
-            return joined(*parts)
-        members = [dataclasses.replace(part, times=part.times[None]) for part in parts]
-        whole = jax.tree.map(joined, *members)
-        return one_clock(dataclasses.replace(whole, times=jnp.concatenate([m.times for m in members])))
+        if not _is_trajectory(parts[0]):
+            return jnp.concatenate(parts)[:n]
+        members = [dataclasses.replace(part, times=None) for part in parts]
+        return dataclasses.replace(
+            jax.tree.map(together, *members), times=jnp.stack([part.times for part in parts])
+        )
 
-    return jax.tree.map(together, *parts, is_leaf=is_trajectory)
+    return jax.tree.map(together, *parts, is_leaf=_is_trajectory)
+
+
+def _is_trajectory(part: Any) -> bool:
+    return isinstance(part, Trajectory)
 
 
 def one_clock(run: Trajectory) -> Trajectory:
     """An ensemble with its times kept once."""
-    if not isinstance(run.times, Tracer):
-        times = np.asarray(run.times)
+    times = run.times
+    if not isinstance(times, Tracer):
+        times = np.asarray(times)
         different = (times != times[:1]).any(1)
         if different.any():
             i = int(np.argmax(different))
             raise ValueError(
                 f"The members of an ensemble must share their times, but member {i} differs from member 0."
             )
-    with transfers():
-        return dataclasses.replace(run, times=run.times[0])
+        return dataclasses.replace(run, times=jax.device_put(times[0]))
+    return dataclasses.replace(run, times=times[0])
 
 
 @transfers()
@@ -126,4 +146,4 @@ def _spread(keys: PyTree, n: int, mesh: Mesh) -> PyTree:
     padded = -(-n // devices) * devices
     index = np.arange(padded) % n
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    return jax.tree.map(lambda k: jax.device_put(k[index] if padded != n else k, sharding), keys)
+    return jax.device_put(_chosen(keys, index) if padded != n else keys, sharding)

@@ -33,15 +33,30 @@ SMALL = [
 ]
 
 
+_compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **said: _compiled.append(said.get("fun_name", "")) if "backend_compile" in name else None
+)
+
+
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
-    assert main(["compare", *SMALL, "--order", "2", "1", "--output", str(folder)]) == 0
-    return folder, json.loads((folder / "summary.json").read_text())
+    jax.clear_caches()  # or programs of other tests would not be counted
+    before = len(_compiled)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # as on a machine without accelerators
+        assert main(["compare", *SMALL, "--order", "2", "1", "--output", str(folder)]) == 0
+    return folder, json.loads((folder / "summary.json").read_text()), _compiled[before:]
+
+
+def test_it_compiles_few_programs(job):
+    """Two for each of six runs, one for what each of them begins with, and some for the numbers of the report."""
+    assert 10 < len(job[2]) <= 25, " ".join(job[2])
 
 
 def test_the_table_is_what_the_library_computes(job):
-    _, summary = job
+    _, summary, _ = job
     problem = jf.problems.mlp("iris", (4,), key=jax.random.key(0))
     run = jf.iterate(jf.optim.gd(0.1), problem.objective, problem.params, steps=50)
     flow = jf.integrate(jf.dynamics.gradient_flow(problem.objective), problem.params, run.times)
@@ -61,7 +76,7 @@ def test_the_table_is_what_the_library_computes(job):
 
 
 def test_the_temperature_and_noise_scale_are_told(job):
-    _, summary = job
+    _, summary, _ = job
     problem = jf.problems.mlp("iris", (4,), key=jax.random.key(0))
     assert summary["temperature"] == pytest.approx(0.1 / 16)
     scale = jf.noise_scale(problem.objective, problem.params).simple
@@ -166,14 +181,14 @@ def test_bad_order(arguments, message, capsys, monkeypatch):
 
 
 def test_every_setting_and_version_is_kept(job):
-    _, summary = job
+    _, summary, _ = job
     assert summary["settings"]["steps"] == 50
     assert summary["settings"]["hyperparameters"] == {"learning_rate": 0.1}
     assert {"jax", "jaxlib", "optax", "diffrax", "jaxflow"} <= summary["versions"].keys()
 
 
 def test_arrays_and_picture_are_whole(job):
-    folder, _ = job
+    folder, *_ = job
     with np.load(folder / "trajectories.npz") as arrays:
         assert arrays["mini_batch/loss"].shape == (2, arrays["times"].size)
         np.testing.assert_allclose(arrays["times"][-1], 5.0)
@@ -202,6 +217,22 @@ def test_chunks_change_nothing(job):
         assert whole.steps == steps
         direct = jf.integrate(jf.dynamics.gradient_flow(loss), point, whole.times)
         np.testing.assert_allclose(flow.values, direct.values, atol=1e-5)
+
+
+def test_distances_keep_the_order_of_the_runs():
+    """The picture takes its colours by order, and pytrees of JAX sort their names."""
+    from jaxflow.commands.compare.report import Timed, distances
+
+    loss, record = lambda x: 0.5 * jnp.sum(x**2), lambda x: {"params": x}
+    run = lambda rate: jf.iterate(
+        jf.optim.gd(0.1 * rate), loss, jnp.ones(1), steps=2, time_step=1.0, record=record
+    )
+    names = ["full_batch", "m", "a", "b"]
+    found = distances({name: Timed(name, run(rate), 1.0, 0.0) for rate, name in enumerate(names, 1)})
+    assert list(found) == names
+    np.testing.assert_allclose(
+        [gap.final for gap in found.values()], 0.9**2 - np.array([0.9, 0.8, 0.7, 0.6]) ** 2
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in jf.optim.OPTIMIZERS if name != "newton"])

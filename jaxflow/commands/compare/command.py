@@ -8,17 +8,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 import jaxflow as jf
 from jaxflow import _check
 from jaxflow import _results as results
 from jaxflow.commands.compare import report
 from jaxflow.commands.shared.interruption import keeping
-from jaxflow.commands.shared.progress import Progress, iterate_in_chunks, solve_in_chunks, timed
+from jaxflow.commands.shared.programs import once
+from jaxflow.commands.shared.progress import CHUNKS, Progress, iterate_in_chunks, solve_in_chunks, timed
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.dynamics.modified_equations.equation import HIGHEST, warm_steps
 from jaxflow.dynamics.modified_equations.smoothness import roughness
+from jaxflow.problems.networks import by_columns
 from jaxflow.solve.optimizer_steps import start
 
 RECORDS = 200
@@ -63,7 +65,7 @@ def prepare(settings: Compare) -> tuple[Any, jf.optim.Optimizer]:
 
 def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[report.Row]:
     """Run what `prepare` made, print and write everything; returns the rows of the table."""
-    objective, params = problem.objective, problem.params
+    objective, params = by_columns(problem.objective), problem.params
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(
         f"{settings.described(problem)}: {objective.size} training examples, {size} parameters; {optimizer}",
@@ -75,9 +77,12 @@ def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[
     with keeping(lambda: report.keep(settings, runs)):
         _runs(settings, objective, params, optimizer, flows, sde, runs)
         verdict = _verdict(settings, params, runs) if sde is not None else None
-        noise = jf.noise_scale(objective, params), jf.noise_scale(objective, runs["full_batch"].run.params)
-        rows = report.rows(settings, problem, runs)
-    report.write(settings, problem, optimizer, runs, rows, noise, verdict)
+        points = params, runs["full_batch"].run.params
+        scale = once(jf.noise_scale)
+        noise = jax.device_get([scale(objective, point) for point in points])
+        gaps = report.distances(runs)
+        rows = report.rows(problem, runs, gaps)
+    report.write(settings, problem, optimizer, runs, gaps, rows, noise, verdict)
     print(report.table(rows, report.score_name(problem)))
     report.say(settings, optimizer, noise, verdict)
     print(f"Wrote comparison.png, summary.json and trajectories.npz to {settings.output}")
@@ -115,11 +120,11 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
     record = jax.tree_util.Partial(_observe, objective)
     every = max(1, settings.steps // RECORDS)
     seeds, batch, name = settings.seeds, settings.batch_size, settings.optimizer
-    run_keys, path_keys = jax.random.split(jax.random.key(settings.seed + 1), (2, seeds))
-    repeated = lambda tree: jax.tree.map(lambda x: jnp.tile(x, (seeds,) + (1,) * x.ndim), tree)
+    key = jax.random.key(settings.seed + 1)
+    begin, keys, members, path_states = once(_starts, static_argnums=0)(seeds, optimizer, sde, params, key)
     common: dict[str, Any] = {"every": every, "record": record}
-    # On a CPU a few members stay in the cache, and take half the time each.
-    at_once = 4 if jax.default_backend() == "cpu" else None
+    # On a CPU some members, whose products are one large product, still fit in the cache.
+    at_once = 16 if jax.default_backend() == "cpu" else None
 
     def full(params, state, steps):
         return jf.iterate(optimizer, objective, params, steps=steps, state=state, **common)
@@ -128,7 +133,7 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
         one = lambda m: jf.iterate(
             optimizer, objective, m[1], steps=steps, batch_size=batch, key=m[0], state=m[2], **common
         )
-        return jf.ensemble(one, (run_keys, members, states))
+        return jf.ensemble(one, (keys[0], members, states))
 
     def flow(state, times, piece):
         dynamics = jf.dynamics.gradient_flow(objective)
@@ -143,28 +148,26 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
             return jf.integrate(dynamics, params, times, solver="auto", record=record, max_steps=most)
 
     def paths(states, times, piece):
-        keys = jax.vmap(jax.random.fold_in, (0, None))(path_keys, piece)
         substeps = settings.substeps * every
         one = lambda m: jf.integrate(
             sde, params, times, key=m[0], substeps=substeps, record=record, state=m[1]
         )
-        return jf.ensemble(one, (keys, states), at_once=at_once)
+        return jf.ensemble(one, (keys[1 + piece], states), at_once=at_once)
 
-    begin = jax.jit(lambda params: start(optimizer, params))(params)
     shares = {"full batch": 1.0, "mini-batches": 1.0, "gradient flow": 1.0}
     shares |= ({} if sde is None else {"SDE": 12.0}) | {f"order {order}": 1.0 for order in flows}
     with Progress(shares) as progress:
         discrete, seconds = iterate_in_chunks(full, params, begin, settings.steps, every, progress)
         runs["full_batch"] = report.Timed(f"{name}, full batch", discrete, 1.0, seconds)
-        states = repeated(params), repeated(begin)
-        batches, seconds = iterate_in_chunks(sampled, *states, settings.steps, every, progress)
+        points, states = members
+        batches, seconds = iterate_in_chunks(sampled, points, states, settings.steps, every, progress)
         label = f"{name}, batch {batch} ({seeds} runs)"
         runs["mini_batch"] = report.Timed(label, batches, batch / objective.size, seconds)
-        solution, seconds = solve_in_chunks(flow, params, discrete.times, progress)
+        # Few pieces, as each measures the stiffness and finds its first step anew.
+        solution, seconds = solve_in_chunks(flow, params, discrete.times, progress, chunks=5)
         runs["gradient_flow"] = report.Timed("gradient flow", solution, 1.0, seconds)
         if sde is not None:
-            states = repeated(jax.jit(lambda sde, p: sde.init(p))(sde, params))
-            solution, seconds = solve_in_chunks(paths, states, discrete.times, progress)
+            solution, seconds = solve_in_chunks(paths, path_states, discrete.times, progress)
             runs["sde"] = report.Timed(
                 f"SDE of {name}, batch {batch} ({seeds} paths)", solution, 1.0, seconds
             )
@@ -173,6 +176,18 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
             solution, seconds = timed(partial(corrected, dynamics, discrete.times), progress)
             label = f"modified flow of {name}, order {order}"
             runs[f"modified_{order}"] = report.Timed(label, solution, float(order), seconds)
+
+
+def _starts(seeds: int, optimizer, sde, params, key):
+    """Where all runs start, in one program: operations on the host would each be one of their own.
+
+    It returns the state of the optimizer; the keys of the mini-batch runs and, for each piece, those of the paths;
+    the parameters and states of the mini-batch runs; and the states of the paths.
+    """
+    repeated = lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), tree)
+    begin = start(optimizer, params)
+    states = () if sde is None else repeated(sde.init(params))
+    return begin, jax.random.split(key, (1 + CHUNKS, seeds)), repeated((params, begin)), states
 
 
 def _observe(objective, params):
@@ -187,13 +202,15 @@ def _verdict(settings: Compare, params: Any, runs: dict[str, report.Timed]) -> A
     """
     ends = [_ends(params, runs[name].run) for name in ("mini_batch", "sde")]
     try:
-        return jf.compare_ensembles(*ends, key=jax.random.key(settings.seed + 2))
+        return jax.device_get(once(jf.compare_ensembles)(*ends, key=jax.random.key(settings.seed + 2)))
     except ValueError as error:
         return str(error)
 
 
-@jax.jit
-def _ends(params, run):
+def _ends(params: Any, run: jf.Trajectory) -> dict[str, np.ndarray]:
     """The last loss of every member, and how far it is from the start."""
-    moved = jax.tree.map(lambda x, x0: x[:, -1] - x0[None], run.values["params"], params)
-    return {"loss": run.values["loss"][:, -1], "distance from the start": jax.vmap(optax.tree.norm)(moved)}
+    ends = jax.tree.leaves(run.values["params"])
+    with np.errstate(over="ignore", invalid="ignore"):  # a run may diverge
+        moved = [x[:, -1] - np.asarray(x0) for x, x0 in zip(ends, jax.tree.leaves(params), strict=True)]
+        squares = np.sum([np.square(x).reshape(len(x), -1).sum(1) for x in moved], axis=0)
+    return {"loss": run.values["loss"][:, -1], "distance from the start": np.sqrt(squares)}

@@ -11,6 +11,7 @@ import numpy as np
 import jaxflow as jf
 from jaxflow import _results as results
 from jaxflow.commands.shared.interruption import NOTHING
+from jaxflow.commands.shared.programs import once
 from jaxflow.solve.trajectory import FINISHED
 
 ARRAYS = "trajectories.npz"
@@ -51,23 +52,36 @@ def part(run: jf.Trajectory, name: str) -> jf.Trajectory:
 
 def distances(runs: dict[str, Timed]) -> dict[str, jf.Comparison]:
     """Each run's distance in parameters from the full-batch iterates."""
-    iterates = part(runs["full_batch"].run, "params")
-    return {name: jf.compare(iterates, part(timed.run, "params")) for name, timed in runs.items()}
+    # Without what is not compared all single runs are of one type, and so are all ensembles: two programs.
+    rest = dict.fromkeys(("params", "state", "steps", "evaluations", "stopped"), ())
+    bare = lambda run: jax.device_get(dataclasses.replace(part(run, "params"), **rest))
+    iterates, compare = bare(runs["full_batch"].run), once(jf.compare)
+    return {name: jax.device_get(compare(iterates, bare(timed.run))) for name, timed in runs.items()}
 
 
-def rows(settings: Any, problem: Any, runs: dict[str, Timed]) -> list[Row]:
+def rows(problem: Any, runs: dict[str, Timed], gaps: dict[str, jf.Comparison]) -> list[Row]:
     """The lines of the table."""
-    gaps = distances(runs)
-    return [_row(problem, timed, gaps[name]) for name, timed in runs.items()]
+    found = scores(problem, runs)
+    return [_row(timed, gaps[name], found[name]) for name, timed in runs.items()]
 
 
-def _row(problem: Any, timed: Timed, gap: jf.Comparison) -> Row:
+def scores(problem: Any, runs: dict[str, Timed]) -> dict[str, np.ndarray]:
+    """Each run's score at its end, one for each member; all of them by one program."""
+    several = lambda run: jax.tree.map(
+        lambda x: np.asarray(x)[None] if np.ndim(run.status) == 0 else x, run.params
+    )
+    ends = [several(timed.run) for timed in runs.values()]
+    every = once(jax.vmap(problem.score))(jax.tree.map(lambda *xs: np.concatenate(xs), *ends))
+    sizes = [np.size(timed.run.status) for timed in runs.values()]
+    return dict(zip(runs, np.split(np.asarray(every), np.cumsum(sizes)[:-1]), strict=True))
+
+
+def _row(timed: Timed, gap: jf.Comparison, score: np.ndarray) -> Row:
     """A line of the table: means over the members that reached the last time."""
     run = timed.run
-    score = jax.jit(jax.vmap(problem.score) if np.ndim(run.status) else problem.score)(run.params)
     good = np.atleast_1d(run.status) == FINISHED
     mean = lambda x: float(np.mean(np.atleast_1d(x)[good])) if good.any() else float("nan")
-    gradients = timed.share * float(np.max(run.evaluations))
+    gradients = timed.share * float(np.asarray(run.evaluations).max())
     loss = np.asarray(run.values["loss"])[..., -1]
     numbers = mean(loss), mean(score), mean(gap.final), gradients, timed.seconds
     return Row(timed.label, *numbers, _status(run))
@@ -75,7 +89,7 @@ def _row(problem: Any, timed: Timed, gap: jf.Comparison) -> Row:
 
 def _status(run: jf.Trajectory) -> str:
     """How the run ended; for iterates a divergence names the step too."""
-    if not np.any(run.status):
+    if not np.asarray(run.status).any():
         return "finished"
     if not (np.ndim(run.status) == 0 and run.diverged and isinstance(run.state, jf.solve.IterationState)):
         return run.message
@@ -145,9 +159,8 @@ def keep(settings: Any, runs: dict[str, Timed]) -> str:
     return f"Kept in {settings.output / ARRAYS}: {'; '.join(timed.label for timed in runs.values())}."
 
 
-def write(settings, problem, optimizer, runs: dict[str, Timed], rows, noise, verdict) -> None:
+def write(settings, problem, optimizer, runs: dict[str, Timed], gaps, rows, noise, verdict) -> None:
     """The arrays, the summary and the figure."""
-    gaps = distances(runs)
     results.write_arrays(settings.output / ARRAYS, _arrays(runs, gaps))
     summary = {
         "table": [dataclasses.asdict(row) for row in rows],

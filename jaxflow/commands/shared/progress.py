@@ -13,7 +13,7 @@ from tqdm import tqdm
 import jaxflow as jf
 from jaxflow.solve.trajectory import FINISHED
 
-CHUNKS = 20
+CHUNKS = 25
 
 
 class Progress:
@@ -55,10 +55,10 @@ def iterate_in_chunks(run: Callable, params: Any, state: Any, steps: int, every:
     return _join(parts), time.perf_counter() - began
 
 
-def solve_in_chunks(run: Callable, state: Any, times: Any, progress: Progress):
-    """`run(state, times, piece)` over about `CHUNKS` pieces of `times`, each from the last one's state."""
+def solve_in_chunks(run: Callable, state: Any, times: Any, progress: Progress, chunks: int = CHUNKS):
+    """`run(state, times, piece)` over about `chunks` pieces of `times`, each from the last one's state."""
     times = np.asarray(times)
-    length = _piece(times.size - 1)
+    length = _piece(times.size - 1, chunks)
     progress.start()
     began, parts = time.perf_counter(), []
     for piece, first in enumerate(range(0, times.size - 1, length)):
@@ -78,10 +78,10 @@ def timed(run: Callable[[], Any], progress: Progress):
     return result, time.perf_counter() - began
 
 
-def _piece(intervals: int) -> int:
+def _piece(intervals: int, chunks: int = CHUNKS) -> int:
     """The number of intervals in a chunk: a divisor where there is one, as another length compiles once more."""
-    few = range(CHUNKS, CHUNKS // 4, -1)
-    return next((intervals // n for n in few if intervals % n == 0), -(-intervals // CHUNKS))
+    few = range(chunks, chunks // 4, -1)
+    return next((intervals // n for n in few if intervals % n == 0), -(-intervals // chunks))
 
 
 def _join(parts: list[jf.Trajectory]) -> jf.Trajectory:
@@ -94,8 +94,8 @@ def _join(parts: list[jf.Trajectory]) -> jf.Trajectory:
 
     status, stopped = np.asarray(parts[-1].status), np.asarray(parts[-1].stopped)
     for part in reversed(parts):
-        status = np.where(part.status != FINISHED, part.status, status)
-        stopped = np.where(part.status != FINISHED, part.stopped, stopped)
+        ended = np.asarray(part.status) != FINISHED
+        status, stopped = np.where(ended, part.status, status), np.where(ended, part.stopped, stopped)
     total: Any = lambda name: np.sum([getattr(part, name) for part in parts], axis=0)
     return dataclasses.replace(
         parts[-1],
