@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+PyTree = Any
+
 
 def is_concrete(value: Any) -> bool:
     """Whether `value` is a plain number, whose value may be read."""
@@ -112,6 +114,47 @@ def random_key(key: Any) -> Any:
             f"JAX's default kind, {default}; jax.random.wrap_key_data(key, impl=…) tells which kind it is."
         )
     return key
+
+
+def tree_like(
+    name: str,
+    tree: PyTree,
+    like: PyTree,
+    rule: str,
+    shapes: str = "",
+    structures: type[Exception] = ValueError,
+) -> None:
+    """Refuse a pytree whose structure, or the shapes of whose leaves, are not those of another.
+
+    `f"{name} must {rule}"` begins the sentence. The text `shapes` takes the place of the rule where only shapes
+    differ, and `structures` is the error where the structures do. Leaves are arrays, traced or not, numbers, or what
+    `jax.eval_shape` makes. The cause of the error is chex's account of the first difference. chex is not asked
+    whether there is one, as `chex.disable_asserts()` would switch the refusal off, and it is imported only then.
+    """
+    structure, expected = jax.tree.structure(tree), jax.tree.structure(like)
+    described, allowed = (f"with leaves of shapes {leaf_shapes(x)}" for x in (tree, like))
+    if structure == expected and described == allowed:
+        return
+    import chex
+
+    cause = None
+    try:
+        chex.assert_trees_all_equal_shapes(*(jax.tree.map(_shaped, x) for x in (like, tree)))
+    except AssertionError as difference:
+        cause = difference
+    if described == allowed:
+        described, allowed = f"of structure {structure}", f"of structure {expected}"
+    rule, error = (rule, structures) if structure != expected else (shapes or rule, ValueError)
+    raise error(f"{name} must {rule}, {allowed}, got {type(tree).__name__} {described}.") from cause
+
+
+def leaf_shapes(tree: PyTree) -> list[tuple[int, ...]]:
+    """The shapes of the leaves of a pytree, in their order."""
+    return [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def _shaped(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(np.shape(leaf), getattr(leaf, "dtype", float))
 
 
 def choice(name: str, value: str, allowed: Iterable[str]) -> None:

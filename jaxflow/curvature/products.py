@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
+from jaxflow import _check
 from jaxflow._half import any_half, block_of, summed
 from jaxflow._traceable import compiled
 from jaxflow.games import VectorField
@@ -231,18 +232,18 @@ def real_parameters(params: PyTree, name: str = "params") -> PyTree:
 
 def like_parameters(name: str, tree: PyTree, params: PyTree) -> PyTree:
     """A pytree of the structure, shapes and dtypes of the parameters."""
-    if jax.tree.structure(tree) != jax.tree.structure(params):
-        raise TypeError(
-            f"{name} must be a pytree like params, {jax.tree.structure(params)}, got {jax.tree.structure(tree)}."
-        )
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
-    expected = [leaf.shape for leaf in jax.tree.leaves(params)]
-    if shapes != expected:
-        raise ValueError(f"{name} must have the shapes of params, {expected}, got {shapes}.")
+    _check.tree_like(
+        name, tree, params, "be a pytree like params", "have the shapes of params", structures=TypeError
+    )
+    check_real(name, tree)
+    return jax.tree.map(lambda x, p: jnp.asarray(x).astype(p.dtype), tree, params)
+
+
+def check_real(name: str, tree: PyTree) -> None:
+    """Refuse a pytree that holds complex numbers."""
     for leaf in jax.tree.leaves(tree):
         if jnp.iscomplexobj(leaf):
             raise TypeError(f"{name} must be real, got dtype {jnp.result_type(leaf)}.")
-    return jax.tree.map(lambda x, p: jnp.asarray(x).astype(p.dtype), tree, params)
 
 
 def _is_positive(leaf: Any) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from jaxflow import _check
+
 PyTree = Any
 
 
@@ -49,9 +51,7 @@ class VectorField:
     def __call__(self, params: PyTree) -> PyTree:
         """The field at `params`, checked to be of their structure and shapes."""
         velocity = self.field(params, *self.data)
-        described = [jax.tree.map(jax.numpy.shape, tree) for tree in (velocity, params)]
-        if described[0] != described[1]:
-            raise ValueError(f"field must return shapes {described[1]} like params, got {described[0]}.")
+        _check.tree_like("field", velocity, params, "return shapes like params")
         return velocity
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxflow import _check
 from jaxflow.solve.trajectory import DIVERGED, FINISHED, Trajectory, is_finite
 
 PyTree = Any
@@ -84,12 +85,7 @@ def begin(optimizer_state: PyTree, estimator_state: PyTree = ()) -> IterationSta
 
 def check_state(state: PyTree, expected: PyTree, owner: str) -> None:
     """Refuse a state to go on from whose kind or shapes differ from those of `expected`, the state of `owner`."""
-    shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
-    if jax.tree.structure(state) != jax.tree.structure(expected) or shapes(state) != shapes(expected):
-        raise ValueError(
-            f"state must be one of {owner}, with leaves of shapes {shapes(expected)}, got {type(state).__name__} "
-            f"with leaves of shapes {shapes(state)}."
-        )
+    _check.tree_like("state", state, expected, f"be one of {owner}")
 
 
 def finish(times, values, params, state, steps, bad: Callable[[], jax.Array]) -> Trajectory:

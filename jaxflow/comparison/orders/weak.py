@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxflow import _check
 from jaxflow._norms import difference, parts
 from jaxflow._traceable import compiled
 from jaxflow.comparison.orders.slope import Order
@@ -141,12 +142,12 @@ def _ladder(learning_rates: Any) -> list[float]:
 
 
 def _check_alike(rate: float, a: PyTree, b: PyTree) -> None:
-    shapes = [jax.tree.map(jnp.shape, x) for x in (a, b)]
-    if not jax.tree.leaves(a) or shapes[0] != shapes[1]:
-        raise ValueError(
-            "discrete and continuous must return numbers of the same structure and shapes, "
-            f"got {shapes[0]} and {shapes[1]} at learning rate {rate:g}."
-        )
+    where = f"at learning rate {rate:g}"
+    _check.tree_like(
+        "discrete", a, b, f"return numbers of the same structure and shapes as continuous {where}"
+    )
+    if not jax.tree.leaves(a):
+        raise ValueError(f"discrete and continuous must return at least one number, got {a!r} {where}.")
 
 
 def _check_gaps(rates: list[float], gaps: list[float], members: list) -> None:

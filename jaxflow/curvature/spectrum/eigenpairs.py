@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
@@ -19,6 +18,7 @@ from jaxflow.curvature.products import (
     check_objective,
     check_parts,
     check_preconditioner,
+    check_real,
     operator,
     real_parameters,
 )
@@ -211,16 +211,16 @@ def pairs_of(hessian: Operator, block: Block) -> Eigenpairs:
 
 def _start(start: Any, params: PyTree, k: int) -> PyTree:
     vectors = start.vectors if isinstance(start, Eigenpairs) else start
-    shapes = [(k, *leaf.shape) for leaf in jax.tree.leaves(params)]
-    if jax.tree.structure(vectors) != jax.tree.structure(params):
-        raise TypeError(
-            f"start must be Eigenpairs or a pytree like params, got {jax.tree.structure(vectors)}."
-        )
-    if (got := [jnp.shape(leaf) for leaf in jax.tree.leaves(vectors)]) != shapes:
-        raise ValueError(f"start must hold {k} vectors, leaves of shapes {shapes}, got {got}.")
-    for leaf in jax.tree.leaves(vectors):
-        if jnp.iscomplexobj(leaf):
-            raise TypeError(f"start must be real, got dtype {jnp.result_type(leaf)}.")
+    stack = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((k, *leaf.shape), leaf.dtype), params)
+    _check.tree_like(
+        "start",
+        vectors,
+        stack,
+        "be Eigenpairs or a pytree like params",
+        f"hold {k} vectors",
+        structures=TypeError,
+    )
+    check_real("start", vectors)
     return vectors
 
 

@@ -190,11 +190,7 @@ def _in_double(tree: PyTree) -> PyTree:
 
 def _check_state(optimizer: optax.GradientTransformation, state: PyTree, expected: PyTree) -> PyTree:
     state = state.optimizer if hasattr(state, "estimator") else state  # of an IterationState
-    shapes = lambda tree: [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
-    if jax.tree.structure(state) != jax.tree.structure(expected) or shapes(state) != shapes(expected):
-        raise ValueError(
-            f"state must be one of {optimizer!r} for one scalar parameter, got arrays of shapes {shapes(state)}."
-        )
+    _check.tree_like("state", state, expected, f"be one of {optimizer!r} for one scalar parameter")
     return state
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxflow import _check
 from jaxflow._traceable import compiled
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import real_parameters
@@ -53,7 +54,9 @@ def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
     moment = optax.tree.get(getattr(state, "optimizer", None), "nu") if before else state.second_moment
     chosen = dynamics.hyperparameters
     if before:
-        _check_same(chosen["optimizer"], start)
+        optimizer = chosen["optimizer"]
+        fresh = jax.eval_shape(optimizer.init, start.params)
+        _check.tree_like("start", start.state.optimizer, fresh, f"be a run of {optimizer!r}, whose state is")
     warn_unless_twice_differentiable(chosen["objective"], start.params)
     return _flow_state(
         modes=chosen.get("modes"),
@@ -63,13 +66,6 @@ def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
         params=real_parameters(start.params),
         moment=moment,
     )
-
-
-def _check_same(optimizer, run: Any) -> None:
-    expected, got = jax.eval_shape(optimizer.init, run.params), run.state.optimizer
-    shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
-    if jax.tree.structure(expected) != jax.tree.structure(got) or shapes(expected) != shapes(got):
-        raise ValueError(f"start must be a run of {optimizer!r}, got the state of another optimizer.")
 
 
 @compiled(static=("modes", "before"))
