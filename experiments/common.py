@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from jaxflow import _results as results
 from jaxflow._cache import keep_programs
+from jaxflow._text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,7 @@ def progress(items: Iterable, what: str) -> Iterable:
 
 def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     """Rows as text: the first column to the left, the others to the right."""
-    lines = [head, *([_show(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    text = [
-        "  ".join(
-            cell.rjust(w) if i else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    return "\n".join([text[0], "─" * len(text[0]), *text[1:]])
+    return text_table([head, *([_show(cell) for cell in row] for row in rows)])
 
 
 def _show(cell: Any) -> str:

@@ -13,6 +13,7 @@ import tyro
 import jaxflow as jf
 from jaxflow import _check
 from jaxflow import _results as results
+from jaxflow._text_table import text_table
 from jaxflow.commands.shared.progress import Progress
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.commands.sweep.command import Refused
@@ -161,13 +162,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             number(row["sharpness"], ".3f"),
         )
         body.append((row["path"], *numbers, far, number(row["seconds"], ".1f")))
-    lines = [head, under, *body]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    show = lambda line: "  ".join(
-        cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-    ).rstrip()
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([show(head), show(under), rule, *map(show, body)])
+    return text_table([head, under, *body], head=2)
 
 
 def _said(study: jf.EdgeStudy) -> str:

@@ -7,6 +7,7 @@ import jax
 
 import jaxflow as jf
 from jaxflow import _check
+from jaxflow._text_table import text_table
 from jaxflow.commands.compare.report import temperature_of
 from jaxflow.commands.shared.training import Training, count
 
@@ -76,11 +77,9 @@ def _equivalents(settings: Temperature, optimizer: jf.optim.Optimizer, critical:
         except ValueError as error:
             if size == settings.batch_size:
                 return f"No equivalents: {error}"
-            rows.append((f"{size}", str(error)))
+            rows.append(("", f"{size}", str(error)))
             continue
         numbers = {name: value for name, value in chosen.items() if isinstance(value, float)}
         mark = "  (above the noise scale: expect less than the rule promises)" if size > critical else ""
-        rows.append((f"{size}", ", ".join(f"{k} {v:.6g}" for k, v in numbers.items()) + mark))
-    width = max(len(size) for size, _ in rows)
-    lines = [f"{size.rjust(width + 2)}  {text}" for size, text in rows]
-    return "\n".join(["batch size and equivalent hyperparameters:", *lines])
+        rows.append(("", f"{size}", ", ".join(f"{k} {v:.6g}" for k, v in numbers.items()) + mark))
+    return f"batch size and equivalent hyperparameters:\n{text_table(rows, head=0, left=(2,))}"

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jaxflow as jf
+from jaxflow._text_table import text_table
 from jaxflow.curvature import preconditioner_of
 from jaxflow.dynamics import limit_of, sde_of, stable_flow
 from jaxflow.optim.table import ENTRIES, HOMES, OF_OPTAX, Entry, Inherited, Without, known, names_with
@@ -66,11 +67,8 @@ def matrix():
                 fact = f"that of {fact.argument}"
             row.append(f"– [{reasons.index(fact.why) + 1}]" if isinstance(fact, Without) else fact)
         rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return "\n".join([*lines, *(f"[{i}] It {why}." for i, why in enumerate(reasons, 1))])
+    text = text_table(rows, head=0, left=range(len(FACTS) + 1))
+    return "\n".join([text, *(f"[{i}] It {why}." for i, why in enumerate(reasons, 1))])
 
 
 def test_matrix_of_what_is_known():

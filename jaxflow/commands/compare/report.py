@@ -10,6 +10,7 @@ import numpy as np
 
 import jaxflow as jf
 from jaxflow import _results as results
+from jaxflow._text_table import text_table
 from jaxflow.commands.shared.interruption import NOTHING
 from jaxflow.commands.shared.programs import once
 from jaxflow.solve.trajectory import FINISHED
@@ -114,14 +115,7 @@ def table(rows: list[Row], score: str) -> str:
         )
         for row in rows
     ]
-    lines = [head, under, *body]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    rule = "─" * (sum(widths[:-1]) + 2 * (len(widths) - 2))
-    show = lambda line: "  ".join(
-        cell.ljust(w) if i in (0, len(line) - 1) else cell.rjust(w)
-        for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-    ).rstrip()
-    return "\n".join([show(head), show(under), rule, *map(show, body)])
+    return text_table([head, under, *body], head=2, left=(0, len(head) - 1))
 
 
 def temperature_of(settings: Any, optimizer: jf.optim.Optimizer) -> float | None:

@@ -7,6 +7,7 @@ import numpy as np
 
 import jaxflow as jf
 from jaxflow import _results as results
+from jaxflow._text_table import text_table
 from jaxflow.commands.compare.report import score_name
 from jaxflow.commands.sweep.cells import CELL, RUN, counted, mean, sharpness, unit
 from jaxflow.commands.sweep.laws import inhomogeneity
@@ -62,16 +63,13 @@ def table(dataset: Any) -> str:
         head,
         *([f"{size}", *row] for size, row in zip(dataset["batch_size"].values, cells, strict=True)),
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    text = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines]
-    text.insert(1, "─" * len(text[0]))
     marks = {"×": "all seeds diverged", "·×": "some did, mean of the others"}
     used = [
         f"{mark} {what}"
         for mark, what in marks.items()
         if any(c.lstrip("0123456789.e+-") == mark for r in cells for c in r)
     ]
-    return "\n".join([*text, *(["; ".join(used)] if used else [])])
+    return "\n".join([text_table(lines, left=()), *(["; ".join(used)] if used else [])])
 
 
 def summary(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> dict[str, Any]:

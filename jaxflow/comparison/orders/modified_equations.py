@@ -19,6 +19,7 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._norms import difference, norm
+from jaxflow._text_table import text_table
 from jaxflow._traceable import compiled, traceable, transfers
 from jaxflow.comparison.orders.slope import Order, fit
 from jaxflow.dynamics.base import Field, scale
@@ -76,7 +77,10 @@ class OrderStudy:
         first = next(iter(self.fits.values()))
         if isinstance(first.slope, Tracer) or np.ndim(first.slope):
             return f"OrderStudy(orders {', '.join(map(str, self.fits))})"
-        return "\n".join("  ".join(cell.rjust(12) for cell in line).rstrip() for line in self._lines(first))
+        text = text_table(self._lines(first), head=0, left=(), least=12)
+        if all(np.all(used) for used in self.used.values()):
+            return text
+        return f"{text}\n* not fitted: at the floor of rounding, diverged, or too rough to solve for"
 
     def _lines(self, first: Order) -> list[list[str]]:
         mark = lambda error, used: (f"{error:.2e}" if np.isfinite(error) else "—") + (" " if used else "*")
@@ -93,10 +97,7 @@ class OrderStudy:
         lines.append(["slope", *map(slope, self.fits.values())])
         if not all(np.all(used) for used in self.used.values()):
             counts = (f"{np.sum(used)} of {np.size(used)} " for used in self.used.values())
-            lines += [
-                ["fitted", *counts],
-                ["* not fitted: at the floor of rounding, diverged, or too rough to solve for"],
-            ]
+            lines.append(["fitted", *counts])
         return lines
 
 
