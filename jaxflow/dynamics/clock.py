@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxflow import _check
 from jaxflow._traceable import compiled, traceable
@@ -57,12 +58,28 @@ def in_time(schedule: Any, steps: int, clock: Any = None) -> Schedule:
     return table(*_tabulated(int(steps), schedule, rate))
 
 
+def step_times(
+    rate: Any, first: Any, steps: int, ends: np.ndarray | None = None, dtype: Any = float
+) -> jax.Array | np.ndarray:
+    r"""The clock of a run: $\sum_{k=f}^{f+e-1} \eta_k$, the time that passes in e steps from step f on.
+
+    - `rate`: the learning rate, a number or a schedule, which is a function of the step count.
+    - `first`: the count f at the first of the steps, an integer that may be traced.
+    - `steps`: how many steps there are.
+    - `ends` (n,): the numbers e, each from 0 to `steps`; all of them by default.
+
+    Returns the times (n,) in `dtype`: with NumPy where the rate is a plain number.
+    """
+    ends = np.arange(steps + 1) if ends is None else ends
+    if not callable(rate):
+        return np.asarray(ends, dtype) * (rate if isinstance(rate, float) else jnp.asarray(rate, dtype))
+    first = jnp.asarray(first)
+    rates = jax.vmap(rate)(first + jnp.arange(steps, dtype=first.dtype))
+    return jnp.pad(jnp.cumsum(jnp.asarray(rates, dtype)), (1, 0))[ends]
+
+
 @compiled(static=("steps",))
 def _tabulated(steps, schedule, rate):
     """The times at which the steps begin, and their values; (`steps`,) each."""
-    counts = jnp.arange(steps)  # integers, as `iterate` counts
-    values = jnp.asarray(jax.vmap(schedule)(counts), float)
-    if not callable(rate):
-        return jnp.asarray(counts, float) * jnp.asarray(rate, float), values
-    ends = jnp.cumsum(jnp.asarray(jax.vmap(rate)(counts), float))
-    return jnp.append(jnp.zeros(1), ends[:-1]), values
+    values = jnp.asarray(jax.vmap(schedule)(jnp.arange(steps)), float)  # of integers, as `iterate` counts
+    return step_times(rate, 0, steps, np.arange(steps)), values

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow._traceable import compiled, transfers
+from jaxflow.dynamics.clock import step_times
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import advance
 from jaxflow.recording import as_recorder
-from jaxflow.solve.optimizer_steps import clock, finish, start
+from jaxflow.solve.optimizer_steps import finish, start
 from jaxflow.solve.trajectory import STREAM_ENDED, is_finite
 
 _REFUSED = contextvars.ContextVar("refused", default=False)
@@ -89,7 +90,7 @@ def iterate_stream(optimizer, objective, params, steps, rate, batches, every, re
         records.append(_observe(record, params, optimizer_state, memory=memory)[0])
         ends.append(last)
     with transfers():
-        times = clock(rate, state.step, state.time, last, np.array(ends))
+        times = state.time + step_times(rate, state.step, last, np.array(ends), state.time.dtype)
         final = state._replace(step=state.step + last, time=times[-1], optimizer=optimizer_state)
         values, bad = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
         taken = jnp.asarray(last, jnp.int32)

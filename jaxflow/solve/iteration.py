@@ -18,12 +18,13 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._traceable import compiled
+from jaxflow.dynamics.clock import step_times
 from jaxflow.optim import learning_rate_of
 from jaxflow.optim.updates import advance
 from jaxflow.recording import Recorder, Recording, as_recorder
 from jaxflow.solve.estimators import Estimator, check_data, full_batch, with_replacement
 from jaxflow.solve.host_batches import iterate_stream
-from jaxflow.solve.optimizer_steps import IterationState, check_state, clock, end_time, finish, start
+from jaxflow.solve.optimizer_steps import IterationState, check_state, end_time, finish, start
 from jaxflow.solve.trajectory import Trajectory, as_parameters, identity, is_finite
 
 PyTree = Any
@@ -232,7 +233,7 @@ def _iterate(*, settings, optimizer, objective, params, rate, estimator, key, re
         every, kept = settings.every or steps, record is identity
         carry, records, bad = _scan(step, carry, first, steps, every, recorder, memory, kept)
         ends = np.minimum(np.arange(records_of(settings) + 1) * every, steps)
-        times = clock(rate, first, state.time, steps, ends)
+        times = state.time + step_times(rate, first, steps, ends, state.time.dtype)
     values = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), value, records)
     total = first + jnp.asarray(steps, jnp.int32)
     final = IterationState(total, times[-1], carry[1], carry[2])

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxflow import _check
@@ -27,15 +26,6 @@ class IterationState(NamedTuple):
     time: jax.Array
     optimizer: PyTree
     estimator: PyTree
-
-
-def clock(rate, start_step, start_time, steps: int, ends: np.ndarray) -> jax.Array:
-    """The times after `ends` (n,) of the next steps, which are counted from 0 to `steps`; shape (n,)."""
-    if callable(rate):
-        rates = jax.vmap(rate)(start_step + jnp.arange(steps, dtype=start_step.dtype))
-        sums = jnp.cumsum(jnp.asarray(rates, start_time.dtype))
-        return start_time + jnp.pad(sums, (1, 0))[ends]
-    return start_time + jnp.asarray(ends, start_time.dtype) * jnp.asarray(rate, start_time.dtype)
 
 
 def end_time(rate, first, time, steps) -> jax.Array:

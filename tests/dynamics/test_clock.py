@@ -9,6 +9,7 @@ import pytest
 
 import jaxflow as jf
 from jaxflow.dynamics import in_time
+from jaxflow.dynamics.clock import step_times
 from jaxflow.optim import inverse_sqrt, sgdr, warmup
 
 pytestmark = pytest.mark.promotes
@@ -86,3 +87,15 @@ def test_bad_input_is_refused():
         in_time(SCHEDULE, 0)
     with pytest.raises(ValueError, match="clock must be"):
         in_time(SCHEDULE, 10, -0.1)
+
+
+@pytest.mark.parametrize("first", [0, 3, jnp.int32(3)])
+def test_time_of_steps_is_the_sum_of_their_rates(first):
+    sums = [sum(0.1 * 0.5**k for k in range(int(first), int(first) + e)) for e in range(5)]
+    rate = lambda k: 0.1 * 0.5**k
+    np.testing.assert_allclose(step_times(rate, first, 4), sums, rtol=1e-12)
+    np.testing.assert_allclose(step_times(rate, first, 4, np.array([2, 4])), [sums[2], sums[4]], rtol=1e-12)
+    for rate in (0.1, jnp.asarray(0.1)):
+        np.testing.assert_allclose(step_times(rate, first, 4), [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-12)
+        assert step_times(rate, first, 2, dtype=jnp.float32).dtype == jnp.float32
+    assert isinstance(step_times(0.1, first, 4), np.ndarray)  # nothing to compile

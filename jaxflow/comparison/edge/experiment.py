@@ -17,9 +17,10 @@ from jaxflow._norms import difference, norm
 from jaxflow._traceable import compiled, traceable
 from jaxflow.comparison.edge.period_two import midpoints
 from jaxflow.comparison.edge.results import EdgePath, EdgeStudy
-from jaxflow.comparison.edge.stable_approach import Approach, approach, clock
+from jaxflow.comparison.edge.stable_approach import Approach, approach
 from jaxflow.curvature.products import check_objective, real_parameters
 from jaxflow.curvature.stability.sharpness_record import along, record_sharpness
+from jaxflow.dynamics.clock import step_times
 from jaxflow.dynamics.edge.central import central_flow
 from jaxflow.dynamics.edge.methods import flat_moment, method_of, moment_of
 from jaxflow.dynamics.edge.stable import StableState, post_update, stable_flow, step_rate
@@ -145,7 +146,7 @@ def studied(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, do
     watcher = _watched(optimizer, objective)
     run = iterate(optimizer, objective, way.start.params, steps=steps, record=watcher, state=state)
     watch("iterates", 1.0)
-    times = clock(rate, 0, -(-steps // length) * length)
+    times = np.asarray(step_times(rate, 0, -(-steps // length) * length))
     follow = lambda state, times: integrate(central, state.params, times, state=state)
     start = _Start(way.start.params, way.start)
     centre = _in_pieces(follow, flow_state(central, start), times, length, steps, "central flow", watch)

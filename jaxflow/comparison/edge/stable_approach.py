@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxflow.dynamics.clock import step_times
 from jaxflow.dynamics.edge.stable import StableState
 from jaxflow.solve.trajectory import Trajectory
 
@@ -40,7 +39,7 @@ def approach(
     """
     times, sharpness, state = np.zeros(1), np.zeros(0), start
     for done in range(0, most, length):
-        some = clock(rate, done, length) + times[-1]
+        some = times[-1] + np.asarray(step_times(rate, done, length))
         path = solve(state, some)
         found = np.asarray(path.values.sharpness, float)
         # A piece begins where the one before it ended.
@@ -78,13 +77,6 @@ def _advice(sharpness: np.ndarray, level: float, rate: Any) -> str:
     if callable(rate):
         return f"with learning rates about {factor:.2g} times as large it would rise through it"
     return f"with a learning rate of about {factor * float(rate):.2g} it would rise through it"
-
-
-def clock(rate: Any, done: int, length: int) -> np.ndarray:
-    """The times of `length` steps after `done`, (length + 1,), from 0 on."""
-    if not callable(rate):
-        return float(rate) * np.arange(length + 1)
-    return np.append(0.0, np.cumsum(np.asarray(jax.vmap(rate)(jnp.arange(done, done + length)), float)))
 
 
 def _crossing(sharpness: np.ndarray, level: float) -> int | None:

@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, Prefix, plus, scale
+from jaxflow.dynamics.clock import step_times
 from jaxflow.dynamics.modified_equations.smoothness import refuse_randomness, warn_if_rough
 from jaxflow.dynamics.modified_equations.step_logarithm import (
     cold,
@@ -177,7 +177,4 @@ def _prefix(optimizer, objective, params: PyTree, tau, warmup: int | None) -> Pr
         last, path = lax.scan(step, state, None, length=warm)
         return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), params, path), last
 
-    if callable(tau):
-        each = jnp.asarray(jax.vmap(tau)(jnp.arange(warm)))
-        return Prefix(jnp.append(0.0, jnp.cumsum(each)), run)
-    return Prefix(tau * np.arange(warm + 1), run)
+    return Prefix(step_times(tau, 0, warm), run)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 import jaxflow as jf
 from jaxflow.comparison.edge.experiment import averaged
-from jaxflow.comparison.edge.stable_approach import approach, clock
+from jaxflow.comparison.edge.stable_approach import approach
 
 pytestmark = pytest.mark.promotes
 A = B = 0.05
@@ -201,11 +201,6 @@ def test_approach_waits_for_the_rise_after_an_early_hump():
 def test_a_level_not_reached_is_said_with_the_sharpness_there_was(shape, message):
     with pytest.raises(ValueError, match=message):
         follow(shape, 1.8)
-
-
-def test_clock_of_a_schedule_goes_on():
-    np.testing.assert_allclose(clock(lambda k: 0.1 * 0.5**k, 1, 2), [0, 0.05, 0.075], rtol=1e-12)
-    np.testing.assert_allclose(clock(0.1, 5, 2), [0, 0.1, 0.2])
 
 
 @pytest.mark.parametrize(
