@@ -29,6 +29,7 @@ from jaxflow.recording import Recorder
 from jaxflow.solve.integration import integrate
 from jaxflow.solve.iteration import iterate
 from jaxflow.solve.optimizer_steps import begin
+from jaxflow.solve.pieces import Start, cut, join_pieces, run_pieces
 from jaxflow.solve.trajectory import Trajectory
 
 PyTree = Any
@@ -148,20 +149,13 @@ def studied(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, do
     watch("iterates", 1.0)
     times = np.asarray(step_times(rate, 0, -(-steps // length) * length))
     follow = lambda state, times: integrate(central, state.params, times, state=state)
-    start = _Start(way.start.params, way.start)
+    start = Start(way.start.params, way.start)
     centre = _in_pieces(follow, flow_state(central, start), times, length, steps, "central flow", watch)
     calm, _ = _in_pieces(solve, flow_state(stable, start), times, length, steps, "stable flow", watch)
     watch("measures", 0.0)
     study = _study(chosen, way, run, centre, calm)
     watch("measures", 1.0)
     return study
-
-
-class _Start(NamedTuple):
-    """The end of a path, in the form that `flow_state` takes."""
-
-    params: PyTree
-    state: StableState
 
 
 def _beginning(chosen: Plan, stable, solve, length, watch) -> Approach:
@@ -177,14 +171,13 @@ def _in_pieces(follow, state, times, length, steps, stage, watch) -> tuple[PyTre
     """A flow's values and what it tells of itself at the first `steps` + 1 of the times, in pieces of one program."""
     watch(stage, 0.0)
     parts = []
-    for first in range(0, steps, length):
-        path = follow(state, times[first : first + length + 1])
-        parts.append(jax.device_get((path.values, path.observed)))
-        state = path.state
-        watch(stage, min((first + length) / steps, 1.0))
-    later = (jax.tree.map(lambda x: x[1:], part) for part in parts[1:])
-    join = lambda *pieces: np.concatenate(pieces)[: steps + 1]
-    return jax.tree.map(join, parts[0], *later)
+    for path in run_pieces(
+        lambda last, some: follow(last.state, some), Start(None, state), cut(times, length)
+    ):
+        parts.append(path)
+        watch(stage, min(len(parts) * length / steps, 1.0))
+    whole = join_pieces(parts)
+    return jax.tree.map(lambda x: x[: steps + 1], (whole.values, whole.observed))
 
 
 def _preconditioner(optimizer, state: StableState) -> PyTree:
