@@ -45,7 +45,7 @@ def join_pieces(parts: list[Trajectory]) -> Trajectory:
 
     status, stopped = np.asarray(parts[-1].status), np.asarray(parts[-1].stopped)
     for part in reversed(parts):
-        ended = np.asarray(part.status) != FINISHED
+        ended = np.asarray(part.status) != FINISHED  # in NumPy: there is nothing to compile
         status, stopped = np.where(ended, part.status, status), np.where(ended, part.stopped, stopped)
     joined: Any = lambda name: jax.tree.map(
         lambda *leaves: join(axis, *leaves), *(getattr(part, name) for part in parts)

@@ -22,6 +22,7 @@ from jaxflow._traceable import compiled
 from jaxflow.optim.adaptive import MomentsState, SecondMomentState
 from jaxflow.optim.descent import CountState, LookaheadGradientState
 from jaxflow.optim.moments import root, tree_map
+from jaxflow.optim.rules.chains import members_of
 from jaxflow.optim.schedules import value_at
 from jaxflow.optim.switching import SwatsState, spread
 from jaxflow.optim.table import Inherited, known, names_with
@@ -136,10 +137,10 @@ def _is_plain(state: PyTree) -> bool:
 def _evaluation(optimizer: optax.GradientTransformation, state: PyTree) -> Callable[[], PyTree] | None:
     """The formula of an optimizer with its numbers, to be called; `None` where it divides by nothing."""
     entry, chosen = known(optimizer), optim.hyperparameters(optimizer)
-    if isinstance(optimizer, optim.Optimizer) and optimizer.constructor is optim.chain:
-        if not isinstance(state, tuple) or len(state) != len(chosen["transforms"]):
+    if (members := members_of(optimizer)) is not None:
+        if not isinstance(state, tuple) or len(state) != len(members):
             raise ValueError(f"state must be one of {optimizer!r}, got {type(state).__name__}.")
-        found = [_evaluation(*member) for member in zip(chosen["transforms"], state, strict=True)]
+        found = [_evaluation(*pair) for pair in zip(members, state, strict=True)]
         found = [evaluate for evaluate in found if evaluate is not None]
         if len(found) > 1:
             raise ValueError(f"optimizer must have one preconditioner, got {len(found)} in {optimizer!r}.")

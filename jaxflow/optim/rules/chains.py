@@ -1,9 +1,16 @@
-"""A rule for one optimizer, applied inside a chain."""
+"""What a chain is made of, and a rule for one optimizer, applied inside it."""
 
 from collections.abc import Callable
 from typing import Any
 
 from jaxflow.optim import Optimizer, chain, l2_regularization
+
+
+def members_of(optimizer: Any) -> tuple[Any, ...] | None:
+    """The transformations that a `chain` was made of, in order; `None` for anything else."""
+    if not isinstance(optimizer, Optimizer) or optimizer.constructor is not chain:
+        return None
+    return tuple(optimizer.hyperparameters["transforms"])
 
 
 def changed(optimizer: Any, change: Callable[[Any], Optimizer], purpose: str) -> Optimizer:
@@ -12,11 +19,10 @@ def changed(optimizer: Any, change: Callable[[Any], Optimizer], purpose: str) ->
     An `l2_regularization` in a chain stays as it is. Raises `ValueError` for a chain of other parts, which cannot
     `purpose` ("be rescaled"), and what `change` raises.
     """
-    made_by = lambda part: part.constructor if isinstance(part, Optimizer) else None
-    if made_by(optimizer) is not chain:
+    parts = members_of(optimizer)
+    if parts is None:
         return change(optimizer)
-    parts = optimizer.hyperparameters["transforms"]
-    optimizers = [part for part in parts if made_by(part) is not l2_regularization]
+    optimizers = [part for part in parts if getattr(part, "constructor", None) is not l2_regularization]
     new = [change(part) for part in optimizers]
     if len(new) != 1:
         raise ValueError(f"A chain must hold one optimizer to {purpose}, got {len(new)} in {optimizer!r}.")
