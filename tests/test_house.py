@@ -9,6 +9,7 @@ import warnings
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -155,9 +156,11 @@ def test_old_modules_still_import(old):
         ("jaxflow.dynamics.diffusions", "sgd"),
         ("jaxflow.dynamics.noise", "gradient_and_noise"),
         ("jaxflow.comparison.edge", "edge_study"),
+        ("jaxflow.optim.adaptive", "rmsprop"),
+        ("jaxflow.optim.adaptive", "SecondMomentState"),
     ],
 )
-def test_modules_that_are_packages_now_hold_what_they_held(old, name):
+def test_modules_that_were_divided_hold_what_they_held(old, name):
     with pytest.warns(DeprecationWarning, match=f"{old}.{name} has moved"):
         assert callable(getattr(sys.modules[old], name))
     with pytest.raises(AttributeError, match="nothing"):
@@ -180,3 +183,14 @@ def test_pickles_of_earlier_versions_open():
         opened = pickle.loads(old)
     assert type(opened) is type(state)
     assert jnp.array_equal(opened.params, state.params)
+
+
+@pytest.mark.parametrize("made", [jf.optim.rmsprop(0.1), jf.optim.scalar_rmsprop(0.1).init(jnp.ones(2))])
+def test_pickles_name_a_module_that_was_divided(made):
+    old = pickle.dumps(made, protocol=0).replace(b"optim.squared_gradients", b"optim.adaptive")
+    with pytest.warns(
+        DeprecationWarning, match=r"adaptive\.\w+ has moved to jaxflow\.optim\.squared_gradients"
+    ):
+        opened = pickle.loads(old)
+    assert jax.tree.structure(opened) == jax.tree.structure(made)
+    assert jax.tree.leaves(opened) == jax.tree.leaves(made)

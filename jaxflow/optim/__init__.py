@@ -1,14 +1,11 @@
 """Discrete time: optimizers as pure `(init, update)` pairs that are pytrees of their hyperparameters."""
 
 from jaxflow._traceable import traceable as traceable
-from jaxflow.optim.adaptive import adagrad as adagrad
 from jaxflow.optim.adaptive import adam as adam
 from jaxflow.optim.adaptive import adamw as adamw
 from jaxflow.optim.adaptive import amsgrad as amsgrad
 from jaxflow.optim.adaptive import nadam as nadam
 from jaxflow.optim.adaptive import radam as radam
-from jaxflow.optim.adaptive import rmsprop as rmsprop
-from jaxflow.optim.adaptive import scalar_rmsprop as scalar_rmsprop
 from jaxflow.optim.alternating import alternating as alternating
 from jaxflow.optim.descent import gd as gd
 from jaxflow.optim.descent import momentum as momentum
@@ -31,6 +28,9 @@ from jaxflow.optim.schedules import one_cycle_momentum as one_cycle_momentum
 from jaxflow.optim.schedules import sgdr as sgdr
 from jaxflow.optim.schedules import triangular as triangular
 from jaxflow.optim.schedules import warmup as warmup
+from jaxflow.optim.squared_gradients import adagrad as adagrad
+from jaxflow.optim.squared_gradients import rmsprop as rmsprop
+from jaxflow.optim.squared_gradients import scalar_rmsprop as scalar_rmsprop
 from jaxflow.optim.switching import adabound as adabound
 from jaxflow.optim.switching import lookahead as lookahead
 from jaxflow.optim.switching import swats as swats

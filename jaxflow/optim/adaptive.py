@@ -1,17 +1,17 @@
-"""Methods with a second moment: AdaGrad, RMSProp, Adam and its relatives.
+"""Adam and its relatives: averages of the gradient and of its square.
 
-Each divides a (momentum-averaged) gradient by the root of an average of squared gradients, coordinate by
-coordinate. Gradients *through* a step are finite also where a coordinate of the gradient is exactly 0.
+Each divides a momentum-averaged gradient by the root of an average of squared gradients, coordinate by coordinate.
+Gradients *through* a step are finite also where a coordinate of the gradient is exactly 0.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxflow import _check
+from jaxflow._moved import forwarding
 from jaxflow._traceable import traceable
 from jaxflow.optim.moments import (
     TINY,
@@ -21,6 +21,7 @@ from jaxflow.optim.moments import (
     increment,
     of_optax,
     root,
+    scale_by_rate,
     square,
     step_count,
     tree_map,
@@ -36,12 +37,6 @@ def check_adam(learning_rate, b1, b2, eps):
     check_rate(learning_rate)
     _check.fraction(b1=b1, b2=b2)
     _check.nonnegative(eps=eps)
-
-
-class SecondMomentState(NamedTuple):
-    """An average or sum of squared gradients; real, shaped like the parameters."""
-
-    nu: PyTree
 
 
 class MomentsState(NamedTuple):
@@ -64,118 +59,6 @@ def next_moments(gradient: PyTree, state: MomentsState, b1, b2) -> MomentsState:
     nu = ema(state.nu, tree_map(square, gradient), b2)
     nu_max = None if state.nu_max is None else tree_map(jnp.maximum, state.nu_max, nu)
     return MomentsState(increment(state.count), ema(state.mu, gradient, b1), nu, nu_max)
-
-
-def _with_rate(init, update, learning_rate) -> optax.GradientTransformationExtraArgs:
-    scale = optax.GradientTransformation(init, update)
-    return in_single(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
-
-
-@traceable
-def adagrad(learning_rate, eps=1e-10, *, initial_accumulator=0.0):
-    r"""AdaGrad (Duchi, Hazan & Singer 2011): $r \leftarrow r + g^2,\ \theta \leftarrow \theta - \eta g/(\sqrt r +
-    \epsilon)$.
-
-    The form with rate $\eta/\sqrt{t+1}$ over the root-*mean*-square of past gradients is the same method: the factors
-    cancel.
-
-    **Arguments**
-
-    - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
-    - `eps` ε: a number at least 0, in units of the gradient.
-    - `initial_accumulator`: the start of r, a number at least 0; 0 in the paper and PyTorch (optax: 0.1, with ε
-      inside the root).
-
-    **Returns** an `Optimizer`.
-
-    **Raises** `ValueError` for a negative rate, `eps` or accumulator.
-
-    >>> import jax.numpy as jnp, jaxflow as jf
-    >>> optimizer = jf.optim.adagrad(0.1)
-    >>> print(optimizer.update(jnp.array([5.0, -2.0]), optimizer.init(jnp.zeros(2)))[0])
-    [-0.1  0.1]
-    """
-    check_rate(learning_rate)
-    _check.nonnegative(eps=eps, initial_accumulator=initial_accumulator)
-
-    def init(params):
-        return SecondMomentState(tree_map(lambda z: z + initial_accumulator, zeros(params, real=True)))
-
-    def update(updates, state, params=None):
-        nu = tree_map(lambda g, r: r + square(g), updates, state.nu)
-        return tree_map(lambda g, r: g / (root(r) + eps), updates, nu), SecondMomentState(nu)
-
-    return _with_rate(init, update, learning_rate)
-
-
-@traceable
-def rmsprop(learning_rate, decay=0.9, eps=1e-8, *, eps_in_sqrt=False):
-    r"""RMSProp (Tieleman & Hinton 2012).
-
-    $v \leftarrow \alpha v + (1-\alpha)g^2,\ \theta \leftarrow \theta - \eta g/(\sqrt v + \epsilon)$, from v = 0.
-
-    **Arguments**
-
-    - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
-    - `decay` α: a number in [0, 1).
-    - `eps` ε: a number at least 0, in units of the gradient.
-    - `eps_in_sqrt`: whether to divide by $\sqrt{v + \epsilon}$, optax's default (static).
-
-    **Returns** an `Optimizer`.
-
-    **Raises** `ValueError` for a negative rate or `eps`, or `decay` outside [0, 1).
-
-    >>> import jax.numpy as jnp, jaxflow as jf
-    >>> optimizer = jf.optim.rmsprop(0.1, decay=0.75)
-    >>> print(optimizer.update(jnp.array([5.0, -2.0]), optimizer.init(jnp.zeros(2)))[0])
-    [-0.2  0.2]
-    """
-    check_rate(learning_rate)
-    _check.fraction(decay=decay)
-    _check.nonnegative(eps=eps)
-
-    def update(updates, state, params=None):
-        nu = ema(state.nu, tree_map(square, updates), decay)
-        divide = (lambda g, v: g / root(v + eps)) if eps_in_sqrt else (lambda g, v: g / (root(v) + eps))
-        return tree_map(divide, updates, nu), SecondMomentState(nu)
-
-    return _with_rate(lambda params: SecondMomentState(zeros(params, real=True)), update, learning_rate)
-
-
-@traceable
-def scalar_rmsprop(learning_rate, decay=0.9, eps=1e-8):
-    r"""RMSProp with one second moment, that of the whole gradient (Cohen et al. 2024, 2410.24206).
-
-    $v \leftarrow \alpha v + (1-\alpha)|g|^2,\ \theta \leftarrow \theta - \eta g/(\sqrt v + \epsilon)$.
-    v is a scalar, and |g|² the sum over all arrays.
-
-    **Arguments**
-
-    - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
-    - `decay` α: a number in [0, 1).
-    - `eps` ε: a number at least 0, in units of the gradient.
-
-    **Returns** an `Optimizer`.
-
-    **Raises** `ValueError` for a negative rate or `eps`, or `decay` outside [0, 1).
-
-    >>> import jax.numpy as jnp, jaxflow as jf
-    >>> optimizer = jf.optim.scalar_rmsprop(0.1, decay=0.75)
-    >>> print(optimizer.update(jnp.array([3.0, -4.0]), optimizer.init(jnp.zeros(2)))[0])
-    [-0.12  0.16]
-    """
-    check_rate(learning_rate)
-    _check.fraction(decay=decay)
-    _check.nonnegative(eps=eps)
-
-    dtypes = lambda params: [leaf.dtype for leaf in jax.tree.leaves(zeros(params, real=True))]
-    init = lambda params: SecondMomentState(jnp.zeros([], np.result_type(np.float32, *dtypes(params))))
-
-    def update(updates, state, params=None):
-        nu = ema(state.nu, sum(map(jnp.sum, jax.tree.leaves(tree_map(square, updates)))), decay)
-        return tree_map(lambda g: g / (root(nu) + eps), updates), SecondMomentState(nu)
-
-    return _with_rate(init, update, learning_rate)
 
 
 @traceable
@@ -278,7 +161,7 @@ def amsgrad(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, bias_correction=T
         state = next_moments(updates, state, b1, b2)
         return tree_map(lambda m, v: (m / c1) / (root(v / c2) + eps), state.mu, state.nu_max), state
 
-    return _with_rate(lambda params: init_moments(params, maximum=True), update, learning_rate)
+    return scale_by_rate(lambda params: init_moments(params, maximum=True), update, learning_rate)
 
 
 @traceable
@@ -332,7 +215,7 @@ def radam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, threshold=4.0):
 
         return tree_map(direction, state.mu, state.nu), state
 
-    return _with_rate(init_moments, update, learning_rate)
+    return scale_by_rate(init_moments, update, learning_rate)
 
 
 class NadamState(NamedTuple):
@@ -389,4 +272,8 @@ def nadam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, momentum_decay=None
 
         return tree_map(direction, updates, moments.mu, moments.nu), NadamState(moments, product)
 
-    return _with_rate(init, update, learning_rate)
+    return scale_by_rate(init, update, learning_rate)
+
+
+# AdaGrad and RMSProp were here, and are so named in pickles.
+__getattr__ = forwarding("jaxflow.optim.adaptive", "jaxflow.optim.squared_gradients")

@@ -98,3 +98,9 @@ def in_single(transform: optax.GradientTransformation) -> optax.GradientTransfor
         return transform.update(widen(updates), widen(state), widen(params), **extra)
 
     return optax.GradientTransformationExtraArgs(lambda params: transform.init(widen(params)), update)
+
+
+def scale_by_rate(init, update, learning_rate) -> optax.GradientTransformationExtraArgs:
+    """A direction, as a pair of functions, times −η: an optimizer, computed and kept in float32 at least."""
+    direction = optax.GradientTransformation(init, update)
+    return in_single(optax.chain(direction, optax.scale_by_learning_rate(learning_rate)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import optax
 
-from jaxflow.optim import adaptive, descent, evolution, schedules, switching
+from jaxflow.optim import adaptive, descent, evolution, schedules, squared_gradients, switching
 from jaxflow.optim.optimizer import Optimizer
 
 
@@ -107,11 +107,11 @@ ENTRIES = (
     Entry(descent.sgdw, family="sgdw_powers", scaling="linear", preconditioner="one",
           threshold="(1 + beta) * (2 - learning_rate * weight_decay) / learning_rate",
           central_flow=MOMENTUM),
-    Entry(adaptive.adagrad, family="ADAGRAD", preconditioner="root_plus_eps", threshold=DESCENT,
+    Entry(squared_gradients.adagrad, family="ADAGRAD", preconditioner="root_plus_eps", threshold=DESCENT,
           flow="adagrad", central_flow="sum_of_each"),
-    Entry(adaptive.rmsprop, family="AVERAGES", scaling="square_root", preconditioner="root_plus_eps",
+    Entry(squared_gradients.rmsprop, family="AVERAGES", scaling="square_root", preconditioner="root_plus_eps",
           threshold=DESCENT, flow="rmsprop", sde="rmsprop_sde", central_flow="average_of_each"),
-    Entry(adaptive.scalar_rmsprop, preconditioner="root_plus_eps", threshold=DESCENT,
+    Entry(squared_gradients.scalar_rmsprop, preconditioner="root_plus_eps", threshold=DESCENT,
           flow=Without("has no textbook equation other than its stable_flow"),
           central_flow="average_of_all"),
     Entry(adaptive.adam, family="AVERAGES", scaling="square_root", preconditioner="adam",

@@ -19,11 +19,12 @@ from optax.transforms import AddNoiseState
 
 from jaxflow import optim
 from jaxflow._traceable import compiled
-from jaxflow.optim.adaptive import MomentsState, SecondMomentState
+from jaxflow.optim.adaptive import MomentsState
 from jaxflow.optim.descent import CountState, LookaheadGradientState
 from jaxflow.optim.moments import root, tree_map
 from jaxflow.optim.rules.chains import members_of
 from jaxflow.optim.schedules import value_at
+from jaxflow.optim.squared_gradients import SecondMomentState
 from jaxflow.optim.switching import SwatsState, spread
 from jaxflow.optim.table import Inherited, known, names_with
 
