@@ -15,7 +15,8 @@ from jaxflow import _results as results
 from jaxflow.commands.shared.interruption import NOTHING, keeping
 from jaxflow.commands.shared.progress import Progress
 from jaxflow.commands.shared.training import Training
-from jaxflow.comparison.orders.modified_equations import by_order, plan
+from jaxflow.comparison.orders.modified_equations import by_order
+from jaxflow.comparison.orders.study_plan import plan
 from jaxflow.optim.rules.families import Family
 
 FILES = ("order.png", "order.json")

@@ -7,8 +7,7 @@ differ only in the shares of the increments, which are an argument of it.
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +16,11 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
-from jaxflow import _check
 from jaxflow._norms import difference, norm
 from jaxflow._text_table import text_table
 from jaxflow._traceable import compiled, traceable, transfers
 from jaxflow.comparison.orders.slope import Order, fit
+from jaxflow.comparison.orders.study_plan import RTOL, Plan, dtype_of, plan
 from jaxflow.dynamics.base import Field, scale
 from jaxflow.dynamics.modified_equations.equation import HIGHEST
 from jaxflow.dynamics.modified_equations.smoothness import roughness
@@ -33,20 +32,15 @@ from jaxflow.dynamics.modified_equations.step_logarithm import (
     weights,
 )
 from jaxflow.optim import Optimizer
-from jaxflow.optim.rules.families import Family
 from jaxflow.solve.integration import integrate
 from jaxflow.solve.iteration import iterate
 from jaxflow.solve.trajectory import as_parameters
 
 PyTree = Any
 
-SPAN = 40  # steps of a family's own optimizer in the time of a study
-# The ladder, in steps to that time: from half a family's own step down to a twenty-fourth.
-COARSEST, LADDER = 80, (1, 1.5, 2, 3, 4, 6, 8, 12)
 PADDED = (4, HIGHEST)  # lengths that shares are padded to, so that orders share a program
 ROUGH = 1e-8  # the tolerance where an update has kinks and jumps, each of which costs a solver steps
 MOST = 256  # steps of the solver; a smooth optimizer takes some tens
-RTOL = {jnp.dtype(jnp.float64): 1e-13, jnp.dtype(jnp.float32): 1e-6}
 
 
 @jax.tree_util.register_dataclass
@@ -99,16 +93,6 @@ class OrderStudy:
             counts = (f"{np.sum(used)} of {np.size(used)} " for used in self.used.values())
             lines.append(["fitted", *counts])
         return lines
-
-
-class Plan(NamedTuple):
-    """The numbers of a study: orders, time, step sizes (n,), and steps (n,) before and during the time."""
-
-    orders: tuple[int, ...]
-    time: Any
-    step_sizes: jax.Array
-    before: jax.Array
-    after: jax.Array
 
 
 def order_study(
@@ -176,7 +160,7 @@ def by_order(
     """Yield each order with its fit and the points used, as soon as it is done; the iterates are common to all."""
     orders, time, h, before, after = chosen
     optimizers, rough = _members(family, h, params)
-    rtol = max(RTOL[_dtype(params)], ROUGH if rough else 0.0)
+    rtol = max(RTOL[dtype_of(params)], ROUGH if rough else 0.0)
     on_cpu = jax.default_backend() == "cpu"
     starts, ends = _iterates(
         sequential=on_cpu,
@@ -203,69 +187,6 @@ def by_order(
         )
         used = errors > floor
         yield order, fit(h, errors, used), used
-
-
-def plan(
-    family: Callable, params: PyTree, orders: Any, time: Any, warmup: Any, step_sizes: Any = None
-) -> Plan:
-    """What a study will do, or an error whose sentence says which argument is wrong."""
-    if not callable(family):
-        raise TypeError(f"family must be a function of the step size, such as family_of(…), got {family!r}.")
-    orders = _orders(orders, _dtype(params))
-    if time is None:
-        time = SPAN * float(family.time_step) if isinstance(family, Family) else 1.0
-    _check.positive(time=time)
-    warmup = time / 2 if warmup is None else warmup
-    _check.nonnegative(warmup=warmup)
-    return Plan(orders, time, *_ladder(time, warmup, step_sizes))
-
-
-def _dtype(params: PyTree) -> Any:
-    return jnp.finfo(jnp.result_type(*jax.tree.leaves(params))).dtype
-
-
-def _orders(orders: Any, dtype: Any) -> tuple[int, ...]:
-    for order in orders:
-        _check.integer("orders", order, 1)
-        _check.require("orders", order, order <= HIGHEST, f"integers from 1 to {HIGHEST}")
-    if not orders or len(set(orders)) != len(orders):
-        raise ValueError(f"orders must be one or more distinct integers, got {orders!r}.")
-    if dtype not in RTOL:
-        raise ValueError(f"params must be float64 or float32 for an order study, got {dtype}.")
-    if dtype != jnp.float64 and max(orders) > 2:
-        raise ValueError(
-            f"orders must be at most 2 for {dtype} parameters, as rounding hides the errors of others, "
-            f"got {max(orders)}; enable float64 by jax.config.update('jax_enable_x64', True)."
-        )
-    return tuple(sorted(orders))
-
-
-def _ladder(time: Any, warmup: Any, step_sizes: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Step sizes, and the numbers of them that the warm-up and the time take."""
-    sizes = _default(time, warmup) if step_sizes is None else np.asarray(step_sizes, float)
-    if sizes.ndim != 1 or sizes.size < 3:
-        raise ValueError(f"step_sizes must be a vector of at least three numbers, got shape {sizes.shape}.")
-    if not (np.isfinite(sizes).all() and (sizes > 0).all() and np.unique(sizes).size == sizes.size):
-        raise ValueError(f"step_sizes must be positive and distinct, got {sizes.tolist()}.")
-    counts = []
-    for name, span in (("warmup", warmup), ("time", time)):
-        steps = np.round(span / sizes)
-        off = (np.abs(span / sizes - steps) > 1e-6) | (steps < 1) & (span > 0)
-        if off.any():
-            raise ValueError(f"step_sizes must divide {name} = {span:g}, got {sizes[np.argmax(off)]!r}.")
-        counts.append(steps.astype(int))
-    return jax.device_put((sizes, *counts))
-
-
-def _default(time: float, warmup: float) -> np.ndarray:
-    """`time` over multiples, near those of `LADDER`, of the denominator of warmup/time."""
-    ratio = Fraction(warmup / time).limit_denominator(COARSEST // 2)
-    if abs(float(ratio) - warmup / time) > 1e-9:
-        raise ValueError(
-            f"warmup must be a simple fraction of time = {time:g}, or step_sizes be given, got {warmup!r}."
-        )
-    part = ratio.denominator
-    return time / np.array([part * round(COARSEST * factor / part) for factor in LADDER])
 
 
 def _members(family: Callable, h: jax.Array, params: PyTree) -> tuple[Optimizer, bool]:

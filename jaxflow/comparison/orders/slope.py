@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from textwrap import indent
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxflow._norms import root
+from jaxflow._text_table import text_table
 from jaxflow._traceable import transfers
 
 
@@ -32,8 +34,9 @@ class Order:
     def __repr__(self):
         if isinstance(self.slope, Tracer) or np.ndim(self.slope):
             return f"Order(slope of shape {np.shape(self.slope)})"
-        rows = "\n".join(f"  {h:12.6g}  {e:12.6g}" for h, e in zip(self.step_sizes, self.errors, strict=True))
-        return f"Order(slope {self.slope:.3f} ± {self.uncertainty:.3f}\n     step size         error\n{rows})"
+        rows = [(f"{h:.6g}", f"{e:.6g}") for h, e in zip(self.step_sizes, self.errors, strict=True)]
+        table = indent(text_table([("step size", "error"), *rows], head=0, left=(), least=12), "  ")
+        return f"Order(slope {self.slope:.3f} ± {self.uncertainty:.3f}\n{table})"
 
 
 def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order:
@@ -61,12 +64,7 @@ def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order
              0.025      0.001875)
     """
     h = jnp.asarray(step_sizes, float)
-    if h.ndim != 1 or h.size < 3:
-        raise ValueError(f"step_sizes must be a vector of at least three numbers, got shape {h.shape}.")
-    if not isinstance(h, Tracer):
-        sizes = np.asarray(h)
-        if not (np.isfinite(sizes).all() and (sizes > 0).all() and np.unique(sizes).size == sizes.size):
-            raise ValueError(f"step_sizes must be positive and distinct, got {sizes.tolist()}.")
+    check_ladder("step_sizes", h)
     errors = jax.vmap(run)(h)
     if not hasattr(errors, "shape") or errors.shape != h.shape:
         raise ValueError(
@@ -81,6 +79,17 @@ def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order
                 f"run must return positive finite errors, got {e[i]!r} at step size {float(h[i]):g}."
             )
     return fit(h, errors)
+
+
+def check_ladder(name: str, sizes: Any) -> None:
+    """Refuse what is no vector of at least three positive and distinct numbers; those of a tracer are not known."""
+    if sizes.ndim != 1 or sizes.size < 3:
+        raise ValueError(f"{name} must be a vector of at least three numbers, got shape {sizes.shape}.")
+    if isinstance(sizes, Tracer):
+        return
+    sizes = np.asarray(sizes)
+    if not (np.isfinite(sizes).all() and (sizes > 0).all() and np.unique(sizes).size == sizes.size):
+        raise ValueError(f"{name} must be positive and distinct, got {sizes.tolist()}.")
 
 
 @transfers()

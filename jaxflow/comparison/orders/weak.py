@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxflow import _check
 from jaxflow._norms import difference, parts
 from jaxflow._traceable import compiled
-from jaxflow.comparison.orders.slope import Order
+from jaxflow.comparison.orders.slope import Order, check_ladder
 
 PyTree = Any
 # A gap within this number of standard errors of 0 tells nothing about a slope.
@@ -132,12 +132,7 @@ def _ladder(learning_rates: Any) -> list[float]:
     if isinstance(learning_rates, Tracer):
         raise TypeError("learning_rates must be concrete numbers, as each of them is a program of its own.")
     rates = np.asarray(learning_rates, float)
-    if rates.ndim != 1 or rates.size < 3:
-        raise ValueError(
-            f"learning_rates must be a sequence of at least three numbers, got shape {rates.shape}."
-        )
-    if not (np.isfinite(rates).all() and (rates > 0).all() and np.unique(rates).size == rates.size):
-        raise ValueError(f"learning_rates must be positive and distinct, got {rates.tolist()}.")
+    check_ladder("learning_rates", rates)
     return rates.tolist()
 
 
