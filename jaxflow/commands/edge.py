@@ -1,7 +1,6 @@
 """`python -m jaxflow edge`: past the edge of stability, the iterates, the central flow and the stable flow."""
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,18 +99,15 @@ def run(settings: Edge, chosen: Plan) -> jf.EdgeStudy:
 def _study(chosen: Plan) -> tuple[jf.EdgeStudy, dict[str, float]]:
     """The study behind one bar, and the seconds of its stages."""
     shares = {name: share for name, share in SHARES.items() if name != "approach" or chosen.level is not None}
-    seconds, began, before = {}, time.perf_counter(), 0.0
+    seconds = {}
 
     with Progress(shares) as progress:
 
         def watch(stage: str, done: float) -> None:
-            nonlocal began, before
             if stage not in seconds:
-                began, before = time.perf_counter(), 0.0
                 progress.start()
-            seconds[stage] = time.perf_counter() - began
-            progress.advance(max(done - before, 0.0))
-            before = max(before, done)
+            seconds[stage] = progress.seconds
+            progress.reach(done)
 
         try:
             return studied(chosen, watch), seconds

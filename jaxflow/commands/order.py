@@ -89,7 +89,7 @@ def _study(settings: Orders, objective, params, family) -> tuple[jf.OrderStudy, 
         progress.start()
         for part in by_order(chosen, family, objective, params):
             parts.append(part)
-            progress.advance(1.0)
+            progress.reach(1.0)
             if len(parts) < len(chosen.orders):
                 progress.start()
     return jf.OrderStudy.of(parts), _messages(caught)
