@@ -150,11 +150,7 @@ def plus(a: PyTree, b: PyTree) -> PyTree:
 
 
 def _add(a: PyTree, b: PyTree) -> PyTree:
-    if jax.tree.structure(a) != jax.tree.structure(b):
-        raise ValueError(
-            "Dynamics add over states of one structure, "
-            f"got {jax.tree.structure(a)} and {jax.tree.structure(b)}."
-        )
+    _check.tree_like("Dynamics that are added", b, a, "have states of one structure and its shapes")
     return plus(a, b)
 
 
