@@ -36,7 +36,7 @@ from experiments import common
 from jaxflow.commands.sweep import command as sweep
 from jaxflow.commands.sweep.laws import inhomogeneity
 from jaxflow.commands.sweep.maps import maps
-from jaxflow.commands.sweep.report import derived, mean
+from jaxflow.commands.sweep.report import add_distances, mean
 
 WIDEST = 50  # the largest rate at which descent on all data is looked at, times sharpness/2
 QUICK: dict[str, Any] = {
@@ -107,7 +107,7 @@ def main(arguments=None):
         chosen = sweep.Sweep(**(QUICK if run.quick else FULL), output=Path(folder))
         settings, problem, optimizer = sweep.prepare(chosen)
         flow = sweep.follow(settings, problem)
-        dataset = derived(sweep.trials(settings, problem, optimizer), flow)
+        dataset = add_distances(sweep.trials(settings, problem, optimizer), flow)
     rates, sizes = np.asarray(settings.learning_rates), np.asarray(settings.batch_sizes)
     sharpness = dataset.attrs["sharpness_at_start"]
     headlines: dict[str, tuple[Any, Any]] = {}

@@ -12,9 +12,9 @@ from jaxflow._cache import keep_programs
 from jaxflow.commands import edge, order, temperature
 from jaxflow.commands.compare import command as compare
 from jaxflow.commands.shared import output as streams
-from jaxflow.commands.shared.interruption import CODE, Stopped, Written, keeping, stoppable
+from jaxflow.commands.shared.interruption import CODE, Stopped, Written, keep_on_interrupt, stop_on_interrupt
 from jaxflow.commands.shared.optimizer_names import listing
-from jaxflow.commands.shared.settings_file import from_file, named_file
+from jaxflow.commands.shared.settings_file import find_file, read_settings
 from jaxflow.commands.sweep import command as sweep
 
 
@@ -51,9 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     name = next((word for word in given if not word.startswith("-")), "")
     before = jax.config.read("jax_enable_x64")  # what a command computes in is no concern of the next one
     ended, code = None, 0
-    with streams.guarded() as (output, errors):
+    with streams.guard_streams() as (output, errors):
         try:
-            code = _served(given, name)
+            code = _serve(given, name)
         except SystemExit as left:  # of the parser, after its help or what it says of a wrong option
             ended, code = left, left.code if isinstance(left.code, int) else int(left.code is not None)
         finally:
@@ -61,9 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
         output.flush()
         # A reader that has left got what it wanted; whoever else waits for the output is told.
         if output.failed is not None and not isinstance(output.failed, BrokenPipeError):
-            kept = " The results are written." if ended is None and code == 0 and _writes(name) else ""
+            kept = " The results are written." if ended is None and code == 0 and _writes_files(name) else ""
             said = f"standard output could not be written: {output.failed.strerror}.{kept}"
-            code = _refused(name, OSError(said))
+            code = _report_refusal(name, OSError(said))
         if arguments is None:
             output.settle()
             errors.settle()
@@ -80,10 +80,10 @@ def program() -> None:
     sys.exit(code)
 
 
-def _served(given: list[str], name: str) -> int:
+def _serve(given: list[str], name: str) -> int:
     """Run a command, whose output goes where that is possible; its exit code."""
     try:
-        with stoppable():
+        with stop_on_interrupt():
             return _run(given)
     except Stopped as stopped:
         print(f"jaxflow {name}: stopped by Ctrl-C.\n{stopped}", file=sys.stderr)
@@ -94,7 +94,7 @@ def _run(given: list[str]) -> int:
     try:
         swept = _defaults(given)
     except (ValueError, TypeError, OSError) as error:
-        return _refused("sweep", error)
+        return _report_refusal("sweep", error)
     command = tyro.cli(
         commands(swept),
         prog="python -m jaxflow",
@@ -112,12 +112,12 @@ def _run(given: list[str]) -> int:
     try:
         prepared = job.prepare(command)
     except (ValueError, TypeError, OSError, ImportError) as error:
-        return _refused(name, error)
+        return _report_refusal(name, error)
     try:
-        with keeping(Written(command, job.FILES)):
+        with keep_on_interrupt(Written(command, job.FILES)):
             job.run(command, *prepared)
     except (sweep.Refused, OSError) as error:  # any other error would be ours
-        return _refused(name, error)
+        return _report_refusal(name, error)
     return 0
 
 
@@ -132,17 +132,17 @@ def _compute_in_float64(wanted: bool) -> None:
         jax.clear_caches()
 
 
-def _writes(name: str) -> bool:
+def _writes_files(name: str) -> bool:
     return any(name == job and module.FILES for job, module in JOBS.values())
 
 
 def _defaults(arguments: list[str]) -> sweep.Sweep:
     """The defaults of the sweep, from the file named if that is the command."""
-    file = named_file(arguments[1:]) if arguments[:1] == ["sweep"] else None
-    return sweep.Sweep() if file is None else from_file(sweep.Sweep, file, sweep.HIDDEN)
+    file = find_file(arguments[1:]) if arguments[:1] == ["sweep"] else None
+    return sweep.Sweep() if file is None else read_settings(sweep.Sweep, file, sweep.HIDDEN)
 
 
-def _refused(name: str, error: Exception) -> int:
+def _report_refusal(name: str, error: Exception) -> int:
     """Say why in one line."""
     if isinstance(error, OSError) and error.strerror:
         error = OSError(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")

@@ -42,7 +42,7 @@ def require(name: str, value: Any, allowed: bool, rule: str) -> None:
         raise ValueError(f"{name} must be {rule}, got {value!r}.")
 
 
-def _real(name: str, value: Any, test, rule: str) -> None:
+def _check_real(name: str, value: Any, test, rule: str) -> None:
     if is_concrete(value):
         if isinstance(value, complex):
             raise TypeError(f"{name} must be {rule}, got the complex number {value!r}.")
@@ -50,53 +50,53 @@ def _real(name: str, value: Any, test, rule: str) -> None:
     elif (found := values(value)) is not None:
         if found.dtype.kind in "bc":
             raise TypeError(f"{name} must be {rule}, got an array of dtype {found.dtype}.")
-        each(name, found, np.isfinite(found) & test(found), rule)
+        require_each(name, found, np.isfinite(found) & test(found), rule)
     elif isinstance(value, (str, bytes, bool, type(None))):
         raise TypeError(f"{name} must be {rule}, got {value!r}.")
 
 
-def each(name: str, found: np.ndarray, allowed: np.ndarray, rule: str) -> None:
+def require_each(name: str, found: np.ndarray, allowed: np.ndarray, rule: str) -> None:
     """Raise a `ValueError` that names the first of the numbers `found` which is not allowed."""
     if not allowed.all():
         among = " among its values" if found.ndim else ""
         raise ValueError(f"{name} must be {rule}, got {found[~allowed].flat[0]:.6g}{among}.")
 
 
-def nonnegative(**values: Any) -> None:
+def require_nonnegative(**values: Any) -> None:
     """Each keyword's values, where they are concrete, must be finite and at least 0."""
     for name, value in values.items():
-        _real(name, value, lambda v: v >= 0, "a finite number at least 0")
+        _check_real(name, value, lambda v: v >= 0, "a finite number at least 0")
 
 
-def positive(**values: Any) -> None:
+def require_positive(**values: Any) -> None:
     """Each keyword's values, where they are concrete, must be finite and above 0."""
     for name, value in values.items():
-        _real(name, value, lambda v: v > 0, "a finite number above 0")
+        _check_real(name, value, lambda v: v > 0, "a finite number above 0")
 
 
-def fraction(**values: Any) -> None:
+def require_fraction(**values: Any) -> None:
     """Each keyword's values, where they are concrete, must lie in [0, 1)."""
     for name, value in values.items():
-        _real(name, value, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
+        _check_real(name, value, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
 
 
-def integer(name: str, value: Any, least: int) -> None:
+def require_integer(name: str, value: Any, least: int) -> None:
     """A static count: a Python or NumPy integer at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer at least {least}, got {value!r}.")
     require(name, value, bool(value >= least), f"an integer at least {least}")
 
 
-def count(name: str, value: Any, least: int) -> None:
+def require_count(name: str, value: Any, least: int) -> None:
     """A count that may be traced: an integer, or an array of whole numbers, as constructors keep one."""
     if not isinstance(value, (np.ndarray, jax.Array)):
-        integer(name, value, least)
+        require_integer(name, value, least)
         return
     if (found := values(value)) is None:
         return
     if found.dtype.kind in "bc":
         raise TypeError(f"{name} must be an integer at least {least}, got an array of dtype {value.dtype}.")
-    each(name, found, (found >= least) & (found % 1 == 0), f"an integer at least {least}")
+    require_each(name, found, (found >= least) & (found % 1 == 0), f"an integer at least {least}")
 
 
 def random_key(key: Any) -> Any:
@@ -116,7 +116,7 @@ def random_key(key: Any) -> Any:
     return key
 
 
-def tree_like(
+def require_like(
     name: str,
     tree: PyTree,
     like: PyTree,
@@ -139,7 +139,7 @@ def tree_like(
 
     cause = None
     try:
-        chex.assert_trees_all_equal_shapes(*(jax.tree.map(_shaped, x) for x in (like, tree)))
+        chex.assert_trees_all_equal_shapes(*(jax.tree.map(_shape_of, x) for x in (like, tree)))
     except AssertionError as difference:
         cause = difference
     if described == allowed:
@@ -153,11 +153,11 @@ def leaf_shapes(tree: PyTree) -> list[tuple[int, ...]]:
     return [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-def _shaped(leaf: Any) -> jax.ShapeDtypeStruct:
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(np.shape(leaf), getattr(leaf, "dtype", float))
 
 
-def choice(name: str, value: str, allowed: Iterable[str]) -> None:
+def require_choice(name: str, value: str, allowed: Iterable[str]) -> None:
     """Refuse what is not one of a set of names; the nearest one is suggested."""
     allowed = list(allowed)
     if not allowed:

@@ -84,7 +84,7 @@ _OPTIONS = {} if _LEVEL in os.environ.get("XLA_FLAGS", "") else {_LEVEL: 2}
 
 
 @functools.cache
-def _outermost() -> Any:
+def _outermost_state() -> Any:
     """The state of tracing where nothing is traced: that of a new thread."""
     states: list[Any] = []
     thread = threading.Thread(target=lambda: states.append(get_opaque_trace_state()))
@@ -95,7 +95,7 @@ def _outermost() -> Any:
 
 def _sets_options() -> bool:
     """Whether a program called here is compiled on its own, for a CPU: JAX takes options of no other."""
-    return get_opaque_trace_state() == _outermost() and jax.default_backend() == "cpu"
+    return get_opaque_trace_state() == _outermost_state() and jax.default_backend() == "cpu"
 
 
 _PROGRAMS: dict[str, Callable[[], int]] = {}
@@ -147,9 +147,9 @@ def compiled(function: Callable | None = None, *, static: tuple[str, ...] = ()) 
     def call(*args, **kwargs):
         values = in_order(args, kwargs)
         # The type tells True from 1, which compare and hash alike.
-        chosen = tuple([(type(x), x) for x in [_plain(values[i]) for i in whole]])
+        chosen = tuple([(type(x), x) for x in [_unwrap_scalar(values[i]) for i in whole]])
         dynamic, rest = partition([values[i] for i in others])
-        dynamic = [_plain(x) for x in dynamic]
+        dynamic = [_unwrap_scalar(x) for x in dynamic]
         with transfers():
             return (alone if _sets_options() else within)(chosen, rest, dynamic)
 
@@ -158,7 +158,7 @@ def compiled(function: Callable | None = None, *, static: tuple[str, ...] = ()) 
     return call
 
 
-def _plain(x: Any) -> Any:
+def _unwrap_scalar(x: Any) -> Any:
     """NumPy scalars would be traced with a dtype of their own."""
     return x.item() if isinstance(x, np.generic) else x
 
@@ -172,7 +172,7 @@ def _binding(function: Callable) -> Callable[[tuple, dict[str, Any]], list]:
     names = tuple(signature.parameters)
     most = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
 
-    def in_order(args, kwargs):
+    def order_arguments(args, kwargs):
         given = len(args)
         if given <= most and given + len(kwargs) == len(names):
             try:
@@ -183,4 +183,4 @@ def _binding(function: Callable) -> Callable[[tuple, dict[str, Any]], list]:
         bound.apply_defaults()
         return [bound.arguments[name] for name in names]
 
-    return in_order
+    return order_arguments

@@ -26,12 +26,12 @@ def is_half(x: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
 
 
-def widened(x: Any) -> jax.Array:
+def widen(x: Any) -> jax.Array:
     """In float32 where it is of half precision."""
     return jnp.asarray(x).astype(jnp.float32) if is_half(x) else jnp.asarray(x)
 
 
-def any_half(tree: PyTree) -> bool:
+def has_half(tree: PyTree) -> bool:
     """Whether any leaf is of half precision."""
     return any(map(is_half, jax.tree.leaves(tree)))
 
@@ -49,7 +49,7 @@ def total(
     divides it later: 1/N is below the range of float16, and what it multiplies even sooner. This is the rule of a
     `custom_jvp`, in ordinary operations, so that derivatives of any order and mode go through it.
     """
-    alone = lambda p, example: widened(losses(p, jax.tree.map(lambda x: x[None], example))[0])
+    alone = lambda p, example: widen(losses(p, jax.tree.map(lambda x: x[None], example))[0])
     # A custom rule sees no derivative in what `losses` closes over, unless that is an argument.
     one, outer = jax.closure_convert(alone, params, jax.tree.map(lambda x: x[0], batch))
     leaves, structure = jax.tree.flatten((params, outer))
@@ -59,31 +59,29 @@ def total(
         params, outer = jax.tree.unflatten(structure, leaves)
         return one(params, example, *outer)
 
-    def plain(leaves, batch, weights):
-        return summed(lambda example: loss(leaves, example), batch, weights, size)
+    def sum_losses(leaves, batch, weights):
+        return sum_examples(lambda example: loss(leaves, example), batch, weights, size)
 
-    value = jax.custom_jvp(plain)
+    value = jax.custom_jvp(sum_losses)
 
     @partial(value.defjvp, symbolic_zeros=True)
     def rule(primals, tangents):
         (leaves, batch, weights), (along, *others) = primals, tangents
         moved = [i for i, t in enumerate(along) if not isinstance(t, SymbolicZero)]
 
-        def of_moved(chosen, example):
+        def loss_of_chosen(chosen, example):
             every = list(leaves)
             for i, leaf in zip(moved, chosen, strict=True):
                 every[i] = leaf
             return loss(every, example)
 
-        slope = lambda example: jax.value_and_grad(of_moved)([leaves[i] for i in moved], example)
-        out, slopes = summed(slope, batch, weights, size)
-        products = [
-            jnp.sum(jnp.real(widened(g) * widened(along[i]))) for i, g in zip(moved, slopes, strict=True)
-        ]
+        slope = lambda example: jax.value_and_grad(loss_of_chosen)([leaves[i] for i in moved], example)
+        out, slopes = sum_examples(slope, batch, weights, size)
+        products = [jnp.sum(jnp.real(widen(g) * widen(along[i]))) for i, g in zip(moved, slopes, strict=True)]
         if not all(isinstance(t, SymbolicZero) for t in jax.tree.leaves(others)):
             zero = lambda t, x: zero_from_primal(x) if isinstance(t, SymbolicZero) else t
             others = jax.tree.map(zero, others, [batch, weights])
-            products.append(jax.jvp(partial(plain, leaves), (batch, weights), tuple(others))[1])
+            products.append(jax.jvp(partial(sum_losses, leaves), (batch, weights), tuple(others))[1])
         return out, sum((p.astype(out.dtype) for p in products), jnp.zeros_like(out))
 
     return value(leaves, batch, weights)
@@ -95,28 +93,30 @@ def block_of(params: PyTree, most: int) -> int:
     return min(most, max(NUMBERS // max(numbers, 1), 1))
 
 
-def summed(function: Callable[[PyTree], PyTree], batch: PyTree, weights: jax.Array, size: int) -> PyTree:
+def sum_examples(
+    function: Callable[[PyTree], PyTree], batch: PyTree, weights: jax.Array, size: int
+) -> PyTree:
     """Σᵢ wᵢ f(exampleᵢ) in float32, `size` examples at a time."""
     n = weights.shape[0]
 
-    def some(batch, weights, within):
-        def weighted(x):
+    def sum_some(batch, weights, within):
+        def weigh(x):
             column = lambda y: y.reshape(-1, *[1] * (x.ndim - 1))
             return jnp.where(column(within), column(weights.astype(x.dtype)) * x, 0)
 
         every, shape = jax.make_jaxpr(jax.vmap(function), return_shape=True)(batch)
-        outputs = _evaluated(every.jaxpr, every.consts, jax.tree.leaves(batch))
-        return jax.tree.unflatten(jax.tree.structure(shape), [_total_of(x, weighted) for x in outputs])
+        outputs = _evaluate(every.jaxpr, every.consts, jax.tree.leaves(batch))
+        return jax.tree.unflatten(jax.tree.structure(shape), [_total_of(x, weigh) for x in outputs])
 
     if size >= n:
-        return some(batch, weights, jnp.ones(n, bool))
+        return sum_some(batch, weights, jnp.ones(n, bool))
 
     @checkpoint
     def block(start):
         examples = start + jnp.arange(size)
         chosen = jnp.minimum(examples, n - 1)
         rows = jax.tree.map(lambda x: x[chosen], batch)
-        return some(rows, weights[chosen], examples < n)
+        return sum_some(rows, weights[chosen], examples < n)
 
     shape = jax.eval_shape(block, jnp.asarray(0))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
@@ -145,22 +145,22 @@ class _Products(NamedTuple):
         k = self.order[0]
         summed = (*contracting[0], batch[0][k]), (*contracting[1], batch[1][k])
         others = (*batch[0][:k], *batch[0][k + 1 :]), (*batch[1][:k], *batch[1][k + 1 :])
-        lhs = jnp.moveaxis(weighted(jnp.moveaxis(widened(self.lhs), batch[0][k], 0)), 0, batch[0][k])
-        product = lax.dot_general(lhs, widened(self.rhs), (summed, others))
+        lhs = jnp.moveaxis(weighted(jnp.moveaxis(widen(self.lhs), batch[0][k], 0)), 0, batch[0][k])
+        product = lax.dot_general(lhs, widen(self.rhs), (summed, others))
         return lax.transpose(product, [axis - (axis > k) for axis in self.order[1:]])
 
 
 def _total_of(x: Any, weighted: Callable[[jax.Array], jax.Array]) -> jax.Array:
     if isinstance(x, _Products) and x.order[0] < len(x.params["dimension_numbers"][1][0]):
         return x.total(weighted)
-    return weighted(widened(_array(x))).sum(0)
+    return weighted(widen(_array(x))).sum(0)
 
 
 def _array(x: Any) -> Any:
     return x.array() if isinstance(x, _Products) else x
 
 
-def _evaluated(jaxpr: Jaxpr, consts: Any, inputs: Any) -> list[Any]:
+def _evaluate(jaxpr: Jaxpr, consts: Any, inputs: Any) -> list[Any]:
     """The outputs of a program; a product that is nothing but an output is left to be summed."""
     seen = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
     look = lambda v: jnp.asarray(v.val, v.aval.dtype) if isinstance(v, Literal) else seen[v]  # type: ignore
@@ -168,7 +168,7 @@ def _evaluated(jaxpr: Jaxpr, consts: Any, inputs: Any) -> list[Any]:
         name, values = eqn.primitive.name, [*map(look, eqn.invars)]
         if name in ("jit", "pjit"):
             inner = eqn.params["jaxpr"]
-            outputs = _evaluated(inner.jaxpr, inner.consts, values)
+            outputs = _evaluate(inner.jaxpr, inner.consts, values)
         elif name == "dot_general" and is_half(eqn.outvars[0].aval) and eqn.params["dimension_numbers"][1][0]:
             lhs, rhs = map(_array, values)
             order = tuple(range(eqn.outvars[0].aval.ndim))  # type: ignore

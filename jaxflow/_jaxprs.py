@@ -42,9 +42,11 @@ class Reader:
     def read(self, closed: ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
         """What is known of the outputs of a program."""
         jaxpr = closed.jaxpr
-        values = [*map(known, closed.consts), *inputs]
+        values = [*map(constant_value, closed.consts), *inputs]
         seen = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
-        look = lambda variable: known(variable.val) if isinstance(variable, Literal) else seen[variable]
+        look = lambda variable: (
+            constant_value(variable.val) if isinstance(variable, Literal) else seen[variable]
+        )
         for eqn in jaxpr.eqns:
             seen.update(zip(eqn.outvars, self.apply(eqn, [*map(look, eqn.invars)]), strict=True))
         return [*map(look, jaxpr.outvars)]
@@ -56,45 +58,45 @@ class Reader:
             outputs = [self.read(branch, inputs[1:]) for branch in programs]
             return [self.choice(inputs[0], cases) for cases in zip(*outputs, strict=True)]
         if name == "scan":
-            return self.repeat(programs[0], *scanned(eqn, programs[0], inputs))
+            return self.repeat(programs[0], *split_scan(eqn, programs[0], inputs))
         if name == "while" and {"cond_jaxpr", "body_jaxpr"} <= params.keys():
             # First the constants of the condition, then those of the body; what is carried in is what comes out.
             condition, body = params["cond_jaxpr"], params["body_jaxpr"]
             first = len(condition.in_avals) - len(eqn.outvars)
             last = len(inputs) - len(eqn.outvars)
             carry = self.repeat(body, inputs[first:last], inputs[last:])
-            return self.ended(carry, self.read(condition, [*inputs[:first], *carry])[0])
+            return self.finish_loop(carry, self.read(condition, [*inputs[:first], *carry])[0])
         if [len(program.in_avals) for program in programs] == [len(inputs)]:
             return self.read(programs[0], inputs)
         for program in programs:
-            inside = self.read(program, [reduce(either, inputs or [Value()])] * len(program.in_avals))
-            inputs = [value._replace(depends=reduce(either, inside, value).depends) for value in inputs]
-        return [self.elementary(eqn, inputs)] * len(eqn.outvars)
+            inside = self.read(program, [reduce(join_values, inputs or [Value()])] * len(program.in_avals))
+            inputs = [value._replace(depends=reduce(join_values, inside, value).depends) for value in inputs]
+        return [self.apply_elementary(eqn, inputs)] * len(eqn.outvars)
 
     def repeat(self, body, constants, carry, entries=()) -> list[Value]:
         """A body over and over, until no more is learnt about what it carries."""
         while True:
             outputs = self.read(body, [*constants, *carry, *entries])
-            joined = [*map(either, carry, outputs)]
+            joined = [*map(join_values, carry, outputs)]
             if joined == carry:
                 return [*carry, *outputs[len(carry) :]]
             carry = joined
 
-    def ended(self, carry: list[Value], condition: Value) -> list[Value]:
+    def finish_loop(self, carry: list[Value], condition: Value) -> list[Value]:
         """The final carry of a loop that runs while a condition holds."""
         return [value._replace(depends=value.depends | condition.depends) for value in carry]
 
     def choice(self, condition: Value, cases: Sequence[Value]) -> Value:
         """One of several values."""
-        chosen = reduce(either, cases)
+        chosen = reduce(join_values, cases)
         return chosen._replace(depends=chosen.depends | condition.depends)
 
-    def elementary(self, eqn, inputs: list[Value]) -> Value:
+    def apply_elementary(self, eqn, inputs: list[Value]) -> Value:
         """An operation without a program in it."""
         if eqn.primitive.name == "select_n":
             return self.choice(inputs[0], inputs[1:])
         number = inputs[0].number if eqn.primitive.name in SAME else None
-        return Value(reduce(either, inputs, Value()).depends, number, is_nonnegative(eqn, inputs))
+        return Value(reduce(join_values, inputs, Value()).depends, number, is_nonnegative(eqn, inputs))
 
 
 def is_a(leaf: Any, *kinds: Any) -> bool:
@@ -102,7 +104,7 @@ def is_a(leaf: Any, *kinds: Any) -> bool:
     return any(jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), kind) for kind in kinds)
 
 
-def known(constant: Any) -> Value:
+def constant_value(constant: Any) -> Value:
     """A constant's value. A constant without a value yet, a hyperparameter under `jit`, counts as not negative."""
     if isinstance(constant, Tracer) or np.size(constant) != 1 or is_a(constant, *KEYS):
         return Value(nonnegative=True)
@@ -110,7 +112,7 @@ def known(constant: Any) -> Value:
     return Value(0, number, number >= 0)
 
 
-def either(a: Value, b: Value) -> Value:
+def join_values(a: Value, b: Value) -> Value:
     """What is true of both."""
     number = a.number if a.number == b.number else None
     return Value(a.depends | b.depends, number, a.nonnegative and b.nonnegative)
@@ -124,7 +126,7 @@ def programs_of(eqn) -> list[ClosedJaxpr]:
     return [ClosedJaxpr(program, []) if isinstance(program, Jaxpr) else program for program in found]
 
 
-def scanned(eqn, body: ClosedJaxpr, inputs: list[Value]) -> tuple[list[Value], list[Value], list[Value]]:
+def split_scan(eqn, body: ClosedJaxpr, inputs: list[Value]) -> tuple[list[Value], list[Value], list[Value]]:
     """The constants, the carry and the entries among the inputs of a scan.
 
     Their ranks tell them apart, as an entry has one axis less inside the body. The names of the parameters that count

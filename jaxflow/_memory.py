@@ -21,7 +21,7 @@ def device_memory() -> float:
     return stats.get("bytes_limit") or physical_memory()
 
 
-def fits(name: str, value: Any, needed: float) -> None:
+def require_fit(name: str, value: Any, needed: float) -> None:
     """Raise a `ValueError` that names the argument and its value where it needs more bytes than a device has."""
     there = device_memory()
     if needed > there:

@@ -103,7 +103,7 @@ MOVED = {
 }
 
 
-def forwarding(old: str, new: str) -> Callable[[str], Any]:
+def forward_names(old: str, new: str) -> Callable[[str], Any]:
     """The `__getattr__` of a module: what it lacks is taken from the module `new`, with a warning."""
 
     def lookup(name: str) -> Any:
@@ -116,7 +116,7 @@ def forwarding(old: str, new: str) -> Callable[[str], Any]:
     return lookup
 
 
-def renamed(old: str, new: str, function: Callable) -> Callable:
+def alias_of(old: str, new: str, function: Callable) -> Callable:
     """`function` under its old name, for the new one; every call warns."""
 
     @functools.wraps(function)
@@ -135,5 +135,5 @@ def install() -> None:
     for old, new in MOVED.items():
         name = f"jaxflow.{old}"
         stand_in = ModuleType(name, f"Moved to jaxflow.{new}.")
-        stand_in.__getattr__ = forwarding(name, f"jaxflow.{new}")  # type: ignore[method-assign]
+        stand_in.__getattr__ = forward_names(name, f"jaxflow.{new}")  # type: ignore[method-assign]
         sys.modules[name] = stand_in

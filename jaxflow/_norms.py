@@ -12,7 +12,7 @@ from jax import lax
 PyTree = Any
 
 
-def floating(*arrays: jax.Array) -> Any:
+def norm_dtype(*arrays: jax.Array) -> Any:
     """The real type for numbers of these arrays: double for wide ones where it is enabled, otherwise single."""
     wide = [x.dtype for x in arrays if x.dtype.itemsize > (8 if jnp.iscomplexobj(x) else 4)]
     wide += [x.dtype for x in arrays if x.dtype.itemsize == 4 and jnp.issubdtype(x.dtype, jnp.integer)]
@@ -26,7 +26,7 @@ def parts(x: jax.Array) -> Iterable[jax.Array]:
 
 def difference(a: jax.Array, b: jax.Array) -> jax.Array:
     """a − b, floating. Of integers of one type it is exact before it is rounded, however large they are."""
-    dtype = floating(a, b)
+    dtype = norm_dtype(a, b)
     if a.dtype == b.dtype and jnp.issubdtype(a.dtype, jnp.integer):
         a, b = jnp.broadcast_arrays(a, b)
         # The difference of the larger and the smaller is right modulo 2ⁿ, and fits into as many bits without a sign.
@@ -47,7 +47,7 @@ def norms(tree: PyTree) -> jax.Array:
     infinite, and NaN where one is NaN.
     """
     leaves = jax.tree.leaves(tree)
-    dtype = floating(*leaves)
+    dtype = norm_dtype(*leaves)
     rows = [part.astype(dtype).reshape(part.shape[0], -1) for leaf in leaves for part in parts(leaf)]
     largest = jnp.stack([jnp.max(jnp.abs(row), axis=1, initial=0) for row in rows]).max(0)
     unit = jnp.where((largest >= jnp.finfo(dtype).tiny) & jnp.isfinite(largest), largest, 1)

@@ -69,7 +69,7 @@ def write(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON; numbers that are not finite become null, which JSON has, unlike NaN."""
-    write(path, (json.dumps(_plain(content), indent=2) + "\n").encode())
+    write(path, (json.dumps(_drop_nonfinite(content), indent=2) + "\n").encode())
 
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
@@ -105,13 +105,13 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _drop_nonfinite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _drop_nonfinite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [_drop_nonfinite(v) for v in value]
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, (jax.Array, np.ndarray, np.generic)):
-        return _plain(np.asarray(value).tolist())
+        return _drop_nonfinite(np.asarray(value).tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

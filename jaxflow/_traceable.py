@@ -16,12 +16,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxflow._compiled import Static as Static
-from jaxflow._compiled import combine as combine
-from jaxflow._compiled import compiled as compiled
-from jaxflow._compiled import is_numeric as is_numeric
-from jaxflow._compiled import partition as partition
-from jaxflow._compiled import transfers as transfers
+from jaxflow._compiled import Static, combine, partition
 
 P = ParamSpec("P")
 T = TypeVar("T", bound="Bound")
@@ -40,12 +35,12 @@ class Bound:
     @classmethod
     def bind(cls, static: tuple, dynamic: tuple):
         """An instance from its two halves; unflattening calls it, so it must not look at `dynamic`."""
-        self = cls.blank(static, dynamic)
+        self = cls.make_blank(static, dynamic)
         self._static, self._dynamic = static, dynamic
         return self
 
     @classmethod
-    def blank(cls, static: tuple, dynamic: tuple):
+    def make_blank(cls, static: tuple, dynamic: tuple):
         """What `bind` makes an instance of; a subclass that is a tuple as well fills it here."""
         del static, dynamic
         return cls.__new__(cls)
@@ -144,7 +139,7 @@ def _keys(bound: Bound) -> list[Any]:
     return [jax.tree_util.GetAttrKey(name) for i, name in enumerate(names) if i not in static]
 
 
-def _canonical(leaf: Any) -> Any:
+def _canonicalise(leaf: Any) -> Any:
     """Plain numbers become Python floats, so that 1, 1.0 and np.float64(1) share one trace."""
     if isinstance(leaf, (bool, np.bool_)):
         return bool(leaf)
@@ -172,7 +167,7 @@ def _traceable(function: Callable, structural: tuple[str, ...]) -> Callable:
                 f"or an estimator, got {result!r}."
             )
         fixed = tuple((name, bound.arguments.pop(name)) for name in structural)
-        dynamic, static = partition(jax.tree.map(_canonical, dict(bound.arguments)))
+        dynamic, static = partition(jax.tree.map(_canonicalise, dict(bound.arguments)))
         return cls.bind((construct, static, fixed), tuple(dynamic))
 
     construct.signature = signature  # type: ignore[attr-defined]
@@ -188,7 +183,7 @@ STRUCTURAL = {
 }
 
 
-def _declared(function: Callable) -> tuple[str, ...]:
+def _structural_names(function: Callable) -> tuple[str, ...]:
     """The arguments a constructor declares structural: those annotated `int`, and seeds."""
     known = STRUCTURAL.get(f"{function.__module__}.{function.__name__}", ())
     parameters = inspect.signature(function).parameters.values()
@@ -229,5 +224,5 @@ def traceable(function: Callable[P, Any] | None = None, *, structural: tuple[str
     if hasattr(function, "structural"):
         return function
     return _traceable(
-        function, _declared(function) if structural is None else tuple(dict.fromkeys(structural))
+        function, _structural_names(function) if structural is None else tuple(dict.fromkeys(structural))
     )

@@ -58,7 +58,7 @@ class Objective:
         if not callable(self.losses):
             raise TypeError(f"losses must be a function (params, batch) -> (B,), got {self.losses!r}.")
         if self.chunk is not None:
-            _check.integer("chunk", self.chunk, 1)
+            _check.require_integer("chunk", self.chunk, 1)
         shapes: list[tuple[int, ...]] = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(self.data)]
         if any(len(shape) == 0 for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
             raise ValueError(
@@ -89,7 +89,7 @@ class Objective:
         n = self.size
         if self.chunk is None or self.chunk >= n:
             return self.over(params, self.data)
-        return self._chunked(params, None, n)
+        return self._sum_in_chunks(params, None, n)
 
     def weighted(self, params: PyTree, weights: jax.Array) -> jax.Array:
         r"""$\sum_i w_i \ell_i(\theta)$ over all data for `weights` (N,), in chunks too; a scalar.
@@ -104,7 +104,7 @@ class Objective:
             )
         if self.chunk is None or self.chunk >= self.size:
             return self.over(params, self.data, weights)
-        return self._chunked(params, weights, 1)
+        return self._sum_in_chunks(params, weights, 1)
 
     def over(self, params: PyTree, batch: PyTree, weights: jax.Array | None = None) -> jax.Array:
         r"""The mean loss at `params` over a `batch` of B examples; with `weights` (B,) $\sum_i w_i \ell_i$.
@@ -116,26 +116,26 @@ class Objective:
         5.0
         """
         losses = self.per_example(params, batch)
-        if _half.is_half(losses) or _half.any_half(params):
+        if _half.is_half(losses) or _half.has_half(params):
             divisor = losses.shape[0] if weights is None else 1
-            return self._of_half(params, batch, weights, divisor, None, losses.dtype)
+            return self._sum_of_half(params, batch, weights, divisor, None, losses.dtype)
         return losses.mean() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
 
-    def _of_half(self, params, batch, weights, divisor: int, chunk: int | None, dtype) -> jax.Array:
+    def _sum_of_half(self, params, batch, weights, divisor: int, chunk: int | None, dtype) -> jax.Array:
         """The (weighted) sum of losses over `divisor`, in `dtype`, summed in float32."""
         if weights is None:
             weights = jnp.ones(np.shape(jax.tree.leaves(batch)[0])[0], jnp.float32)
-        total = _half.total(self.per_example, params, batch, _half.widened(weights), chunk)
+        total = _half.total(self.per_example, params, batch, _half.widen(weights), chunk)
         return (total / divisor).astype(dtype)
 
-    def _chunked(self, params: PyTree, weights: jax.Array | None, divisor: int) -> jax.Array:
+    def _sum_in_chunks(self, params: PyTree, weights: jax.Array | None, divisor: int) -> jax.Array:
         """The (weighted) sum of all losses over `divisor`, one chunk at a time."""
         n, chunk = self.size, self.chunk
         assert chunk is not None
         few = lambda params, data: self.per_example(params, jax.tree.map(lambda x: x[:chunk], data))
         losses = jax.eval_shape(few, params, self.data)
-        if _half.is_half(losses) or _half.any_half(params):
-            return self._of_half(params, self.data, weights, divisor, chunk, losses.dtype)
+        if _half.is_half(losses) or _half.has_half(params):
+            return self._sum_of_half(params, self.data, weights, divisor, chunk, losses.dtype)
         examples = (self.data, weights)
 
         def total(params, examples):

@@ -76,15 +76,15 @@ def as_recorder(record: Any) -> Any:
     return record if isinstance(record, WITH_MEMORY) else _Plain(record)
 
 
-def keeping(record: Any, params_of: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
-    """What to save of a state: the record or, for a recorder, everything that `looked` will show to it afterwards."""
+def keeper(record: Any, params_of: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+    """What to save of a state: the record or, for a recorder, all that `replay_records` will show to it later."""
     if isinstance(record, WITH_MEMORY):
         return lambda state: (params_of(state), state)
     return lambda state: record(params_of(state))
 
 
-def looked(record: Any, values: PyTree) -> PyTree:
-    """The records of a run that is over, made from what `keeping` saved; leaves (T, …)."""
+def replay_records(record: Any, values: PyTree) -> PyTree:
+    """The records of a run that is over, made from what `keeper` saved; leaves (T, …)."""
     if not isinstance(record, WITH_MEMORY):
         return values
     step = lambda memory, at: record.look(memory, *at)[::-1]

@@ -18,7 +18,7 @@ SHAPES = r"with leaves of shapes \[\(2,\), \(2, 3\)\]"
 
 
 def check(tree, like=LIKE, **options):
-    _check.tree_like("x", tree, like, "be like params", **options)
+    _check.require_like("x", tree, like, "be like params", **options)
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,9 @@ def speed(quick: bool) -> dict[str, float]:
             central = pool.submit(timed, f"{kind}: central flow", lambda: jf.integrate(flow, params, times))
             run = timed(f"{kind}: iterates", lambda: jf.iterate(optimizer, objective, params, steps=steps))
             middle = jf.midpoints(run).values
-            timed(f"{kind}: midpoints' eigenvalues", lambda: jf.curvature.along(objective, middle, 5))
+            timed(
+                f"{kind}: midpoints' eigenvalues", lambda: jf.curvature.sharpness_along(objective, middle, 5)
+            )
             stable = jf.dynamics.stable_flow(optimizer, objective)
             euler = {"solver": diffrax.Euler(), "substeps": 4, "max_steps": 4 * steps}
             timed(f"{kind}: stable flow", lambda: jf.integrate(stable, params, times, **euler))

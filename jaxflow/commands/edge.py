@@ -16,7 +16,7 @@ from jaxflow._text_table import text_table
 from jaxflow.commands.shared.progress import Progress
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.commands.sweep.command import Refused
-from jaxflow.comparison.edge.experiment import Plan, plan, studied
+from jaxflow.comparison.edge.experiment import Plan, plan, run_study
 
 # Shares of the whole time, about, on a small network.
 SHARES = {"approach": 3.0, "iterates": 0.5, "central flow": 4.0, "stable flow": 1.0, "measures": 1.5}
@@ -64,9 +64,9 @@ class Edge(Training):
 
 def prepare(settings: Edge) -> tuple[Plan]:
     """What will be studied; every bad setting is refused here, before anything compiles."""
-    _check.integer("examples", settings.examples, 1)
+    _check.require_integer("examples", settings.examples, 1)
     count("steps", settings.steps)
-    _check.nonnegative(level=settings.level)
+    _check.require_nonnegative(level=settings.level)
     results.check_folder(settings.output, *FILES)
     rate = settings.learning_rate
     rate = RATES.get(settings.optimizer) if rate is None else rate
@@ -91,7 +91,7 @@ def run(settings: Edge, chosen: Plan) -> jf.EdgeStudy:
             f"Effective sharpness {float(np.asarray(study.approach_sharpness)[-1]):.4g} reached at "
             f"t = {float(np.asarray(study.approach_times)[-1]):.6g} of the stable flow, where all three begin."
         )
-    print(f"\n{_table(rows)}\n\n{_said(study)}")
+    print(f"\n{_table(rows)}\n\n{_findings(study)}")
     print(f"Wrote edge.png, summary.json and trajectories.npz to {settings.output}")
     return study
 
@@ -110,7 +110,7 @@ def _study(chosen: Plan) -> tuple[jf.EdgeStudy, dict[str, float]]:
             progress.reach(done)
 
         try:
-            return studied(chosen, watch), seconds
+            return run_study(chosen, watch), seconds
         except ValueError as error:
             if set(seconds) == {"approach"}:  # the level is not reached, which only trying tells
                 raise Refused(str(error)) from None
@@ -161,19 +161,19 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return text_table([head, under, *body], head=2)
 
 
-def _said(study: jf.EdgeStudy) -> str:
+def _findings(study: jf.EdgeStudy) -> str:
     """The edge, and what the central flow spent on it."""
     lost = [name for name in PATHS if not np.isfinite(np.asarray(getattr(study, name).loss)).all()]
     diverged = f" Not finite to the end: {', '.join(lost)}." if lost else ""
     return (
-        f"The edge of stability is at effective sharpness 2{_unreached(study)}.{diverged}\n"
+        f"The edge of stability is at effective sharpness 2{_unreached_sentence(study)}.{diverged}\n"
         f"The central flow took {int(study.substeps)} substeps, {int(study.products)} Hessian products and "
         f"{int(study.third_derivatives)} third derivatives; residuals {float(study.eigenvector_residual):.1g} of its "
         f"eigenvectors, {float(study.complementarity_residual):.1g} of its complementarity problems."
     )
 
 
-def _unreached(study: jf.EdgeStudy) -> str:
+def _unreached_sentence(study: jf.EdgeStudy) -> str:
     """What to say of a study that stayed below the edge."""
     if not np.isnan(float(study.reached)):
         return ""

@@ -12,10 +12,10 @@ import tyro
 import jaxflow as jf
 from jaxflow import _check
 from jaxflow import _results as results
-from jaxflow.commands.shared.interruption import NOTHING, keeping
+from jaxflow.commands.shared.interruption import NOTHING, keep_on_interrupt
 from jaxflow.commands.shared.progress import Progress
 from jaxflow.commands.shared.training import Training
-from jaxflow.comparison.orders.modified_equations import by_order
+from jaxflow.comparison.orders.modified_equations import fit_each_order
 from jaxflow.comparison.orders.study_plan import plan
 from jaxflow.optim.rules.families import Family
 
@@ -52,7 +52,7 @@ class Orders(Training):
 
 def prepare(settings: Orders) -> tuple[jf.Objective, Any, Family]:
     """The objective, the parameters and the family; every bad setting is refused here."""
-    _check.integer("examples", settings.examples, 1)
+    _check.require_integer("examples", settings.examples, 1)
     results.check_folder(settings.output, *FILES)
     problem, optimizer = settings.make()
     family = jf.family_of(optimizer)
@@ -81,13 +81,13 @@ def _study(settings: Orders, objective, params, family) -> tuple[jf.OrderStudy, 
     chosen = plan(family, params, settings.orders, settings.time, settings.warmup)
     parts: list[Any] = []
     with (
-        keeping(lambda: _keep(settings, parts, family, _messages(caught))),
+        keep_on_interrupt(lambda: _keep(settings, parts, family, _messages(caught))),
         warnings.catch_warnings(record=True) as caught,
         Progress({f"order {order}": 1.0 for order in chosen.orders}) as progress,
     ):
         warnings.simplefilter("always")
         progress.start()
-        for part in by_order(chosen, family, objective, params):
+        for part in fit_each_order(chosen, family, objective, params):
             parts.append(part)
             progress.reach(1.0)
             if len(parts) < len(chosen.orders):

@@ -33,7 +33,7 @@ def prepare(settings: Temperature) -> tuple[Any, jf.optim.Optimizer]:
     """The problem and the optimizer; every bad setting is refused here."""
     count("steps", settings.steps, 0)
     for size in settings.batch_sizes:
-        _check.integer("batch_sizes", size, 1)
+        _check.require_integer("batch_sizes", size, 1)
     return settings.make()
 
 
@@ -41,7 +41,7 @@ def run(settings: Temperature, problem: Any, optimizer: jf.optim.Optimizer) -> N
     """Measure and print."""
     objective, params = problem.objective, problem.params
     print(
-        f"{settings.described(problem)}: {objective.size} training examples; {optimizer}, batch {settings.batch_size}"
+        f"{settings.describe(problem)}: {objective.size} training examples; {optimizer}, batch {settings.batch_size}"
     )
     temperature = temperature_of(settings, optimizer)
     if temperature is not None:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxflow._compiled import compiled
 from jaxflow._norms import difference, norms
-from jaxflow._traceable import compiled
 from jaxflow.comparison.checks import (
     check_numbers,
     check_structures,
@@ -114,14 +114,14 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
 def _compare(times, a: PyTree, b: PyTree) -> Comparison:
     travelled = jnp.cumsum(norms(jax.tree.map(lambda x: difference(x[1:], x[:-1]), a)))
     travelled = jnp.pad(travelled, (1, 0))
-    distance = jnp.where(_finite(a) & _finite(b), norms(jax.tree.map(difference, a, b)), jnp.nan)
+    distance = jnp.where(_is_finite(a) & _is_finite(b), norms(jax.tree.map(difference, a, b)), jnp.nan)
     # Of unequal types of records the wider one decides.
     travelled = travelled.astype(distance.dtype)
     relative = jnp.where(distance == 0, 0.0, distance / jnp.where(distance == 0, 1.0, travelled))
     return Comparison(times, distance, relative)
 
 
-def _finite(values: PyTree) -> jax.Array:
+def _is_finite(values: PyTree) -> jax.Array:
     """Whether everything recorded at a time is finite; (T,)."""
     finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in jax.tree.leaves(values)]
     return jnp.stack(finite).all(0)

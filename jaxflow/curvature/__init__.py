@@ -1,5 +1,7 @@
 """Second derivatives: Hessian products, extreme eigenvalues, whole spectra, and what is stable on them."""
 
+from typing import Any
+
 from jaxflow.curvature.products import ggn_vp as ggn_vp
 from jaxflow.curvature.products import hvp as hvp
 from jaxflow.curvature.products import third_derivative as third_derivative
@@ -11,8 +13,16 @@ from jaxflow.curvature.spectrum.eigenpairs import top_eigenpairs as top_eigenpai
 from jaxflow.curvature.spectrum.estimate import Estimate as Estimate
 from jaxflow.curvature.spectrum.traces import saddle_index as saddle_index
 from jaxflow.curvature.spectrum.traces import trace as trace
+from jaxflow.curvature.stability import sharpness_record
 from jaxflow.curvature.stability.preconditioners import preconditioner_of as preconditioner_of
 from jaxflow.curvature.stability.sharpness_record import SharpnessRecord as SharpnessRecord
-from jaxflow.curvature.stability.sharpness_record import along as along
 from jaxflow.curvature.stability.sharpness_record import record_sharpness as record_sharpness
+from jaxflow.curvature.stability.sharpness_record import sharpness_along as sharpness_along
 from jaxflow.curvature.stability.thresholds import stability_threshold as stability_threshold
+
+
+def __getattr__(name: str) -> Any:
+    """A name of earlier versions; calling it warns."""
+    if name == "along":
+        return sharpness_record.along
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

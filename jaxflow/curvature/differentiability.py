@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxflow._jaxprs import COMPARISONS, TINY, Reader, Value, either, is_a, is_guarded, programs_of
+from jaxflow._jaxprs import COMPARISONS, TINY, Reader, Value, is_a, is_guarded, join_values, programs_of
 
 PyTree = Any
 
@@ -73,7 +73,7 @@ def switches(objective: Callable[[PyTree], Any], params: PyTree) -> list[str]:
         return []
     reader = Switches()
     outputs = reader.read(jaxpr, [Value(PARAMETERS)] * len(jaxpr.in_avals))
-    depends = reduce(either, outputs, Value()).depends
+    depends = reduce(join_values, outputs, Value()).depends
     return [name for i, name in enumerate(reader.names) if depends & FIRST << i]
 
 
@@ -97,14 +97,14 @@ class Switches(Reader):
     def apply(self, eqn, inputs: list[Value]) -> list[Value]:
         name = _program_name(eqn)
         if name in SMOOTH:
-            return [Value(reduce(either, inputs).depends)] * len(eqn.outvars)
+            return [Value(reduce(join_values, inputs).depends)] * len(eqn.outvars)
         self.inside.append(name)
         outputs = super().apply(eqn, inputs)
         self.inside.pop()
         self.made.update((variable, (eqn, inputs)) for variable in eqn.outvars)
         return outputs
 
-    def ended(self, carry: list[Value], condition: Value) -> list[Value]:
+    def finish_loop(self, carry: list[Value], condition: Value) -> list[Value]:
         # Its number of turns is that of an iteration to convergence, as such a loop has no derivative of its own.
         return carry
 
@@ -112,22 +112,22 @@ class Switches(Reader):
         """The finite cases only: outside its domain, where no Hessian is asked for, a function is NaN or infinite."""
         finite = [case for case in cases if case.number is None or np.isfinite(case.number)]
         if len(finite) < len(cases):
-            return reduce(either, finite or cases)
+            return reduce(join_values, finite or cases)
         return super().choice(condition, cases)
 
-    def elementary(self, eqn, inputs: list[Value]) -> Value:
-        name, value = eqn.primitive.name, super().elementary(eqn, inputs)
+    def apply_elementary(self, eqn, inputs: list[Value]) -> Value:
+        name, value = eqn.primitive.name, super().apply_elementary(eqn, inputs)
         if name == "stop_gradient":
             moves = value.depends & (PARAMETERS | STOPPED)
             return value._replace(depends=STOPPED if moves else 0)
         if name in COMPARISONS:
             return self.comparison(eqn, inputs, value)
         moving = value.depends & PARAMETERS and is_a(eqn.invars[0].aval, jnp.inexact)
-        if name in SWITCHES and moving and not self.safe(eqn, inputs):
+        if name in SWITCHES and moving and not self.is_safe(eqn, inputs):
             return value._replace(depends=value.depends | self.bit(SWITCHES[name]))
         if name == "convert_element_type" and moving and not is_a(eqn.outvars[0].aval, jnp.inexact):
             return value._replace(depends=value.depends | self.bit("round"))
-        return value._replace(depends=self.even(eqn, value.depends))
+        return value._replace(depends=self.drop_even_kinks(eqn, value.depends))
 
     def comparison(self, eqn, inputs: list[Value], value: Value) -> Value:
         """A condition that holds on one side of a surface. That two floats are equal is mere chance."""
@@ -137,7 +137,7 @@ class Switches(Reader):
         moves = value.depends & (PARAMETERS | STOPPED)
         return Value(value.depends | self.bit(CONDITION) if moves else value.depends)
 
-    def safe(self, eqn, inputs: list[Value]) -> bool:
+    def is_safe(self, eqn, inputs: list[Value]) -> bool:
         """Whether a maximum, an absolute value or a sign only keeps a number away from an edge."""
         name, moving = eqn.primitive.name, [value for value in inputs if value.depends]
         numbers = [value.number for value in inputs if value.number is not None]
@@ -157,7 +157,7 @@ class Switches(Reader):
         square, _ = self.maker(eqn.invars[1])
         return square is not None and _is_even(square)
 
-    def even(self, eqn, depends: int) -> int:
+    def drop_even_kinks(self, eqn, depends: int) -> int:
         """What an operation depends on; the kink of an absolute value is gone from its square and its logarithm."""
         if _is_even(eqn) or eqn.primitive.name == "log":
             maker, inputs = self.maker(eqn.invars[0])

@@ -14,8 +14,8 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
-from jaxflow._half import any_half, block_of, summed
-from jaxflow._traceable import compiled
+from jaxflow._compiled import compiled
+from jaxflow._half import block_of, has_half, sum_examples
 from jaxflow.games import VectorField
 from jaxflow.objective import Objective
 
@@ -66,7 +66,7 @@ def hvp(objective: Loss, params: PyTree, v: PyTree) -> PyTree:
     """
     check_objective(objective)
     params = real_parameters(params)
-    return _hvp(objective, params, like_parameters("v", v, params))
+    return _hvp(objective, params, match_parameters("v", v, params))
 
 
 @compiled
@@ -105,7 +105,7 @@ def ggn_vp(objective: Objective, params: PyTree, v: PyTree) -> PyTree:
     check_objective(objective)
     check_parts(objective)
     params = real_parameters(params)
-    return _ggn_vp(objective, params, like_parameters("v", v, params))
+    return _ggn_vp(objective, params, match_parameters("v", v, params))
 
 
 @compiled
@@ -123,10 +123,10 @@ def gauss_newton(objective: Objective, params: PyTree, v: PyTree) -> PyTree:
         return jax.linear_transpose(push, params)(along)[0]
 
     size, chunk = objective.size, objective.chunk or objective.size
-    if any_half(jax.eval_shape(objective.losses.predict, params, objective.data["x"])):  # type: ignore
+    if has_half(jax.eval_shape(objective.losses.predict, params, objective.data["x"])):  # type: ignore
         one = lambda example: batch_product(jax.tree.map(lambda x: x[None], example))
         weights = jnp.full(size, 1 / size, jnp.float32)
-        return summed(one, objective.data, weights, block_of(params, chunk))
+        return sum_examples(one, objective.data, weights, block_of(params, chunk))
     whole = size - size % chunk
     rest = jax.tree.map(lambda x: x[whole:], objective.data)
     total = batch_product(rest) if size % chunk else jax.tree.map(jnp.zeros_like, params)
@@ -160,7 +160,7 @@ def third_derivative(objective: Loss, params: PyTree, u: PyTree, v: PyTree) -> P
     """
     check_objective(objective)
     params = real_parameters(params)
-    u, v = like_parameters("u", u, params), like_parameters("v", v, params)
+    u, v = match_parameters("u", u, params), match_parameters("v", v, params)
     return _third(objective, params, u=u, v=v)
 
 
@@ -230,9 +230,9 @@ def real_parameters(params: PyTree, name: str = "params") -> PyTree:
     return params
 
 
-def like_parameters(name: str, tree: PyTree, params: PyTree) -> PyTree:
+def match_parameters(name: str, tree: PyTree, params: PyTree) -> PyTree:
     """A pytree of the structure, shapes and dtypes of the parameters."""
-    _check.tree_like(
+    _check.require_like(
         name, tree, params, "be a pytree like params", "have the shapes of params", structures=TypeError
     )
     check_real(name, tree)
@@ -267,4 +267,4 @@ def check_preconditioner(preconditioner: PyTree, params: PyTree) -> PyTree:
             )
     if not leaves or (len(leaves) == 1 and not jnp.ndim(leaves[0])):
         return preconditioner
-    return like_parameters("preconditioner", preconditioner, params)
+    return match_parameters("preconditioner", preconditioner, params)

@@ -8,11 +8,12 @@ name is an ordinary one. `limit_of` finds the ordinary equation of an optimizer,
 from typing import Any
 
 from jaxflow._traceable import traceable as traceable
+from jaxflow.dynamics import clock
 from jaxflow.dynamics import noise as noise
 from jaxflow.dynamics.base import Dynamics as Dynamics
 from jaxflow.dynamics.base import Field as Field
 from jaxflow.dynamics.base import Prefix as Prefix
-from jaxflow.dynamics.clock import in_time as in_time
+from jaxflow.dynamics.clock import schedule_in_time as schedule_in_time
 from jaxflow.dynamics.diffusions import inertial
 from jaxflow.dynamics.diffusions.averaged_squares import adam as adam
 from jaxflow.dynamics.diffusions.averaged_squares import adam_sde as adam_sde
@@ -72,4 +73,6 @@ def __getattr__(name: str) -> Any:
     """A name that breaks the rule, of earlier versions; calling it warns."""
     if name == "momentum":
         return inertial.momentum
+    if name == "in_time":
+        return clock.in_time
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

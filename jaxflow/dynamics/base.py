@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._half import widened
+from jaxflow._half import widen
 from jaxflow._norms import root
 from jaxflow._traceable import Bound, kind, traceable
 
@@ -134,27 +134,27 @@ def scale(factor: Any, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.asarray(factor).astype(x.real.dtype) * x, tree)
 
 
-def wide(tree: PyTree) -> PyTree:
+def widen_tree(tree: PyTree) -> PyTree:
     """Half precision as single: squares, and averages over steps, would overflow or lose digits in half precision."""
-    return jax.tree.map(widened, tree)
+    return jax.tree.map(widen, tree)
 
 
-def like(tree: PyTree, params: PyTree) -> PyTree:
+def cast_like(tree: PyTree, params: PyTree) -> PyTree:
     """A pytree in the dtypes of another."""
     return jax.tree.map(lambda x, p: x.astype(p.dtype), tree, params)
 
 
-def plus(a: PyTree, b: PyTree) -> PyTree:
+def add(a: PyTree, b: PyTree) -> PyTree:
     """The sum of two pytrees of one structure."""
     return jax.tree.map(jnp.add, a, b)
 
 
 def _add(a: PyTree, b: PyTree) -> PyTree:
-    _check.tree_like("Dynamics that are added", b, a, "have states of one structure and its shapes")
-    return plus(a, b)
+    _check.require_like("Dynamics that are added", b, a, "have states of one structure and its shapes")
+    return add(a, b)
 
 
-def _added_noise(a: Field, b: Field) -> tuple[Callable | None, Callable | None]:
+def _add_noise(a: Field, b: Field) -> tuple[Callable | None, Callable | None]:
     if a.diffusion is None or b.diffusion is None:
         noisy = b if a.diffusion is None else a
         return noisy.diffusion, noisy.brownian
@@ -169,7 +169,7 @@ def _added_noise(a: Field, b: Field) -> tuple[Callable | None, Callable | None]:
 def sum_of(first: Dynamics, second: Dynamics) -> Field:
     """`first + second`: both drifts, independent noises; `init`, `params` and `time_step` are those of the first."""
     a, b = first.build(), second.build()
-    diffusion, brownian = _added_noise(a, b)
+    diffusion, brownian = _add_noise(a, b)
     return Field(
         drift=lambda t, z: _add(a.drift(t, z), b.drift(t, z)),
         init=a.init,
@@ -177,7 +177,7 @@ def sum_of(first: Dynamics, second: Dynamics) -> Field:
         diffusion=diffusion,
         brownian=brownian,
         time_step=b.time_step if a.time_step is None else a.time_step,
-        prefix=lambda params: _none(a.prefix(params), b.prefix(params)),
+        prefix=lambda params: _refuse_prefixes(a.prefix(params), b.prefix(params)),
         additive=all(part.additive for part in (a, b) if part.diffusion is not None),
     )
 
@@ -191,33 +191,33 @@ def multiple(factor, dynamics: Dynamics) -> Field:
     a = dynamics.build()
     diffusion = a.diffusion
     if diffusion is not None:
-        _check.nonnegative(factor=factor)
+        _check.require_nonnegative(factor=factor)
         noise = diffusion
         diffusion = lambda t, z, xi: scale(root(factor), noise(t, z, xi))
     return a._replace(
         drift=lambda t, z: scale(factor, a.drift(t, z)),
         diffusion=diffusion,
         step=None,
-        time_step=_divided(a.time_step, factor),
-        prefix=lambda params: _sooner(a.prefix(params), factor),
+        time_step=_divide_time_step(a.time_step, factor),
+        prefix=lambda params: _rescale_prefix(a.prefix(params), factor),
     )
 
 
-def _none(*prefixes: Prefix | None) -> None:
+def _refuse_prefixes(*prefixes: Prefix | None) -> None:
     if any(prefix is not None for prefix in prefixes):
         raise ValueError(
             "warmup must be 0 for a sum of dynamics, as the discrete steps of one would leave out the other."
         )
 
 
-def _sooner(prefix: Prefix | None, factor) -> Prefix | None:
+def _rescale_prefix(prefix: Prefix | None, factor) -> Prefix | None:
     if prefix is None:
         return None
-    _check.positive(factor=factor)  # discrete steps cannot be undone
+    _check.require_positive(factor=factor)  # discrete steps cannot be undone
     return prefix._replace(elapsed=prefix.elapsed / factor)
 
 
-def _divided(time_step, factor):
+def _divide_time_step(time_step, factor):
     if time_step is None:
         return None
     return (lambda t: time_step(t) / factor) if callable(time_step) else time_step / factor

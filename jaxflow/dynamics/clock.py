@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow import _check
-from jaxflow._traceable import compiled, traceable
+from jaxflow._compiled import compiled
+from jaxflow._moved import alias_of
+from jaxflow._traceable import traceable
 from jaxflow.optim.schedules import Schedule, check_rate
 
 
@@ -27,7 +29,7 @@ def table(edges: jax.Array, values: jax.Array):
     return schedule
 
 
-def in_time(schedule: Any, steps: int, clock: Any = None) -> Schedule:
+def schedule_in_time(schedule: Any, steps: int, clock: Any = None) -> Schedule:
     r"""A schedule over steps k as a function of the time: $\eta(t) = \eta_k$ for $t_k \le t < t_{k+1}$.
 
     The clock is the one that `iterate` keeps, $t_{k+1} = t_k + \eta_k$ from $t_0 = 0$. Give the result to a dynamics
@@ -46,16 +48,16 @@ def in_time(schedule: Any, steps: int, clock: Any = None) -> Schedule:
     **Raises** `TypeError` when `schedule` is not a function; `ValueError` for `steps` < 1 or a negative clock.
 
     >>> import jaxflow as jf
-    >>> rate = jf.dynamics.in_time(lambda k: 0.1 / (k + 1), 100)  # t_k = 0, 0.1, 0.15, 0.1833, …
+    >>> rate = jf.dynamics.schedule_in_time(lambda k: 0.1 / (k + 1), 100)  # t_k = 0, 0.1, 0.15, 0.1833, …
     >>> print(rate(0.09), rate(0.12))
     0.1 0.05
     """
     if not callable(schedule):
         raise TypeError(f"schedule must be a function of the step count, got {schedule!r}.")
-    _check.integer("steps", steps, 1)
+    _check.require_integer("steps", steps, 1)
     rate = schedule if clock is None else clock
     check_rate(rate, "clock")
-    return table(*_tabulated(int(steps), schedule, rate))
+    return table(*_tabulate(int(steps), schedule, rate))
 
 
 def step_times(
@@ -79,7 +81,10 @@ def step_times(
 
 
 @compiled(static=("steps",))
-def _tabulated(steps, schedule, rate):
+def _tabulate(steps, schedule, rate):
     """The times at which the steps begin, and their values; (`steps`,) each."""
     values = jnp.asarray(jax.vmap(schedule)(jnp.arange(steps)), float)  # of integers, as `iterate` counts
     return step_times(rate, 0, steps, np.arange(steps)), values
+
+
+in_time = alias_of("jaxflow.dynamics.in_time", "jaxflow.dynamics.schedule_in_time", schedule_in_time)

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxflow import _check, optim
 from jaxflow.dynamics.base import Dynamics
-from jaxflow.dynamics.clock import in_time
+from jaxflow.dynamics.clock import schedule_in_time
 from jaxflow.dynamics.flows.damped_oscillators import heavy_ball
 from jaxflow.dynamics.flows.first_order import effective_mass
 from jaxflow.objective import Objective
@@ -104,8 +104,8 @@ def sde_of(
     - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
     - `replacement`: whether the batches are independent draws, or fresh ones without replacement at each step
       (static).
-    - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time (`in_time`);
-      needed where there is a schedule.
+    - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time
+      (`schedule_in_time`); needed where there is a schedule.
     - `order`: the order of the equation, where the dynamics has several: `sgd`, `momentum_sgd` and `nesterov_sgd`. By
       default it is the dynamics' own default.
 
@@ -120,7 +120,7 @@ def sde_of(
     0.1
     """
     if not callable(batch_size):
-        _check.positive(batch_size=batch_size)  # None would be the flow without noise
+        _check.require_positive(batch_size=batch_size)  # None would be the flow without noise
     found = _equation(optimizer, "sde")
     if found is None:
         raise ValueError(
@@ -129,14 +129,14 @@ def sde_of(
     equation, chosen = found
     rate = chosen["learning_rate"]
 
-    def timed(value):
+    def put_in_time(value):
         if not callable(value):
             return value
         if steps is None:
             raise ValueError(f"steps must be given to put the schedule {value!r} on the clock, got None.")
-        return in_time(value, steps, None if value is rate else rate)
+        return schedule_in_time(value, steps, None if value is rate else rate)
 
-    arguments = {name: timed(value) for name, value in chosen.items()}
+    arguments = {name: put_in_time(value) for name, value in chosen.items()}
     if order is not None:
         if "order" not in inspect.signature(equation).parameters:
             raise ValueError(

@@ -9,7 +9,7 @@ ONLY_FLOWS = {"warmup"}  # what equations without mini-batches alone have
 OF_BATCHES = {"batch_size", "malladi", "replacement", "noise"}
 
 
-def took_batches(flow: Any, sde: Any) -> Callable:
+def accept_batches(flow: Any, sde: Any) -> Callable:
     """A traceable `flow` that still takes a `batch_size`, in the place it has in `sde`, and then is that one."""
     name = f"jaxflow.dynamics.{flow.__name__}"
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from jaxflow import _check
+from jaxflow._moved import alias_of
 
 PyTree = Any
 
@@ -51,11 +52,11 @@ class VectorField:
     def __call__(self, params: PyTree) -> PyTree:
         """The field at `params`, checked to be of their structure and shapes."""
         velocity = self.field(params, *self.data)
-        _check.tree_like("field", velocity, params, "return shapes like params")
+        _check.require_like("field", velocity, params, "return shapes like params")
         return velocity
 
 
-def like(players: Any, entries: list) -> Any:
+def like_players(players: Any, entries: list) -> Any:
     """Put entries into a container of the same type as that of the players: a tuple, a named tuple or a list.
 
     **Arguments**
@@ -126,9 +127,12 @@ def _players(losses):
             raise ValueError(f"losses must return one scalar for each player, {len(params)}, got {count}.")
 
         def loss(own, i):
-            return losses(like(params, [*params[:i], own, *params[i + 1 :]]), *data)[i]
+            return losses(like_players(params, [*params[:i], own, *params[i + 1 :]]), *data)[i]
 
         slope = lambda own, i: jax.tree.map(jax.numpy.conj, jax.grad(loss)(own, i))
-        return like(params, [slope(own, i) for i, own in enumerate(params)])
+        return like_players(params, [slope(own, i) for i, own in enumerate(params)])
 
     return field
+
+
+like = alias_of("jaxflow.games.like", "jaxflow.games.like_players", like_players)

@@ -11,20 +11,20 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow import _check
-from jaxflow._moved import forwarding
+from jaxflow._moved import forward_names
 from jaxflow._traceable import traceable
 from jaxflow.optim.moments import (
     TINY,
-    below_one,
     ema,
-    in_single,
     increment,
-    of_optax,
+    keep_below_one,
+    keep_in_single,
     root,
     scale_by_rate,
     square,
     step_count,
     tree_map,
+    wrap_optax,
     zeros,
 )
 from jaxflow.optim.schedules import check_rate
@@ -35,8 +35,8 @@ PyTree = Any
 def check_adam(learning_rate, b1, b2, eps):
     """The checks that all of Adam's relatives share."""
     check_rate(learning_rate)
-    _check.fraction(b1=b1, b2=b2)
-    _check.nonnegative(eps=eps)
+    _check.require_fraction(b1=b1, b2=b2)
+    _check.require_nonnegative(eps=eps)
 
 
 class MomentsState(NamedTuple):
@@ -85,9 +85,9 @@ def adam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8):
     [-0.1  0.1]
     """
     check_adam(learning_rate, b1, b2, eps)
-    b1, b2 = below_one(b1), below_one(b2)
-    scale = of_optax(optax.scale_by_adam(b1, b2, eps, eps_root=TINY))
-    return in_single(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
+    b1, b2 = keep_below_one(b1), keep_below_one(b2)
+    scale = wrap_optax(optax.scale_by_adam(b1, b2, eps, eps_root=TINY))
+    return keep_in_single(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
 
 
 @traceable
@@ -118,15 +118,15 @@ def adamw(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-2, *, 
     [-0.05]
     """
     check_adam(learning_rate, b1, b2, eps)
-    b1, b2 = below_one(b1), below_one(b2)
-    _check.nonnegative(weight_decay=weight_decay)
-    scale = of_optax(optax.scale_by_adam(b1, b2, eps, eps_root=TINY))
+    b1, b2 = keep_below_one(b1), keep_below_one(b2)
+    _check.require_nonnegative(weight_decay=weight_decay)
+    scale = wrap_optax(optax.scale_by_adam(b1, b2, eps, eps_root=TINY))
     decay = optax.add_decayed_weights(weight_decay)
     if multiplier is None:
-        return in_single(optax.chain(scale, decay, optax.scale_by_learning_rate(learning_rate)))
+        return keep_in_single(optax.chain(scale, decay, optax.scale_by_learning_rate(learning_rate)))
     check_rate(multiplier, "multiplier")
     rate = optax.scale_by_learning_rate(learning_rate, flip_sign=False)
-    return in_single(optax.chain(scale, rate, decay, optax.scale_by_learning_rate(multiplier)))
+    return keep_in_single(optax.chain(scale, rate, decay, optax.scale_by_learning_rate(multiplier)))
 
 
 @traceable
@@ -153,7 +153,7 @@ def amsgrad(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, bias_correction=T
     [-0.1  0.1]
     """
     check_adam(learning_rate, b1, b2, eps)
-    b1, b2 = below_one(b1), below_one(b2)
+    b1, b2 = keep_below_one(b1), keep_below_one(b2)
 
     def update(updates, state, params=None):
         t = step_count(state.count)
@@ -191,7 +191,7 @@ def radam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, threshold=4.0):
     [-0.5  0.2]
     """
     check_adam(learning_rate, b1, b2, eps)
-    b1, b2 = below_one(b1), below_one(b2)
+    b1, b2 = keep_below_one(b1), keep_below_one(b2)
     if _check.is_concrete(threshold):
         _check.require("threshold", threshold, threshold >= 4, "at least 4")
 
@@ -251,11 +251,11 @@ def nadam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, momentum_decay=None
     [-0.147...  0.147...]
     """
     check_adam(learning_rate, b1, b2, eps)
-    b1, b2 = below_one(b1), below_one(b2)
+    b1, b2 = keep_below_one(b1), keep_below_one(b2)
     if momentum_decay is None:
-        scale = of_optax(optax.scale_by_adam(b1, b2, eps, eps_root=TINY, nesterov=True))
-        return in_single(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
-    _check.nonnegative(momentum_decay=momentum_decay)
+        scale = wrap_optax(optax.scale_by_adam(b1, b2, eps, eps_root=TINY, nesterov=True))
+        return keep_in_single(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
+    _check.require_nonnegative(momentum_decay=momentum_decay)
 
     def init(params):
         return NadamState(init_moments(params), jnp.ones([], float))
@@ -276,4 +276,4 @@ def nadam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, momentum_decay=None
 
 
 # AdaGrad and RMSProp were here, and are so named in pickles.
-__getattr__ = forwarding("jaxflow.optim.adaptive", "jaxflow.optim.squared_gradients")
+__getattr__ = forward_names("jaxflow.optim.adaptive", "jaxflow.optim.squared_gradients")

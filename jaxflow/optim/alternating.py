@@ -5,7 +5,7 @@ from typing import Any
 import optax
 
 from jaxflow._traceable import traceable
-from jaxflow.games import like
+from jaxflow.games import like_players
 
 PyTree = Any
 
@@ -60,11 +60,13 @@ def alternating(*optimizers: optax.GradientTransformation) -> optax.GradientTran
             raise ValueError("alternating needs params and grad_fn=, the gradient as a function.")
         moved, moves, states = list(params), [], []
         for i, optimizer in players(params):
-            slope = lambda own, i=i, at=tuple(moved): grad_fn(like(params, [*at[:i], own, *at[i + 1 :]]))[i]
+            slope = lambda own, i=i, at=tuple(moved): grad_fn(
+                like_players(params, [*at[:i], own, *at[i + 1 :]])
+            )[i]
             own = updates[i] if i == 0 else slope(params[i])
             move, inner = optimizer.update(own, state[i], params[i], grad_fn=slope)
             moved[i] = optax.apply_updates(params[i], move)
             moves, states = [*moves, move], [*states, inner]
-        return like(params, moves), tuple(states)
+        return like_players(params, moves), tuple(states)
 
     return optax.GradientTransformationExtraArgs(init, update)

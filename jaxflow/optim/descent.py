@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim.moments import below_one, in_single, increment, of_optax, tree_map
+from jaxflow.optim.moments import increment, keep_below_one, keep_in_single, tree_map, wrap_optax
 from jaxflow.optim.schedules import check_rate, value_at
 
 PyTree = Any
@@ -22,7 +22,7 @@ PyTree = Any
 def _check_momentum(learning_rate, beta):
     check_rate(learning_rate)
     if not callable(beta):
-        _check.fraction(beta=beta)
+        _check.require_fraction(beta=beta)
 
 
 class CountState(NamedTuple):
@@ -32,7 +32,7 @@ class CountState(NamedTuple):
     inner: PyTree
 
 
-def _scheduled(make, coefficient) -> optax.GradientTransformation:
+def _follow_schedule(make, coefficient) -> optax.GradientTransformation:
     """`make(coefficient)`, or, for a schedule, `make(coefficient(k))` at step k."""
     if not callable(coefficient):
         return make(coefficient)
@@ -103,10 +103,10 @@ def momentum(learning_rate, beta=0.9, *, ema=False, debias=False):
         raise ValueError(
             "debias must be False when beta is a schedule, as the correction 1 - beta^t needs one beta."
         )
-    average = lambda b: of_optax(optax.ema(below_one(b) if debias else b, debias=debias))
+    average = lambda b: wrap_optax(optax.ema(keep_below_one(b) if debias else b, debias=debias))
     make = average if ema else optax.trace
-    velocity = _scheduled(make, beta)
-    return optax.chain(in_single(velocity), optax.scale_by_learning_rate(learning_rate))
+    velocity = _follow_schedule(make, beta)
+    return optax.chain(keep_in_single(velocity), optax.scale_by_learning_rate(learning_rate))
 
 
 class LookaheadGradientState(NamedTuple):
@@ -163,9 +163,9 @@ def nesterov(learning_rate, beta=0.9, *, lookahead=False):
     """
     _check_momentum(learning_rate, beta)
     if lookahead:
-        return in_single(_nesterov_lookahead(learning_rate, beta))
-    velocity = _scheduled(lambda b: optax.trace(b, nesterov=True), beta)
-    return optax.chain(in_single(velocity), optax.scale_by_learning_rate(learning_rate))
+        return keep_in_single(_nesterov_lookahead(learning_rate, beta))
+    velocity = _follow_schedule(lambda b: optax.trace(b, nesterov=True), beta)
+    return optax.chain(keep_in_single(velocity), optax.scale_by_learning_rate(learning_rate))
 
 
 def _paper_sgdw(learning_rate, beta, weight_decay, multiplier) -> optax.GradientTransformation:
@@ -208,13 +208,13 @@ def sgdw(learning_rate, beta=0.9, weight_decay=1e-4, *, multiplier=None):
     [-0.05]
     """
     _check_momentum(learning_rate, beta)
-    _check.nonnegative(weight_decay=weight_decay)
+    _check.require_nonnegative(weight_decay=weight_decay)
     if multiplier is not None:
         check_rate(multiplier, "multiplier")
-        return in_single(_paper_sgdw(learning_rate, beta, weight_decay, multiplier))
-    return in_single(
+        return keep_in_single(_paper_sgdw(learning_rate, beta, weight_decay, multiplier))
+    return keep_in_single(
         optax.chain(
-            _scheduled(optax.trace, beta),
+            _follow_schedule(optax.trace, beta),
             optax.add_decayed_weights(weight_decay),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -269,7 +269,7 @@ def newton(learning_rate=1.0, damping=0.0):
     [0. 0.]
     """
     check_rate(learning_rate)
-    _check.nonnegative(damping=damping)
+    _check.require_nonnegative(damping=damping)
 
     def update(updates, state, params=None, *, grad_fn=None, **extra):
         del extra
@@ -288,4 +288,4 @@ def newton(learning_rate=1.0, damping=0.0):
 
     direction = optax.GradientTransformationExtraArgs(init, update)
     # There is no solver for linear systems in half precision.
-    return in_single(optax.chain(direction, optax.scale_by_learning_rate(learning_rate)))
+    return keep_in_single(optax.chain(direction, optax.scale_by_learning_rate(learning_rate)))

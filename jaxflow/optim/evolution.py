@@ -9,7 +9,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
-from jaxflow._half import widened
+from jaxflow._half import widen
 from jaxflow._traceable import traceable
 from jaxflow.optim.moments import increment
 
@@ -26,7 +26,7 @@ class GeneticState(NamedTuple):
 
 def _blend(key, parents_a, parents_b, alpha):
     """BLX-α crossover: each gene uniform on the parents' interval, widened by α of its length on each side."""
-    weight = jax.random.uniform(key, parents_a.shape, widened(parents_a).dtype, -alpha, 1 + alpha)
+    weight = jax.random.uniform(key, parents_a.shape, widen(parents_a).dtype, -alpha, 1 + alpha)
     return parents_a + weight.astype(parents_a.dtype) * (parents_b - parents_a)
 
 
@@ -69,16 +69,16 @@ def genetic(
     >>> bool(jnp.abs(run.params - 1).max() < 0.05)
     True
     """
-    _check.positive(spread=spread, decay=decay)
-    _check.nonnegative(mutation=mutation, alpha=alpha)
-    _check.integer("size", size, 2)
-    _check.integer("rounds", rounds, 1)
-    _check.integer("elite", elite, 1)
+    _check.require_positive(spread=spread, decay=decay)
+    _check.require_nonnegative(mutation=mutation, alpha=alpha)
+    _check.require_integer("size", size, 2)
+    _check.require_integer("rounds", rounds, 1)
+    _check.require_integer("elite", elite, 1)
     _check.require("elite", elite, elite < size, f"below size = {size}")
 
     def init(params):
         flat, _ = ravel_pytree(params)
-        noise = jax.random.normal(jax.random.fold_in(key, 0), (size, flat.size), widened(flat).dtype)
+        noise = jax.random.normal(jax.random.fold_in(key, 0), (size, flat.size), widen(flat).dtype)
         population = flat[None] + (spread * noise).astype(flat.dtype).at[0].set(0)
         return GeneticState(jnp.zeros([], jnp.int32), population, jnp.full(size, jnp.inf, flat.dtype))
 
@@ -88,7 +88,7 @@ def genetic(
         a = state.population[_tournament(select_a, losses, n, rounds)]
         b = state.population[_tournament(select_b, losses, n, rounds)]
         width = mutation * spread * decay ** state.count.astype(a.dtype)
-        noise = jax.random.normal(mutate, a.shape, widened(a).dtype).astype(a.dtype)
+        noise = jax.random.normal(mutate, a.shape, widen(a).dtype).astype(a.dtype)
         children = _blend(cross, a, b, alpha) + width * noise
         best = state.population[jnp.argsort(losses)[:elite]]
         return jnp.concatenate([best, children.astype(best.dtype)])

@@ -6,7 +6,7 @@ import optax
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim.moments import in_single
+from jaxflow.optim.moments import keep_in_single
 
 
 @traceable
@@ -30,12 +30,12 @@ def gradient_noise(eta, gamma=0.55, *, key):
     >>> noisy.update(jnp.ones(3), noisy.init(jnp.zeros(3)))[0].shape
     (3,)
     """
-    _check.nonnegative(eta=eta, gamma=gamma)
+    _check.require_nonnegative(eta=eta, gamma=gamma)
     if not hasattr(key, "dtype"):
         raise TypeError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.")
     if jnp.issubdtype(key.dtype, jnp.unsignedinteger):  # the raw form, as `jax.random.PRNGKey` makes it
         key = jax.random.wrap_key_data(key)
-    return in_single(optax.add_noise(eta, gamma, key))
+    return keep_in_single(optax.add_noise(eta, gamma, key))
 
 
 @traceable
@@ -58,5 +58,5 @@ def l2_regularization(strength):
     >>> print(ridge.update(jnp.zeros(1), ridge.init(jnp.ones(1)), jnp.ones(1))[0])
     [-0.05]
     """
-    _check.nonnegative(strength=strength)
-    return in_single(optax.add_decayed_weights(strength))
+    _check.require_nonnegative(strength=strength)
+    return keep_in_single(optax.add_decayed_weights(strength))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow._check import is_concrete
-from jaxflow._half import widened
+from jaxflow._half import widen
 
 PyTree = Any
 
@@ -52,7 +52,7 @@ def step_count(count: jax.Array) -> jax.Array:
     return jnp.asarray(count, float) + 1
 
 
-def below_one(decay: Any) -> Any:
+def keep_below_one(decay: Any) -> Any:
     """The decay of an average, kept below 1 where tracing brings a 1: there 1 − βᵗ would be 0, and a quotient NaN.
 
     With the correction the average is then nearly the mean of all that has been, which is its limit as β → 1.
@@ -60,7 +60,7 @@ def below_one(decay: Any) -> Any:
     if is_concrete(decay):
         return decay
     decay = jnp.asarray(decay)
-    return jnp.minimum(decay, 1 - 8 * float(jnp.finfo(widened(decay).dtype).eps))
+    return jnp.minimum(decay, 1 - 8 * float(jnp.finfo(widen(decay).dtype).eps))
 
 
 def increment(count: jax.Array) -> jax.Array:
@@ -68,7 +68,7 @@ def increment(count: jax.Array) -> jax.Array:
     return jnp.asarray(optax.safe_increment(count))
 
 
-def of_optax(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def wrap_optax(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """A transform that promotes dtypes itself, which is allowed here where `jax_numpy_dtype_promotion` is strict."""
     transform = optax.with_extra_args_support(transform)
 
@@ -79,7 +79,7 @@ def of_optax(transform: optax.GradientTransformation) -> optax.GradientTransform
     return optax.GradientTransformationExtraArgs(transform.init, update)
 
 
-def in_single(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def keep_in_single(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Compute and keep the state in float32 where parameters are in half precision.
 
     In half precision b2 = 0.999 is 1 and eps = 1e-8 is 0. A square is below its range, and an average stops moving
@@ -88,11 +88,11 @@ def in_single(transform: optax.GradientTransformation) -> optax.GradientTransfor
     transform = optax.with_extra_args_support(transform)
 
     def widen(tree):
-        def wide(x):
+        def widen_leaf(x):
             half = hasattr(x, "dtype") and x.dtype in (jnp.bfloat16, jnp.float16)
             return x.astype(jnp.float32) if half else x
 
-        return jax.tree.map(wide, tree)
+        return jax.tree.map(widen_leaf, tree)
 
     def update(updates, state, params=None, **extra):
         return transform.update(widen(updates), widen(state), widen(params), **extra)
@@ -103,4 +103,4 @@ def in_single(transform: optax.GradientTransformation) -> optax.GradientTransfor
 def scale_by_rate(init, update, learning_rate) -> optax.GradientTransformationExtraArgs:
     """A direction, as a pair of functions, times −η: an optimizer, computed and kept in float32 at least."""
     direction = optax.GradientTransformation(init, update)
-    return in_single(optax.chain(direction, optax.scale_by_learning_rate(learning_rate)))
+    return keep_in_single(optax.chain(direction, optax.scale_by_learning_rate(learning_rate)))

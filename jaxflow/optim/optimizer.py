@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxflow._traceable import Bound, is_numeric, kind, traceable
+from jaxflow._compiled import is_numeric
+from jaxflow._traceable import Bound, kind, traceable
 
 PyTree = Any
 
@@ -37,23 +38,23 @@ class Optimizer(Bound, optax.GradientTransformationExtraArgs):
     """
 
     @classmethod
-    def blank(cls, static: tuple, dynamic: tuple):
+    def make_blank(cls, static: tuple, dynamic: tuple):
         return tuple.__new__(cls, (partial(_init, static, dynamic), partial(_update, static, dynamic)))
 
 
-def _inner(static: tuple, dynamic: tuple) -> optax.GradientTransformationExtraArgs:
+def _inner_transformation(static: tuple, dynamic: tuple) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(Optimizer.bind(static, dynamic).build())
 
 
 def _init(static: tuple, dynamic: tuple, params: PyTree) -> PyTree:
-    init = _inner(static, dynamic).init
+    init = _inner_transformation(static, dynamic).init
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
         return jax.eval_shape(init, params)
     return init(params)
 
 
 def _update(static, dynamic, updates: PyTree, state: PyTree, params: PyTree = None, **extra):
-    new_updates, new_state = _inner(static, dynamic).update(updates, state, params, **extra)
+    new_updates, new_state = _inner_transformation(static, dynamic).update(updates, state, params, **extra)
     return _cast_like(new_updates, updates), _cast_like(new_state, state)
 
 
@@ -112,7 +113,7 @@ def learning_rate_of(optimizer: optax.GradientTransformation) -> Any:
     """
     found: list[Any] = []
     for rate in _rates(optimizer, {}):
-        if not any(_same(rate, other) for other in found):
+        if not any(_is_same(rate, other) for other in found):
             found.append(rate)
     if len(found) > 1:
         raise ValueError(
@@ -127,9 +128,9 @@ def _rates(part: Any, met: dict[int, Any]) -> list[Any]:
         return []
     met[id(part)] = part  # kept, as the number of a thing that is gone may be given to another
     if isinstance(part, Optimizer):
-        return _of_arguments({} if part.constructor.body is optax.scale else part.hyperparameters, met)
+        return _rates_of_arguments({} if part.constructor.body is optax.scale else part.hyperparameters, met)
     if isinstance(part, Mapping):
-        return _of_arguments(part, met)
+        return _rates_of_arguments(part, met)
     if isinstance(part, (tuple, list)):  # a plain transformation is a pair of functions
         return _all_rates(part, met)
     if isinstance(part, partial):
@@ -142,7 +143,7 @@ def _rates(part: Any, met: dict[int, Any]) -> list[Any]:
     return _all_rates([cell.cell_contents for cell in cells if _is_filled(cell)], met)
 
 
-def _of_arguments(arguments: Mapping[Any, Any], met: dict[int, Any]) -> list[Any]:
+def _rates_of_arguments(arguments: Mapping[Any, Any], met: dict[int, Any]) -> list[Any]:
     """The rate among arguments by name; otherwise those of the optimizers among them."""
     rates = (arguments[name] for name in RATES if _is_rate(arguments.get(name)))
     rate = next(rates, None)
@@ -165,7 +166,7 @@ def _is_filled(cell: Any) -> bool:
     return True
 
 
-def _same(a: Any, b: Any) -> bool:
+def _is_same(a: Any, b: Any) -> bool:
     """Whether two rates are the same: made of the same objects, or of equal numbers that are known."""
     leaves, others = jax.tree.leaves(a), jax.tree.leaves(b)
     plain = lambda x, y: isinstance(x, (int, float)) and isinstance(y, (int, float)) and x == y

@@ -41,17 +41,17 @@ def value_at(rate: Any, count: Any) -> Any:
 def check_rate(rate: Any, name: str = "learning_rate") -> None:
     """Refuse a learning rate given as a negative, infinite or NaN number, or as anything that is not a number."""
     if not callable(rate):
-        _check.nonnegative(**{name: rate})
+        _check.require_nonnegative(**{name: rate})
 
 
-def _nonzero(number: Any) -> jax.Array:
+def _nonzero_divisor(number: Any) -> jax.Array:
     """A divisor: 1 where `number` is 0 or negative, which only a traced one can be."""
     return jnp.where(jnp.asarray(number) > 0, number, 1.0)
 
 
 def _ramp(elapsed: jax.Array, length: Any) -> jax.Array:
     """The elapsed share of a phase, in [0, 1]; a phase of no length is over when it begins."""
-    share = jnp.clip(elapsed / _nonzero(length), 0.0, 1.0)
+    share = jnp.clip(elapsed / _nonzero_divisor(length), 0.0, 1.0)
     return jnp.where(jnp.asarray(length) > 0, share, (elapsed >= 0).astype(share.dtype))
 
 
@@ -70,7 +70,7 @@ def constant(value):
     >>> print(constant(0.5)(10))
     0.5
     """
-    _check.nonnegative(value=value)
+    _check.require_nonnegative(value=value)
     return lambda k: jnp.broadcast_to(jnp.asarray(value, k.dtype), k.shape)
 
 
@@ -89,7 +89,7 @@ def inverse_sqrt(value):
     >>> print(inverse_sqrt(1.0)(8))
     0.333...
     """
-    _check.nonnegative(value=value)
+    _check.require_nonnegative(value=value)
     return lambda k: value / jnp.sqrt(k + 1)
 
 
@@ -111,8 +111,8 @@ def warmup(peak, steps, start=0.0):
     0.25 1.0
     """
     check_rate(peak, "peak")
-    _check.positive(steps=steps)
-    _check.nonnegative(start=start)
+    _check.require_positive(steps=steps)
+    _check.require_nonnegative(start=start)
 
     def schedule(k):
         top = value_at(peak, jnp.maximum(k - steps, 0.0))
@@ -140,11 +140,11 @@ def triangular(low, high, half_period):
     >>> print(triangular(0.0, 1.0, 4)(jnp.arange(9)))
     [0.   0.25 0.5  0.75 1.   0.75 0.5  0.25 0.  ]
     """
-    _check.nonnegative(low=low, high=high)
-    _check.positive(half_period=half_period)
+    _check.require_nonnegative(low=low, high=high)
+    _check.require_positive(half_period=half_period)
 
     def schedule(k):
-        share = k / _nonzero(half_period)
+        share = k / _nonzero_divisor(half_period)
         x = jnp.abs(share - 2 * jnp.floor(1 + share / 2) + 1)
         # A cycle of no length is always at its end.
         return low + (high - low) * jnp.where(jnp.asarray(half_period) > 0, jnp.maximum(0.0, 1 - x), 0.0)
@@ -173,13 +173,13 @@ def sgdr(high, period, growth=1.0, low=0.0):
     >>> print(sgdr(1.0, 4)(jnp.arange(5)).round(3))
     [1.    0.854 0.5   0.146 1.   ]
     """
-    _check.nonnegative(high=high, low=low)
-    _check.positive(period=period)
+    _check.require_nonnegative(high=high, low=low)
+    _check.require_positive(period=period)
     if _check.is_concrete(growth):
         _check.require("growth", growth, growth >= 1, "at least 1")
 
     def schedule(k):
-        begin, length = _cycle(k, _nonzero(period), jnp.maximum(jnp.asarray(growth, k.dtype), 1.0))
+        begin, length = _cycle(k, _nonzero_divisor(period), jnp.maximum(jnp.asarray(growth, k.dtype), 1.0))
         share = jnp.where(jnp.asarray(period) > 0, jnp.clip((k - begin) / length, 0.0, 1.0), 0.0)
         return low + (high - low) * 0.5 * (1 + jnp.cos(jnp.pi * share))
 
@@ -194,7 +194,7 @@ def _cycle(k: jax.Array, period: jax.Array, growth: jax.Array) -> tuple[jax.Arra
     """
     excess = jnp.where(growth > 1, growth - 1, 1.0)
     guess = jnp.where(growth > 1, jnp.log1p(k * excess / period) / jnp.log1p(excess), k / period)
-    total, power = _geometric(lax.stop_gradient(guess).astype(jnp.int32), growth)
+    total, power = _geometric_sum(lax.stop_gradient(guess).astype(jnp.int32), growth)
     begin, length = period * total, period * power
     # A restart between two steps is due at the later one; one that is a step up to rounding is due at that step.
     slack = jnp.minimum(0.25, 8 * jnp.finfo(k.dtype).eps * k)
@@ -204,7 +204,7 @@ def _cycle(k: jax.Array, period: jax.Array, growth: jax.Array) -> tuple[jax.Arra
     return start, length * shift
 
 
-def _geometric(n: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _geometric_sum(n: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     """$1 + m + … + m^{n-1}$ and $m^n$, by doubling, for any n below 2³¹; exact for integers that the dtype holds."""
 
     def double(i, carry):
@@ -257,14 +257,14 @@ def one_cycle(peak, steps, start_factor=25.0, final_factor=1e4, warm_fraction=0.
     >>> print(one_cycle(1.0, 100)(jnp.array([0, 29, 99])))
     [4.e-02 1.e+00 4.e-06]
     """
-    _check.nonnegative(peak=peak)
-    _check.positive(steps=steps, start_factor=start_factor, final_factor=final_factor)
+    _check.require_nonnegative(peak=peak)
+    _check.require_positive(steps=steps, start_factor=start_factor, final_factor=final_factor)
     _check_one_cycle(steps, warm_fraction)
 
     def schedule(k):
         rising, falling = _one_cycle_phases(k, steps, warm_fraction)
-        start = peak / _nonzero(start_factor)
-        end = start / _nonzero(final_factor)
+        start = peak / _nonzero_divisor(start_factor)
+        end = start / _nonzero_divisor(final_factor)
         return jnp.where(falling > 0, _cosine(peak, end, falling), _cosine(start, peak, rising))
 
     return schedule
@@ -290,8 +290,8 @@ def one_cycle_momentum(steps, low=0.85, high=0.95, warm_fraction=0.3):
     >>> print(one_cycle_momentum(100, low=0.5, high=1.0)(jnp.array([0, 29, 99])))
     [1.  0.5 1. ]
     """
-    _check.nonnegative(low=low, high=high)
-    _check.positive(steps=steps)
+    _check.require_nonnegative(low=low, high=high)
+    _check.require_positive(steps=steps)
     _check_one_cycle(steps, warm_fraction)
 
     def schedule(k):

@@ -49,7 +49,7 @@ def adagrad(learning_rate, eps=1e-10, *, initial_accumulator=0.0):
     [-0.1  0.1]
     """
     check_rate(learning_rate)
-    _check.nonnegative(eps=eps, initial_accumulator=initial_accumulator)
+    _check.require_nonnegative(eps=eps, initial_accumulator=initial_accumulator)
 
     def init(params):
         return SecondMomentState(tree_map(lambda z: z + initial_accumulator, zeros(params, real=True)))
@@ -84,8 +84,8 @@ def rmsprop(learning_rate, decay=0.9, eps=1e-8, *, eps_in_sqrt=False):
     [-0.2  0.2]
     """
     check_rate(learning_rate)
-    _check.fraction(decay=decay)
-    _check.nonnegative(eps=eps)
+    _check.require_fraction(decay=decay)
+    _check.require_nonnegative(eps=eps)
 
     def update(updates, state, params=None):
         nu = ema(state.nu, tree_map(square, updates), decay)
@@ -118,8 +118,8 @@ def scalar_rmsprop(learning_rate, decay=0.9, eps=1e-8):
     [-0.12  0.16]
     """
     check_rate(learning_rate)
-    _check.fraction(decay=decay)
-    _check.nonnegative(eps=eps)
+    _check.require_fraction(decay=decay)
+    _check.require_nonnegative(eps=eps)
 
     dtypes = lambda params: [leaf.dtype for leaf in jax.tree.leaves(zeros(params, real=True))]
     init = lambda params: SecondMomentState(jnp.zeros([], np.result_type(np.float32, *dtypes(params))))

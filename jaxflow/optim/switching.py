@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.optim.adaptive import MomentsState, check_adam, init_moments, next_moments
-from jaxflow.optim.moments import below_one, in_single, increment, root, step_count, tree_map
+from jaxflow.optim.moments import increment, keep_below_one, keep_in_single, root, step_count, tree_map
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any
@@ -66,12 +66,12 @@ def adabound(
     [-0.1  0.1]
     """
     check_adam(learning_rate, b1, b2, eps)
-    _check.positive(final_learning_rate=final_learning_rate, gamma=gamma)
+    _check.require_positive(final_learning_rate=final_learning_rate, gamma=gamma)
     if callable(learning_rate) and not isinstance(first := learning_rate(0), Tracer):
         _check.require(
             "learning_rate", learning_rate, bool(np.all(np.asarray(first) > 0)), "above 0 at step 0"
         )
-    b1, b2 = below_one(b1), below_one(b2)
+    b1, b2 = keep_below_one(b1), keep_below_one(b2)
 
     def update(updates, state, params=None):
         t = step_count(state.count)
@@ -89,7 +89,7 @@ def adabound(
 
         return tree_map(direction, state.mu, state.nu_max if amsbound else state.nu), state
 
-    return in_single(
+    return keep_in_single(
         optax.GradientTransformation(lambda params: init_moments(params, maximum=amsbound), update)
     )
 
@@ -161,8 +161,8 @@ def swats(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-9, tolerance=1e-9, *, rel
     True
     """
     check_adam(learning_rate, b1, b2, eps)
-    _check.nonnegative(tolerance=tolerance)
-    b1, b2 = below_one(b1), below_one(b2)
+    _check.require_nonnegative(tolerance=tolerance)
+    b1, b2 = keep_below_one(b1), keep_below_one(b2)
 
     def init(params):
         # Every field its own array, so that the state can be donated.
@@ -202,7 +202,7 @@ def swats(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-9, tolerance=1e-9, *, rel
         )
         return step, new
 
-    return in_single(optax.GradientTransformation(init, update))
+    return keep_in_single(optax.GradientTransformation(init, update))
 
 
 class LookaheadState(NamedTuple):
@@ -266,4 +266,4 @@ def lookahead(inner, steps=5, alpha=0.5, *, reset=False):
             inner_state = choose(fast.init(slow), inner_state)
         return updates, LookaheadState(increment(state.count), slow, inner_state)
 
-    return in_single(optax.GradientTransformationExtraArgs(init, update))
+    return keep_in_single(optax.GradientTransformationExtraArgs(init, update))

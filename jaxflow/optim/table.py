@@ -1,4 +1,4 @@
-"""The one table of what is known about each optimizer: one entry for each, which `known` looks up.
+"""The one table of what is known about each optimizer: one entry for each, which `entry_of` looks up.
 
 An entry names formulas that are defined elsewhere, some of them in packages above this one, so they are imported when
 they are needed. Where there is no formula the entry says why.
@@ -96,15 +96,15 @@ DESCENT = "2 / learning_rate"
 AVERAGE = "2 * (1 + b1) / ((1 - b1) * learning_rate)"
 
 ENTRIES = (
-    Entry(descent.gd, family="PLAIN", scaling="linear", preconditioner="one", threshold=DESCENT,
-          flow="gradient_flow", sde="sgd", central_flow="without_memory"),
-    Entry(descent.momentum, family="momentum_powers", scaling="linear", preconditioner="one",
+    Entry(descent.gd, family="PLAIN", scaling="linear", preconditioner="constant_one", threshold=DESCENT,
+          flow="gradient_flow", sde="sgd", central_flow="no_memory"),
+    Entry(descent.momentum, family="momentum_powers", scaling="linear", preconditioner="constant_one",
           threshold="2 * (1 + beta) / ((1 - beta if ema else 1) * learning_rate)",
           flow="equations_of_optimizer.heavy_ball_of_momentum", sde="momentum_sgd", central_flow=MOMENTUM),
-    Entry(descent.nesterov, family="SUMS", scaling="linear", preconditioner="one",
+    Entry(descent.nesterov, family="SUMS", scaling="linear", preconditioner="constant_one",
           threshold="(2 + 2 * beta) / ((1 + 2 * beta) * learning_rate)",
           flow="equations_of_optimizer.heavy_ball_of_nesterov", sde="nesterov_sgd", central_flow=MOMENTUM),
-    Entry(descent.sgdw, family="sgdw_powers", scaling="linear", preconditioner="one",
+    Entry(descent.sgdw, family="sgdw_powers", scaling="linear", preconditioner="constant_one",
           threshold="(1 + beta) * (2 - learning_rate * weight_decay) / learning_rate",
           central_flow=MOMENTUM),
     Entry(squared_gradients.adagrad, family="ADAGRAD", preconditioner="root_plus_eps", threshold=DESCENT,
@@ -135,11 +135,11 @@ ENTRIES = (
           family=Without("synchronizes after a number of steps that stays the same when a step is shorter"),
           preconditioner=Inherited("inner"),
           threshold=Without("has no closed form but for a few inner optimizers; stability_threshold finds it")),
-    Entry(descent.newton, family="PLAIN", preconditioner="one",
+    Entry(descent.newton, family="PLAIN", preconditioner="constant_one",
           threshold=Without("is stable at every sharpness when its rate is below 2"), flow="newton_flow"),
     Entry(descent.sign, family="PLAIN",
           scaling=Without("has an SDE whose drift changes its shape with the batch size, which no rate undoes"),
-          preconditioner="one", threshold=Without("has an update that does not shrink with the gradient"),
+          preconditioner="constant_one", threshold=Without("has an update that does not shrink with the gradient"),
           flow="sign_descent", sde="sign_sgd"),
     Entry(evolution.genetic, family=GRADIENT_FREE, scaling=GRADIENT_FREE, preconditioner=GRADIENT_FREE,
           threshold=GRADIENT_FREE, flow=GRADIENT_FREE, sde=GRADIENT_FREE),
@@ -156,7 +156,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {entry.name: entry.constructor for e
 _BY_CONSTRUCTOR = {entry.constructor: entry for entry in (*ENTRIES, *OF_OPTAX)}
 
 
-def known(optimizer: Any) -> Entry | None:
+def entry_of(optimizer: Any) -> Entry | None:
     """The entry of an optimizer, ours or one of optax's under `traceable`; `None` where there is none.
 
     >>> import jaxflow as jf
@@ -172,7 +172,7 @@ def known(optimizer: Any) -> Entry | None:
 
 def formula_of(optimizer: Any, fact: str) -> Any:
     """The formula of an optimizer for one of `HOMES`; `None` where the table has none."""
-    entry = known(optimizer)
+    entry = entry_of(optimizer)
     return None if entry is None else entry.formula(fact)
 
 

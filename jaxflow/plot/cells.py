@@ -92,7 +92,7 @@ def map_(ax: Any, cells: Cells, across: Scale, up: Scale) -> None:
             cell = Rectangle((left, bottom), right - left, top - bottom, linewidth=0, **fill)
             ax.add_patch(cell).set_label(name if i == 0 else None)
     row, column = np.nonzero(cells.partly)
-    _partly(ax, across.points[column], up.points[row])
+    _mark_partly_lost(ax, across.points[column], up.points[row])
     ax.set(xlim=columns[[0, -1]], ylim=rows[[0, -1]])
     _finish(ax, image, cells)
 
@@ -106,11 +106,11 @@ def points(ax: Any, cells: Cells, across: Scale, up: Scale) -> None:
     )
     if lost.any():
         ax.plot(*at[:, lost], "x", color="0.5", markersize=6, label=cells.all_diverged)
-    _partly(ax, *at[:, partly], size=4)
+    _mark_partly_lost(ax, *at[:, partly], size=4)
     _finish(ax, image, cells)
 
 
-def _partly(ax: Any, at: np.ndarray, height: np.ndarray, size: float = 6) -> None:
+def _mark_partly_lost(ax: Any, at: np.ndarray, height: np.ndarray, size: float = 6) -> None:
     """Crosses, white in black so that they show on any colour, where some seeds diverged."""
     if at.size:
         face = {"markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.1 * size}

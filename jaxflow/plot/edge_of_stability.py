@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxflow.comparison import EdgePath, EdgeStudy
-from jaxflow.plot.style import CLOCK, COLOURS, drawable, logarithmic, tidy
+from jaxflow.plot.style import CLOCK, COLOURS, drawable_values, set_logarithmic, tidy
 
 THRESHOLD = 2.0  # of the effective sharpness, whose unit is 1 / learning rate
 RAW = {"color": "0.55", "linewidth": 0.8, "zorder": 1}
@@ -68,12 +68,12 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
 
 
 def _losses(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
-    ax.plot(times, drawable(study.iterates.loss), label="iterates", **RAW)
-    ax.plot(times, drawable(study.averaged_loss), label="iterates, averaged over time", **ITERATES)
-    ax.plot(times, drawable(study.stable.loss), label="stable flow", **STABLE)
-    ax.plot(times, drawable(study.central.loss), label="central flow: predicted average", **CENTRAL)
+    ax.plot(times, drawable_values(study.iterates.loss), label="iterates", **RAW)
+    ax.plot(times, drawable_values(study.averaged_loss), label="iterates, averaged over time", **ITERATES)
+    ax.plot(times, drawable_values(study.stable.loss), label="stable flow", **STABLE)
+    ax.plot(times, drawable_values(study.central.loss), label="central flow: predicted average", **CENTRAL)
     ax.set(ylabel="loss")
-    logarithmic(ax, study.iterates.loss, study.averaged_loss, study.stable.loss, study.central.loss)
+    set_logarithmic(ax, study.iterates.loss, study.averaged_loss, study.stable.loss, study.central.loss)
 
 
 def _sharpness(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
@@ -93,7 +93,7 @@ def _sharpness(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
 
 
 def _distances(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
-    ax.plot(times, drawable(study.iterates.distance), label="iterates, their oscillation", **RAW)
-    ax.plot(times, drawable(study.stable.distance), label="stable flow", **STABLE)
-    ax.plot(times, drawable(study.central.distance), label="central flow", **CENTRAL)
+    ax.plot(times, drawable_values(study.iterates.distance), label="iterates, their oscillation", **RAW)
+    ax.plot(times, drawable_values(study.stable.distance), label="stable flow", **STABLE)
+    ax.plot(times, drawable_values(study.central.distance), label="central flow", **CENTRAL)
     ax.set(ylabel="distance from the iterates", ylim=(0, None))

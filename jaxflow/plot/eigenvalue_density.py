@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxflow.curvature.spectrum.density import SpectralDensity
-from jaxflow.plot.style import axes, drawable, stroke, tidy
+from jaxflow.plot.style import axes, drawable_values, stroke, tidy
 
 SEEN = 30  # how far below the height of a single eigenvalue the axis goes
 
@@ -66,7 +66,7 @@ def spectrum(
         ax.fill_between(grid, *band, color=style["color"], alpha=0.2, linewidth=0)
     ax.plot(grid, np.maximum(height, lowest / 10), label=label, **style)
     if eigenvalues is not None:
-        exact = np.ravel(drawable(eigenvalues))
+        exact = np.ravel(drawable_values(eigenvalues))
         at = np.full(exact.shape, lowest * 1.6)
         name = f"eigenvalues, {label}" if label else "eigenvalues"
         ax.scatter(

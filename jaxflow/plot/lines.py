@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxflow.comparison import Comparison
-from jaxflow.plot.style import CLOCK, alone, axes, drawable, logarithmic, stroke, tidy
+from jaxflow.plot.style import CLOCK, axes, drawable_values, lone_marker, set_logarithmic, stroke, tidy
 from jaxflow.solve import Trajectory
 
 
@@ -43,7 +43,7 @@ def trajectories(
         _band(ax, np.asarray(runs[name].times), values, i, name)
     ax.set(xlabel=CLOCK, ylabel=label)
     if log:
-        logarithmic(ax, *lines.values())
+        set_logarithmic(ax, *lines.values())
     return tidy(ax)
 
 
@@ -74,14 +74,14 @@ def comparison(
     ax = axes(ax)
     if isinstance(distances, Comparison):
         distances = {"": distances}
-    lines = [drawable(gap.relative if relative else gap.distance) for gap in distances.values()]
+    lines = [drawable_values(gap.relative if relative else gap.distance) for gap in distances.values()]
     some = any(np.any(values > 0) for values in lines)
     for i, ((name, gap), values) in enumerate(zip(distances.items(), lines, strict=True), 1):
         times = np.asarray(gap.times)
         values = np.where(some & (values == 0), np.nan, values)
         _band(ax, times if times.ndim == 1 else times[0], values, i, name)
     ax.set(xlabel=CLOCK, ylabel="distance / path travelled" if relative else "distance from the iterates")
-    logarithmic(ax, *lines)
+    set_logarithmic(ax, *lines)
     return tidy(ax)
 
 
@@ -98,7 +98,7 @@ def _scalars(name: str, run: Trajectory) -> np.ndarray:
 
 def _band(ax: Any, times: np.ndarray, values: np.ndarray, i: int, name: str) -> None:
     """A line, or for an ensemble its median and the band of its middle 80 %."""
-    style, times, values = stroke(i), drawable(times), drawable(values)
+    style, times, values = stroke(i), drawable_values(times), drawable_values(values)
     if values.ndim == 2:
         # A member that has diverged leaves the band; where all have, the line ends.
         kept = np.isfinite(values).any(0)
@@ -107,4 +107,4 @@ def _band(ax: Any, times: np.ndarray, values: np.ndarray, i: int, name: str) -> 
             low[kept], middle[kept], high[kept] = np.nanquantile(values[:, kept], (0.1, 0.5, 0.9), axis=0)
         ax.fill_between(times, low, high, color=style["color"], alpha=0.2, linewidth=0)
         values = middle
-    ax.plot(times, values, label=name, **style, **alone(values))
+    ax.plot(times, values, label=name, **style, **lone_marker(values))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxflow.comparison import Order, OrderStudy
-from jaxflow.plot.style import COLOURS, axes, drawable, stroke, tidy
+from jaxflow.plot.style import COLOURS, axes, drawable_values, stroke, tidy
 
 MARKERS = "osD^vPX"
 
@@ -34,13 +34,13 @@ def order(orders: OrderStudy | Mapping[str, Order] | Order, ax: Any = None) -> A
     """
     named, used, expected = _parts(orders)
     for name, fit in named.items():
-        if not (drawable(fit.step_sizes) > 0).all():
+        if not (drawable_values(fit.step_sizes) > 0).all():
             raise ValueError(
                 f"order draws errors at finite step sizes above 0, got {fit.step_sizes} {name}".rstrip() + "."
             )
     ax = axes(ax)
     for i, (name, fit) in enumerate(named.items()):
-        h, errors = np.asarray(fit.step_sizes, float), drawable(fit.errors)
+        h, errors = np.asarray(fit.step_sizes, float), drawable_values(fit.errors)
         slope = f"slope {float(fit.slope):.2f} ± {float(fit.uncertainty):.2f}"
         label = f"{name + ': ' if name else ''}{slope if np.isfinite(fit.slope) else 'no slope'}"
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
@@ -50,7 +50,7 @@ def order(orders: OrderStudy | Mapping[str, Order] | Order, ax: Any = None) -> A
         if not fitted.all():
             ax.plot(h[~fitted], errors[~fitted], markerfacecolor="none", **points)
         with np.errstate(all="ignore"):  # of a fit that failed
-            line = drawable(np.exp(float(fit.intercept)) * h ** float(fit.slope))
+            line = drawable_values(np.exp(float(fit.intercept)) * h ** float(fit.slope))
         ax.plot(h, line, label=label, **stroke(i))
         if name in expected and np.isfinite(line).all():
             _guide(ax, h, line, expected[name])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.plot.style import COLOURS, axes, drawable, tidy
+from jaxflow.plot.style import COLOURS, axes, drawable_values, tidy
 from jaxflow.solve import Trajectory
 
 GRID = 201
@@ -48,11 +48,11 @@ def plane(
     ('$x_1$', ['gradient descent'])
     """
     points = {name: _points(name, run) for name, run in (paths or {}).items()}
-    left, right, bottom, top = _extent(points) if extent is None else _checked(extent)
+    left, right, bottom, top = _extent(points) if extent is None else _check_extent(extent)
     ax = axes(ax)
     x, y = np.linspace(left, right, GRID), np.linspace(bottom, top, GRID)
     grid = jnp.stack(jnp.meshgrid(jnp.asarray(x), jnp.asarray(y)), -1).reshape(-1, 2)
-    z = drawable(jax.jit(jax.vmap(objective))(grid)).reshape(GRID, GRID)
+    z = drawable_values(jax.jit(jax.vmap(objective))(grid)).reshape(GRID, GRID)
     if np.isfinite(z).any():
         height = np.log1p(z - np.nanmin(z))
         ax.contourf(x, y, height, levels=levels, cmap="Greys", alpha=0.35)
@@ -91,8 +91,8 @@ def _extent(points: dict[str, np.ndarray]) -> tuple[float, float, float, float]:
     return float(left), float(right), float(bottom), float(top)
 
 
-def _checked(extent: Any) -> tuple[float, float, float, float]:
-    ends = drawable(extent)
+def _check_extent(extent: Any) -> tuple[float, float, float, float]:
+    ends = drawable_values(extent)
     if ends.shape != (4,) or not (np.abs(ends) < FARTHEST).all() or ends[0] == ends[1] or ends[2] == ends[3]:
         raise ValueError(
             f"extent must be four finite numbers, left and right, bottom and top apart, got {extent!r}."

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxflow.plot.style import drawable
+from jaxflow.plot.style import drawable_values
 
 FEW = 8  # up to this number values are labelled one by one
 CHARACTER, LINE = 0.085, 0.19  # inches a tick label takes
@@ -26,12 +26,14 @@ class Scale(NamedTuple):
     @classmethod
     def of(cls, coordinate: Any, sampled: bool = False) -> "Scale":
         """The scale of a coordinate, an `xarray.DataArray` of one dimension."""
-        values, label = coordinate.values, labelled(coordinate)
+        values, label = coordinate.values, label_of(coordinate)
         if not is_numeric(coordinate):
             return cls(label, np.arange(float(values.size)), False, [str(value) for value in values])
-        numbers = drawable(values)
+        numbers = drawable_values(values)
         if not sampled and (np.isnan(numbers).any() or np.unique(numbers).size < numbers.size):
-            return cls(label, np.arange(float(values.size)), False, [compact(value) for value in values])
+            return cls(
+                label, np.arange(float(values.size)), False, [compact_number(value) for value in values]
+            )
         sizes = np.unique(np.abs(numbers[(numbers != 0) & np.isfinite(numbers)]))
         log, signs = sizes.size > 1 and is_geometric(sizes), np.unique(np.sign(numbers[np.isfinite(numbers)]))
         if (
@@ -42,7 +44,7 @@ class Scale(NamedTuple):
 
     def edges(self) -> np.ndarray:
         """Where the cells around the sorted points meet: half-way, on a log axis half-way in the logarithm."""
-        points = self._along(self.points)
+        points = self._place(self.points)
         middle = (points[1:] + points[:-1]) / 2
         edges = np.concatenate([[2 * points[0] - middle[0]], middle, [2 * points[-1] - middle[-1]]])
         if self.log:
@@ -52,7 +54,7 @@ class Scale(NamedTuple):
         sizes = np.abs(edges)
         return np.sign(edges) * self.least * np.where(sizes <= 1, sizes, 10 ** np.maximum(sizes - 1, 0))
 
-    def _along(self, values: np.ndarray) -> np.ndarray:
+    def _place(self, values: np.ndarray) -> np.ndarray:
         """Places along the axis, at which equal distances look equal."""
         if self.log:
             return np.log(values)
@@ -63,7 +65,7 @@ class Scale(NamedTuple):
 
     def put(self, ax: Any, which: str) -> None:
         """Name the axis `which`, "x" or "y", and make it logarithmic if it is; before anything is drawn."""
-        # With 0.9 the linear part has the length of a decade on either side, as in `_along`.
+        # With 0.9 the linear part has the length of a decade on either side, as in `_place`.
         kind = {"value": "log"} if self.log else {"value": "linear"}
         if self.least is not None:
             kind = {"value": "symlog", "linthresh": self.least, "linscale": 0.9}
@@ -83,14 +85,14 @@ class Scale(NamedTuple):
             return round_ticks(axis, at[-1] / at[0]) if self.log else None
         if self.names is None and at.size > FEW and not self.log and self.least is None:
             return None
-        labels = self.names or [compact(value) for value in at]
+        labels = self.names or [compact_number(value) for value in at]
         step = next(k for k in range(1, at.size + 1) if _fit(ax, which, at[::k], labels[::k]))
         if self.names and which == "x" and step > 1:
             axis.set_ticks(at, labels, rotation=30, ha="right", rotation_mode="anchor")
         else:
             axis.set_ticks(at[::step], labels[::step])
             axis.set_ticks([] if self.names else at, minor=True)
-            _unlabelled(axis)
+            _remove_labels(axis)
         return None
 
 
@@ -130,17 +132,17 @@ def round_ticks(axis: Any, span: float) -> None:
     axis.set_major_locator(
         LogLocator(subs=(1.0,) if span >= 1000 else (1.0, 3.0) if span >= 50 else (1.0, 2.0, 5.0))
     )
-    axis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
-    _unlabelled(axis)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: compact_number(value)))
+    _remove_labels(axis)
 
 
-def labelled(array: Any) -> str:
+def label_of(array: Any) -> str:
     """The name of a coordinate or variable as a label, with its units if it has any."""
     units = array.attrs.get("units")
     return str(array.name).replace("_", " ") + (f" ({units})" if units else "")
 
 
-def compact(value: float) -> str:
+def compact_number(value: float) -> str:
     """A number as a tick label: 0.02, 4, 1e-05."""
     text = f"{value:g}"
     return text if len(text) <= 7 else f"{value:.3g}"
@@ -162,7 +164,7 @@ def _fit(ax: Any, which: str, at: np.ndarray, labels: list[str]) -> bool:
     return bool(np.all(np.abs(gaps) >= needed))
 
 
-def _unlabelled(axis: Any) -> None:
+def _remove_labels(axis: Any) -> None:
     from matplotlib.ticker import NullFormatter
 
     axis.set_minor_formatter(NullFormatter())

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.plot.style import CLOCK, alone, axes, drawable, stroke, tidy
+from jaxflow.plot.style import CLOCK, axes, drawable_values, lone_marker, stroke, tidy
 from jaxflow.solve import Trajectory
 
 
@@ -48,7 +48,7 @@ def sharpness(
         times, sharpness = times.times, times.values.sharpness
     if sharpness is None:
         raise TypeError("sharpness must be given, (T,) or (L, T), unless times is a trajectory; got None.")
-    times, lines = drawable(times), drawable(sharpness)
+    times, lines = drawable_values(times), drawable_values(sharpness)
     if lines.ndim not in (1, 2) or times.shape not in (lines.shape, lines.shape[-1:]):
         raise ValueError(
             f"sharpness must have shape (T,) or (L, T) for times (T,), got {lines.shape} for times {times.shape}."
@@ -62,7 +62,7 @@ def sharpness(
     first = len(ax.lines)
     for i, (clock, line, name) in enumerate(zip(np.atleast_2d(every), lines, names, strict=True), first):
         seen = np.isfinite(line)
-        ax.plot(clock[seen], line[seen], label=name, **stroke(i), **alone(line))
+        ax.plot(clock[seen], line[seen], label=name, **stroke(i), **lone_marker(line))
     if threshold is not None:
         _threshold(ax, times if times.ndim == 1 else times[0], np.asarray(threshold, float))
     ax.set(xlabel=CLOCK, ylabel="sharpness λ₁")
@@ -72,7 +72,7 @@ def sharpness(
 def _threshold(ax: Any, times: np.ndarray, threshold: np.ndarray) -> None:
     if threshold.shape not in ((), times.shape):
         raise ValueError(f"threshold must be a number or have shape {times.shape}, got {threshold.shape}.")
-    seen = drawable(threshold)
+    seen = drawable_values(threshold)
     if np.isnan(seen).all():
         return
     style = {"color": "0.45", "linestyle": (0, (2, 2)), "linewidth": 1.4, "zorder": 1.5}

@@ -16,19 +16,19 @@ def stroke(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": STROKES[i % len(STROKES)], "linewidth": 1.7}
 
 
-def drawable(values: Any) -> np.ndarray:
+def drawable_values(values: Any) -> np.ndarray:
     """Numbers as floats, with NaN in place of infinities and of numbers too large for an axis."""
     values = np.asarray(values, float)
     return np.where(np.abs(values) < LARGEST, values, np.nan)
 
 
-def logarithmic(ax: Any, *values: Any) -> None:
+def set_logarithmic(ax: Any, *values: Any) -> None:
     """A logarithmic vertical axis, if any of the values drawn on it is positive: the others it cannot show."""
-    if any(np.any(drawable(some) > 0) for some in values):
+    if any(np.any(drawable_values(some) > 0) for some in values):
         ax.set_yscale("log")
 
 
-def alone(values: np.ndarray) -> dict[str, Any]:
+def lone_marker(values: np.ndarray) -> dict[str, Any]:
     """A marker for a line of one point, which would otherwise be invisible."""
     return {"marker": "o", "markersize": 4} if np.count_nonzero(np.isfinite(values)) == 1 else {}
 

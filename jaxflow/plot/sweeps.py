@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxflow import _check
 from jaxflow.plot.cells import Cells, line, map_, points
-from jaxflow.plot.scales import Scale, is_numeric, labelled
-from jaxflow.plot.style import axes, drawable
+from jaxflow.plot.scales import Scale, is_numeric, label_of
+from jaxflow.plot.style import axes, drawable_values
 
 if TYPE_CHECKING:
     import xarray
@@ -91,7 +91,7 @@ def _check_dataset(dataset: Any, metric: Any) -> None:
         raise ValueError("dataset must have the variable 'diverged', as a sweep's result has.")
     if dataset["diverged"].size == 0:
         raise ValueError(f"dataset must hold a trial, got none: its sizes are {dict(dataset.sizes)}.")
-    _check.choice("metric", metric, map(str, dataset.data_vars))
+    _check.require_choice("metric", metric, map(str, dataset.data_vars))
     if dataset[metric].dtype.kind not in "biuf":
         raise ValueError(f"metric must be a variable of numbers, got {metric!r} of {dataset[metric].dtype}.")
 
@@ -137,7 +137,7 @@ def _coordinates(dataset: Any, x: str | None, y: str | None) -> tuple[str, str |
 def _check_names(allowed: list[str], x: str | None, y: str | None) -> None:
     for which, name in (("x", x), ("y", y)):
         if name is not None:
-            _check.choice(which, name, allowed)
+            _check.require_choice(which, name, allowed)
     if x is not None and x == y:
         raise ValueError(f"x and y must differ, got {x!r} for both.")
 
@@ -155,12 +155,12 @@ def _cells(dataset: Any, metric: str, dims: tuple[str, ...]) -> Cells:
         )
     full = {name: dataset.sizes[name] for name in (*dims, "seed")}
     values, outcome = (v.variable.set_dims(full).values for v in (variable, dataset["diverged"]))
-    label, shape = labelled(variable), tuple(full.values())
+    label, shape = label_of(variable), tuple(full.values())
     low, middle, high = np.full((3, *shape[:-1]), np.nan)
     if values.dtype == bool:
         share = values.mean(-1)
         return Cells(f"share of seeds {label}", low, share, high, np.zeros(shape[:-1]), shape[-1], True)
-    values = np.where(~outcome.astype(bool), drawable(values), np.nan)
+    values = np.where(~outcome.astype(bool), drawable_values(values), np.nan)
     kept = np.isfinite(values).any(-1)
     if kept.any():
         low[kept], middle[kept], high[kept] = np.nanquantile(values[kept], (0.1, 0.5, 0.9), axis=-1)

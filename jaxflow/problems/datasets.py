@@ -88,7 +88,7 @@ def load(dataset: Any, *, kind: Kind | None = None, encode: bool = False) -> Dat
     if encode and not (isinstance(dataset, (str, os.PathLike)) and str(dataset).lower().endswith(".csv")):
         raise ValueError(f"encode must be left out unless dataset is a .csv file, got {encode!r}.")
     if kind is not None:
-        _check.choice("kind", kind, ("classification", "regression"))
+        _check.require_choice("kind", kind, ("classification", "regression"))
     if isinstance(dataset, Dataset):
         if kind not in (None, dataset.kind):
             raise ValueError(
@@ -96,18 +96,18 @@ def load(dataset: Any, *, kind: Kind | None = None, encode: bool = False) -> Dat
             )
         return dataset
     if isinstance(dataset, (tuple, list)) and len(dataset) == 2:
-        return _checked(dataset[0], dataset[1], kind, "the given data")
+        return _check_arrays(dataset[0], dataset[1], kind, "the given data")
     if not isinstance(dataset, (str, os.PathLike)):
         raise TypeError(f"dataset must be a name, a path or a pair (x, y), got {type(dataset).__name__}.")
     if isinstance(dataset, str) and dataset in _BUNDLED:
-        return _checked(*_bundled(dataset), kind or _BUNDLED[dataset], dataset)
+        return _check_arrays(*_load_bundled(dataset), kind or _BUNDLED[dataset], dataset)
     path = Path(dataset).expanduser()
     if isinstance(dataset, str) and not path.suffix:
-        _check.choice("dataset, unless a path ending in .csv or .npz,", dataset, DATASETS)
-    return _checked(*read(path, encode), kind, path.name)
+        _check.require_choice("dataset, unless a path ending in .csv or .npz,", dataset, DATASETS)
+    return _check_arrays(*read(path, encode), kind, path.name)
 
 
-def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
+def _load_bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn import datasets
     except ImportError as error:
@@ -135,7 +135,7 @@ def _array(field: str, value: Any, name: str) -> np.ndarray:
     return array
 
 
-def _checked(x: Any, y: Any, kind: Kind | None, name: str) -> Dataset:
+def _check_arrays(x: Any, y: Any, kind: Kind | None, name: str) -> Dataset:
     words = _words(y)
     x, y = _array("x", x, name), _array("y", y, name) if words is None else words[1]
     if x.ndim == 0 or y.ndim not in (1, 2) or x.size == 0 or y.size == 0:
@@ -219,7 +219,7 @@ def split(
     >>> train["x"].shape, test["x"].shape, jnp.bincount(test["y"]).tolist()
     ((120, 4), (30, 4), [10, 10, 10])
     """
-    _check.fraction(test_fraction=test_fraction)
+    _check.require_fraction(test_fraction=test_fraction)
     n = len(dataset.x)
     # The small number keeps a product that is an integer up to rounding from being rounded up.
     count = min(max(math.ceil(test_fraction * n - 1e-9), test_fraction > 0), n - 1)
@@ -231,13 +231,13 @@ def split(
     arrays = {"x": dataset.x, "y": dataset.y}
     if standardize:
         names = ("x", "y") if dataset.classes is None else ("x",)
-        arrays |= {name: _standardized(arrays[name], arrays[name][~held_out]) for name in names}
+        arrays |= {name: _standardise(arrays[name], arrays[name][~held_out]) for name in names}
     kept = lambda a: a.astype(jnp.result_type(float) if a.dtype.kind == "f" else a.dtype)
     part = lambda rows: jax.device_put({name: kept(a[rows]) for name, a in arrays.items()})
     return part(~held_out), part(held_out) if count else None
 
 
-def _standardized(array: np.ndarray, train: np.ndarray) -> np.ndarray:
+def _standardise(array: np.ndarray, train: np.ndarray) -> np.ndarray:
     # Not std == 0: the mean of equal numbers rounds, and their deviation from it would be blown up to 1.
     constant = np.ptp(train, axis=0) == 0
     mean = np.where(constant, train[0], train.mean(axis=0))

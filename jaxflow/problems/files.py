@@ -91,6 +91,6 @@ def _read_csv(path: Path, encode: bool) -> tuple[np.ndarray, np.ndarray]:
     if columns.is_index(header, features[0].entries):
         features = features[1:] or features
     x = np.concatenate(
-        [feature.encoded() if encode else feature.numbers()[:, None] for feature in features], 1
+        [feature.encode() if encode else feature.numbers()[:, None] for feature in features], 1
     )
     return x, np.array(target.entries) if target.words else target.numbers()

@@ -39,7 +39,7 @@ class Network:
     """`network(params, x (B, P)) -> (B, C)`: layers `x @ w + b` with an activation between them.
 
     It is hashable, and equal for the same activation, so that networks made anew compile nothing anew.
-    With `columns` it computes the same numbers with an example in each column; see `by_columns`.
+    With `columns` it computes the same numbers with an example in each column; see `compute_by_columns`.
     """
 
     activation: str
@@ -58,7 +58,7 @@ class Network:
         return x @ last["w"] + last["b"][None]
 
 
-def by_columns(objective: Objective) -> Objective:
+def compute_by_columns(objective: Objective) -> Objective:
     """The same objective of a `Network`, computed with an example in each column, for gradients on a CPU.
 
     Under `vmap` over parameters, products of columns keep each member's numbers together, where those of rows
@@ -126,17 +126,17 @@ def mlp(
     if isinstance(hidden, (str, bytes)) or not isinstance(hidden, Sequence):
         raise TypeError(f"hidden must be a sequence of widths such as (32,), got {hidden!r}.")
     for width in hidden:
-        _check.integer("hidden", width, 1)
-    _check.choice("activation", activation, ACTIVATIONS)
+        _check.require_integer("hidden", width, 1)
+    _check.require_choice("activation", activation, ACTIVATIONS)
     dataset = load(dataset)
     outputs = dataset.y.shape[1] if dataset.classes is None else len(dataset.classes)
     widths = (dataset.x.shape[1], *map(int, hidden), outputs)
     weights = sum((m + 1) * n for m, n in itertools.pairwise(widths))
-    _memory.fits(
+    _memory.require_fit(
         "hidden", tuple(hidden), 2 * weights * jnp.result_type(float).itemsize
     )  # draws and parameters
     loss = loss or ("mse" if dataset.classes is None else "cross_entropy")
-    _check.choice("loss", loss, LOSSES)
+    _check.require_choice("loss", loss, LOSSES)
     if dataset.classes is None and loss == "cross_entropy":
         raise ValueError(f"{dataset.name} is a regression data set: its loss is 'mse', not 'cross_entropy'.")
     train, test = split(dataset, test_fraction, standardize=standardize)

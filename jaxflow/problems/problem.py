@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 
 from jaxflow import _check
-from jaxflow._half import widened
+from jaxflow._half import widen
 from jaxflow.objective import Objective
 
 PyTree = Any
@@ -97,7 +97,7 @@ class Problem:
         batch = self.test if batch is None else batch
         if batch is None:
             raise ValueError(f"{self.name} has no held-out examples: give score a batch.")
-        outputs, y = widened(self.predict(params, batch["x"])), widened(batch["y"])
+        outputs, y = widen(self.predict(params, batch["x"])), widen(batch["y"])
         if jnp.issubdtype(y.dtype, jnp.integer):
             guess = outputs > 0 if outputs.ndim == 1 else outputs.argmax(-1)
             return (guess.astype(y.dtype) == y).mean(dtype=outputs.dtype)

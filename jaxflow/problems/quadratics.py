@@ -79,7 +79,7 @@ def ravine(condition: Any = 100.0) -> Problem:
     >>> problem.params.tolist(), problem.curvature.tolist()
     ([1.0, 0.1], [1.0, 100.0])
     """
-    _check.positive(condition=condition)
+    _check.require_positive(condition=condition)
     condition = as_floats("condition", condition)
     one = jnp.ones_like(condition)
     return _problem(jnp.stack([one, condition]), jnp.stack([one, condition**-0.5]), "ravine")

@@ -65,9 +65,9 @@ def linear_regression(
         raise ValueError(f"x and y must be given together, got only {'y' if x is None else 'x'}.")
     test = None
     if x is None:
-        _check.integer("examples", examples, 1)
-        _check.integer("features", features, 1)
-        _check.nonnegative(noise=noise)
+        _check.require_integer("examples", examples, 1)
+        _check.require_integer("features", features, 1)
+        _check.require_nonnegative(noise=noise)
         # One flat draw for everything, compiled apart from what uses it: compiling is what it costs.
         draws = jax.random.normal(as_key(key), ((2 * examples + 1) * (features + 1),))
         x, y, test = _gaussian_examples(draws.reshape(-1, features + 1), noise)

@@ -48,7 +48,7 @@ def double_well(dimension: int = 1) -> Problem:
     >>> problem.flow(1.0, problem.params).tolist()
     [0.8433]
     """
-    _check.integer("dimension", dimension, 1)
+    _check.require_integer("dimension", dimension, 1)
     axis = np.eye(dimension)[0]
     return Problem(
         objective=_double_well,

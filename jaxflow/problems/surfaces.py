@@ -7,7 +7,7 @@ from jaxflow import _check
 from jaxflow.problems.problem import Problem
 
 
-def _ascending(hessian) -> jnp.ndarray:
+def _eigenvalues_of(hessian) -> jnp.ndarray:
     return jnp.asarray(np.linalg.eigvalsh(hessian), float)
 
 
@@ -36,7 +36,7 @@ def rosenbrock(dimension: int = 2) -> Problem:
     >>> float(problem.objective(problem.params)), problem.curvature.tolist()
     (24.2, [0.3994, 1001.6006])
     """
-    _check.integer("dimension", dimension, 2)
+    _check.require_integer("dimension", dimension, 2)
     # At (1, …, 1) every residual is 0, so the Hessian is that of the squared linearised residuals.
     hessian = np.diag(np.full(dimension - 1, -400.0), 1)
     hessian += (
@@ -47,7 +47,7 @@ def rosenbrock(dimension: int = 2) -> Problem:
         params=jnp.asarray(np.resize([-1.2, 1.0], dimension), float),
         minimum=0.0,
         minima=jnp.ones((1, dimension)),
-        curvature=_ascending(hessian),
+        curvature=_eigenvalues_of(hessian),
         name="rosenbrock",
     )
 
@@ -76,7 +76,7 @@ def beale() -> Problem:
         params=jnp.ones(2),
         minimum=0.0,
         minima=jnp.asarray([[3.0, 0.5]], float),
-        curvature=_ascending(2 * jacobian.T @ jacobian),
+        curvature=_eigenvalues_of(2 * jacobian.T @ jacobian),
         name="beale",
     )
 
@@ -117,7 +117,7 @@ def himmelblau() -> Problem:
         minimum=0.0,
         minima=jnp.asarray(minima, float),
         saddles=jnp.asarray(saddles, float),
-        curvature=_ascending([[74.0, 20.0], [20.0, 34.0]]),
+        curvature=_eigenvalues_of([[74.0, 20.0], [20.0, 34.0]]),
         name="himmelblau",
     )
 

@@ -113,7 +113,7 @@ class Column:
             return ": give a column of words as numbers, or encode it (encode=True, --encode)"
         return ""
 
-    def encoded(self) -> np.ndarray:
+    def encode(self) -> np.ndarray:
         """The column as numbers, (N, K): for words a column of 0 and 1 for each; otherwise as `load` describes."""
         entries = np.array(self.entries)
         if not any(map(_is_like_number, self.entries)):

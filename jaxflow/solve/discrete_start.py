@@ -27,7 +27,7 @@ def check_prefix(dynamics: Dynamics, params: PyTree, elapsed: jax.Array) -> None
         )
 
 
-def begun(field: Field, params: PyTree) -> tuple[Prefix | None, PyTree, PyTree]:
+def start_flow(field: Field, params: PyTree) -> tuple[Prefix | None, PyTree, PyTree]:
     """The discrete steps, their path, and the state from which the flow takes over."""
     prefix, state = field.prefix(params), field.init(params)
     if prefix is None:
@@ -35,13 +35,13 @@ def begun(field: Field, params: PyTree) -> tuple[Prefix | None, PyTree, PyTree]:
     return prefix, *prefix.run(state)
 
 
-def recorded(
+def record_discrete_start(
     record: Callable[[PyTree], PyTree], ends: Any, path: PyTree, elapsed: jax.Array, values: PyTree
 ) -> PyTree:
     """`values`, with those before the flow takes over recorded from the discrete `path`, along straight lines."""
     ends = jnp.asarray(ends, elapsed.dtype)
 
-    def at(t):
+    def record_at(t):
         i = jnp.clip(jnp.searchsorted(ends, t, side="right") - 1, 0, ends.size - 2)
         length = ends[i + 1] - ends[i]  # 0 where a schedule is
         share = (t - ends[i]) / jnp.where(length == 0, 1.0, length)
@@ -50,9 +50,9 @@ def recorded(
         between = lambda xs: xs[i] + jnp.where(share > 0, step(xs), 0)
         return record(jax.tree.map(between, path))
 
-    def one(_, each):
+    def record_value(_, each):
         t, value = each
         # Not vmapped: `record` may be as costly as the loss, and few of the times are early.
-        return None, lax.cond(t <= ends[-1], at, lambda _: value, t)
+        return None, lax.cond(t <= ends[-1], record_at, lambda _: value, t)
 
-    return lax.scan(one, None, (elapsed, values))[1]
+    return lax.scan(record_value, None, (elapsed, values))[1]

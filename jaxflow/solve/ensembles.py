@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxflow import _check
-from jaxflow._traceable import transfers
+from jaxflow._compiled import transfers
 from jaxflow.solve import host_batches
 from jaxflow.solve.trajectory import Trajectory
 
@@ -61,70 +61,70 @@ def ensemble(
                 f"jax.random.key(0, impl='threefry2x32'), got {jax.random.key_impl(leaf)}."
             )
     if at_once is not None:
-        _check.integer("at_once", at_once, 1)
+        _check.require_integer("at_once", at_once, 1)
         if at_once < n:
-            return _in_groups(run, keys, mesh, n, at_once)
+            return _run_in_groups(run, keys, mesh, n, at_once)
     if mesh is None:
         mesh = jax.make_mesh(
             (len(jax.local_devices()),), ("runs",), axis_types=(AxisType.Auto,), devices=jax.local_devices()
         )
     if not any(isinstance(leaf, Tracer) for leaf in leaves):
         keys = _spread(keys, n, mesh)
-    with host_batches.refused():
+    with host_batches.refuse_streams():
         members = jax.vmap(run)(keys)
     with transfers():
         if jax.tree.leaves(members)[0].shape[0] != n:
-            members = _first(members, n)  # without the padding
+            members = _first_members(members, n)  # without the padding
     return jax.tree.map(
-        lambda part: one_clock(part) if _is_trajectory(part) else part, members, is_leaf=_is_trajectory
+        lambda part: share_clock(part) if _is_trajectory(part) else part, members, is_leaf=_is_trajectory
     )
 
 
-def _in_groups(run, keys, mesh, n: int, size: int) -> PyTree:
+def _run_in_groups(run, keys, mesh, n: int, size: int) -> PyTree:
     """Run an ensemble one group at a time; the last group is filled up, as another size would compile anew."""
     parts = []
     for first in range(0, n, size):
         with transfers():
-            chosen = _chosen(keys, np.arange(first, first + size) % n)
+            chosen = _choose_members(keys, np.arange(first, first + size) % n)
         parts.append(ensemble(run, chosen, mesh))
     with transfers():
-        whole = _joined(parts, n)
+        whole = _join_groups(parts, n)
     return jax.tree.map(
-        lambda part: one_clock(part) if _is_trajectory(part) else part, whole, is_leaf=_is_trajectory
+        lambda part: share_clock(part) if _is_trajectory(part) else part, whole, is_leaf=_is_trajectory
     )
 
 
 @jax.jit
-def _chosen(keys: PyTree, members: jax.Array) -> PyTree:
+def _choose_members(keys: PyTree, members: jax.Array) -> PyTree:
     """The keys of some members: one program, whatever the number of leaves."""
     return jax.tree.map(lambda k: k[members], keys)
 
 
 @partial(jax.jit, static_argnums=1)
-def _first(members: PyTree, n: int) -> PyTree:
+def _first_members(members: PyTree, n: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[:n], members)
 
 
 @partial(jax.jit, static_argnums=1)
-def _joined(parts: list[PyTree], n: int) -> PyTree:
+def _join_groups(parts: list[PyTree], n: int) -> PyTree:
     """The first n members of all groups; of trajectories the times of every group, (groups, T)."""
 
-    def together(*parts):
+    def join(*parts):
         if not _is_trajectory(parts[0]):
             return jnp.concatenate(parts)[:n]
         members = [dataclasses.replace(part, times=None) for part in parts]
         return dataclasses.replace(
-            jax.tree.map(together, *members), times=jnp.stack([part.times for part in parts])
+            jax.tree.map(join, *members), times=jnp.stack([part.times for part in parts])
         )
 
-    return jax.tree.map(together, *parts, is_leaf=_is_trajectory)
+    return jax.tree.map(join, *parts, is_leaf=_is_trajectory)
 
 
 def _is_trajectory(part: Any) -> bool:
     return isinstance(part, Trajectory)
 
 
-def one_clock(run: Trajectory) -> Trajectory:
+def share_clock(run: Trajectory) -> Trajectory:
     """An ensemble with its times kept once."""
     times = run.times
     if not isinstance(times, Tracer):
@@ -146,4 +146,4 @@ def _spread(keys: PyTree, n: int, mesh: Mesh) -> PyTree:
     padded = -(-n // devices) * devices
     index = np.arange(padded) % n
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    return jax.device_put(_chosen(keys, index) if padded != n else keys, sharding)
+    return jax.device_put(_choose_members(keys, index) if padded != n else keys, sharding)

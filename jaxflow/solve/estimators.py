@@ -100,7 +100,7 @@ def with_replacement(batch_size: int) -> Draws:
     >>> print(jnp.unique(run.values))
     [-1.  0.  1.]
     """
-    _check.integer("batch_size", batch_size, 1)
+    _check.require_integer("batch_size", batch_size, 1)
 
     def draw(objective, state, step, key):
         indices = jax.random.randint(key, (batch_size,), 0, objective.size)
@@ -141,10 +141,10 @@ def masked_draws(batch_size, largest: int) -> Draws:
     >>> print(jax.vmap(run)(jnp.array([1, 4, 16])).values.std(axis=1).round(1))  # falls as 1/√B
     [1.1 0.5 0.3]
     """
-    _check.integer("largest", largest, 1)
+    _check.require_integer("largest", largest, 1)
     if callable(batch_size):
         raise TypeError(f"batch_size must be a number, got {batch_size!r}.")
-    _check.positive(batch_size=batch_size)
+    _check.require_positive(batch_size=batch_size)
     if jnp.shape(batch_size):
         shape = jnp.shape(batch_size)
         raise ValueError(f"batch_size must be one number, got shape {shape}; a stack goes through jax.vmap.")
@@ -184,7 +184,7 @@ def without_replacement(batch_size: int) -> Draws:
     >>> print(jf.iterate(jf.optim.gd(1.0), data, 5.0, steps=1, estimator=whole, key=jax.random.key(0)).params)
     0.0
     """
-    _check.integer("batch_size", batch_size, 1)
+    _check.require_integer("batch_size", batch_size, 1)
 
     def draw(objective, state, step, key):
         indices = jax.random.choice(key, objective.size, (batch_size,), replace=False)
@@ -216,7 +216,7 @@ def epochs(batch_size: int) -> Draws:
     >>> print(jnp.sort(run.values[1:]))  # each example once
     [1. 2. 3.]
     """
-    _check.integer("batch_size", batch_size, 1)
+    _check.require_integer("batch_size", batch_size, 1)
 
     def order(objective, key, epoch):
         return jax.random.permutation(jax.random.fold_in(key, epoch), objective.size)
@@ -265,7 +265,7 @@ def svag(batch_size: int, l) -> Draws:
 
     Source: Li, Malladi and Arora (2021), arXiv 2102.12470.
     """
-    _check.integer("batch_size", batch_size, 1)
+    _check.require_integer("batch_size", batch_size, 1)
     if _check.is_concrete(l):
         _check.require("l", l, l >= 1, "at least 1")
 

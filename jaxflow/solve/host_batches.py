@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow._traceable import compiled, transfers
+from jaxflow._compiled import compiled, transfers
 from jaxflow.dynamics.clock import step_times
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import advance
@@ -26,7 +26,7 @@ _REFUSED = contextvars.ContextVar("refused", default=False)
 
 
 @contextlib.contextmanager
-def refused() -> Iterator[None]:
+def refuse_streams() -> Iterator[None]:
     """Refuse streams of batches inside this context.
 
     A stream exists once, on the host, so all members of an ensemble would be one and the same run.

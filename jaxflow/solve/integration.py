@@ -128,11 +128,11 @@ def integrate(
         state=state,
     )
     if request.has_noise:
-        return _marked(dynamics, diffuse(request))
-    return _marked(dynamics, follow_map(request) if request.is_stepped else follow_flow(request))
+        return _mark_counts(dynamics, diffuse(request))
+    return _mark_counts(dynamics, follow_map(request) if request.is_stepped else follow_flow(request))
 
 
-def _marked(dynamics: Dynamics, path: Trajectory) -> Trajectory:
+def _mark_counts(dynamics: Dynamics, path: Trajectory) -> Trajectory:
     """The path, which now tells whether its times only count the steps of an optimizer without a learning rate."""
     arguments = dynamics.hyperparameters
     if "optimizer" not in arguments or arguments.get("time_step") is not None:

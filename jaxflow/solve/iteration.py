@@ -17,7 +17,7 @@ import optax
 from jax import lax
 
 from jaxflow import _check
-from jaxflow._traceable import compiled
+from jaxflow._compiled import compiled
 from jaxflow.dynamics.clock import step_times
 from jaxflow.optim import learning_rate_of
 from jaxflow.optim.updates import advance
@@ -105,9 +105,9 @@ def iterate(
                 f"steps must be an integer, got an array of shape {steps.shape} and dtype {steps.dtype}."
             )
     else:
-        _check.integer("steps", steps, 1)
+        _check.require_integer("steps", steps, 1)
         if every is not None:
-            _check.integer("every", every, 1)
+            _check.require_integer("every", every, 1)
     params = as_parameters(params)
     record = identity if record is None else record
     counted = time_step is None and learning_rate_of(optimizer) is None
@@ -173,7 +173,7 @@ def _time_step(optimizer, time_step):
     if time_step is None:
         time_step = 1.0
     if not callable(time_step):
-        _check.nonnegative(time_step=time_step)
+        _check.require_nonnegative(time_step=time_step)
         if jnp.ndim(time_step):
             raise ValueError(
                 f"time_step must be one number or a schedule, got shape {jnp.shape(time_step)}; "

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from jaxflow._traceable import compiled
+from jaxflow._compiled import compiled
 from jaxflow.recording import as_recorder
 from jaxflow.solve.optimizer_steps import finish
 from jaxflow.solve.request import Request

@@ -75,7 +75,7 @@ def begin(optimizer_state: PyTree, estimator_state: PyTree = ()) -> IterationSta
 
 def check_state(state: PyTree, expected: PyTree, owner: str) -> None:
     """Refuse a state to go on from whose kind or shapes differ from those of `expected`, the state of `owner`."""
-    _check.tree_like("state", state, expected, f"be one of {owner}")
+    _check.require_like("state", state, expected, f"be one of {owner}")
 
 
 def finish(times, values, params, state, steps, bad: Callable[[], jax.Array]) -> Trajectory:

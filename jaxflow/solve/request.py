@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow.dynamics import Dynamics
 from jaxflow.solve.optimizer_steps import IterationState, check_state
-from jaxflow.solve.times import Times, checked, single_or_double
+from jaxflow.solve.times import Times, check_times, clock_dtype
 from jaxflow.solve.trajectory import as_parameters, identity
 
 PyTree = Any
@@ -53,7 +53,7 @@ class Request(NamedTuple):
     @property
     def precision(self) -> Any:
         """The dtype of the clock."""
-        return jnp.result_type(float) if self.is_stepped else single_or_double(self.dtypes)
+        return jnp.result_type(float) if self.is_stepped else clock_dtype(self.dtypes)
 
     def refuse(self, kind: str, **unused: Any) -> None:
         """Refuse arguments that mean nothing for an equation of this kind."""
@@ -71,16 +71,16 @@ def check_request(times: Any, params: PyTree, record: Any, **others: Any) -> Req
     asked = Request(times=times, params=as_parameters(params), record=record, **others)
     may_repeat = asked.is_stepped and not asked.has_noise
     may_repeat = may_repeat or (not asked.is_stepped and asked.substeps is None)
-    asked = asked._replace(times=checked(times, may_repeat, asked.precision))
+    asked = asked._replace(times=check_times(times, may_repeat, asked.precision))
     for name in ("step_size", "rtol", "atol"):
         if getattr(asked, name) is not None:
-            _check.positive(**{name: getattr(asked, name)})
+            _check.require_positive(**{name: getattr(asked, name)})
     if asked.substeps is not None:
-        _check.integer("substeps", asked.substeps, 1)
+        _check.require_integer("substeps", asked.substeps, 1)
         if asked.step_size is not None:
             raise ValueError(f"Give either substeps or step_size, got both (step_size={asked.step_size!r}).")
     if asked.max_steps is not None:
-        _check.integer("max_steps", asked.max_steps, 1)
+        _check.require_integer("max_steps", asked.max_steps, 1)
     if isinstance(asked.state, IterationState):
         raise TypeError(
             "state must be a state of the dynamics, got an optimizer's; dynamics.modified_state(run) makes one of it."

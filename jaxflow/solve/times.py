@@ -25,12 +25,12 @@ class Times(NamedTuple):
         return isinstance(self.absolute, Tracer)
 
 
-def single_or_double(dtypes: Iterable[Any]) -> Any:
+def clock_dtype(dtypes: Iterable[Any]) -> Any:
     """The precision of a clock for real numbers of these dtypes: float64 where one of them is, float32 otherwise."""
     return jnp.dtype(jnp.float64 if any(jnp.finfo(dtype).bits == 64 for dtype in dtypes) else jnp.float32)
 
 
-def checked(times: Any, repeated: bool, dtype: Any) -> Times:
+def check_times(times: Any, repeated: bool, dtype: Any) -> Times:
     """Times that increase, in the `dtype` in which they will be used.
 
     With `repeated` some may be equal: a schedule that begins or ends at 0 makes such times.

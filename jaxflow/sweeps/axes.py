@@ -98,7 +98,7 @@ def design(axes: Any, static: Iterable[str] | None) -> Design:
                 f"axes must not be named {name!r}: the dataset uses {', '.join(RESERVED)} itself."
             )
     for name in names:
-        _check.choice("static", name, columns)
+        _check.require_choice("static", name, columns)
     made = {name: _axis(name, values, name in names) for name, values in columns.items()}
     if not grid:
         return Design({TRIAL: len(next(iter(made.values())).labels)}, made)
@@ -151,10 +151,10 @@ def _axis(name: str, values: Any, static: bool) -> Axis:
             f"axes[{name!r}] must hold numbers, got {odd!r}; name it in static=({name!r},) if the program "
             "depends on it, one compilation for each of its values."
         )
-    return Axis(_traced(name, numbers), numbers, False)
+    return Axis(_cast_to_traced(name, numbers), numbers, False)
 
 
-def _traced(name: str, numbers: np.ndarray) -> np.ndarray:
+def _cast_to_traced(name: str, numbers: np.ndarray) -> np.ndarray:
     """The numbers in the dtype that a trial gets; numbers that it cannot hold are refused."""
     kind = {"f": float, "b": bool}.get(numbers.dtype.kind, int)
     dtype = jax.dtypes.canonicalize_dtype(kind)
@@ -182,7 +182,7 @@ def _static_axis(name: str, values: list, numbers: np.ndarray | None) -> Axis:
                 f"axes[{name!r}] is static, so its values must be hashable, got {value!r}."
             ) from None
     if numbers is None or numbers.ndim != 1:
-        numbers = np.array(_told_apart(values), dtype=object)
+        numbers = np.array(_number_labels(values), dtype=object)
     return Axis(tuple(values), numbers, True)
 
 
@@ -201,7 +201,7 @@ def _label(value: Any) -> str:
     return name if isinstance(name, str) else re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
 
 
-def _told_apart(values: list) -> list[str]:
+def _number_labels(values: list) -> list[str]:
     """Labels; those of different values that look alike are numbered."""
     kinds = _codes(tuple(values))
     labels = [_label(value) for value in values]

@@ -40,7 +40,7 @@ class Results:
         self.diverged[places] = batch.diverged
         self.seconds += batch.seconds
         self.lost += int(batch.diverged.sum())
-        for name, array in self.layout.masked(batch.arrays, batch.diverged).items():
+        for name, array in self.layout.mask(batch.arrays, batch.diverged).items():
             self.arrays[name][places] = array
 
 
@@ -71,7 +71,7 @@ def _size(program: Program, group: int, store: Store | None, wanted: int | None)
         return known
     if wanted is None:
         share = -(-program.trials // PARTS)
-        wanted = processes.agreed(program.batch_size(min(max(share, FEWEST), MOST)))
+        wanted = processes.agree(program.batch_size(min(max(share, FEWEST), MOST)))
     return wanted if store is None else store.size(group, wanted)
 
 
@@ -81,7 +81,7 @@ def _batch(
     """One batch into the results; `False` while another process runs it."""
     places = block.places(program.seeds)
     if store is None:
-        batch = _computed(program, block, size)
+        batch = _compute(program, block, size)
     elif (batch := store.read(group, index)) is not None:
         if not bar.disable:  # what is only read does not count for the trials a second
             bar.initial += places.size
@@ -92,7 +92,7 @@ def _batch(
                 return False
             batch = store.read(group, index, quiet=True)
             if batch is None:
-                batch = _computed(program, block, size)
+                batch = _compute(program, block, size)
                 store.write(group, index, batch)
     results.put(places, batch)
     bar.update(places.size)
@@ -100,7 +100,7 @@ def _batch(
     return True
 
 
-def _computed(program: Program, block: Block, size: int) -> Batch:
+def _compute(program: Program, block: Block, size: int) -> Batch:
     program.compile(size)  # outside of the time it takes
     began = time.perf_counter()
     arrays, diverged = program.run(block, size)
@@ -117,7 +117,9 @@ def progress(trials: int, wanted: bool) -> Iterator[Any]:
         yield bar
 
 
-def together(programs: list[Program], sizes: list[int], store: Store | None, results: Results) -> None:
+def gather_processes(
+    programs: list[Program], sizes: list[int], store: Store | None, results: Results
+) -> None:
     """Fetch what the other processes ran: from the folder they share, or from them."""
     if jax.process_count() == 1:
         return

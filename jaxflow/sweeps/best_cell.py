@@ -49,9 +49,9 @@ def best(dataset: "xarray.Dataset", metric: str, *, largest: bool = False) -> "x
     if variables is None or "diverged" not in variables or SEED not in dataset["diverged"].dims:
         raise ValueError(
             "dataset must be what a sweep returned, with a variable 'diverged' over its axes and 'seed', "
-            f"got {_short(dataset)}."
+            f"got {_short_name(dataset)}."
         )
-    _check.choice("metric", metric, map(str, variables))
+    _check.require_choice("metric", metric, map(str, variables))
     values = dataset[metric]
     if not any(jnp.issubdtype(values.dtype, kind) for kind in (np.integer, np.floating)):
         raise TypeError(f"metric must be of real numbers, but {metric!r} is of dtype {values.dtype}.")
@@ -78,6 +78,6 @@ def best(dataset: "xarray.Dataset", metric: str, *, largest: bool = False) -> "x
     return dataset.isel(dict(zip(axes, map(int, place), strict=True)))
 
 
-def _short(dataset: Any) -> str:
+def _short_name(dataset: Any) -> str:
     names = getattr(dataset, "data_vars", None)
     return type(dataset).__name__ if names is None else f"one with {', '.join(map(str, names)) or 'none'}"

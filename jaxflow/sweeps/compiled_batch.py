@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxflow._compiled import Static, combine, partition, transfers
 from jaxflow._memory import physical_memory
-from jaxflow._traceable import Static, combine, partition, transfers
 from jaxflow.sweeps import fingerprint
 from jaxflow.sweeps.axes import Design, Group
-from jaxflow.sweeps.trial_result import Layout, layout, named
+from jaxflow.sweeps.trial_result import Layout, layout, name_arrays
 
 PyTree = Any
 Trial = Callable[[dict[str, Any], jax.Array], PyTree]
@@ -47,7 +47,7 @@ def _batch(settings: Settings, dynamic, columns, seeds, key):
     """
 
     def lanes(dynamic, columns, seeds, key):
-        run = lambda cell, key: named(_call(settings, dynamic, cell[1], key))
+        run = lambda cell, key: name_arrays(_call(settings, dynamic, cell[1], key))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
         return jax.vmap(jax.vmap(run, (None, 0)), (0, None))(columns, keys)
 
@@ -70,7 +70,7 @@ def compilations() -> int:
 _KNOWN: dict[tuple, Any] = {}
 
 
-def _remembered(key: tuple, make: Callable[[], Any]) -> Any:
+def _remember(key: tuple, make: Callable[[], Any]) -> Any:
     """What was found out about a program before: asking JAX again takes longer than running a small one.
 
     It is forgotten with JAX's own caches, by `jax.clear_caches()`.
@@ -82,7 +82,7 @@ def _remembered(key: tuple, make: Callable[[], Any]) -> Any:
     return _KNOWN[key]
 
 
-def _even(n: int, most: int) -> int:
+def _even_length(n: int, most: int) -> int:
     """The length of the parts into which n things are cut, nearly equal and of at most `most` each."""
     parts = -(-n // min(n, most))
     return -(-n // parts)
@@ -122,8 +122,8 @@ class Program:
 
     def shape(self, size: int) -> tuple[int, int]:
         """The most cells and seeds of a batch of `size` trials: all seeds, if there is room, of some cells."""
-        seeds = _even(self.seeds, size)
-        return _even(self.group.cells.size, max(1, size // seeds)), seeds
+        seeds = _even_length(self.seeds, size)
+        return _even_length(self.group.cells.size, max(1, size // seeds)), seeds
 
     def blocks(self, size: int) -> list[Block]:
         """The batches, all of one shape except for the last cells and the last seeds."""
@@ -138,11 +138,11 @@ class Program:
     def traced(self) -> Any:
         """One trial traced, by itself and anew; `TypeError` where it needs a hyperparameter's concrete value."""
         column = {name: values[0] for name, values in self.design.columns(self.group.cells[:1]).items()}
-        one = jax.jit(lambda *arguments: named(_call(self.settings, *arguments)))
+        one = jax.jit(lambda *arguments: name_arrays(_call(self.settings, *arguments)))
         try:
             return one.trace(self.dynamic, column, self.key)
         except Exception as error:
-            forced = self._forced(column)
+            forced = self._forced_names(column)
             if forced is None:
                 raise
             raise TypeError(_advice(forced, error)) from error
@@ -150,15 +150,15 @@ class Program:
     def pin(self) -> str:
         """Keep to the trial as it is now, because a folder outlives what made it; the program's fingerprint."""
         closed = self.traced.jaxpr
-        program, constants = fingerprint.of_program(closed), fingerprint.of_constants(closed)
+        program, constants = fingerprint.hash_program(closed), fingerprint.hash_constants(closed)
         self.settings = self.settings._replace(version=f"{program} {constants}")
         return self.settings.version
 
     def layout(self) -> Layout:
         """What a trial returns."""
-        return _remembered(self._key(0), lambda: layout(self.traced.out_info[0], self.design.axes))
+        return _remember(self._key(0), lambda: layout(self.traced.out_info[0], self.design.axes))
 
-    def _forced(self, column: dict[str, Any]) -> list[str] | None:
+    def _forced_names(self, column: dict[str, Any]) -> list[str] | None:
         """The fewest hyperparameters whose concrete values let the trial be traced; `None` if nothing does."""
 
         def works(concrete: list[str]) -> bool:
@@ -166,7 +166,9 @@ class Program:
             fixed = tuple((name, type(column[name].item()), column[name].item()) for name in concrete)
             settings = self.settings._replace(fixed=self.settings.fixed + fixed)
             try:
-                jax.eval_shape(lambda c, k: named(_call(settings, self.dynamic, c, k)), traced, self.key)
+                jax.eval_shape(
+                    lambda c, k: name_arrays(_call(settings, self.dynamic, c, k)), traced, self.key
+                )
             except Exception:
                 return False
             return True
@@ -183,12 +185,12 @@ class Program:
     def compile(self, size: int) -> int:
         """Compile a batch of that size, unless that is done; the bytes it needs on a device, 0 where not told."""
 
-        def analysed() -> int:
-            first = self._padded(self.blocks(size)[0], size)
+        def needed_memory() -> int:
+            first = self._pad(self.blocks(size)[0], size)
             used = _batch.lower(*self._arguments(first, size)).compile().memory_analysis()
             return 0 if used is None else used.temp_size_in_bytes + used.output_size_in_bytes
 
-        return _remembered(self._key(size), analysed)
+        return _remember(self._key(size), needed_memory)
 
     def _key(self, size: int) -> tuple:
         """What the program of a batch depends on."""
@@ -207,12 +209,12 @@ class Program:
     def run(self, block: Block, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The trials of a block, one of those of this size: their arrays, and which diverged."""
         with transfers():
-            found = jax.device_get(_batch(*self._arguments(self._padded(block, size), size)))
+            found = jax.device_get(_batch(*self._arguments(self._pad(block, size), size)))
         kept = block.cells.size, block.seeds.size
         flat = lambda array: array[: kept[0], : kept[1]].reshape(kept[0] * kept[1], *array.shape[2:])
         return jax.tree.map(flat, found)
 
-    def _over_seeds(self, size: int) -> bool:
+    def _splits_seeds(self, size: int) -> bool:
         """Whether the devices divide the seeds of a batch among them, and not its cells."""
         cells, seeds = self.shape(size)
         return cells < min(self.devices, seeds)
@@ -220,11 +222,11 @@ class Program:
     def _lanes(self, size: int) -> tuple[int, int]:
         """The cells and seeds of a batch as it is run: those that are divided are a multiple of the devices."""
         lanes = list(self.shape(size))
-        split = int(self._over_seeds(size))
+        split = int(self._splits_seeds(size))
         lanes[split] = -(-lanes[split] // self.devices) * self.devices
         return lanes[0], lanes[1]
 
-    def _padded(self, block: Block, size: int) -> Block:
+    def _pad(self, block: Block, size: int) -> Block:
         """The last blocks are filled up, as another shape would compile anew."""
         return Block(*(np.resize(part, n) for part, n in zip(block, self._lanes(size), strict=True)))
 
@@ -233,12 +235,12 @@ class Program:
         columns, seeds = (block.cells, self.design.columns(block.cells)), block.seeds
         if self.settings.mesh is not None:
             split = NamedSharding(self.settings.mesh, PartitionSpec(self.settings.mesh.axis_names))
-            if self._over_seeds(size):
+            if self._splits_seeds(size):
                 seeds = jax.device_put(seeds, split)
             else:
                 columns = jax.device_put(columns, split)
         dynamic, key = self.shared
-        settings = self.settings._replace(over_seeds=self._over_seeds(size))
+        settings = self.settings._replace(over_seeds=self._splits_seeds(size))
         return settings, dynamic, columns, seeds, key
 
 

@@ -32,7 +32,7 @@ def dataset(
         array = arrays[name].reshape(*shape, *variable.shape)
         whole = xarray.Variable((*dims, *variable.dims), array, _units(name))
         if variable.clock:
-            clocks[name] = _reduced(whole, dims)
+            clocks[name] = _reduce(whole, dims)
         else:
             variables[name] = whole
     flags = {"long_name": "whether the trial diverged"}
@@ -52,7 +52,7 @@ def _coordinates(design: Design, seeds: int) -> dict[str, Any]:
     return coordinates | {SEED: np.arange(seeds)}
 
 
-def _reduced(variable: Any, dims: tuple[str, ...]) -> Any:
+def _reduce(variable: Any, dims: tuple[str, ...]) -> Any:
     """A variable without the dimensions along which it does not vary."""
     for dim in dims:
         first = variable.isel({dim: slice(0, 1)})

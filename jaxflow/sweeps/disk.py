@@ -14,7 +14,7 @@ class DirectoryError(ValueError):
     """A directory in which a sweep cannot go on, as it holds something else."""
 
 
-def checked(directory: str | os.PathLike) -> Path:
+def check_directory(directory: str | os.PathLike) -> Path:
     """The path of a folder in which a sweep can be kept; others are refused before any trial is run.
 
     Raises `DirectoryError` where something else is in its place, `OSError` where it cannot be written.
@@ -27,7 +27,7 @@ def checked(directory: str | os.PathLike) -> Path:
             path.mkdir(parents=True, exist_ok=True)  # to stay, as other processes may be at this very point
         trouble = _trouble(path)
         if isinstance(trouble, OSError):
-            with explained(path, path):
+            with explain_trouble(path, path):
                 raise trouble
         if trouble is not None:
             raise DirectoryError(str(trouble))
@@ -51,7 +51,7 @@ def _trouble(path: Path) -> Exception | None:
 
 
 @contextlib.contextmanager
-def explained(path: Path, directory: Path) -> Iterator[None]:
+def explain_trouble(path: Path, directory: Path) -> Iterator[None]:
     """Disk trouble, in a sentence that says what is safe."""
     try:
         yield

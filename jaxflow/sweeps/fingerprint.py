@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 
-def of_bytes(*parts: bytes) -> str:
+def hash_bytes(*parts: bytes) -> str:
     """SHA-256, each part set off by its length."""
     digest = hashlib.sha256()
     for part in parts:
@@ -19,19 +19,19 @@ def of_bytes(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-def of_arrays(arrays: Any) -> str:
+def hash_arrays(arrays: Any) -> str:
     """Arrays of a pytree by dtype, shape and content."""
-    return of_bytes(*(part for leaf in jax.tree.leaves(arrays) for part in _content(leaf)))
+    return hash_bytes(*(part for leaf in jax.tree.leaves(arrays) for part in _content(leaf)))
 
 
-def of_program(closed: ClosedJaxpr) -> str:
+def hash_program(closed: ClosedJaxpr) -> str:
     """A program by its jaxpr; the addresses of the functions named in it are left out."""
-    return of_bytes(re.sub(r"0x[0-9a-fA-F]+", "", str(closed)).encode())
+    return hash_bytes(re.sub(r"0x[0-9a-fA-F]+", "", str(closed)).encode())
 
 
-def of_constants(closed: ClosedJaxpr) -> str:
+def hash_constants(closed: ClosedJaxpr) -> str:
     """The arrays that a program has closed over."""
-    return of_arrays(list(_constants(closed)))
+    return hash_arrays(list(_constants(closed)))
 
 
 def _constants(program: ClosedJaxpr | Jaxpr) -> Iterator[Any]:

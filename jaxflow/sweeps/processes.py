@@ -12,7 +12,7 @@ def owner(group: int, batch: int) -> int:
     return (group + batch) % jax.process_count()
 
 
-def agreed(size: int) -> int:
+def agree(size: int) -> int:
     """The least of a number over all processes, which may have found different ones."""
     if jax.process_count() == 1:
         return size

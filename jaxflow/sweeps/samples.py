@@ -55,12 +55,12 @@ def sample(ranges: Mapping[str, Any], n: int, *, method: str = "sobol", seed: in
     for name in ranges:
         if not isinstance(name, str) or not name:
             raise TypeError(f"ranges must be named by strings that are not empty, got the name {name!r}.")
-    _check.integer("n", n, 1)
-    _check.choice("method", method, METHODS)
-    _check.integer("seed", seed, 0)
+    _check.require_integer("n", n, 1)
+    _check.require_choice("method", method, METHODS)
+    _check.require_integer("seed", seed, 0)
     for name, spread in ranges.items():
         _check_range(name, spread)
-    u = np.clip(uniform(method, int(n), len(ranges), int(seed)), SMALLEST, 1 - SMALLEST)
+    u = np.clip(draw_uniform(method, int(n), len(ranges), int(seed)), SMALLEST, 1 - SMALLEST)
     columns = {name: _values(name, spread, u[:, j]) for j, (name, spread) in enumerate(ranges.items())}
     points = np.empty(n, [(name, column.dtype) for name, column in columns.items()])
     for name, column in columns.items():
@@ -87,7 +87,7 @@ def _check_range(name: str, spread: Any) -> None:
     _check.require(label, spread, math.isfinite(low) and math.isfinite(high) and low < high, rule)
 
 
-def uniform(method: str, n: int, d: int, seed: int) -> np.ndarray:
+def draw_uniform(method: str, n: int, d: int, seed: int) -> np.ndarray:
     """n points of the unit cube; shape (n, d)."""
     rng = np.random.default_rng(seed)
     if method == "random":

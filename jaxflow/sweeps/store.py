@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxflow import _results as results
-from jaxflow.sweeps.disk import BATCHES, LOCK, MANIFEST, DirectoryError, checked, explained
-from jaxflow.sweeps.fingerprint import of_bytes
+from jaxflow.sweeps.disk import BATCHES, LOCK, MANIFEST, DirectoryError, check_directory, explain_trouble
+from jaxflow.sweeps.fingerprint import hash_bytes
 
 try:
     import fcntl
@@ -51,9 +51,9 @@ class Store:
     """The folder of one sweep, which its `identity` (JSON, entry by entry) tells from others."""
 
     def __init__(self, directory: str | os.PathLike, identity: dict[str, Any], versions: dict[str, str]):
-        self.directory = checked(directory)
+        self.directory = check_directory(directory)
         self.identity, self.versions = json.loads(json.dumps(identity)), versions
-        self.fingerprint = of_bytes(json.dumps(self.identity, sort_keys=True).encode())
+        self.fingerprint = hash_bytes(json.dumps(self.identity, sort_keys=True).encode())
         self.torn: dict[str, list[Path]] = {}
         self.sizes = self._open()
         self.torn = self._leftovers()
@@ -63,7 +63,7 @@ class Store:
         torn: dict[str, list[Path]] = {}
         with contextlib.suppress(OSError):  # a read-only disk
             if any(self.directory.glob(f".{MANIFEST}.*")):
-                with self._locked(0):
+                with self._lock(0):
                     for path in self.directory.glob(f".{MANIFEST}.*"):
                         path.unlink()
             for path in (self.directory / BATCHES).glob(".*.npz.*"):
@@ -80,7 +80,7 @@ class Store:
         """The batch sizes by group of what is there; a new manifest where nothing is."""
         sizes, _ = self._manifest()
         if sizes is None:
-            with self._locked(0):  # another process may be here as well
+            with self._lock(0):  # another process may be here as well
                 sizes, state = self._manifest()
                 if sizes is None:
                     sizes = self._sizes_of_batches(state)
@@ -134,7 +134,7 @@ class Store:
         if sizes:
             warnings.warn(
                 f"{path} is {state}; it is written anew from the batches in its folder.",
-                stacklevel=_outside(),
+                stacklevel=_stacklevel_outside(),
             )
         return sizes
 
@@ -150,7 +150,7 @@ class Store:
     def size(self, group: int, wanted: int) -> int:
         """The batch size of a group: as on disk, otherwise the one wanted, which is then written."""
         if str(group) not in self.sizes:
-            with self._locked(0):
+            with self._lock(0):
                 self.sizes = {str(group): wanted} | self.sizes | (self._manifest()[0] or {})
                 self._write_manifest(self.sizes)
         return self.sizes[str(group)]
@@ -166,41 +166,43 @@ class Store:
             return None
         except ValueError:
             if not quiet:
-                warnings.warn(f"{path} is damaged; its trials are run again.", stacklevel=_outside())
+                warnings.warn(
+                    f"{path} is damaged; its trials are run again.", stacklevel=_stacklevel_outside()
+                )
             return None
         return Batch(arrays, arrays.pop("diverged"), info["seconds"])
 
     def write(self, group: int, index: int, batch: Batch) -> None:
         """Keep a finished batch."""
         info = {"group": group, "index": index, "size": self.sizes[str(group)], "seconds": batch.seconds}
-        payload = _packed(info, batch.arrays | {"diverged": batch.diverged})
+        payload = _pack(info, batch.arrays | {"diverged": batch.diverged})
         path = self._path(group, index)
         self._write(path, payload + self._digest(payload))
 
     @contextlib.contextmanager
     def claim(self, group: int, index: int) -> Iterator[bool]:
         """Whether this process may run a batch; not while another one does."""
-        with self._locked(1 + (group << 32) + index, wait=False) as mine:
+        with self._lock(1 + (group << 32) + index, wait=False) as mine:
             yield mine
 
     @contextlib.contextmanager
-    def _locked(self, byte: int, wait: bool = True) -> Iterator[bool]:
+    def _lock(self, byte: int, wait: bool = True) -> Iterator[bool]:
         """A lock on one byte of the lock file; a process holds one at a time, as closing the file frees all."""
         threads = _THREADS.setdefault(self.directory.absolute(), threading.Lock())
         if not threads.acquire(blocking=wait):
             yield False
             return
         try:
-            yield from self._alone(byte, wait)
+            yield from self._lock_file(byte, wait)
         finally:
             threads.release()
 
-    def _alone(self, byte: int, wait: bool) -> Iterator[bool]:
+    def _lock_file(self, byte: int, wait: bool) -> Iterator[bool]:
         if fcntl is None:
             yield True
             return
         path, mine = self.directory / LOCK, True
-        with self.explained(path):
+        with self.explain_trouble(path):
             self.directory.mkdir(parents=True, exist_ok=True)
             file = open(path, "ab")  # noqa: SIM115 - closed below, where what fails is not the disk
         with file:
@@ -214,7 +216,7 @@ class Store:
         """An array in a file without a name in the folder, for results larger than memory."""
         count = int(np.prod(shape, dtype=np.int64))
         size = max(1, count) * np.dtype(dtype).itemsize
-        with self.explained(self.directory), tempfile.TemporaryFile(dir=self.directory) as file:
+        with self.explain_trouble(self.directory), tempfile.TemporaryFile(dir=self.directory) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, and a crash later
             else:
@@ -240,17 +242,17 @@ class Store:
         return hashlib.sha256(self.fingerprint.encode() + payload).hexdigest().encode()
 
     def _write(self, path: Path, content: bytes) -> None:
-        with self.explained(path):
+        with self.explain_trouble(path):
             results.write(path, content)
         for torn in self.torn.pop(path.name, []):
             torn.unlink(missing_ok=True)
 
-    def explained(self, path: Path) -> contextlib.AbstractContextManager[None]:
+    def explain_trouble(self, path: Path) -> contextlib.AbstractContextManager[None]:
         """Disk trouble, in a sentence that says what is safe."""
-        return explained(path, self.directory)
+        return explain_trouble(path, self.directory)
 
 
-def _outside() -> int:
+def _stacklevel_outside() -> int:
     """The `stacklevel` of the line outside of this package that a call comes from."""
     frame, level, package = sys._getframe(1), 1, os.path.dirname(__file__)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package + os.sep):
@@ -277,10 +279,10 @@ def _json(content: Any) -> bytes:
 
 
 def _checksum(manifest: dict[str, Any]) -> str:
-    return of_bytes(json.dumps(manifest, sort_keys=True).encode())
+    return hash_bytes(json.dumps(manifest, sort_keys=True).encode())
 
 
-def _packed(info: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
+def _pack(info: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
     """An `.npz`, as `numpy.load` reads it, for arrays of any name."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -17,7 +17,7 @@ from jaxflow.sweeps import batch_loop, fingerprint
 from jaxflow.sweeps.axes import Axis, Design, design
 from jaxflow.sweeps.compiled_batch import Program, Trial, local_mesh
 from jaxflow.sweeps.dataset import attributes, dataset
-from jaxflow.sweeps.disk import checked
+from jaxflow.sweeps.disk import check_directory
 from jaxflow.sweeps.store import Store
 from jaxflow.sweeps.trial_result import Layout, difference
 
@@ -94,11 +94,11 @@ def sweep(
     if directory is not None and not isinstance(directory, (str, os.PathLike)):
         raise TypeError(f"directory must be a path, got {directory!r}.")
     if directory is not None:
-        checked(directory)
+        check_directory(directory)
     made = design(axes, static)
-    _check.integer("seeds", seeds, 1)
+    _check.require_integer("seeds", seeds, 1)
     if batch is not None:
-        _check.integer("batch", batch, 1)
+        _check.require_integer("batch", batch, 1)
     key, mesh = _key(key), local_mesh(mesh)
     programs = [Program(trial, made, group, seeds, key, mesh) for group in made.groups()]
     versions = [] if directory is None else [program.pin() for program in programs]
@@ -108,7 +108,7 @@ def sweep(
     found = batch_loop.Results(layout, made.size * seeds, store)
     with batch_loop.progress(found.diverged.size, progress) as bar:
         sizes = batch_loop.run(programs, store, batch, found, bar)
-    batch_loop.together(programs, sizes, store, found)
+    batch_loop.gather_processes(programs, sizes, store, found)
     table = dataset(made, layout, found.arrays, found.diverged, seeds)
     table.attrs = attributes(trial, _settings(made, seeds, key), found.seconds, found.diverged.size)
     return table
@@ -158,12 +158,12 @@ def _identity(made: Design, programs: list[Program], versions: list[str], layout
         "static": [name for name, axis in made.axes.items() if axis.static],
         "seeds": programs[0].seeds,
         # With what is drawn from it, which JAX's settings change as well.
-        "key": fingerprint.of_arrays((programs[0].key, jax.random.bits(programs[0].key, (3,), "uint32"))),
+        "key": fingerprint.hash_arrays((programs[0].key, jax.random.bits(programs[0].key, (3,), "uint32"))),
         "float64": bool(jax.config.read("jax_enable_x64")),
         "trial": {
             "returns": {name: f"{v.dtype}{list(v.shape)}" for name, v in layout.variables.items()},
-            "program (jaxpr)": fingerprint.of_arrays([np.array(functions)]),
-            "arrays it uses": fingerprint.of_arrays((programs[0].dynamic, [np.array(constants)])),
+            "program (jaxpr)": fingerprint.hash_arrays([np.array(functions)]),
+            "arrays it uses": fingerprint.hash_arrays((programs[0].dynamic, [np.array(constants)])),
         },
     }
 
@@ -172,7 +172,7 @@ def _summary(axis: Axis) -> str:
     """An axis in a line: how many values, its ends, a hash of all."""
     shown = [f"{x:g}" if isinstance(x, float) else f"{x}" for x in (axis.labels[0], axis.labels[-1])]
     ends = " … ".join(shown[: axis.labels.size])
-    return f"{axis.labels.size} × ({ends}), {fingerprint.of_arrays([np.asarray(axis.labels)])}"
+    return f"{axis.labels.size} × ({ends}), {fingerprint.hash_arrays([np.asarray(axis.labels)])}"
 
 
 def _settings(made: Design, seeds: int, key: jax.Array) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow._traceable import is_numeric
+from jaxflow._compiled import is_numeric
 from jaxflow.solve.trajectory import Trajectory
 from jaxflow.sweeps.axes import SEED, TIME, TRIAL
 
@@ -43,24 +43,24 @@ class Layout:
         sizes = (int(np.prod(v.shape, dtype=np.int64)) * v.dtype.itemsize for v in self.variables.values())
         return 1 + sum(sizes)
 
-    def masked(self, arrays: dict[str, np.ndarray], diverged: np.ndarray) -> dict[str, np.ndarray]:
+    def mask(self, arrays: dict[str, np.ndarray], diverged: np.ndarray) -> dict[str, np.ndarray]:
         """NaN in place of what a diverged trial returned, except for the finite values at its earlier times."""
         if not diverged.any():
             return arrays
         return {
-            name: np.where(self._lost(name, array, diverged), np.asarray(np.nan, array.dtype), array)
+            name: np.where(self._lost_mask(name, array, diverged), np.asarray(np.nan, array.dtype), array)
             if self.variables[name].masked
             else array
             for name, array in arrays.items()
         }
 
-    def _lost(self, name: str, array: np.ndarray, diverged: np.ndarray) -> np.ndarray:
+    def _lost_mask(self, name: str, array: np.ndarray, diverged: np.ndarray) -> np.ndarray:
         lost = diverged.reshape(-1, *[1] * (array.ndim - 1))
         along_time = any(dim == TIME or dim.endswith(f".{TIME}") for dim in self.variables[name].dims)
         return lost & ~np.isfinite(array) if along_time else lost
 
 
-def named(result: PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
+def name_arrays(result: PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
     """The arrays of what a trial returned, by name, and whether it diverged.
 
     A `Trajectory` keeps its times, what it recorded, its status and where it stopped; it says itself whether it

@@ -70,7 +70,7 @@ def test_a_level_not_reached_is_one_sentence(tmp_path, capsys, monkeypatch):
         watch("approach", 0.0)
         raise ValueError("level must be one through which the effective sharpness rises, got 1.8.")
 
-    monkeypatch.setattr("jaxflow.commands.edge.studied", studied)
+    monkeypatch.setattr("jaxflow.commands.edge.run_study", studied)
     assert main(["edge", *SMALL, "--output", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert captured.err.strip() == (

@@ -48,8 +48,8 @@ def test_orders_that_are_finished_are_kept_and_named(tmp_path, monkeypatch, caps
         yield next(by_order(*arguments))
         raise KeyboardInterrupt
 
-    by_order = order.by_order
-    monkeypatch.setattr(order, "by_order", first)
+    by_order = order.fit_each_order
+    monkeypatch.setattr(order, "fit_each_order", first)
     few = [*SMALL, "--examples", "20", "--orders", "1", "2", "--learning-rate", "0.05"]
     assert main(["order", "gd", *few, "--output", str(tmp_path)]) == 130
     assert told(capsys, "order") == f"Kept in {tmp_path}: order.png and order.json of order 1."
@@ -111,7 +111,7 @@ def pressed_in(act):
     """How a piece of work ends in which Ctrl-C is pressed."""
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
-    @stopping.stoppable()
+    @stopping.stop_on_interrupt()
     def served():
         act()
         for _ in range(100):

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
 from jaxflow.__main__ import main
-from jaxflow.commands.shared.settings_file import from_file
+from jaxflow.commands.shared.settings_file import read_settings
 from jaxflow.commands.sweep import command as sweep
 from jaxflow.commands.sweep.laws import inhomogeneity
 from jaxflow.commands.sweep.report import table
@@ -29,8 +29,8 @@ def job(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     with pytest.MonkeyPatch.context() as patch:
         kept = []
-        made = sweep.report.derived
-        patch.setattr(sweep.report, "derived", lambda *parts: kept.append(made(*parts)) or kept[0])
+        made = sweep.report.add_distances
+        patch.setattr(sweep.report, "add_distances", lambda *parts: kept.append(made(*parts)) or kept[0])
         assert main(["sweep", *SMALL, *GRID, "--output", str(folder)]) == 0
     return folder, kept[0]
 
@@ -257,7 +257,7 @@ def test_a_file_that_cannot_be_read(tmp_path, capsys):
         assert f"file {path} could not be read: " in error
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="is not TOML"):
-        from_file(sweep.Sweep, tmp_path / "bytes.toml", sweep.HIDDEN)
+        read_settings(sweep.Sweep, tmp_path / "bytes.toml", sweep.HIDDEN)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import jaxflow as jf
 from jaxflow._text_table import text_table
 from jaxflow.curvature import preconditioner_of
 from jaxflow.dynamics import limit_of, sde_of, stable_flow
-from jaxflow.optim.table import ENTRIES, HOMES, OF_OPTAX, Entry, Inherited, Without, known, names_with
+from jaxflow.optim.table import ENTRIES, HOMES, OF_OPTAX, Entry, Inherited, Without, entry_of, names_with
 
 pytestmark = pytest.mark.promotes
 # Constructors that are no optimizers of their own.
@@ -82,14 +82,14 @@ def test_every_optimizer_has_one_entry():
     assert {entry.name for entry in ENTRIES} == constructors - PARTS - set(jf.optim.SCHEDULES)
     for entry in (*ENTRIES, *OF_OPTAX):
         optimizer = jf.optim.traceable(entry.constructor)(**SETTINGS.get(entry.name, {"learning_rate": 0.1}))
-        assert known(optimizer) is entry
+        assert entry_of(optimizer) is entry
     for other in (
         optax.adam(0.1),
         jf.optim.traceable(optax.lion)(0.1),
         jf.optim.chain(jf.optim.gd(0.1)),
         None,
     ):
-        assert known(other) is None
+        assert entry_of(other) is None
 
 
 @pytest.mark.parametrize("fact", HOMES)

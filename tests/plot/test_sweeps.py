@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.patches import Rectangle
 
 import jaxflow as jf
-from jaxflow.plot.scales import Scale, compact, is_geometric
+from jaxflow.plot.scales import Scale, compact_number, is_geometric
 
 RATES, BATCHES, SEEDS = np.geomspace(1e-3, 1.0, 7), np.array([4, 16, 64, 256]), 5
 
@@ -292,7 +292,7 @@ def test_edges_lie_half_way():
 
 
 def test_tick_labels_are_compact():
-    assert [compact(v) for v in (0.02, 4.0, 1e-5, 65536.0, 0.0031622777)] == [
+    assert [compact_number(v) for v in (0.02, 4.0, 1e-5, 65536.0, 0.0031622777)] == [
         "0.02",
         "4",
         "1e-05",

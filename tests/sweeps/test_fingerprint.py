@@ -35,7 +35,7 @@ def traced(table, slope=2.0, function=jnp.sin):
 
 
 def both(closed):
-    return fingerprint.of_program(closed), fingerprint.of_constants(closed)
+    return fingerprint.hash_program(closed), fingerprint.hash_constants(closed)
 
 
 def test_the_same_program_made_anew_is_the_same():
@@ -71,4 +71,4 @@ def test_other_numbers_in_a_nested_function_differ_as_numbers_only():
     ids=["dtype", "shape", "order", "sign of zero", "kind of key", "strings"],
 )
 def test_arrays_differ_by_dtype_shape_order_and_bits(a, b):
-    assert fingerprint.of_arrays(a) != fingerprint.of_arrays(b)
+    assert fingerprint.hash_arrays(a) != fingerprint.hash_arrays(b)

@@ -103,7 +103,7 @@ def test_any_object_with_a_ppf_is_a_distribution():
 
 
 def test_the_ends_of_the_unit_interval_are_finite(monkeypatch):
-    monkeypatch.setattr(samples, "uniform", lambda method, n, d, seed: np.tile([[0.0], [1.0]], (1, d)))
+    monkeypatch.setattr(samples, "draw_uniform", lambda method, n, d, seed: np.tile([[0.0], [1.0]], (1, d)))
     ends = sample(RANGES | {"huge": (-1.7e308, 1.7e308), "n": scipy.stats.randint(1, 9)}, 2)
     np.testing.assert_allclose((ends["norm"] - 3) / 2, [-8.21, 8.21], atol=0.1)  # Φ(−8.21) = 2⁻⁵³
     for name in ends.dtype.names:

@@ -14,13 +14,13 @@ import jaxflow as jf
 from jaxflow import _check
 from jaxflow import _results as results
 from jaxflow.commands.compare import report
-from jaxflow.commands.shared.interruption import keeping
-from jaxflow.commands.shared.programs import once
-from jaxflow.commands.shared.progress import CHUNKS, Progress, iterate_in_chunks, solve_in_chunks, timed
+from jaxflow.commands.shared.interruption import keep_on_interrupt
+from jaxflow.commands.shared.programs import jit_once
+from jaxflow.commands.shared.progress import CHUNKS, Progress, iterate_in_chunks, solve_in_chunks, time_run
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.dynamics.modified_equations.equation import HIGHEST, warm_steps
 from jaxflow.dynamics.modified_equations.smoothness import roughness
-from jaxflow.problems.networks import by_columns
+from jaxflow.problems.networks import compute_by_columns
 from jaxflow.solve.optimizer_steps import start
 
 RECORDS = 200
@@ -58,27 +58,27 @@ def prepare(settings: Compare) -> tuple[Any, jf.optim.Optimizer]:
     for order in settings.order:
         _check.require("order", order, 1 <= order <= HIGHEST, f"an integer from 1 to {HIGHEST}")
     made = settings.make()
-    settings.fits("seeds", made[0], settings.batch_size, settings.seeds, settings.seeds)
+    settings.require_fit("seeds", made[0], settings.batch_size, settings.seeds, settings.seeds)
     results.check_folder(settings.output, *FILES)
     return made
 
 
 def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[report.Row]:
     """Run what `prepare` made, print and write everything; returns the rows of the table."""
-    objective, params = by_columns(problem.objective), problem.params
+    objective, params = compute_by_columns(problem.objective), problem.params
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(
-        f"{settings.described(problem)}: {objective.size} training examples, {size} parameters; {optimizer}",
+        f"{settings.describe(problem)}: {objective.size} training examples, {size} parameters; {optimizer}",
         flush=True,
     )
     sde = _sde(settings, objective, optimizer)
-    flows = _modified(settings, objective, params, optimizer)
+    flows = _modified_equations(settings, objective, params, optimizer)
     runs: dict[str, report.Timed] = {}
-    with keeping(lambda: report.keep(settings, runs)):
+    with keep_on_interrupt(lambda: report.keep(settings, runs)):
         _runs(settings, objective, params, optimizer, flows, sde, runs)
         verdict = _verdict(settings, params, runs) if sde is not None else None
         points = params, runs["full_batch"].run.params
-        scale = once(jf.noise_scale)
+        scale = jit_once(jf.noise_scale)
         noise = jax.device_get([scale(objective, point) for point in points])
         gaps = report.distances(runs)
         rows = report.rows(problem, runs, gaps)
@@ -98,7 +98,7 @@ def _sde(settings: Compare, objective: Any, optimizer: jf.optim.Optimizer) -> jf
         return None
 
 
-def _modified(settings: Compare, objective, params, optimizer) -> dict[int, jf.dynamics.Dynamics]:
+def _modified_equations(settings: Compare, objective, params, optimizer) -> dict[int, jf.dynamics.Dynamics]:
     """The optimizer's modified equation to each order asked; where there is none, a message says so."""
     if not settings.order:
         return {}
@@ -121,15 +121,17 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
     every = max(1, settings.steps // RECORDS)
     seeds, batch, name = settings.seeds, settings.batch_size, settings.optimizer
     key = jax.random.key(settings.seed + 1)
-    begin, keys, members, path_states = once(_starts, static_argnums=0)(seeds, optimizer, sde, params, key)
+    begin, keys, members, path_states = jit_once(_starts, static_argnums=0)(
+        seeds, optimizer, sde, params, key
+    )
     common: dict[str, Any] = {"every": every, "record": record}
     # On a CPU some members, whose products are one large product, still fit in the cache.
     at_once = 16 if jax.default_backend() == "cpu" else None
 
-    def full(params, state, steps):
+    def run_full_batch(params, state, steps):
         return jf.iterate(optimizer, objective, params, steps=steps, state=state, **common)
 
-    def sampled(members, states, steps):
+    def run_sampled(members, states, steps):
         one = lambda m: jf.iterate(
             optimizer, objective, m[1], steps=steps, batch_size=batch, key=m[0], state=m[2], **common
         )
@@ -142,7 +144,7 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
     # A field that jumps would be followed in ever smaller steps.
     most = max(4096, 20 * settings.steps)
 
-    def corrected(dynamics, times):
+    def run_corrected(dynamics, times):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The update of")  # said before
             return jf.integrate(dynamics, params, times, solver="auto", record=record, max_steps=most)
@@ -157,10 +159,10 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
     shares = {"full batch": 1.0, "mini-batches": 1.0, "gradient flow": 1.0}
     shares |= ({} if sde is None else {"SDE": 12.0}) | {f"order {order}": 1.0 for order in flows}
     with Progress(shares) as progress:
-        discrete, seconds = iterate_in_chunks(full, params, begin, settings.steps, every, progress)
+        discrete, seconds = iterate_in_chunks(run_full_batch, params, begin, settings.steps, every, progress)
         runs["full_batch"] = report.Timed(f"{name}, full batch", discrete, 1.0, seconds)
         points, states = members
-        batches, seconds = iterate_in_chunks(sampled, points, states, settings.steps, every, progress)
+        batches, seconds = iterate_in_chunks(run_sampled, points, states, settings.steps, every, progress)
         label = f"{name}, batch {batch} ({seeds} runs)"
         runs["mini_batch"] = report.Timed(label, batches, batch / objective.size, seconds)
         # Few pieces, as each measures the stiffness and finds its first step anew.
@@ -173,7 +175,7 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
             )
         for order, dynamics in flows.items():
             # In one piece: its first steps are the optimizer's own, and must not be cut.
-            solution, seconds = timed(partial(corrected, dynamics, discrete.times), progress)
+            solution, seconds = time_run(partial(run_corrected, dynamics, discrete.times), progress)
             label = f"modified flow of {name}, order {order}"
             runs[f"modified_{order}"] = report.Timed(label, solution, float(order), seconds)
 
@@ -202,7 +204,7 @@ def _verdict(settings: Compare, params: Any, runs: dict[str, report.Timed]) -> A
     """
     ends = [_ends(params, runs[name].run) for name in ("mini_batch", "sde")]
     try:
-        return jax.device_get(once(jf.compare_ensembles)(*ends, key=jax.random.key(settings.seed + 2)))
+        return jax.device_get(jit_once(jf.compare_ensembles)(*ends, key=jax.random.key(settings.seed + 2)))
     except ValueError as error:
         return str(error)
 

@@ -12,7 +12,7 @@ import jaxflow as jf
 from jaxflow import _results as results
 from jaxflow._text_table import text_table
 from jaxflow.commands.shared.interruption import NOTHING
-from jaxflow.commands.shared.programs import once
+from jaxflow.commands.shared.programs import jit_once
 from jaxflow.solve.trajectory import FINISHED
 
 ARRAYS = "trajectories.npz"
@@ -56,7 +56,7 @@ def distances(runs: dict[str, Timed]) -> dict[str, jf.Comparison]:
     # Without what is not compared all single runs are of one type, and so are all ensembles: two programs.
     rest = dict.fromkeys(("params", "state", "steps", "evaluations", "stopped"), ())
     bare = lambda run: jax.device_get(dataclasses.replace(part(run, "params"), **rest))
-    iterates, compare = bare(runs["full_batch"].run), once(jf.compare)
+    iterates, compare = bare(runs["full_batch"].run), jit_once(jf.compare)
     return {name: jax.device_get(compare(iterates, bare(timed.run))) for name, timed in runs.items()}
 
 
@@ -72,7 +72,7 @@ def scores(problem: Any, runs: dict[str, Timed]) -> dict[str, np.ndarray]:
         lambda x: np.asarray(x)[None] if np.ndim(run.status) == 0 else x, run.params
     )
     ends = [several(timed.run) for timed in runs.values()]
-    every = once(jax.vmap(problem.score))(jax.tree.map(lambda *xs: np.concatenate(xs), *ends))
+    every = jit_once(jax.vmap(problem.score))(jax.tree.map(lambda *xs: np.concatenate(xs), *ends))
     sizes = [np.size(timed.run.status) for timed in runs.values()]
     return dict(zip(runs, np.split(np.asarray(every), np.cumsum(sizes)[:-1]), strict=True))
 
@@ -165,7 +165,7 @@ def write(settings, problem, optimizer, runs: dict[str, Timed], gaps, rows, nois
             name: {"trace": scale.trace, "squared_gradient": scale.squared_gradient, "simple": scale.simple}
             for name, scale in zip(("start", "end"), noise, strict=True)
         },
-        "verdict": _plain(verdict),
+        "verdict": _verdict_numbers(verdict),
         "settings": dataclasses.asdict(settings) | {"hyperparameters": _numbers(optimizer)},
         **results.provenance(),
     }
@@ -183,7 +183,7 @@ def _arrays(runs: dict[str, Timed], gaps: dict[str, jf.Comparison]) -> dict[str,
     return arrays
 
 
-def _plain(verdict: Any) -> Any:
+def _verdict_numbers(verdict: Any) -> Any:
     """The verdict's numbers by the names of its statistics."""
     if verdict is None or isinstance(verdict, str):
         return verdict
@@ -224,7 +224,7 @@ def _figure(settings, problem, optimizer, runs: dict[str, Timed], gaps) -> None:
         ax.get_legend().remove()
     shape = "–".join(map(str, settings.hidden))
     figure.suptitle(
-        f"{settings.described(problem)}, {settings.activation} network {shape}: {optimizer}", fontsize=11
+        f"{settings.describe(problem)}, {settings.activation} network {shape}: {optimizer}", fontsize=11
     )
     results.write_figure(settings.output / "comparison.png", figure)
     plt.close(figure)

@@ -31,7 +31,7 @@ class _Pressed:
             os._exit(CODE)
         raise KeyboardInterrupt
 
-    def swallowed(self, lost: Any) -> None:
+    def swallow(self, lost: Any) -> None:
         """Press once more where Python could not let the exception through, as in a callback of the collector."""
         if issubclass(lost.exc_type, KeyboardInterrupt):
             self.count = 0
@@ -44,10 +44,10 @@ _pressed = _Pressed()
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
+def stop_on_interrupt() -> Iterator[None]:
     """Inside, Ctrl-C raises `Stopped`, whatever error it appears as; pressed again, it ends the process at once."""
     _pressed.count = 0
-    with contextlib.ExitStack() as after, keeping(lambda: NOTHING):
+    with contextlib.ExitStack() as after, keep_on_interrupt(lambda: NOTHING):
         # Not in a thread, where it cannot, nor where whoever began the process has other plans for it.
         if (
             threading.current_thread() is threading.main_thread()
@@ -55,12 +55,12 @@ def stoppable() -> Iterator[None]:
         ):
             after.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, _pressed))
             after.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
-            sys.unraisablehook = _pressed.swallowed
+            sys.unraisablehook = _pressed.swallow
         yield
 
 
 @contextlib.contextmanager
-def keeping(keep: Callable[[], str]) -> Iterator[None]:
+def keep_on_interrupt(keep: Callable[[], str]) -> Iterator[None]:
     """When Ctrl-C ends the body, `keep()` keeps what is finished and says so in a sentence."""
     try:
         yield

@@ -17,7 +17,7 @@ def make_optimizer(name: str, learning_rate: float | None, words: tuple[str, ...
     Raises `ValueError` for an unknown optimizer or hyperparameter (the nearest name is suggested), a value that
     is no number, or one the optimizer refuses.
     """
-    _check.choice("optimizer", name, OPTIMIZERS)
+    _check.require_choice("optimizer", name, OPTIMIZERS)
     constructor = OPTIMIZERS[name]
     parameters = inspect.signature(constructor).parameters
     arguments = dict(_pair(name, word, parameters) for word in words)
@@ -43,7 +43,7 @@ def _pair(optimizer: str, word: str, parameters: Any) -> tuple[str, Any]:
     settable = [p for p in parameters if p not in ("learning_rate", "inner", "key")]
     if not settable:
         raise ValueError(f"set must be left out: {optimizer} has no other hyperparameter, got {word!r}.")
-    _check.choice(f"set, for {optimizer},", name, settable)
+    _check.require_choice(f"set, for {optimizer},", name, settable)
     if text.lower() in ("true", "false"):
         return name, text.lower() == "true"
     kind = int if parameters[name].annotation is int else float

@@ -21,14 +21,14 @@ PLAIN = {
 }  # fmt: skip
 
 
-def _plainer(error: UnicodeError) -> tuple[str, int]:
+def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
     """An error handler of encoders: each character as ones that every stream holds, or as a ?."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(_plain, error.object[error.start : error.end])), error.end
+    return "".join(map(_plain_character, error.object[error.start : error.end])), error.end
 
 
-def _plain(character: str) -> str:
+def _plain_character(character: str) -> str:
     if character in PLAIN:
         return PLAIN[character]
     parts = unicodedata.normalize("NFKD", character)  # … is three points, é an e and an accent
@@ -37,7 +37,7 @@ def _plain(character: str) -> str:
     return power + kept if kept else "?"
 
 
-codecs.register_error("jaxflow.plain", _plainer)
+codecs.register_error("jaxflow.plain", _replace_unencodable)
 
 
 class Stream:
@@ -52,14 +52,14 @@ class Stream:
     def write(self, text: str) -> int:
         """Write the text, in characters that the stream holds."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        self._tried(lambda: self.stream.write(text.encode(encoding, "jaxflow.plain").decode(encoding)))
+        self._try(lambda: self.stream.write(text.encode(encoding, "jaxflow.plain").decode(encoding)))
         return len(text)
 
     def flush(self) -> None:
         """Send what was written."""
-        self._tried(self.stream.flush)
+        self._try(self.stream.flush)
 
-    def _tried(self, act: Any) -> None:
+    def _try(self, act: Any) -> None:
         if self.failed is None:
             try:
                 act()
@@ -78,7 +78,7 @@ class Stream:
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[tuple[Stream, Stream]]:
+def guard_streams() -> Iterator[tuple[Stream, Stream]]:
     """Standard output and standard error as such streams; either may be closed, and then leads nowhere."""
     before = sys.stdout, sys.stderr
     output, errors = (Stream(io.StringIO() if stream is None else stream) for stream in before)

@@ -53,7 +53,7 @@ class Progress:
 
 def iterate_in_chunks(run: Callable, params: Any, state: Any, steps: int, every: int, progress: Progress):
     """`run(params, state, steps)` in about `CHUNKS` pieces, each resumed from the last: trajectory and seconds."""
-    length = every * _piece(steps // every if steps % every == 0 else -(-steps // every))
+    length = every * _chunk_length(steps // every if steps % every == 0 else -(-steps // every))
     sizes = [min(length, steps - done) for done in range(0, steps, length)]
     pieces = run_pieces(lambda last, size: run(last.params, last.state, size), Start(params, state), sizes)
     return _finish(pieces, sizes, progress)
@@ -61,7 +61,7 @@ def iterate_in_chunks(run: Callable, params: Any, state: Any, steps: int, every:
 
 def solve_in_chunks(run: Callable, state: Any, times: Any, progress: Progress, chunks: int = CHUNKS):
     """`run(state, times, piece)` over about `chunks` pieces of `times`, each from the last one's state."""
-    parts = cut(times, _piece(np.size(times) - 1, chunks))
+    parts = cut(times, _chunk_length(np.size(times) - 1, chunks))
     pieces = run_pieces(
         lambda last, part: run(last.state, part[1], part[0]), Start(None, state), enumerate(parts)
     )
@@ -78,7 +78,7 @@ def _finish(pieces: Iterable[jf.Trajectory], sizes: list[int], progress: Progres
     return join_pieces(done), progress.seconds
 
 
-def timed(run: Callable[[], Any], progress: Progress):
+def time_run(run: Callable[[], Any], progress: Progress):
     """The next run in one piece, and its seconds."""
     progress.start()
     result = jax.block_until_ready(run())
@@ -86,7 +86,7 @@ def timed(run: Callable[[], Any], progress: Progress):
     return result, progress.seconds
 
 
-def _piece(intervals: int, chunks: int = CHUNKS) -> int:
+def _chunk_length(intervals: int, chunks: int = CHUNKS) -> int:
     """The number of intervals in a chunk: a divisor where there is one, as another length compiles once more."""
     few = range(chunks, chunks // 4, -1)
     return next((intervals // n for n in few if intervals % n == 0), -(-intervals // chunks))

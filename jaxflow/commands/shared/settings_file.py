@@ -13,14 +13,14 @@ from jaxflow import _check
 KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Path: "a string"}
 
 
-def named_file(arguments: list[str]) -> Path | None:
+def find_file(arguments: list[str]) -> Path | None:
     """The file that the arguments name by `--file`, before the others are read."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--file", nargs="?", type=Path)
     return parser.parse_known_args(arguments)[0].file
 
 
-def from_file(settings: type, path: Path, hidden: tuple[str, ...]) -> Any:
+def read_settings(settings: type, path: Path, hidden: tuple[str, ...]) -> Any:
     """The settings with the values of a TOML file, the others and those `hidden` at their defaults.
 
     Raises `OSError` for a file that cannot be read, and `ValueError` or `TypeError`, naming the file, for one that is
@@ -38,12 +38,12 @@ def from_file(settings: type, path: Path, hidden: tuple[str, ...]) -> Any:
     for key, value in content.items():
         name = key.replace("-", "_")
         if name not in hints:
-            _check.choice(f"keys of {path}", name, hints)
+            _check.require_choice(f"keys of {path}", name, hints)
         if name in chosen:
             raise ValueError(f"{path} must give {name} once, got it with a hyphen and with an underscore.")
         if name == "set" and isinstance(value, dict):
             value = [f"{hyperparameter}={_word(setting)}" for hyperparameter, setting in value.items()]
-        chosen[name] = _typed(f"{key} in {path}", value, hints[name])
+        chosen[name] = _convert(f"{key} in {path}", value, hints[name])
     return settings(**chosen)
 
 
@@ -52,13 +52,13 @@ def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _typed(what: str, value: Any, hint: Any) -> Any:
+def _convert(what: str, value: Any, hint: Any) -> Any:
     """A value of the type of its setting."""
     if typing.get_origin(hint) is tuple:
         kind = typing.get_args(hint)[0]
         if not isinstance(value, list):
             raise TypeError(f"{what} must be a list, got {value!r}.")
-        return tuple(_typed(f"{what}: each entry", entry, kind) for entry in value)
+        return tuple(_convert(f"{what}: each entry", entry, kind) for entry in value)
     if isinstance(hint, types.UnionType):  # TOML has no null: leave the key out
         hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
     number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -47,25 +47,29 @@ class Training:
 
     def make(self) -> tuple[jf.problems.Problem, jf.optim.Optimizer]:
         """The problem and the optimizer, or an error that says in a sentence which setting is wrong."""
-        _check.integer("batch_size", self.batch_size, 1)
-        _check.integer("seed", self.seed, 0)
+        _check.require_integer("batch_size", self.batch_size, 1)
+        _check.require_integer("seed", self.seed, 0)
         # Others are the same keys as these, where JAX computes in 32 bits.
         _check.require("seed", self.seed, self.seed <= MOST_SEED, f"an integer from 0 to {MOST_SEED}")
         optimizer = make_optimizer(self.optimizer, self.learning_rate, self.set, self.seed)
         data = jf.problems.load(self.data, encode=True) if self.encode else self.data
         key = jax.random.key(self.seed)
         problem = jf.problems.mlp(data, self.hidden, self.activation, self.loss, key=key)
-        self.fits("batch_size", problem, self.batch_size)
+        self.require_fit("batch_size", problem, self.batch_size)
         return problem, optimizer
 
-    def fits(self, name: str, problem: Any, batch_size: int, value: Any = None, members: int = 1) -> None:
+    def require_fit(
+        self, name: str, problem: Any, batch_size: int, value: Any = None, members: int = 1
+    ) -> None:
         """Refuse a setting with which mini-batches, or the runs' parameters, would not fit in memory."""
         objective: Any = problem.objective
         example = sum(leaf.nbytes for leaf in jax.tree.leaves(objective.data)) / objective.size
         params = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.params))
-        _memory.fits(name, batch_size if value is None else value, members * (batch_size * example + params))
+        _memory.require_fit(
+            name, batch_size if value is None else value, members * (batch_size * example + params)
+        )
 
-    def described(self, problem: Any) -> str:
+    def describe(self, problem: Any) -> str:
         """The data, with the classes by name where they have names."""
         words = [name for name in problem.classes or () if isinstance(name, str)]
         shown = ", ".join(words if len(words) <= SHOWN else [*words[: SHOWN - 1], "…", words[-1]])
@@ -74,5 +78,5 @@ class Training:
 
 def count(name: str, value: int, least: int = 1) -> None:
     """Refuse a number of steps or members below 1, or larger than can be counted."""
-    _check.integer(name, value, least)
+    _check.require_integer(name, value, least)
     _check.require(name, value, value <= MOST, f"an integer from {least} to {MOST}")

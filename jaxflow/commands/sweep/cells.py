@@ -31,6 +31,6 @@ def unit(settings: Any, optimizer: Any) -> float | None:
     return temperature_of(dataclasses.replace(settings, batch_size=1), optimizer.replace(learning_rate=1.0))
 
 
-def counted(number: int, what: str) -> str:
+def number_of(number: int, what: str) -> str:
     """A number of things."""
     return f"{number} {what}{'' if number == 1 else 's'}"

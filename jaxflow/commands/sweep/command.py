@@ -15,10 +15,10 @@ from jax.flatten_util import ravel_pytree
 import jaxflow as jf
 from jaxflow import _check
 from jaxflow import _results as results
-from jaxflow.commands.shared.interruption import keeping
+from jaxflow.commands.shared.interruption import keep_on_interrupt
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.commands.sweep import report
-from jaxflow.commands.sweep.cells import counted
+from jaxflow.commands.sweep.cells import number_of
 from jaxflow.commands.sweep.laws import FEWEST
 from jaxflow.solve.trajectory import FINISHED
 from jaxflow.sweeps import sweep
@@ -90,9 +90,9 @@ def prepare(settings: Sweep) -> tuple[Sweep, Any, jf.optim.Optimizer]:
     for name in ("seeds", "steps", "substeps"):
         count(name, getattr(settings, name))
     for rate in settings.learning_rates:
-        _check.positive(learning_rates=rate)
+        _check.require_positive(learning_rates=rate)
     for size in settings.batch_sizes:
-        _check.integer("batch_sizes", size, 1)
+        _check.require_integer("batch_sizes", size, 1)
     results.check_folder(settings.output, *FILES)
     results.check_folder(settings.trials)
     if not settings.resume and settings.trials.exists() and any(settings.trials.iterdir()):
@@ -102,7 +102,7 @@ def prepare(settings: Sweep) -> tuple[Sweep, Any, jf.optim.Optimizer]:
         )
     problem, optimizer = settings.make()
     for size in settings.batch_sizes:
-        settings.fits("batch_sizes", problem, size)
+        settings.require_fit("batch_sizes", problem, size)
     own = jf.optim.hyperparameters(optimizer).get("learning_rate")
     if own is None or not _check.is_concrete(own):
         raise ValueError(f"optimizer must be one with a learning rate to sweep, got {settings.optimizer}.")
@@ -126,25 +126,25 @@ def run(settings: Sweep, made: Sweep, problem: Any, optimizer: jf.optim.Optimize
         (len(made.batch_sizes), "batch size"),
         (made.seeds, "seed"),
     )
-    cells = " × ".join(counted(*axis) for axis in axes)
+    cells = " × ".join(number_of(*axis) for axis in axes)
     size = sum(leaf.size for leaf in jax.tree.leaves(problem.params))
     print(
-        f"{made.described(problem)}: {problem.objective.size} training examples, {size} parameters; "
+        f"{made.describe(problem)}: {problem.objective.size} training examples, {size} parameters; "
         f"{' '.join((made.optimizer, *made.set))}, {cells}, {made.steps} steps each",
         flush=True,
     )
     flow = follow(made, problem)
     if flow.message:
         print(flow.message)
-    with keeping(lambda: _kept(made)):
-        dataset = report.derived(trials(made, problem, optimizer), flow)
+    with keep_on_interrupt(lambda: _kept_sentence(made)):
+        dataset = report.add_distances(trials(made, problem, optimizer), flow)
     report.write(made, problem, optimizer, dataset)
     report.say(made, problem, optimizer, dataset)
     print(f"Wrote sweep.png, sweep.nc and summary.json to {made.output}")
     return dataset
 
 
-def _kept(settings: Sweep) -> str:
+def _kept_sentence(settings: Sweep) -> str:
     """A sentence on the trials that are in the folder when the command was stopped."""
     if not any(settings.trials.glob(f"{BATCHES}/*.npz")):
         return f"No batch of trials was finished; begin again in {settings.trials} by --resume."

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxflow as jf
-from jaxflow.commands.sweep.cells import CELL, counted, mean, sharpness, unit
+from jaxflow.commands.sweep.cells import CELL, mean, number_of, sharpness, unit
 from jaxflow.plot.style import COLOURS
 
 LOSS, FLOW, SDE = (
@@ -19,7 +19,7 @@ TITLES = {LOSS: "Loss", FLOW: "Distance from gradient flow", SDE: "Distance from
 
 def maps(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> Figure:
     """The figure: means over seeds, as maps or, where one axis has a single value, as lines."""
-    shown = _shown(dataset)
+    shown = _maps_to_draw(dataset)
     metrics = [name for name in TITLES if name in shown]
     flat = min(shown.sizes[name] for name in CELL) == 1
     figure = Figure(figsize=(5.2 * len(metrics), 4.9), layout="constrained")
@@ -34,19 +34,19 @@ def maps(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> Figure:
         if not flat:
             named |= _isotherms(ax, dataset, unit(settings, optimizer))
             if metric == SDE:
-                named |= _alike(ax, dataset)
+                named |= _mark_alike(ax, dataset)
                 _scale(ax)
         ax.set(xlim=limits[0], ylim=limits[1])
     if named:
         figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4, frameon=False)
     shape = "–".join(map(str, settings.hidden))
-    title = f"{settings.described(problem)}, {settings.activation} network {shape}: {settings.optimizer}, "
+    title = f"{settings.describe(problem)}, {settings.activation} network {shape}: {settings.optimizer}, "
     title += f"{settings.steps} steps"
-    figure.suptitle(f"{title}, {counted(settings.seeds, 'seed')}", fontsize=11)
+    figure.suptitle(f"{title}, {number_of(settings.seeds, 'seed')}", fontsize=11)
     return figure
 
 
-def _shown(dataset: Any) -> Any:
+def _maps_to_draw(dataset: Any) -> Any:
     """What is drawn: the means over seeds, by the names on the colour bars."""
     shown = dataset[["diverged"]]
     shown[LOSS] = (CELL, mean(dataset, "final_loss"))
@@ -67,7 +67,7 @@ def _scale(ax: Any) -> None:
         mesh.set_norm(PowerNorm(0.5, 0, max(top, 0.1)))
 
 
-def _outlined(line: Any, width: float = 3.5) -> Any:
+def _outline(line: Any, width: float = 3.5) -> Any:
     """A line with a border, that shows on dark and on light."""
     from matplotlib.patheffects import Normal, Stroke
 
@@ -85,7 +85,7 @@ def _edges(ax: Any, dataset: Any) -> dict[str, Any]:
     for (when, value), dash in zip(ends.items(), ("-", ":"), strict=False):
         if value > 0 and low < 2 / value < high:
             line = ax.axvline(2 / value, color=COLOURS[1], linestyle=dash, linewidth=2)
-            drawn[f"learning rate = 2 / sharpness {when}"] = _outlined(line)
+            drawn[f"learning rate = 2 / sharpness {when}"] = _outline(line)
     return drawn
 
 
@@ -106,7 +106,7 @@ def _isotherms(ax: Any, dataset: Any, per_rate: float | None) -> dict[str, Any]:
     for power in range(first, last + 1, 1 + (last - first) // 6):
         ratio = per_rate / 10.0**power  # the batch size at learning rate 1
         (line,) = ax.plot(across, ratio * across, color="white", linestyle="--", linewidth=1.2)
-        drawn[f"equal temperature T = {formula}"] = _outlined(line, 2.4)
+        drawn[f"equal temperature T = {formula}"] = _outline(line, 2.4)
         _name(ax, f"$10^{{{power}}}$", ratio, rates, sizes)
     return drawn
 
@@ -120,7 +120,7 @@ def _name(ax: Any, text: str, ratio: float, rates: np.ndarray, sizes: np.ndarray
         ax.text(at, ratio * at, text, ha="center", va="center", fontsize=8, bbox=box, clip_on=True)
 
 
-def _alike(ax: Any, dataset: Any) -> dict[str, Any]:
+def _mark_alike(ax: Any, dataset: Any) -> dict[str, Any]:
     """Cells whose distance from the SDE is within its noise."""
     gap, noise = (
         dataset[name].transpose(*CELL).values for name in ("distance_to_sde", "distance_to_sde_noise")

@@ -9,7 +9,7 @@ import jaxflow as jf
 from jaxflow import _results as results
 from jaxflow._text_table import text_table
 from jaxflow.commands.compare.report import score_name
-from jaxflow.commands.sweep.cells import CELL, RUN, counted, mean, sharpness, unit
+from jaxflow.commands.sweep.cells import CELL, RUN, mean, number_of, sharpness, unit
 from jaxflow.commands.sweep.laws import inhomogeneity
 from jaxflow.sweeps import best
 
@@ -17,7 +17,7 @@ FILES = ("sweep.png", "sweep.nc", "summary.json")
 RAW = ("params", "sde_params")
 
 
-def derived(dataset: Any, flow: Any) -> Any:
+def add_distances(dataset: Any, flow: Any) -> Any:
     """The dataset with every run's distance from gradient flow, and every cell's from the SDE."""
     ends = dataset["params"].transpose(*RUN, ...).values.astype(float)
     travelled = np.linalg.norm(flow.ends.astype(float) - flow.start, axis=-1)
@@ -107,7 +107,7 @@ def summary(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> dict[s
 def say(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> None:
     """Print the table, the best cell, the edge of stability and how far the SDE is."""
     found = summary(settings, problem, optimizer, dataset)
-    print(f"\nFinal training loss, mean of {counted(settings.seeds, 'seed')}:\n{table(dataset)}\n")
+    print(f"\nFinal training loss, mean of {number_of(settings.seeds, 'seed')}:\n{table(dataset)}\n")
     winner = found["best"]
     if winner is None:
         print("No cell finished with all its seeds.")
@@ -123,11 +123,12 @@ def say(settings: Any, problem: Any, optimizer: Any, dataset: Any) -> None:
         sde = found["sde"]
         print(
             f"SDE: its law is told apart from that of the runs in {sde['apart']} of {sde['cells']} cells, where H "
-            f"is above the noise of {counted(settings.seeds, 'seed')}, {sde['noise']:.2g}."
+            f"is above the noise of {number_of(settings.seeds, 'seed')}, {sde['noise']:.2g}."
         )
         if sde["paths_lost"]:
             print(
-                f"{counted(sde['paths_lost'], 'path')} of the SDE diverged where the runs did not, and are left out."
+                f"{number_of(sde['paths_lost'], 'path')} of the SDE diverged where the runs did not, and are "
+                "left out."
             )
 
 

@@ -2,4 +2,4 @@
 
 from jaxflow import _moved
 
-__getattr__ = _moved.forwarding("jaxflow.comparison.edge", "jaxflow.comparison.edge.experiment")
+__getattr__ = _moved.forward_names("jaxflow.comparison.edge", "jaxflow.comparison.edge.experiment")

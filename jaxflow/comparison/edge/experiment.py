@@ -13,13 +13,14 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
+from jaxflow._compiled import compiled
 from jaxflow._norms import difference, norm
-from jaxflow._traceable import compiled, traceable
+from jaxflow._traceable import traceable
 from jaxflow.comparison.edge.period_two import midpoints
 from jaxflow.comparison.edge.results import EdgePath, EdgeStudy
 from jaxflow.comparison.edge.stable_approach import Approach, approach
 from jaxflow.curvature.products import check_objective, real_parameters
-from jaxflow.curvature.stability.sharpness_record import along, record_sharpness
+from jaxflow.curvature.stability.sharpness_record import record_sharpness, sharpness_along
 from jaxflow.dynamics.clock import step_times
 from jaxflow.dynamics.edge.central import central_flow
 from jaxflow.dynamics.edge.methods import flat_moment, method_of, moment_of
@@ -103,7 +104,7 @@ def edge_study(
     >>> [ax.get_ylabel() for ax in jf.plot.edge(study, Figure().subplots(3))]
     ['loss', 'effective sharpness × η', 'distance from the iterates']
     """
-    return studied(plan(optimizer, objective, params, steps, modes, level, approach_steps, window))
+    return run_study(plan(optimizer, objective, params, steps, modes, level, approach_steps, window))
 
 
 def plan(optimizer, objective, params, steps, modes, level, approach_steps=5_000, window=None) -> Plan:
@@ -111,19 +112,19 @@ def plan(optimizer, objective, params, steps, modes, level, approach_steps=5_000
     check_objective(objective)
     method_of(optimizer)
     params = real_parameters(params)
-    _check.integer("steps", steps, 4)
-    _check.integer("modes", modes, 1)
+    _check.require_integer("steps", steps, 4)
+    _check.require_integer("modes", modes, 1)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     _check.require("modes", modes, modes <= size, f"at most {size}, the number of parameters")
     if level is not None:
-        _check.positive(level=level)
-    _check.integer("approach_steps", approach_steps, 1)
+        _check.require_positive(level=level)
+    _check.require_integer("approach_steps", approach_steps, 1)
     window = max(steps / 10, 1.0) if window is None else window
-    _check.positive(window=window)
+    _check.require_positive(window=window)
     return Plan(optimizer, objective, params, steps, modes, level, approach_steps, float(window))
 
 
-def studied(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, done: None) -> EdgeStudy:
+def run_study(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, done: None) -> EdgeStudy:
     """The study; `watch(stage, done)` is told the share of each of its stages that is done, 0 when it begins."""
     optimizer, objective, _, steps, modes, _, _, _ = chosen
     rate = method_of(optimizer).learning_rate
@@ -133,7 +134,7 @@ def studied(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, do
         objective,
         modes,
         preconditioner=jax.tree_util.Partial(_preconditioner, optimizer),
-        record=jax.tree_util.Partial(_seen, objective),
+        record=jax.tree_util.Partial(_observe, objective),
     )
     single = jnp.result_type(*jax.tree.leaves(chosen.params)) != jnp.float64
     rtol = None if single else RTOL
@@ -141,24 +142,24 @@ def studied(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, do
     def solve(state, times):
         return integrate(stable, state.params, times, state=state, record=record, rtol=rtol, max_steps=MOST)
 
-    way = _beginning(chosen, stable, solve, length, watch)
+    way = _find_start(chosen, stable, solve, length, watch)
     watch("iterates", 0.0)
     state = begin(optimizer_state(optimizer, objective, way.start))
-    watcher = _watched(optimizer, objective)
+    watcher = _recorder(optimizer, objective)
     run = iterate(optimizer, objective, way.start.params, steps=steps, record=watcher, state=state)
     watch("iterates", 1.0)
     times = np.asarray(step_times(rate, 0, -(-steps // length) * length))
     follow = lambda state, times: integrate(central, state.params, times, state=state)
     start = Start(way.start.params, way.start)
-    centre = _in_pieces(follow, flow_state(central, start), times, length, steps, "central flow", watch)
-    calm, _ = _in_pieces(solve, flow_state(stable, start), times, length, steps, "stable flow", watch)
+    centre = _solve_in_pieces(follow, flow_state(central, start), times, length, steps, "central flow", watch)
+    calm, _ = _solve_in_pieces(solve, flow_state(stable, start), times, length, steps, "stable flow", watch)
     watch("measures", 0.0)
     study = _study(chosen, way, run, centre, calm)
     watch("measures", 1.0)
     return study
 
 
-def _beginning(chosen: Plan, stable, solve, length, watch) -> Approach:
+def _find_start(chosen: Plan, stable, solve, length, watch) -> Approach:
     start = jax.jit(lambda flow, params: flow.init(params))(stable, chosen.params)
     if chosen.level is None:
         return Approach(start, np.zeros(0), np.zeros(0))
@@ -167,7 +168,7 @@ def _beginning(chosen: Plan, stable, solve, length, watch) -> Approach:
     return approach(solve, rate, start, float(chosen.level), chosen.approach_steps, length, watch)
 
 
-def _in_pieces(follow, state, times, length, steps, stage, watch) -> tuple[PyTree, PyTree]:
+def _solve_in_pieces(follow, state, times, length, steps, stage, watch) -> tuple[PyTree, PyTree]:
     """A flow's values and what it tells of itself at the first `steps` + 1 of the times, in pieces of one program."""
     watch(stage, 0.0)
     parts = []
@@ -188,23 +189,25 @@ def _preconditioner(optimizer, state: StableState) -> PyTree:
     return moment_of(method, method.denominator(nu) / step_rate(method, state.steps), unravel)
 
 
-def _measured(objective, params: PyTree) -> dict[str, jax.Array]:
+def _measure(objective, params: PyTree) -> dict[str, jax.Array]:
     value, slope = jax.value_and_grad(objective)(params)
     return {"loss": value, "squared_gradient": optax.tree.norm(slope, squared=True)}
 
 
-def _seen(objective, params: PyTree) -> dict[str, PyTree]:
-    return _measured(objective, params) | {"params": params}
+def _observe(objective, params: PyTree) -> dict[str, PyTree]:
+    return _measure(objective, params) | {"params": params}
 
 
 @traceable
-def _watched(optimizer, objective) -> Recorder:
-    """A recorder of what `_seen` sees of the iterates, and of the second moment after the update at them."""
+def _recorder(optimizer, objective) -> Recorder:
+    """A recorder of what `_observe` sees of the iterates, and of the second moment after the update at them."""
     method = method_of(optimizer)
 
     def look(memory, params, state):
         before = 0.0 if method.kind == "none" else optax.tree.get(state, "nu")
-        return _seen(objective, params) | {"moment": post_update(method, objective, params, before)}, memory
+        return _observe(objective, params) | {
+            "moment": post_update(method, objective, params, before)
+        }, memory
 
     return Recorder(lambda params, state: (), look)
 
@@ -216,14 +219,14 @@ def _measures(*, modes, optimizer, objective, run: Trajectory, central: PyTree, 
     steps = jnp.arange(1, run.times.size - 1).astype(jnp.result_type(*jax.tree.leaves(middle["params"])))
     states = StableState(middle["params"], middle["moment"], steps)
     scales = jax.vmap(lambda state: _preconditioner(optimizer, state))(states)
-    found = along(objective, middle["params"], modes, preconditioners=scales)
-    seen = jax.lax.map(lambda params: _measured(objective, params), middle["params"])
+    found = sharpness_along(objective, middle["params"], modes, preconditioners=scales)
+    seen = jax.lax.map(lambda params: _measure(objective, params), middle["params"])
     gap = jax.vmap(lambda a, b: norm(jax.tree.map(difference, a, b)))
     paths = (run.values["params"], central, stable)
-    return found.eigenvalues, seen, [gap(_inner(path), middle["params"]) for path in paths]
+    return found.eigenvalues, seen, [gap(_drop_ends(path), middle["params"]) for path in paths]
 
 
-def _inner(tree: PyTree) -> PyTree:
+def _drop_ends(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[1:-1], tree)
 
 
@@ -240,37 +243,39 @@ def _study(chosen: Plan, way: Approach, run: Trajectory, centre: PyTree, calm: A
         stable=seen["params"],
     )
     found = run.times, run.values, eigenvalues, middle, distances
-    times, run, eigenvalues, middle, distances = jax.device_get(found)
+    times, values, eigenvalues, middle, distances = jax.device_get(found)
     last = lambda tree: jax.tree.map(lambda x: x[-2], tree)
 
     def line(of, eigenvalues, distance, params):
-        loss, squared = _inner((of["loss"], of["squared_gradient"]))
+        loss, squared = _drop_ends((of["loss"], of["squared_gradient"]))
         return EdgePath(loss, squared, eigenvalues, distance, last(params))
 
-    above = lambda name: _inner(run[name]) - middle[name]
-    average = lambda name: middle[name] + averaged(above(name), chosen.window).astype(middle[name].dtype)
+    above = lambda name: _drop_ends(values[name]) - middle[name]
+    average = lambda name: (
+        middle[name] + gaussian_average(above(name), chosen.window).astype(middle[name].dtype)
+    )
     study = EdgeStudy(
         times=times[1:-1],
-        iterates=line(run, eigenvalues, distances[0], run["params"]),
-        central=line(told._asdict(), _inner(told.eigenvalues), distances[1], path),
-        stable=line(seen, _inner(calm.eigenvalues), distances[2], seen["params"]),
+        iterates=line(values, eigenvalues, distances[0], values["params"]),
+        central=line(told._asdict(), _drop_ends(told.eigenvalues), distances[1], path),
+        stable=line(seen, _drop_ends(calm.eigenvalues), distances[2], seen["params"]),
         averaged_loss=average("loss"),
         averaged_squared_gradient=average("squared_gradient"),
-        window=np.asarray(chosen.window),
-        covariance=_inner(told.covariance),
+        window=jnp.asarray(chosen.window),
+        covariance=_drop_ends(told.covariance),
         eigenvector_residual=last(told.eigenvector_residual),
         complementarity_residual=last(told.complementarity_residual),
         substeps=last(told.substeps),
         products=last(told.products),
         third_derivatives=last(told.third_derivatives),
         start=way.start.params,
-        approach_times=way.times,
-        approach_sharpness=way.sharpness,
+        approach_times=jnp.asarray(way.times),
+        approach_sharpness=jnp.asarray(way.sharpness),
     )
     return jax.tree.map(jnp.asarray, study)
 
 
-def averaged(values: np.ndarray, width: float) -> np.ndarray:
+def gaussian_average(values: np.ndarray, width: float) -> np.ndarray:
     """Means of (T,) under a Gaussian of standard deviation `width`, cut off at four of them and at the ends."""
     reach = min(int(4 * width) + 1, values.size - 1)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)

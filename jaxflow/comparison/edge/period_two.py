@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from jaxflow._traceable import compiled
+from jaxflow._compiled import compiled
 from jaxflow.solve import Trajectory
 
 PyTree = Any
@@ -49,12 +49,12 @@ def midpoints(run: Trajectory) -> Trajectory:
             f"run must be recorded at every step, got {np.max(steps)} steps at {last + 1} times."
         )
 
-    times, values, observed = _inner(run.times, run.values, run.observed, axis=axis)
+    times, values, observed = _inner_midpoints(run.times, run.values, run.observed, axis=axis)
     return dataclasses.replace(run, times=times, values=values, observed=observed)
 
 
 @compiled(static=("axis",))
-def _inner(times, values, observed, axis):
+def _inner_midpoints(times, values, observed, axis):
     """The inner times, the middles of the values there, and what was observed there."""
     at = lambda x, i: lax.slice_in_dim(x, i, x.shape[axis] - 2 + i, axis=axis)
 

@@ -47,12 +47,12 @@ def approach(
         if not np.isfinite(sharpness[-1]):
             raise ValueError(
                 f"level must be one that the stable flow reaches, got {level!r}: it {path.message}, its effective "
-                f"sharpness being {_greatest(sharpness):.4g} at most."
+                f"sharpness being {_largest_finite(sharpness):.4g} at most."
             )
-        at = _crossing(sharpness, level)
+        at = _first_crossing(sharpness, level)
         watch("approach", _share(sharpness, level))
         if at is not None:
-            return _ended(solve, state, some, times, sharpness, at, level)
+            return _end_of_approach(solve, state, some, times, sharpness, at, level)
         state = path.state
     raise ValueError(
         f"level must be one through which the effective sharpness of the stable flow rises within {most} steps, "
@@ -79,14 +79,14 @@ def _advice(sharpness: np.ndarray, level: float, rate: Any) -> str:
     return f"with a learning rate of about {factor * float(rate):.2g} it would rise through it"
 
 
-def _crossing(sharpness: np.ndarray, level: float) -> int | None:
+def _first_crossing(sharpness: np.ndarray, level: float) -> int | None:
     """The first index at `level` or above after one below."""
     below = sharpness < level
     later = np.flatnonzero(~below & (np.cumsum(below) > 0))
     return int(later[0]) if later.size else None
 
 
-def _ended(solve, state, some, times, sharpness, at: int, level: float) -> Approach:
+def _end_of_approach(solve, state, some, times, sharpness, at: int, level: float) -> Approach:
     """The flow's state where its sharpness, linear between two steps, is at `level`: the last piece, cut short."""
     part = (level - sharpness[at - 1]) / (sharpness[at] - sharpness[at - 1])
     end = times[at - 1] + part * (times[at] - times[at - 1])
@@ -102,6 +102,6 @@ def _share(sharpness: np.ndarray, level: float) -> float:
     return float(np.clip((sharpness[-1] - lowest) / max(level - lowest, 1e-12), 0, 1))
 
 
-def _greatest(sharpness: np.ndarray) -> float:
+def _largest_finite(sharpness: np.ndarray) -> float:
     finite = sharpness[np.isfinite(sharpness)]
     return float(finite.max()) if finite.size else float("nan")

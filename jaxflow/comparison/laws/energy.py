@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxflow._compiled import compiled
 from jaxflow._norms import norms
-from jaxflow._traceable import compiled
 from jaxflow.comparison.laws.one_dimensional import two_samples
 
 
@@ -40,7 +40,7 @@ def _energy(a, b):
     return _energies(_distances(z), labels[None])[0]
 
 
-def relabelled(key, z: jax.Array, labels: jax.Array, repetitions: int, paired: bool):
+def relabel(key, z: jax.Array, labels: jax.Array, repetitions: int, paired: bool):
     r"""The energy distance of the rows of z (N, d), those of random relabellings (R,), and 2E|X − Y|.
 
     `labels` (N,) holds 1/n on the rows of the first sample, −1/m on those of the second and 0 on rows that do
@@ -56,7 +56,7 @@ def relabelled(key, z: jax.Array, labels: jax.Array, repetitions: int, paired: b
         # Rows that count go first.
         order = jnp.argsort(labels == 0, stable=True)
         z, labels = z[order], labels[order]
-        drawn = shuffled(key, labels, repetitions)
+        drawn = shuffle(key, labels, repetitions)
     distances = _distances(z)
     found = _energies(distances, jnp.concatenate([labels[None], drawn]))
     # A relabelling that gives back the observed split must not fall below it by rounding.
@@ -65,7 +65,7 @@ def relabelled(key, z: jax.Array, labels: jax.Array, repetitions: int, paired: b
     return found[0], found[1:] + slack, apart
 
 
-def shuffled(key, labels: jax.Array, repetitions: int) -> jax.Array:
+def shuffle(key, labels: jax.Array, repetitions: int) -> jax.Array:
     """Random permutations (R, N) of the labels (N,) that are not 0 and come first, by one sort of random numbers."""
     random = jax.random.bits(key, (labels.size, repetitions), jnp.uint32)
     random = jnp.where((labels == 0)[:, None], jnp.uint32(2**32 - 1), random)

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._traceable import compiled
-from jaxflow.comparison.laws.energy import relabelled
+from jaxflow._compiled import compiled
+from jaxflow.comparison.laws.energy import relabel
 from jaxflow.comparison.laws.function_panel import FEW, functions, largest_gap, names
 from jaxflow.comparison.laws.lost_runs import divergence_p_value
-from jaxflow.comparison.laws.one_dimensional import of_columns
-from jaxflow.comparison.laws.samples import Samples, at_times, coordinates, gather, matrix, precision, width
-from jaxflow.comparison.laws.standardised import counted, projected, standardised
+from jaxflow.comparison.laws.one_dimensional import distances_of_columns
+from jaxflow.comparison.laws.samples import Samples, coordinates, gather, matrix, precision, records_at, width
+from jaxflow.comparison.laws.standardised import project, row_mask, standardise
 from jaxflow.comparison.laws.verdict import EnsembleComparison
 from jaxflow.solve.trajectory import DIVERGED
 
@@ -93,11 +93,11 @@ def compare_ensembles(
     >>> jf.compare_ensembles(coarse, fine, key=jax.random.key(2)).differ
     True
     """
-    _check.choice("test", test, ("panel", "energy"))
+    _check.require_choice("test", test, ("panel", "energy"))
     key = jnp.asarray(_check.random_key(key))
-    _check.positive(level=level)
+    _check.require_positive(level=level)
     _check.require("level", level, _check.is_concrete(level) and level < 1, "a number between 0 and 1")
-    _check.integer("repetitions", repetitions, 1)
+    _check.require_integer("repetitions", repetitions, 1)
     if not (objective is None or callable(objective)):
         raise TypeError(f"objective must be a function of a record, got {objective!r}.")
     if objective is not None and test == "energy":
@@ -112,7 +112,7 @@ def compare_ensembles(
     n, m = (len(jax.tree.leaves(samples.values)[0]) for samples in (a, b))
     if paired and n != m:
         raise ValueError(f"paired ensembles must have the same number of members, got {n} and {m}.")
-    least = _least(test, paired, level)
+    least = _fewest_members(test, paired, level)
     if min(n, m) < least:
         raise ValueError(
             f"a and b must have at least {least} members each for test={test!r}{' in pairs' if paired else ''} "
@@ -130,7 +130,7 @@ def compare_ensembles(
     return EnsembleComparison(tuple(panel), marginals, bool(paired), float(level), **found)
 
 
-def _least(test: str, paired: bool, level: float) -> int:
+def _fewest_members(test: str, paired: bool, level: float) -> int:
     """The number of members that each ensemble needs.
 
     Independent ensembles of n have C(2n, n) / 2 different labellings, so a permutation test reaches its
@@ -147,17 +147,17 @@ def _compare(*, settings: Settings, key, a: Samples, b: Samples, objective) -> d
     (x, extra_x, lost_a, eps_a), (y, extra_y, lost_b, eps_b) = (_numbers(s, objective) for s in (a, b))
     eps, eps_extra = jax.tree.map(jnp.maximum, eps_a, eps_b)
     out_a, out_b = (lost_a | lost_b,) * 2 if settings.paired else (lost_a, lost_b)
-    x, extra_x, used_a = _first(x, extra_x, out_a)
-    y, extra_y, used_b = _first(y, extra_y, out_b)
+    x, extra_x, used_a = _put_used_first(x, extra_x, out_a)
+    y, extra_y, used_b = _put_used_first(y, extra_y, out_b)
 
     many_numbers = x.shape[-1] > 1
 
     def at_one_time(x, y, extra_x, extra_y):
-        every = standardised(x, y, used_a, used_b, eps)
+        every = standardise(x, y, used_a, used_b, eps)
         unresolved = every.unresolved.sum()
         many = every.varies.size > FEW
-        main = projected(every, used_a, used_b, directions, FEW) if many else every
-        distance = of_columns(main.a, main.b, used_a, used_b, 2.0)
+        main = project(every, used_a, used_b, directions, FEW) if many else every
+        distance = distances_of_columns(main.a, main.b, used_a, used_b, 2.0)
         marginals = jnp.where(distance > main.rounding, distance, 0.0) * main.unit, main.scale
         if settings.test == "energy":
             return marginals, unresolved, None
@@ -167,7 +167,7 @@ def _compare(*, settings: Settings, key, a: Samples, b: Samples, objective) -> d
                 jnp.append(s[:, None], e, 1) for s, e in zip(squares[:2], (extra_x, extra_y), strict=True)
             )
         precisions = jnp.append(squares[2], eps_extra) if many_numbers else eps_extra
-        extra = standardised(extra_x, extra_y, used_a, used_b, precisions)
+        extra = standardise(extra_x, extra_y, used_a, used_b, precisions)
         unresolved += extra.unresolved[many_numbers:].sum()
         return marginals, unresolved, functions(every, main, extra, used_a, used_b)
 
@@ -198,7 +198,7 @@ def _compare(*, settings: Settings, key, a: Samples, b: Samples, objective) -> d
 
 def _numbers(samples: Samples, objective):
     """The coordinates (n, K, d), further numbers (n, K, e), who is lost (n,), and the rounding of both numbers."""
-    records = at_times(samples)
+    records = records_at(samples)
     x, rounding = matrix(records)
     extra, extra_rounding = [], []
     if objective is not None:
@@ -218,7 +218,7 @@ def _numbers(samples: Samples, objective):
 def _squares(x: jax.Array, y: jax.Array, used_a, used_b, precision):
     """|x|² − |o|² and |y|² − |o|² for the first member o, with the digits of their spread, and their precision."""
     origin = x[:1]
-    live_x, live_y = counted(len(x), used_a), counted(len(y), used_b)
+    live_x, live_y = row_mask(len(x), used_a), row_mask(len(y), used_b)
     centred = lambda z, live: (live * (z - origin) * (z + origin)).sum(1)
     a, b = centred(x, live_x), centred(y, live_y)
     size = jnp.maximum((x**2).sum(1).max(), (y**2).sum(1).max())
@@ -226,7 +226,7 @@ def _squares(x: jax.Array, y: jax.Array, used_a, used_b, precision):
     return a, b, 2 * precision * size / jnp.where(largest > 0, largest, 1.0)
 
 
-def _first(x: jax.Array, extra: jax.Array, lost: jax.Array):
+def _put_used_first(x: jax.Array, extra: jax.Array, lost: jax.Array):
     """The members in use first, in their order, zeros in place of the others, and how many are in use.
 
     So resamples of them are those of an ensemble from which the others were dropped.
@@ -241,11 +241,11 @@ def _energy(settings: Settings, key, x, y, used_a, used_b) -> dict[str, Any]:
     z = jnp.concatenate([rows.reshape(len(rows), -1) for rows in (x, y)])
     labels = jnp.concatenate(
         [
-            sign * counted(len(rows), used)[:, 0] / jnp.maximum(used, 1)
+            sign * row_mask(len(rows), used)[:, 0] / jnp.maximum(used, 1)
             for rows, used, sign in ((x, used_a, 1), (y, used_b, -1))
         ]
     )
-    distance, null, apart = relabelled(key, z, labels, settings.repetitions, settings.paired)
+    distance, null, apart = relabel(key, z, labels, settings.repetitions, settings.paired)
     error = null.std()
     return {
         "gap": distance[None],

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow._norms import root
-from jaxflow.comparison.laws.energy import shuffled
-from jaxflow.comparison.laws.standardised import Columns, counted, mean, variance
+from jaxflow.comparison.laws.energy import shuffle
+from jaxflow.comparison.laws.standardised import Columns, mean, row_mask, variance
 
 # Up to this number coordinates are tested one by one, with all their products; more through as many projections.
 FEW = 8
@@ -49,7 +49,7 @@ def functions(every: Columns, main: Columns, extra: Columns, used_a, used_b) -> 
     if main.varies.size > 1:
         blocks.append(_average_variance(every, used_a, used_b))
     if main is not every:
-        blocks.append(_apart(every, used_a, used_b))
+        blocks.append(_farthest_apart(every, used_a, used_b))
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *blocks)
 
 
@@ -84,7 +84,7 @@ def _products(c: Columns, used_a, used_b) -> Functions:
 
 def _cosines(c: Columns, used_a, used_b) -> Functions:
     """cos of the standardised columns, for tails of which no moment need exist."""
-    a, b = (counted(len(x), used) * jnp.cos(x) for x, used in ((c.a, used_a), (c.b, used_b)))
+    a, b = (row_mask(len(x), used) * jnp.cos(x) for x, used in ((c.a, used_a), (c.b, used_b)))
     one = jnp.ones(c.varies.size)
     return Functions(a, b, one, one, c.rounding)
 
@@ -99,7 +99,7 @@ def _average_variance(c: Columns, used_a, used_b) -> Functions:
     return Functions(a, b, one, one, jnp.where(c.varies, c.rounding, 0.0).max(keepdims=True))
 
 
-def _apart(c: Columns, used_a, used_b) -> Functions:
+def _farthest_apart(c: Columns, used_a, used_b) -> Functions:
     """Of the coordinates without spread, which projections leave out, the one that is farthest apart."""
     gaps = jnp.abs(mean(c.a, used_a) - mean(c.b, used_b)) * (c.unit - c.scale)
     i = jnp.argmax(gaps)[None]
@@ -120,11 +120,11 @@ def largest_gap(
     ensembles of the two sizes, under which members of one law are exchangeable: the level is kept whatever the law
     and the sizes, except for what the functions know of the division (they are about its means). Where the laws
     differ the standard errors make it right for many members (Chung & Romano 2013, 1304.5939). Pairs, which
-    need not be exchangeable, are resampled (`_of_pairs`). The `rank`-th largest of these maxima is the half-width of
-    the intervals in standard errors.
+    need not be exchangeable, are resampled (`_gaps_of_pairs`). The `rank`-th largest of these maxima is the
+    half-width of the intervals in standard errors.
     """
     samples = [(f.a - f.b, used_a)] if paired else [(f.a, used_a), (f.b, used_b)]
-    centred = [counted(len(x), used) * (x - mean(x, used)[None]) for x, used in samples]
+    centred = [row_mask(len(x), used) * (x - mean(x, used)[None]) for x, used in samples]
     variances = jnp.stack([variance(x, used) for x, (_, used) in zip(centred, samples, strict=True)])
     counts = jnp.stack([jnp.maximum(used, 2) for _, used in samples])
     still = root(variances.mean(0)) <= f.rounding
@@ -137,9 +137,9 @@ def largest_gap(
     statistic = jnp.where(still, certain, jnp.abs(gap) / divisor).max()
 
     if paired:
-        maxima = _of_pairs(key, centred[0], used_a, divisor, repetitions)
+        maxima = _gaps_of_pairs(key, centred[0], used_a, divisor, repetitions)
     else:
-        maxima = _of_divisions(key, f, used_a, used_b, still, repetitions)
+        maxima = _gaps_of_divisions(key, f, used_a, used_b, still, repetitions)
     p_value = (1 + (maxima >= statistic).sum()) / (repetitions + 1)
     width = jnp.where(still, 0.0, jnp.sort(maxima)[repetitions - rank] * error)
     return Gaps(
@@ -147,14 +147,14 @@ def largest_gap(
     )
 
 
-def _of_divisions(
+def _gaps_of_divisions(
     key: jax.Array, f: Functions, used_a, used_b, still: jax.Array, repetitions: int
 ) -> jax.Array:
     """The largest gap in standard errors in each of R random divisions of all members in two; (R,)."""
-    first = jnp.concatenate([counted(len(f.a), used_a), -counted(len(f.b), used_b)])[:, 0]
+    first = jnp.concatenate([row_mask(len(f.a), used_a), -row_mask(len(f.b), used_b)])[:, 0]
     order = jnp.argsort(first == 0, stable=True)
     values = jnp.concatenate([f.a, f.b])[order]
-    chosen = (shuffled(key, first[order], repetitions) > 0).astype(values.dtype)
+    chosen = (shuffle(key, first[order], repetitions) > 0).astype(values.dtype)
     total, total_square = values.sum(0)[None], (values**2).sum(0)[None]
     one, one_square = chosen @ values, chosen @ values**2
 
@@ -174,24 +174,26 @@ def _of_divisions(
     return jnp.where(gap > 0, gap / jnp.where(gap > 0, error, 1.0), 0.0).max(1)
 
 
-def _of_pairs(key: jax.Array, centred: jax.Array, used, divisor: jax.Array, repetitions: int) -> jax.Array:
+def _gaps_of_pairs(
+    key: jax.Array, centred: jax.Array, used, divisor: jax.Array, repetitions: int
+) -> jax.Array:
     """The largest centred gap in standard errors in each of R multinomial resamples of the pairs; (R,).
 
     The standard errors are not resampled: with heavy tails, studentised resamples were measured to reject far too
     rarely (4 in 1000 at level .05). That the error is itself estimated is allowed for by the first term in 1/ν of
     Student's quantile at the normal one, z + (z³ + z)/4ν, ν = n − 1.
     """
-    z = jnp.abs(_resampled(key, centred, used, repetitions)) / divisor[None]
+    z = jnp.abs(_resample(key, centred, used, repetitions)) / divisor[None]
     return (z + (z**3 + z) / (4 * jnp.maximum(used - 1, 1))).max(1)
 
 
-def _resampled(key: jax.Array, centred: jax.Array, used, repetitions: int) -> jax.Array:
+def _resample(key: jax.Array, centred: jax.Array, used, repetitions: int) -> jax.Array:
     """The means of multinomial resamples of the first `used` rows of `centred` (n, p); shape (R, p).
 
     They are scaled so that their variance is that of a mean; otherwise it would be too small by 1/n.
     """
     n = len(centred)
     draws = jax.random.randint(key, (n, repetitions), 0, jnp.maximum(used, 1).astype(jnp.int32), jnp.int32)
-    live = jnp.broadcast_to(counted(n, used), draws.shape)
+    live = jnp.broadcast_to(row_mask(n, used), draws.shape)
     counts = jnp.zeros_like(live).at[draws, np.arange(repetitions)[None]].add(live)
     return counts.T @ centred / jnp.sqrt(jnp.maximum(used * (used - 1), 1))

@@ -14,8 +14,9 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
-from jaxflow._half import widened
-from jaxflow._traceable import compiled, traceable
+from jaxflow._compiled import compiled
+from jaxflow._half import widen
+from jaxflow._traceable import traceable
 from jaxflow.dynamics import Dynamics, Field, gradient_covariance
 from jaxflow.dynamics.noise.batch_temperature import batch_factor, check_batch
 from jaxflow.objective import Objective, gradient, require_data
@@ -38,17 +39,19 @@ class Moments(NamedTuple):
     @property
     def second(self) -> jax.Array:
         r"""The second moment $E\,z z^\top$, (d, d)."""
-        flat = widened(ravel_pytree(self.mean)[0])
+        flat = widen(ravel_pytree(self.mean)[0])
         return self.covariance + jnp.outer(flat, flat)
 
 
-def _flattened(tree: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
+def _flatten(tree: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
     """A pytree as one vector (half precision becomes float32), and the way back, in its own dtypes."""
     narrow, back = ravel_pytree(tree)
-    return widened(narrow), lambda x: back(x.astype(narrow.dtype))
+    return widen(narrow), lambda x: back(x.astype(narrow.dtype))
 
 
-def averaged(function: Callable[[jax.Array], jax.Array], mean: jax.Array, covariance: jax.Array) -> jax.Array:
+def expectation(
+    function: Callable[[jax.Array], jax.Array], mean: jax.Array, covariance: jax.Array
+) -> jax.Array:
     r"""$E f(z) = f(m) + \frac12 \sum_{ij} S_{ij} \partial_i \partial_j f(m)$, exact for quadratic f."""
     return function(mean) + 0.5 * jnp.einsum("...ij,ij->...", jax.hessian(function)(mean), covariance)
 
@@ -86,27 +89,27 @@ def moment_flow(dynamics: Dynamics) -> Field:
 
     def init(params):
         state = field.init(params)
-        flat = _flattened(state)[0]
+        flat = _flatten(state)[0]
         return Moments(state, jnp.zeros((flat.size, flat.size), flat.dtype))
 
     def drift(t, z):
-        mean, unravel = _flattened(z.mean)
+        mean, unravel = _flatten(z.mean)
         shape = brownian(z.mean)
         if any(is_bits(leaf) for leaf in jax.tree.leaves(shape)):
             raise ValueError(
                 f"dynamics must have Gaussian noise, not one that picks examples, got {dynamics!r}."
             )
         xi, unravel_xi = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape))
-        velocity = lambda x: _flattened(field.drift(t, unravel(x)))[0]
+        velocity = lambda x: _flatten(field.drift(t, unravel(x)))[0]
 
         def diffusivity(x):
-            column = lambda e: _flattened(diffusion(t, unravel(x), unravel_xi(e)))[0]
+            column = lambda e: _flatten(diffusion(t, unravel(x), unravel_xi(e)))[0]
             columns = jax.vmap(column)(jnp.eye(xi.size, dtype=xi.dtype))
             return columns.T @ columns
 
         spread = jax.jacfwd(velocity)(mean) @ z.covariance
-        covariance = spread + spread.T + averaged(diffusivity, mean, z.covariance)
-        return Moments(unravel(averaged(velocity, mean, z.covariance)), covariance)
+        covariance = spread + spread.T + expectation(diffusivity, mean, z.covariance)
+        return Moments(unravel(expectation(velocity, mean, z.covariance)), covariance)
 
     return Field(drift=drift, init=init, time_step=field.time_step)
 
@@ -151,8 +154,8 @@ def moment_descent(
     """
     size = require_data(objective, "Mini-batches")
     check_batch(batch_size, size, replacement)
-    _check.nonnegative(learning_rate=learning_rate)
-    _check.count("steps", steps, 0)
+    _check.require_nonnegative(learning_rate=learning_rate)
+    _check.require_count("steps", steps, 0)
     factor = batch_factor(batch_size, size, replacement=replacement)
     return _moment_descent(
         objective=objective, params=as_parameters(params), rate=learning_rate, factor=factor, steps=steps
@@ -161,16 +164,16 @@ def moment_descent(
 
 @compiled
 def _moment_descent(*, objective, params, rate, factor, steps) -> Moments:
-    mean, unravel = _flattened(params)
-    slope = lambda x: _flattened(gradient(objective)(unravel(x)))[0]
+    mean, unravel = _flatten(params)
+    slope = lambda x: _flatten(gradient(objective)(unravel(x)))[0]
     variance = lambda x: gradient_covariance(objective, unravel(x))
     eta, s = jnp.asarray(rate, mean.dtype), jnp.asarray(factor, mean.dtype)
 
     def step(_, moments):
         m, S = moments
         contraction = jnp.eye(m.size, dtype=m.dtype) - eta * jax.jacfwd(slope)(m)
-        noise = eta**2 * s * averaged(variance, m, S)
-        return m - eta * averaged(slope, m, S), contraction @ S @ contraction.T + noise
+        noise = eta**2 * s * expectation(variance, m, S)
+        return m - eta * expectation(slope, m, S), contraction @ S @ contraction.T + noise
 
     mean, covariance = lax.fori_loop(
         0, jnp.asarray(steps, jnp.int32), step, (mean, jnp.zeros((mean.size, mean.size), mean.dtype))

@@ -6,9 +6,9 @@ import numbers
 import jax
 import jax.numpy as jnp
 
+from jaxflow._compiled import compiled
 from jaxflow._norms import difference
-from jaxflow._traceable import compiled
-from jaxflow.comparison.laws.standardised import counted
+from jaxflow.comparison.laws.standardised import row_mask
 
 
 def wasserstein(a, b, order: float = 2.0) -> jax.Array:
@@ -47,7 +47,7 @@ def two_samples(a, b) -> tuple[jax.Array, jax.Array]:
         if jnp.iscomplexobj(x):
             raise TypeError(f"{name} must be real, got dtype {jnp.result_type(x)}.")
     if all(isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.integer) and x.size for x in (a, b)):
-        a, b = _from_the_first(a, b)
+        a, b = _subtract_first(a, b)
     a, b = jnp.asarray(a, float), jnp.asarray(b, float)
     for name, x in (("a", a), ("b", b)):
         if x.ndim == 0 or x.shape[0] == 0:
@@ -57,7 +57,7 @@ def two_samples(a, b) -> tuple[jax.Array, jax.Array]:
     return a, b
 
 
-def _from_the_first(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _subtract_first(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Integers minus the first of them, which changes no distance and keeps what single precision would round off."""
     origin = a.reshape(-1)[0]
     shifted = lambda x: difference(x, origin.astype(x.dtype))
@@ -67,10 +67,10 @@ def _from_the_first(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 @compiled(static=("order",))
 def _wasserstein(a, b, order: float):
     flat = lambda x: x.reshape(x.shape[0], -1)
-    return of_columns(flat(a), flat(b), float(len(a)), float(len(b)), order).reshape(a.shape[1:])
+    return distances_of_columns(flat(a), flat(b), float(len(a)), float(len(b)), order).reshape(a.shape[1:])
 
 
-def of_columns(a: jax.Array, b: jax.Array, used_a, used_b, order: float) -> jax.Array:
+def distances_of_columns(a: jax.Array, b: jax.Array, used_a, used_b, order: float) -> jax.Array:
     """The distances of the columns of `a` (n, k) and `b` (m, k), of which only the first `used` rows count."""
     ends = jnp.concatenate([_ends(a.shape[0], used_a), _ends(b.shape[0], used_b)])
     ends = jnp.sort(ends)
@@ -93,5 +93,5 @@ def _ends(n: int, used) -> jax.Array:
 
 def _quantiles(x: jax.Array, used, u: jax.Array) -> jax.Array:
     """The quantiles at u (U,) of each column's first `used` rows; shape (U, k)."""
-    x = jnp.sort(jnp.where(counted(len(x), used) > 0, x, jnp.inf), axis=0)
+    x = jnp.sort(jnp.where(row_mask(len(x), used) > 0, x, jnp.inf), axis=0)
     return x[jnp.clip(jnp.floor(u * used), 0, jnp.maximum(used, 1) - 1).astype(int)]

@@ -16,7 +16,7 @@ from jaxflow.comparison.checks import (
     span,
     warn_of_clocks,
 )
-from jaxflow.solve.ensembles import one_clock
+from jaxflow.solve.ensembles import share_clock
 from jaxflow.solve.trajectory import Trajectory
 
 PyTree = Any
@@ -62,12 +62,12 @@ def gather(a: Any, b: Any, at: Any) -> tuple[Samples, Samples, list[str]]:
             )
     if a.counts_steps != b.counts_steps:
         warn_of_clocks(stacklevel=4)
-    a, b = (one_clock(run) if np.ndim(run.times) == 2 else run for run in (a, b))
+    a, b = (share_clock(run) if np.ndim(run.times) == 2 else run for run in (a, b))
     check_times(a.times, b.times)
     check_structures(a.values, b.values)
     check_numbers("a", a.values)
     check_numbers("b", b.values)
-    index, suffixes = _at(at, a.times)
+    index, suffixes = _indices_of_times(at, a.times)
     return Samples(a.values, index, a.status), Samples(b.values, index, b.status), suffixes
 
 
@@ -82,7 +82,7 @@ def _arrays(name: str, values: PyTree) -> PyTree:
     return values
 
 
-def _at(at: Any, times: jax.Array) -> tuple[np.ndarray, list[str]]:
+def _indices_of_times(at: Any, times: jax.Array) -> tuple[np.ndarray, list[str]]:
     """The indices of the times asked for, matched up to rounding."""
     if at is None:
         return np.array([times.shape[0] - 1]), [""]
@@ -130,7 +130,7 @@ def coordinates(samples: Samples) -> list[str]:
     return names
 
 
-def at_times(samples: Samples) -> PyTree:
+def records_at(samples: Samples) -> PyTree:
     """The records at the times asked for, leaves (n, K, …)."""
     if samples.index is None:
         return jax.tree.map(lambda x: x[:, None], samples.values)

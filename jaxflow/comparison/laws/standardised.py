@@ -36,12 +36,12 @@ class Columns(NamedTuple):
         return jnp.where(self.varies, self.unit, 0.0)
 
 
-def standardised(a: jax.Array, b: jax.Array, used_a, used_b, precision: jax.Array) -> Columns:
+def standardise(a: jax.Array, b: jax.Array, used_a, used_b, precision: jax.Array) -> Columns:
     """The columns of `a` (n, k) and `b` (m, k), of which the first `used` rows (a float) count, the others are zero.
 
     `precision` (k,): the relative rounding error of each.
     """
-    live_a, live_b = counted(len(a), used_a), counted(len(b), used_b)
+    live_a, live_b = row_mask(len(a), used_a), row_mask(len(b), used_b)
     size = jnp.maximum(jnp.abs(a).max(0), jnp.abs(b).max(0))
     size = jnp.where(size > 0, size, 1.0)
     # Seen from the first member, a column that is constant in both is exactly 0, and one that varies has its digits.
@@ -73,7 +73,7 @@ def standardised(a: jax.Array, b: jax.Array, used_a, used_b, precision: jax.Arra
     )
 
 
-def projected(columns: Columns, used_a, used_b, key: jax.Array, count: int) -> Columns:
+def project(columns: Columns, used_a, used_b, key: jax.Array, count: int) -> Columns:
     """`count` random projections of the columns that vary, each on a direction of about unit length."""
     d = columns.varies.size
     directions = jax.random.normal(key, (d, count), columns.a.dtype) / np.sqrt(d)
@@ -81,10 +81,10 @@ def projected(columns: Columns, used_a, used_b, key: jax.Array, count: int) -> C
     # A projection is of size 1, as the columns are.
     precision = jnp.where(columns.varies, columns.rounding, 0.0).max()
     precision = jnp.full(count, precision)
-    return standardised(columns.a @ directions, columns.b @ directions, used_a, used_b, precision)
+    return standardise(columns.a @ directions, columns.b @ directions, used_a, used_b, precision)
 
 
-def counted(n: int, used) -> jax.Array:
+def row_mask(n: int, used) -> jax.Array:
     """1 in the first `used` of n rows, 0 in the others; shape (n, 1)."""
     return (jnp.arange(n, dtype=float) < used)[:, None].astype(float)
 

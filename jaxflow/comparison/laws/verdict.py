@@ -69,7 +69,7 @@ class EnsembleComparison:
     @property
     def worst(self) -> str:
         """The name of the statistic with the largest gap in standard errors; needs one concrete comparison."""
-        return self.names[self._worst()]
+        return self.names[self._index_of_worst()]
 
     @property
     def verdict(self) -> str:
@@ -78,27 +78,26 @@ class EnsembleComparison:
         runs = f"{used[0]} pairs of runs" if self.paired else f"{used[0]} and {used[1]} runs"
         p = f"(p = {float(self.p_value):.2g})"
         if np.isnan(self.p_value) and int(self.unresolved) and not np.any(self.standard_error):
-            return (
-                f"No verdict: {self._left_out()}, and nothing else varies; record deviations, or in float64."
-            )
+            left_out = self._left_out_sentence()
+            return f"No verdict: {left_out}, and nothing else varies; record deviations, or in float64."
         if np.isnan(self.p_value):
             text = f"No verdict: only {runs} are finite, too few for this test"
         elif self.differ:
             most = "" if self.low is None else f", most in the {self.worst}"
             text = f"The ensembles of {runs} differ {p}{most}"
         else:
-            text = f"No difference found between {runs} {p}{self._excluded()}"
-        left_out = f"; {self._left_out()}" if int(self.unresolved) and self.low is not None else ""
-        return f"{text}{left_out}{self._lost()}."
+            text = f"No difference found between {runs} {p}{self._excluded_sentence()}"
+        left_out = f"; {self._left_out_sentence()}" if int(self.unresolved) and self.low is not None else ""
+        return f"{text}{left_out}{self._lost_sentence()}."
 
-    def _left_out(self) -> str:
+    def _left_out_sentence(self) -> str:
         count = int(self.unresolved)
         return f"the spread of {count} number{'s' * (count != 1)} is below what their precision resolves"
 
-    def _worst(self) -> int:
+    def _index_of_worst(self) -> int:
         return int(np.argmax(np.abs(_ratio(self.gap, self.standard_error))))
 
-    def _excluded(self) -> str:
+    def _excluded_sentence(self) -> str:
         """The largest gaps in a mean and in a variance that the intervals leave possible."""
         if self.low is None or self.high is None:
             return ""
@@ -106,17 +105,17 @@ class EnsembleComparison:
         # Where precision ends no gap is excluded.
         known = np.asarray(self.scale) > 0 if int(self.unresolved) else np.ones(bounds.shape, bool)
 
-        def of(kind):
+        def largest_bound(kind):
             wanted = {f"{kind} of {marginal}" for marginal in self.marginals}
             rows = zip(self.names, bounds, known, strict=True)
             return max((bound for name, bound, told in rows if told and name in wanted), default=np.nan)
 
-        mean, variance = of("mean"), of("variance")
+        mean, variance = largest_bound("mean"), largest_bound("variance")
         if np.isnan(mean):
             return ""
         return f": a gap above {mean:.2g} SD in a mean or {_percent(variance)} in a variance is excluded"
 
-    def _lost(self) -> str:
+    def _lost_sentence(self) -> str:
         diverged = np.asarray(self.diverged)
         if not diverged.any():
             return ""
@@ -133,9 +132,9 @@ class EnsembleComparison:
             return f"EnsembleComparison({np.sum(self.differ)} of {np.size(self.p_value)} comparisons differ)"
         if np.isnan(self.p_value):
             return f"EnsembleComparison({self.verdict})"
-        i, effects = self._worst(), _ratio(self.wasserstein, self.spread)
+        i, effects = self._index_of_worst(), _ratio(self.wasserstein, self.spread)
         k = int(np.argmax(effects))
-        gap = f"{_number(self.gap[i])}{_relative(self.names[i], self.relative[i])}"
+        gap = f"{_number(self.gap[i])}{_relative_gap(self.names[i], self.relative[i])}"
         if self.low is not None and self.high is not None:
             gap = f"a − b = {gap}, between {_number(self.low[i])} and {_number(self.high[i])}"
         return (
@@ -160,7 +159,7 @@ def _percent(x) -> str:
     return f"{100 * x:.0f} %" if x >= 0.1 else f"{100 * x:.2g} %"
 
 
-def _relative(name: str, value: float) -> str:
+def _relative_gap(name: str, value: float) -> str:
     """A gap over its scale, in the words that go with the statistic."""
     if not np.isfinite(value) or name.startswith("mean of cos"):
         return ""

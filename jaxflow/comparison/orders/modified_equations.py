@@ -16,16 +16,17 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
+from jaxflow._compiled import compiled, transfers
 from jaxflow._norms import difference, norm
 from jaxflow._text_table import text_table
-from jaxflow._traceable import compiled, traceable, transfers
+from jaxflow._traceable import traceable
 from jaxflow.comparison.orders.slope import Order, fit
 from jaxflow.comparison.orders.study_plan import RTOL, Plan, dtype_of, plan
 from jaxflow.dynamics.base import Field, scale
 from jaxflow.dynamics.modified_equations.equation import HIGHEST
 from jaxflow.dynamics.modified_equations.smoothness import roughness
 from jaxflow.dynamics.modified_equations.step_logarithm import (
-    cold,
+    cold_state,
     increment,
     logarithm,
     modified_state,
@@ -151,10 +152,10 @@ def order_study(
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
     params = as_parameters(params)
     chosen = plan(family, params, orders, time, warmup, step_sizes)
-    return OrderStudy.of(by_order(chosen, family, objective, params))
+    return OrderStudy.of(fit_each_order(chosen, family, objective, params))
 
 
-def by_order(
+def fit_each_order(
     chosen: Plan, family: Callable, objective: Callable, params: PyTree
 ) -> Iterator[tuple[int, Order, jax.Array]]:
     """Yield each order with its fit and the points used, as soon as it is done; the iterates are common to all."""
@@ -206,12 +207,12 @@ def _members(family: Callable, h: jax.Array, params: PyTree) -> tuple[Optimizer,
 
 
 @traceable
-def truncated(optimizer, objective, shares, time_step):
+def truncated_equation(optimizer, objective, shares, time_step):
     """`modified`, of the order that its shares give: they are numbers here, so that all orders are one program."""
     step = lambda state: increment(optimizer, objective, state)
     return Field(
         drift=lambda t, state: scale(1 / time_step, logarithm(step, state, shares)),
-        init=lambda params: cold(optimizer, params),
+        init=lambda params: cold_state(optimizer, params),
         params=lambda state: state.params,
     )
 
@@ -220,7 +221,7 @@ def truncated(optimizer, objective, shares, time_step):
 def _iterates(*, sequential, optimizers, step_sizes, before, after, objective, params):
     """Where the warm-up ends, as the state of a modified equation, and the parameters at the end; leaves (n, …)."""
 
-    def one(member):
+    def run_member(member):
         optimizer, h, before, after = member
         walk = lambda params, steps, state: iterate(
             optimizer, objective, params, steps=steps, every=None, time_step=h, state=state
@@ -228,7 +229,7 @@ def _iterates(*, sequential, optimizers, step_sizes, before, after, objective, p
         warm = walk(params, before, None)
         return modified_state(warm), walk(warm.params, after, warm.state).params
 
-    return _spread(sequential, one, (optimizers, step_sizes, before, after))
+    return _map_members(sequential, run_member, (optimizers, step_sizes, before, after))
 
 
 @compiled(static=("sequential",))
@@ -236,9 +237,9 @@ def _errors(*, sequential, shares, optimizers, step_sizes, starts, ends, time, o
     """Relative errors (n,) of one order, and what rounding and the solver may contribute to them (n,)."""
     eps = jnp.finfo(jnp.result_type(*jax.tree.leaves(ends))).eps
 
-    def one(member):
+    def solve_member(member):
         optimizer, h, start, end = member
-        equation = truncated(optimizer, objective, shares, h)
+        equation = truncated_equation(optimizer, objective, shares, h)
         times = jnp.stack([jnp.zeros_like(h), jnp.asarray(time, h.dtype)])
         import diffrax
 
@@ -251,9 +252,9 @@ def _errors(*, sequential, shares, optimizers, step_sizes, starts, ends, time, o
         error = gap(jax.tree.map(lambda x: x[-1], flow.values)) / travelled
         return error, (rtol + 100 * eps) * norm(end) / travelled
 
-    return _spread(sequential, one, (optimizers, step_sizes, starts, ends))
+    return _map_members(sequential, solve_member, (optimizers, step_sizes, starts, ends))
 
 
-def _spread(sequential: bool, one: Callable, members: Any) -> Any:
+def _map_members(sequential: bool, one: Callable, members: Any) -> Any:
     """On a CPU one member at a time, as their steps differ twelvefold and all would wait for the longest."""
     return lax.map(one, members) if sequential else jax.vmap(one)(members)

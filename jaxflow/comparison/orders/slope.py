@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxflow._compiled import transfers
 from jaxflow._norms import root
 from jaxflow._text_table import text_table
-from jaxflow._traceable import transfers
 
 
 @jax.tree_util.register_dataclass

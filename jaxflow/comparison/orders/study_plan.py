@@ -41,9 +41,9 @@ def plan(
     orders = _orders(orders, dtype_of(params))
     if time is None:
         time = SPAN * float(family.time_step) if isinstance(family, Family) else 1.0
-    _check.positive(time=time)
+    _check.require_positive(time=time)
     warmup = time / 2 if warmup is None else warmup
-    _check.nonnegative(warmup=warmup)
+    _check.require_nonnegative(warmup=warmup)
     return Plan(orders, time, *_ladder(time, warmup, step_sizes))
 
 
@@ -53,7 +53,7 @@ def dtype_of(params: PyTree) -> Any:
 
 def _orders(orders: Any, dtype: Any) -> tuple[int, ...]:
     for order in orders:
-        _check.integer("orders", order, 1)
+        _check.require_integer("orders", order, 1)
         _check.require("orders", order, order <= HIGHEST, f"integers from 1 to {HIGHEST}")
     if not orders or len(set(orders)) != len(orders):
         raise ValueError(f"orders must be one or more distinct integers, got {orders!r}.")

@@ -9,8 +9,8 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxflow import _check
+from jaxflow._compiled import compiled
 from jaxflow._norms import difference, parts
-from jaxflow._traceable import compiled
 from jaxflow.comparison.orders.slope import Order, check_ladder
 
 PyTree = Any
@@ -66,18 +66,18 @@ def weak_order(
     for rate in rates:
         a, b = jax.device_put((discrete(rate), continuous(rate)))
         _check_alike(rate, a, b)
-        found.append(_exact(a, b) if panel is None else _sampled(rate, a, b, panel))
+        found.append(_exact_gap(a, b) if panel is None else _sampled_gap(rate, a, b, panel))
     gaps, members = (list(x) for x in zip(*found, strict=True))
     _check_gaps(rates, gaps, members)
     return _fit(np.array(rates), np.array(gaps), None if panel is None else np.stack(members))
 
 
-def _exact(a: PyTree, b: PyTree) -> tuple[float, None]:
+def _exact_gap(a: PyTree, b: PyTree) -> tuple[float, None]:
     leaves = zip(*map(jax.tree.leaves, (a, b)), strict=True)
     return max(float(np.abs(difference(x, y)).max()) for x, y in leaves), None
 
 
-def _sampled(rate: float, a: PyTree, b: PyTree, panel) -> tuple[float, np.ndarray]:
+def _sampled_gap(rate: float, a: PyTree, b: PyTree, panel) -> tuple[float, np.ndarray]:
     """The largest |mean| of the paired differences of the panel, and the differences (n,) whose mean it is."""
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves((a, b))}
     if len(sizes) != 1 or min(sizes) < (2,):
@@ -138,7 +138,7 @@ def _ladder(learning_rates: Any) -> list[float]:
 
 def _check_alike(rate: float, a: PyTree, b: PyTree) -> None:
     where = f"at learning rate {rate:g}"
-    _check.tree_like(
+    _check.require_like(
         "discrete", a, b, f"return numbers of the same structure and shapes as continuous {where}"
     )
     if not jax.tree.leaves(a):

@@ -11,8 +11,8 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxflow import _check
+from jaxflow._compiled import compiled
 from jaxflow._norms import root
-from jaxflow._traceable import compiled
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import (
     Loss,
@@ -79,7 +79,7 @@ class SpectralDensity:
     def _width(self, width: Any) -> jax.Array:
         if width is None:
             return self.width
-        _check.positive(width=width)
+        _check.require_positive(width=width)
         return jnp.asarray(width, self.nodes.dtype)
 
     def count_above(self, x: Any) -> Estimate:
@@ -116,7 +116,7 @@ class SpectralDensity:
 
     def moment(self, power: int) -> Estimate:
         r"""$\frac1P \sum_i \lambda_i^p$ for an integer p at least 0, without quadrature error for p < 2·depth."""
-        _check.integer("power", power, 0)
+        _check.require_integer("power", power, 0)
         return mean(jnp.sum(self.weights * self.nodes**power, axis=1))
 
     def __repr__(self):
@@ -173,14 +173,14 @@ def spectral_density(
     >>> jf.curvature.spectral_density(loss, jnp.ones(4), jax.random.key(0))
     SpectralDensity(4 eigenvalues, 1 … 4; 10 probes of depth 4)
     """
-    _check.integer("probes", probes, 1)
-    _check.integer("depth", depth, 1)
-    objective, params, preconditioner = checked(objective, params, preconditioner, gauss_newton)
+    _check.require_integer("probes", probes, 1)
+    _check.require_integer("depth", depth, 1)
+    objective, params, preconditioner = check_arguments(objective, params, preconditioner, gauss_newton)
     return _density(
         objective=objective,
         params=params,
         preconditioner=preconditioner,
-        key=checked_key(key),
+        key=check_key(key),
         probes=int(probes),
         depth=int(depth),
         gauss_newton=bool(gauss_newton),
@@ -215,7 +215,7 @@ def quadrature(op: Operator, key: jax.Array, probes: int, depth: int) -> Spectra
     return SpectralDensity(nodes, weights, residuals, op.size)
 
 
-def checked(
+def check_arguments(
     objective: Any, params: PyTree, preconditioner: PyTree, gauss_newton: bool
 ) -> tuple[Loss, PyTree, PyTree]:
     """The objective, parameters and preconditioner; they are refused where they have no spectrum."""
@@ -226,6 +226,6 @@ def checked(
     return objective, params, check_preconditioner(preconditioner, params)
 
 
-def checked_key(key: Any) -> jax.Array:
+def check_key(key: Any) -> jax.Array:
     """A random key; a bare seed is refused."""
     return jnp.asarray(_check.random_key(key))

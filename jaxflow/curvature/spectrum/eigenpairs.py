@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
-from jaxflow._traceable import compiled
+from jaxflow._compiled import compiled
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import (
     Operator,
@@ -23,7 +23,7 @@ from jaxflow.curvature.products import (
     real_parameters,
 )
 from jaxflow.curvature.spectrum.estimate import Estimate
-from jaxflow.curvature.spectrum.krylov import Block, follow, leading
+from jaxflow.curvature.spectrum.krylov import Block, follow, leading_pairs
 
 PyTree = Any
 TOLERANCE = 1e-4  # of the residuals, relative; the eigenvalues are then good to about its square
@@ -124,11 +124,11 @@ def top_eigenpairs(
         check_parts(objective)
     params = real_parameters(params)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    _check.integer("k", k, 1)
+    _check.require_integer("k", k, 1)
     _check.require("k", k, k <= size, f"at most {size}, the number of parameters")
     if products is not None:
-        _check.integer("products", products, k)
-    _check.positive(tolerance=tolerance)
+        _check.require_integer("products", products, k)
+    _check.require_positive(tolerance=tolerance)
     preconditioner = check_preconditioner(preconditioner, params)
     vectors = None if start is None else _start(start, params, k)
     if not gauss_newton:
@@ -189,7 +189,7 @@ def _top_eigenpairs(*, settings, objective, params, preconditioner, vectors, tol
     hessian = operator(objective, params, preconditioner, settings.gauss_newton)
     k, allowed = settings.k, settings.products
     if vectors is None:
-        block = cold(hessian, k, allowed)
+        block = find_pairs(hessian, k, allowed)
     else:
         blocks = BLOCKS if allowed is None else allowed // k - 1
         flat = jax.vmap(lambda v: ravel_pytree(v)[0] / hessian.root)(vectors)
@@ -197,10 +197,10 @@ def _top_eigenpairs(*, settings, objective, params, preconditioner, vectors, tol
     return pairs_of(hessian, block)
 
 
-def cold(hessian: Operator, k: int, products: int | None = None) -> Block:
+def find_pairs(hessian: Operator, k: int, products: int | None = None) -> Block:
     """The k leading eigenpairs without a start."""
     allowed = COLD + EACH * k if products is None else products
-    return leading(hessian.apply, hessian.size, hessian.flat.dtype, k, allowed)
+    return leading_pairs(hessian.apply, hessian.size, hessian.flat.dtype, k, allowed)
 
 
 def pairs_of(hessian: Operator, block: Block) -> Eigenpairs:
@@ -212,7 +212,7 @@ def pairs_of(hessian: Operator, block: Block) -> Eigenpairs:
 def _start(start: Any, params: PyTree, k: int) -> PyTree:
     vectors = start.vectors if isinstance(start, Eigenpairs) else start
     stack = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((k, *leaf.shape), leaf.dtype), params)
-    _check.tree_like(
+    _check.require_like(
         "start",
         vectors,
         stack,

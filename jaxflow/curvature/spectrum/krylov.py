@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow._norms import norms
-from jaxflow.curvature.spectrum.lanczos_iteration import lanczos, random_start, scattered
+from jaxflow.curvature.spectrum.lanczos_iteration import lanczos, random_start, scatter_rows
 
 SWEEPS = 3  # of making new rows orthogonal to the basis and to one another: twice is enough for either
 EXHAUSTED = 8  # blocks of products allowed to find what an exhausted Krylov space has not
@@ -54,19 +54,19 @@ def follow(
     k, n = vectors.shape
     blocks = min(blocks, -(-n // k) - 1)
     width = (blocks + 1) * k
-    strewn = scattered(range(1, k + 1), n, vectors.dtype)
+    strewn = scatter_rows(range(1, k + 1), n, vectors.dtype)
     usable = jnp.isfinite(vectors).all(1) & (vectors != 0).any(1)
     vectors = jnp.where(usable[:, None], vectors, strewn)
 
-    def rough(pairs: Block) -> jax.Array:
+    def is_rough(pairs: Block) -> jax.Array:
         late = pairs.residuals > tolerance * pairs.scale
         return (late if needed is None else late & needed(pairs.values, pairs.residuals)).any()
 
     def go_on(carry):
         pairs, _, _, count = carry
-        return (count <= min(1, blocks)) | ((count <= blocks) & rough(pairs))
+        return (count <= min(1, blocks)) | ((count <= blocks) & is_rough(pairs))
 
-    def left_over(pairs: Block) -> jax.Array:
+    def remainder(pairs: Block) -> jax.Array:
         left = pairs.images - pairs.values[:, None] * pairs.vectors
         rounding = 10 * jnp.finfo(left.dtype).eps * pairs.scale
         return jnp.where((pairs.residuals <= rounding)[:, None], strewn, left)
@@ -74,8 +74,10 @@ def follow(
     def enlarge(carry):
         pairs, basis, images, count = carry
         # The vectors given are the first block: one copy of the operator in the program, not two.
-        block = jnp.where(count == 0, vectors, left_over(pairs))
-        block = lax.fori_loop(0, SWEEPS, lambda _, rows: orthonormal(rows - (rows @ basis.T) @ basis), block)
+        block = jnp.where(count == 0, vectors, remainder(pairs))
+        block = lax.fori_loop(
+            0, SWEEPS, lambda _, rows: orthonormalise(rows - (rows @ basis.T) @ basis), block
+        )
         basis = lax.dynamic_update_slice_in_dim(basis, block, count * k, 0)
         images = lax.dynamic_update_slice_in_dim(images, jax.vmap(apply)(block), count * k, 0)
         return _ritz(basis, images, k), basis, images, count + 1
@@ -87,7 +89,7 @@ def follow(
     return pairs._replace(products=count * k)
 
 
-def leading(apply: Callable[[jax.Array], jax.Array], size: int, dtype, k: int, products: int) -> Block:
+def leading_pairs(apply: Callable[[jax.Array], jax.Array], size: int, dtype, k: int, products: int) -> Block:
     """The k leading eigenpairs of a symmetric operator on (size,): Lanczos, and two blocks of products for safety.
 
     Where the Krylov space was exhausted with fewer pairs than that, more blocks look for the others.
@@ -115,7 +117,7 @@ def guess(apply: Callable[[jax.Array], jax.Array], size: int, dtype, k: int, dep
     return krylov.values[last], vectors, largest, ~krylov.found.all()
 
 
-def orthonormal(rows: jax.Array) -> jax.Array:
+def orthonormalise(rows: jax.Array) -> jax.Array:
     """Rows of the same span, orthonormal up to the condition of the given ones; rows lost in rounding become 0."""
     lengths = norms(rows)[:, None]
     rows = rows / jnp.where(lengths > jnp.finfo(rows.dtype).tiny, lengths, 1.0)

@@ -28,16 +28,16 @@ class Krylov(NamedTuple):
 
 def lanczos(apply: Callable[[jax.Array], jax.Array], start: jax.Array, depth: int) -> Krylov:
     """Lanczos with full reorthogonalisation from `start` (n,): `depth` ≤ n products, of unit vectors."""
-    spread = 0.75 + 0.5 * scattered(range(1, 2), start.size, start.dtype)[0]
+    spread = 0.75 + 0.5 * scatter_rows(range(1, 2), start.size, start.dtype)[0]
 
-    def disturbed(v):
+    def disturb(v):
         image = apply(v)
         size = norm(image)
         # By rounding: at the end of an exhausted space Lanczos would go on with 0/0.
         tiny = 10 * jnp.finfo(start.dtype).eps * jnp.where(size > 0, size, 1.0)
         return image + tiny * spread * v
 
-    krylov: Any = decomp.tridiag_sym(depth, custom_vjp=False, materialize=False)(disturbed, start)
+    krylov: Any = decomp.tridiag_sym(depth, custom_vjp=False, materialize=False)(disturb, start)
     (diagonal, links), small = krylov.J_small, 100 * jnp.finfo(start.dtype).eps
     # What follows a link that is rounding is not orthogonal to what was before: it is cut off.
     links = jnp.append(links, norm(krylov.residual))
@@ -57,10 +57,10 @@ def lanczos(apply: Callable[[jax.Array], jax.Array], start: jax.Array, depth: in
 
 def random_start(size: int, dtype) -> jax.Array:
     """A start to which no eigenvector is orthogonal, except by chance; (n,)."""
-    return scattered(range(1), size, dtype)[0]
+    return scatter_rows(range(1), size, dtype)[0]
 
 
-def scattered(rows: range, size: int, dtype) -> jax.Array:
+def scatter_rows(rows: range, size: int, dtype) -> jax.Array:
     """Rows (k, n) that lie in no particular direction: numbers from −1/2 to 1/2, which cost less than random ones."""
     i, j = jnp.arange(size, dtype=jnp.uint32)[None], jnp.asarray(rows, jnp.uint32)[:, None]
     bits = i * jnp.uint32(2654435761) + j * jnp.uint32(2246822519)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow import _check
-from jaxflow._traceable import compiled
+from jaxflow._compiled import compiled
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import Loss, Operator, operator
-from jaxflow.curvature.spectrum.density import checked, checked_key, quadrature
+from jaxflow.curvature.spectrum.density import check_arguments, check_key, quadrature
 from jaxflow.curvature.spectrum.estimate import Estimate, mean
 
 PyTree = Any
@@ -60,13 +60,13 @@ def trace(
     >>> jf.curvature.trace(lambda x: x[0] ** 2 + 3 * x[1] ** 2, jnp.ones(2), jax.random.key(0))
     8 ± 0
     """
-    _check.integer("probes", probes, 1)
-    objective, params, preconditioner = checked(objective, params, preconditioner, gauss_newton)
+    _check.require_integer("probes", probes, 1)
+    objective, params, preconditioner = check_arguments(objective, params, preconditioner, gauss_newton)
     return _trace(
         objective=objective,
         params=params,
         preconditioner=preconditioner,
-        key=checked_key(key),
+        key=check_key(key),
         probes=int(probes),
         gauss_newton=bool(gauss_newton),
     )
@@ -121,23 +121,23 @@ def saddle_index(
     >>> jf.curvature.saddle_index(lambda x: x[0] ** 2 - x[1] ** 2, jnp.zeros(2))
     1 ± 0
     """
-    objective, params, _ = checked(objective, params, None, False)
+    objective, params, _ = check_arguments(objective, params, None, False)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     dense = size <= DENSE if dense is None else bool(dense)
     if tolerance is None:
         tolerance = 1e-6 if jnp.result_type(*jax.tree.leaves(params)) == jnp.float64 else 1e-4
-    _check.nonnegative(tolerance=tolerance)
+    _check.require_nonnegative(tolerance=tolerance)
     if dense:
-        return _counted(objective, params, tolerance)
+        return _count_dense(objective, params, tolerance)
     if key is None:
         raise ValueError(
             f"key must be given to estimate the index of a Hessian of {size:,} parameters, got None."
         )
-    return _estimated(objective, params, tolerance=tolerance, key=checked_key(key))
+    return _estimate_index(objective, params, tolerance=tolerance, key=check_key(key))
 
 
 @compiled
-def _counted(objective, params, tolerance):
+def _count_dense(objective, params, tolerance):
     warn_unless_twice_differentiable(objective, params)
     values = jnp.linalg.eigvalsh(matrix(operator(objective, params)))
     # Rounding of what is 0 is no direction of escape, however small the tolerance.
@@ -147,7 +147,7 @@ def _counted(objective, params, tolerance):
 
 
 @compiled
-def _estimated(objective, params, tolerance, key):
+def _estimate_index(objective, params, tolerance, key):
     warn_unless_twice_differentiable(objective, params)
     density = quadrature(operator(objective, params), key, PROBES, DEPTH)
     return density.count_below(-tolerance * jnp.abs(density.nodes).max())

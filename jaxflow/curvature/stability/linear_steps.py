@@ -20,14 +20,14 @@ SUMS = ("weight_sum",)  # of the weights of all steps, in their averages
 def fields(state: PyTree, names: tuple[str, ...], kind: Any) -> list[bool]:
     """For each leaf of a state, whether it is of this kind, in a field of one of these names."""
 
-    def chosen(path, leaf):
+    def is_chosen(path, leaf):
         fields = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
         return bool(fields) and fields[-1] in names and jnp.issubdtype(leaf.dtype, kind)
 
-    return [chosen(*pair) for pair in jax.tree_util.tree_leaves_with_path(state)]
+    return [is_chosen(*pair) for pair in jax.tree_util.tree_leaves_with_path(state)]
 
 
-def replaced(state: PyTree, chosen: list[bool], values: Any) -> PyTree:
+def replace_leaves(state: PyTree, chosen: list[bool], values: Any) -> PyTree:
     """The state with the chosen leaves replaced, by a number or by those of another state."""
     leaves, structure = jax.tree.flatten(state)
     values = jax.tree.leaves(values) if jax.tree.structure(values) == structure else [values] * len(leaves)
@@ -38,7 +38,9 @@ def replaced(state: PyTree, chosen: list[bool], values: Any) -> PyTree:
 def linear_step(optimizer, params, state, held, h, tilt):
     """A step on hθ²/2 + tilt·θ. Second moments, and dtypes, stay as they were."""
     stay = fields(state, SECOND_MOMENTS, jnp.floating)
-    params, new = advance(optimizer, params, replaced(state, stay, held), lambda p: 0.5 * h * p**2 + tilt * p)
+    params, new = advance(
+        optimizer, params, replace_leaves(state, stay, held), lambda p: 0.5 * h * p**2 + tilt * p
+    )
     like = lambda x, old: x if x.dtype == old.dtype else x.astype(old.dtype)
     return params, jax.tree.map(like, new, state)
 
@@ -50,18 +52,18 @@ def late_state(optimizer, count, dtype) -> PyTree:
     sums of weights are set to those of all steps.
     """
     zero = jnp.zeros((), dtype)
-    state = long_counts(optimizer.init(zero), dtype)
+    state = lengthen_counts(optimizer.init(zero), dtype)
     walked = jnp.minimum(count, WALK)
-    state = replaced(state, fields(state, COUNTS, jnp.integer), count - walked)
+    state = replace_leaves(state, fields(state, COUNTS, jnp.integer), count - walked)
     moments = fields(state, SECOND_MOMENTS, jnp.floating)
     walk = lambda _, state: linear_step(optimizer, zero, state, HELD, 1.0, 0.0)[1]
-    state = replaced(lax.fori_loop(0, walked, walk, state), moments, HELD)
+    state = replace_leaves(lax.fori_loop(0, walked, walk, state), moments, HELD)
     share = count.astype(dtype) / jnp.maximum(walked, 1).astype(dtype)
     stretched = lambda x: x * share.astype(x.dtype)
-    return replaced(state, fields(state, SUMS, jnp.floating), jax.tree.map(stretched, state))
+    return replace_leaves(state, fields(state, SUMS, jnp.floating), jax.tree.map(stretched, state))
 
 
-def long_counts(state: PyTree, dtype) -> PyTree:
+def lengthen_counts(state: PyTree, dtype) -> PyTree:
     """The state, with long counts in double precision.
 
     JAX divides a short count by a number in single precision, and a schedule that ends at 0 would then end at its
@@ -74,15 +76,15 @@ def long_counts(state: PyTree, dtype) -> PyTree:
     )
 
 
-def most_moved(optimizer, state, dtype) -> jax.Array:
+def largest_move(optimizer, state, dtype) -> jax.Array:
     """The farthest that a gradient of 1 moves θ in a step from this state, at counts all along a schedule."""
     counts, zero = fields(state, COUNTS, jnp.integer), jnp.zeros((), dtype)
     if not any(counts):
         return zero
 
-    def moved(count):
-        at = replaced(state, counts, count)
+    def measure_move(count):
+        at = replace_leaves(state, counts, count)
         size = abs(jax.jacfwd(lambda c: linear_step(optimizer, zero, at, at, 1.0, c)[0])(zero))
         return jnp.where(jnp.isfinite(size), size, 0)
 
-    return jax.vmap(moved)(2 ** jnp.arange(31) - 1).max()
+    return jax.vmap(measure_move)(2 ** jnp.arange(31) - 1).max()

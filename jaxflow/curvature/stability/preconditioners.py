@@ -18,7 +18,7 @@ import optax
 from optax.transforms import AddNoiseState
 
 from jaxflow import optim
-from jaxflow._traceable import compiled
+from jaxflow._compiled import compiled
 from jaxflow.optim.adaptive import MomentsState
 from jaxflow.optim.descent import CountState, LookaheadGradientState
 from jaxflow.optim.moments import root, tree_map
@@ -26,7 +26,7 @@ from jaxflow.optim.rules.chains import members_of
 from jaxflow.optim.schedules import value_at
 from jaxflow.optim.squared_gradients import SecondMomentState
 from jaxflow.optim.switching import SwatsState, spread
-from jaxflow.optim.table import Inherited, known, names_with
+from jaxflow.optim.table import Inherited, entry_of, names_with
 
 PyTree = Any
 Chosen = dict[str, Any]
@@ -45,7 +45,7 @@ PLAIN = (
 MOMENTS = (SecondMomentState, MomentsState, optax.ScaleByAdamState, SwatsState)
 
 
-def one(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
+def constant_one(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
     """The number 1, for a method without a second moment."""
     del chosen, t
     return jnp.ones_like(v)
@@ -62,11 +62,11 @@ def _corrections(chosen: Chosen, t: Any) -> tuple[Any, Any]:
     """1 − β₁ᵗ and 1 − β₂ᵗ; those of t = 1 at t = 0, where averages are 0."""
     if not chosen.get("bias_correction", True):
         return 1.0, 1.0
-    t = _after_a_step(t)
+    t = _count_from_one(t)
     return 1 - chosen["b1"] ** t, 1 - chosen["b2"] ** t
 
 
-def _after_a_step(t: Any) -> jax.Array:
+def _count_from_one(t: Any) -> jax.Array:
     return jnp.maximum(jnp.asarray(t, float), 1.0)
 
 
@@ -85,14 +85,14 @@ def nadam(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
 def radam(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
     r"""Adam's where it is rectified, and $1-\beta_1^t$ where not."""
     c1, c2 = _corrections(chosen, t)
-    rho = 2 / (1 - chosen["b2"]) - 1 - 2 * _after_a_step(t) * (1 - c2) / c2
+    rho = 2 / (1 - chosen["b2"]) - 1 - 2 * _count_from_one(t) * (1 - c2) / c2
     return jnp.where(rho > chosen["threshold"], adam(chosen, v, t), c1)
 
 
 def adabound(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
     """α* over the clipped rate, which at step t depends on t and on the schedule's value at t − 1."""
     c1, c2 = _corrections(chosen, t)
-    t, schedule = _after_a_step(t), chosen["learning_rate"]
+    t, schedule = _count_from_one(t), chosen["learning_rate"]
     rate = value_at(schedule, t - 1)
     final = chosen["final_learning_rate"] * (rate / schedule(0) if callable(schedule) else 1.0)
     lower, upper = final * (1 - 1 / (chosen["gamma"] * t + 1)), final * (1 + 1 / (chosen["gamma"] * t))
@@ -106,7 +106,7 @@ def swats(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
     return (root(v) + chosen["eps"]) * c1 / jnp.sqrt(c2)
 
 
-def _at_state(formula: Callable[..., jax.Array], chosen: Chosen, state: Any) -> PyTree:
+def _evaluate_at_state(formula: Callable[..., jax.Array], chosen: Chosen, state: Any) -> PyTree:
     """P of the part of a state that has the second moments: of their maximum where it is kept."""
     moments = state.moments if isinstance(state, SwatsState) else state
     largest = getattr(moments, "nu_max", None)
@@ -137,7 +137,7 @@ def _is_plain(state: PyTree) -> bool:
 
 def _evaluation(optimizer: optax.GradientTransformation, state: PyTree) -> Callable[[], PyTree] | None:
     """The formula of an optimizer with its numbers, to be called; `None` where it divides by nothing."""
-    entry, chosen = known(optimizer), optim.hyperparameters(optimizer)
+    entry, chosen = entry_of(optimizer), optim.hyperparameters(optimizer)
     if (members := members_of(optimizer)) is not None:
         if not isinstance(state, tuple) or len(state) != len(members):
             raise ValueError(f"state must be one of {optimizer!r}, got {type(state).__name__}.")
@@ -147,11 +147,11 @@ def _evaluation(optimizer: optax.GradientTransformation, state: PyTree) -> Calla
             raise ValueError(f"optimizer must have one preconditioner, got {len(found)} in {optimizer!r}.")
         return found[0] if found else None
     if entry is not None and isinstance(inner := entry.preconditioner, Inherited):
-        return _evaluation(chosen[inner.argument], _of(optimizer, state, inner.argument))
+        return _evaluation(chosen[inner.argument], _field_of(optimizer, state, inner.argument))
     formula = None if entry is None else entry.formula("preconditioner")
-    if formula is not None and formula is not one:
+    if formula is not None and formula is not constant_one:
         part = _moments_of(optimizer, state)
-        return lambda: _at_state(formula, chosen, part)
+        return lambda: _evaluate_at_state(formula, chosen, part)
     if _is_plain(state):
         return None
     names = ", ".join(sorted(names_with("preconditioner")))
@@ -161,7 +161,7 @@ def _evaluation(optimizer: optax.GradientTransformation, state: PyTree) -> Calla
     )
 
 
-def _of(optimizer: optax.GradientTransformation, state: PyTree, field: str) -> Any:
+def _field_of(optimizer: optax.GradientTransformation, state: PyTree, field: str) -> Any:
     if not hasattr(state, field):
         raise ValueError(f"state must be one of {optimizer!r}, got {type(state).__name__}.")
     return getattr(state, field)
@@ -210,11 +210,11 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
         raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
     if hasattr(state, "estimator"):  # an IterationState
         state = state.optimizer
-    return 1.0 if _evaluation(optimizer, state) is None else _evaluated(optimizer, state)
+    return 1.0 if _evaluation(optimizer, state) is None else _evaluate(optimizer, state)
 
 
 @compiled
-def _evaluated(optimizer, state):
+def _evaluate(optimizer, state):
     # The state's own precision, at least single: hyperparameters that are arrays of another would change it.
     floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     dtype = np.result_type(np.float32, *(leaf.dtype for leaf in floats))

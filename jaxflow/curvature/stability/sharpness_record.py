@@ -12,19 +12,21 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
-from jaxflow._traceable import compiled, traceable
+from jaxflow._compiled import compiled
+from jaxflow._moved import alias_of
+from jaxflow._traceable import traceable
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import (
     check_objective,
     check_preconditioner,
-    like_parameters,
+    match_parameters,
     operator,
     real_parameters,
 )
 from jaxflow.curvature.spectrum.eigenpairs import BLOCKS, COLD, EACH, TOLERANCE
 from jaxflow.curvature.spectrum.krylov import follow, guess
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
-from jaxflow.recording import Recorder, looked
+from jaxflow.recording import Recorder, replay_records
 
 PyTree = Any
 FRESH = 20  # measurements from one cold start to the next
@@ -87,9 +89,9 @@ def record_sharpness(
     [4.     0.6944 0.543 ] True
     """
     check_objective(objective)
-    _check.integer("k", k, 1)
+    _check.require_integer("k", k, 1)
     whole = isinstance(stride, float) and stride.is_integer()  # as which it is kept
-    _check.count("stride", int(stride) if whole else stride, 1)
+    _check.require_count("stride", int(stride) if whole else stride, 1)
     own = isinstance(preconditioner, optax.GradientTransformation)
     if not (preconditioner is None or own or callable(preconditioner)):
         raise TypeError(
@@ -118,7 +120,7 @@ def record_sharpness(
         vectors, count = memory
         every = jnp.asarray(stride).astype(count.dtype)
 
-        def measured():
+        def measure():
             hessian = hessian_at(params, state)
             size = hessian.size
             anew = lambda: guess(hessian.apply, size, vectors.dtype, k, min(size, COLD + EACH * k))[1]
@@ -127,14 +129,14 @@ def record_sharpness(
             return found.values, found.residuals, found.vectors
 
         blank = jnp.full(k, jnp.nan, vectors.dtype)
-        values, residuals, vectors = lax.cond(count % every == 0, measured, lambda: (blank, blank, vectors))
+        values, residuals, vectors = lax.cond(count % every == 0, measure, lambda: (blank, blank, vectors))
         recorded = () if record is None else record(params)
         return SharpnessRecord(values, residuals, recorded), (vectors, count + 1)
 
     return Recorder(begin, look)
 
 
-def along(
+def sharpness_along(
     objective: Callable[[PyTree], jax.Array], path: PyTree, k: int = 1, *, preconditioners: PyTree = None
 ) -> SharpnessRecord:
     """The k largest Hessian eigenvalues along a path that was recorded, each found from the one before.
@@ -155,7 +157,7 @@ def along(
     not positive.
 
     >>> import jax.numpy as jnp, jaxflow as jf
-    >>> print(jf.curvature.along(lambda x: jnp.sum(x**4) / 12, jnp.array([[1.0], [2.0]])).sharpness)
+    >>> print(jf.curvature.sharpness_along(lambda x: jnp.sum(x**4) / 12, jnp.array([[1.0], [2.0]])).sharpness)
     [1. 4.]
     """
     check_objective(objective)
@@ -169,20 +171,23 @@ def along(
     if len(leaves) == 1 and jnp.shape(leaves[0]) == (*lengths,)[0]:
         preconditioners = leaves[0]
     elif leaves:
-        preconditioners = like_parameters("preconditioners", preconditioners, path)
+        preconditioners = match_parameters("preconditioners", preconditioners, path)
     for leaf in leaves:
         if not isinstance(leaf, Tracer) and not (np.asarray(leaf) > 0).all():
             worst = np.asarray(leaf)[~(np.asarray(leaf) > 0)][0]
             raise ValueError(f"preconditioners must be positive everywhere, got {worst:.6g} among them.")
-    _check.integer("k", k, 1)
-    return _along(objective, path, preconditioners=preconditioners, k=int(k))
+    _check.require_integer("k", k, 1)
+    return _sharpness_along(objective, path, preconditioners=preconditioners, k=int(k))
 
 
 @compiled(static=("k",))
-def _along(objective, path, preconditioners, k):
-    own = None if preconditioners is None else _itself
-    return looked(record_sharpness(objective, k, preconditioner=own), (path, preconditioners))
+def _sharpness_along(objective, path, preconditioners, k):
+    own = None if preconditioners is None else _identity
+    return replay_records(record_sharpness(objective, k, preconditioner=own), (path, preconditioners))
 
 
-def _itself(state: PyTree) -> PyTree:
+def _identity(state: PyTree) -> PyTree:
     return state
+
+
+along = alias_of("jaxflow.curvature.along", "jaxflow.curvature.sharpness_along", sharpness_along)

@@ -18,15 +18,15 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check, optim
-from jaxflow._traceable import compiled, transfers
+from jaxflow._compiled import compiled, transfers
 from jaxflow.curvature.stability.linear_steps import (
     SECOND_MOMENTS,
     fields,
+    largest_move,
     late_state,
+    lengthen_counts,
     linear_step,
-    long_counts,
-    most_moved,
-    replaced,
+    replace_leaves,
 )
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
 
@@ -60,11 +60,11 @@ def _unit(optimizer, state, period, dtype) -> jax.Array:
         if not any(moments):
             return jnp.ones((), dtype)
 
-    def moved(factor):
-        at = replaced(state, moments, jax.tree.map(lambda x: factor * x, state))
+    def measure_move(factor):
+        at = replace_leaves(state, moments, jax.tree.map(lambda x: factor * x, state))
         return abs(jax.jacfwd(lambda c: linear_step(optimizer, zero, at, at, 1.0, c)[0])(zero))
 
-    before, after = moved(1.0), moved(4.0)
+    before, after = measure_move(1.0), measure_move(4.0)
     power = jnp.log(before / jnp.where(after > 0, after, 1.0)) / jnp.log(4.0)
     power = jnp.where((before > 0) & (after > 0), jnp.round(6 * power) / 6, 0.5)
     leaves = jax.tree.leaves(linear_step(optimizer, zero, state, state, 1.0, 0.0)[1])
@@ -86,7 +86,7 @@ def _log_radius(matrix: jax.Array) -> jax.Array:
     return log + 0.5**SQUARINGS * jnp.log(jnp.abs(matrix).max())
 
 
-def _linearised(optimizer, state, period, dtype) -> tuple[Callable[..., jax.Array], jax.Array]:
+def _linearise(optimizer, state, period, dtype) -> tuple[Callable[..., jax.Array], jax.Array]:
     """`map(z, h, tilt)`, the steps of a period on z = (θ, the state's floats, no second moments), and z at θ = 0."""
     leaves, structure = jax.tree.flatten(state)
     held = fields(state, SECOND_MOMENTS, jnp.floating)
@@ -104,7 +104,7 @@ def _linearised(optimizer, state, period, dtype) -> tuple[Callable[..., jax.Arra
     return steps, start
 
 
-def _joined(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _keep_coupled(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The matrix of the coordinates that θ acts on and that act on θ; and those that act on θ.
 
     Others, such as a sum of squares, have eigenvalues of their own, often 1, that tell nothing about θ.
@@ -117,13 +117,13 @@ def _joined(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @jax.custom_jvp
-def _without_derivative(threshold, numbers):
+def _forbid_derivative(threshold, numbers):
     """The threshold; the result of a search has no derivative, and a silent 0 would be wrong."""
     return threshold
 
 
-@_without_derivative.defjvp
-def _refused(primals, tangents):
+@_forbid_derivative.defjvp
+def _refuse_derivative(primals, tangents):
     raise TypeError("stability_threshold has no derivative, because it is found by a search.")
 
 
@@ -131,17 +131,17 @@ def _refused(primals, tangents):
 def _threshold(optimizer, count, state, period):
     """The threshold and the key of the reason why there is none, 0 where there is one."""
     dtype = jnp.result_type(float)
-    state = late_state(optimizer, count, dtype) if state is None else long_counts(state, dtype)
+    state = late_state(optimizer, count, dtype) if state is None else lengthen_counts(state, dtype)
     unit = _unit(optimizer, state, period, dtype)
-    steps, start = _linearised(optimizer, state, period, dtype)
+    steps, start = _linearise(optimizer, state, period, dtype)
     slack, small, tolerance = (3e-5, 1e-6, 1e-3) if dtype == jnp.float32 else (1e-10, 1e-9, 1e-6)
     derivative = lambda x: jax.jacfwd(steps, (0, 2))(start, x * unit, jnp.zeros((), dtype))
 
-    def narrowed(stage, carry):
+    def narrow(stage, carry):
         low, high, ever, always, *_ = carry
         points = low * (high / low) ** jnp.linspace(0.0, 1.0, POINTS, dtype=dtype)
         matrices, tilted = jax.vmap(derivative)(jnp.append(points, LEAST))
-        unstable = ~(jax.vmap(lambda matrix: _log_radius(_joined(matrix)[0]))(matrices[:-1]) <= slack)
+        unstable = ~(jax.vmap(lambda matrix: _log_radius(_keep_coupled(matrix)[0]))(matrices[:-1]) <= slack)
         ever, always = jnp.where(stage == 0, unstable.any(), ever), jnp.where(stage == 0, unstable[0], always)
         first = jnp.where(unstable.any(), unstable.argmax(), POINTS - 1)
         # The second stage looks far below what the first, coarse one has found, for bands it has stepped over.
@@ -150,7 +150,7 @@ def _threshold(optimizer, count, state, period):
 
     bounds, flag = jnp.asarray([LEAST, LARGEST], dtype), jnp.asarray(False)
     begin = (*bounds, flag, flag, jnp.zeros((start.size, start.size), dtype), start)
-    low, high, ever, always, linear, tilted = lax.fori_loop(0, STAGES, narrowed, begin)
+    low, high, ever, always, linear, tilted = lax.fori_loop(0, STAGES, narrow, begin)
     found = jnp.where(always, 0.0, jnp.where(ever, low + (high - low) / 2, jnp.inf))
 
     # Does the gradient act on θ, and is the step on θ as linear as it looks, as far as a small step sees?
@@ -158,9 +158,9 @@ def _threshold(optimizer, count, state, period):
         small * jnp.arange(2, dtype=dtype)
     )
     error = abs((ends[1] - ends[0]) / small - linear[0, 0])
-    joined, acting = _joined(linear)
+    joined, acting = _keep_coupled(linear)
     # Where a schedule has ended at 0 rounding is left of it, as XLA multiplies by the reciprocals of lengths.
-    left = abs(tilted[0]) <= jnp.finfo(dtype).eps * most_moved(optimizer, state, dtype)
+    left = abs(tilted[0]) <= jnp.finfo(dtype).eps * largest_move(optimizer, state, dtype)
     acts = ((tilted != 0) & acting).any() & ~(left & (tilted[0] != 0))
     finite = jnp.isfinite(joined).all() & jnp.isfinite(unit)
     why = jnp.where(
@@ -168,7 +168,7 @@ def _threshold(optimizer, count, state, period):
     )
     numbers = [leaf for leaf in jax.tree.leaves((optimizer, state)) if isinstance(leaf, jax.Array)]
     numbers = [leaf for leaf in numbers if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return _without_derivative(jnp.where(why == 0, found, jnp.nan), numbers), why
+    return _forbid_derivative(jnp.where(why == 0, found, jnp.nan), numbers), why
 
 
 def _period_of(optimizer: Any) -> Any:
@@ -183,14 +183,14 @@ def _period_of(optimizer: Any) -> Any:
     return period
 
 
-def _in_double(tree: PyTree) -> PyTree:
+def _cast_to_double(tree: PyTree) -> PyTree:
     is_float = lambda leaf: hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) if is_float(leaf) else leaf, tree)
 
 
 def _check_state(optimizer: optax.GradientTransformation, state: PyTree, expected: PyTree) -> PyTree:
     state = state.optimizer if hasattr(state, "estimator") else state  # of an IterationState
-    _check.tree_like("state", state, expected, f"be one of {optimizer!r} for one scalar parameter")
+    _check.require_like("state", state, expected, f"be one of {optimizer!r} for one scalar parameter")
     return state
 
 
@@ -253,9 +253,9 @@ def stability_threshold(
         state = _check_state(optimizer, state, fresh)
     for name, value in (("count", count), ("period", period)):
         if value is not None:
-            _check.count(name, value, 1)
+            _check.require_count(name, value, 1)
     if (found := _check.values(count)) is not None:
-        _check.each("count", found, found <= LATE, f"at most {LATE:,}")
+        _check.require_each("count", found, found <= LATE, f"at most {LATE:,}")
     period = _period_of(optimizer) if period is None else period
     numbers = (optimizer, count, state, period)
     small = sum(x.size for x in jax.tree.leaves(fresh) if jnp.issubdtype(x.dtype, jnp.floating)) <= MOST
@@ -263,9 +263,9 @@ def stability_threshold(
     with transfers():
         anew = jnp.zeros(())
     if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(numbers), anew)):
-        return _searched(*numbers)[0] if small else jnp.full((), jnp.nan)
+        return _search(*numbers)[0] if small else jnp.full((), jnp.nan)
     with jax.enable_x64(True), transfers():
-        threshold, why = _searched(*_in_double(numbers)) if small else (np.nan, 4)
+        threshold, why = _search(*_cast_to_double(numbers)) if small else (np.nan, 4)
     if isinstance(threshold, Tracer):  # an optax optimizer made of one
         return threshold.astype(jnp.result_type(float))
     if why:
@@ -275,7 +275,7 @@ def stability_threshold(
     return jax.device_put(np.asarray(threshold, jnp.result_type(float)))
 
 
-def _searched(optimizer, count, state, period) -> tuple[Any, Any]:
+def _search(optimizer, count, state, period) -> tuple[Any, Any]:
     dtype = jnp.result_type(float)
     if count is None:
         count = LATE if dtype == jnp.float64 else LATE_SINGLE

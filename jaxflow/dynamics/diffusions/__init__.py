@@ -2,4 +2,4 @@
 
 from jaxflow import _moved
 
-__getattr__ = _moved.forwarding("jaxflow.dynamics.diffusions", "jaxflow.dynamics.diffusions.first_order")
+__getattr__ = _moved.forward_names("jaxflow.dynamics.diffusions", "jaxflow.dynamics.diffusions.first_order")

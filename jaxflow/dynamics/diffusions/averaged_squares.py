@@ -11,13 +11,13 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, like, scale
-from jaxflow.dynamics.diffusions.moving_averages import gradients_of, noise_of_square, towards
+from jaxflow.dynamics.base import Field, cast_like, scale
+from jaxflow.dynamics.diffusions.moving_averages import gradients_of, move_towards, noise_of_square
 from jaxflow.dynamics.flows import averaged_squares as flows
 from jaxflow.dynamics.flows.averaged_squares import AdamState, BiasCorrected, RMSPropState
-from jaxflow.dynamics.flows.moments import cast, check_adaptive, divided, relaxation
+from jaxflow.dynamics.flows.moments import cast, check_adaptive, divide, relaxation
 from jaxflow.dynamics.noise.minibatch import FULL, Noise
-from jaxflow.dynamics.old_calls import took_batches
+from jaxflow.dynamics.old_calls import accept_batches
 from jaxflow.objective import Objective
 
 
@@ -46,7 +46,7 @@ def rmsprop_sde(
     **Arguments**
 
     - `objective`: an `Objective` with data.
-    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `learning_rate` η: a number above 0, or a function of the time t (`schedule_in_time` makes one of a schedule).
     - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
     - `decay` α: the decay of the second moment, a number in [0, 1).
     - `eps` ε: the number at least 0 that is added to √v, in units of the gradient.
@@ -87,29 +87,29 @@ def rmsprop_sde(
     (3,)
     """
     check_adaptive(learning_rate, eps)
-    _check.fraction(decay=decay)
+    _check.require_fraction(decay=decay)
     gradients = gradients_of(objective, learning_rate, batch_size, malladi, replacement, noise)
     rate, time_step = gradients.rate, gradients.time_step
     forget = relaxation(decay, malladi)
 
-    def preconditioned(x, state, square):
-        return divided(x, state.second_moment, square, 1 - decay, eps)
+    def precondition(x, state, square):
+        return divide(x, state.second_moment, square, 1 - decay, eps)
 
     def diffusion(t, state, xi):
         tau, m = time_step(t), gradients.moments(t, state.params)
         draws = gradients.draw(t, state.params, xi[0]), gradients.draw(t, state.params, xi[1])
         push = jnp.sqrt(jnp.asarray(tau))
-        move = preconditioned(draws[0], state, m.square)
+        move = precondition(draws[0], state, m.square)
         square = scale(0.0 if malladi else forget / tau * push, noise_of_square(draws, m))
         # The optimizer subtracts the gradient, and adds its square.
-        return RMSPropState(like(scale(-rate(t) / tau * push, move), state.params), square)
+        return RMSPropState(cast_like(scale(-rate(t) / tau * push, move), state.params), square)
 
     def step(t, state, dt, xi):
         tau = time_step(t)
         g, target, square = gradients.seen(t, state.params, dt, xi)
-        move = like(scale(-rate(t) / tau * dt, preconditioned(g, state, square)), state.params)
+        move = cast_like(scale(-rate(t) / tau * dt, precondition(g, state, square)), state.params)
         params = jax.tree.map(jnp.add, state.params, move)
-        return RMSPropState(params, towards(state.second_moment, target, -jnp.expm1(-forget * dt / tau)))
+        return RMSPropState(params, move_towards(state.second_moment, target, -jnp.expm1(-forget * dt / tau)))
 
     field = flows.rmsprop_field(gradients, learning_rate, decay, eps, forget)
     return field._replace(
@@ -146,7 +146,7 @@ def adam_sde(
     **Arguments**
 
     - `objective`: an `Objective` with data.
-    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `learning_rate` η: a number above 0, or a function of the time t (`schedule_in_time` makes one of a schedule).
     - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
     - `b1` β₁, `b2` β₂: the decays of the first and the second moment, numbers in [0, 1).
     - `eps` ε: the number at least 0 that is added to $\sqrt{\hat v}$, in units of the gradient.
@@ -183,7 +183,7 @@ def adam_sde(
     10.0
     """
     check_adaptive(learning_rate, eps)
-    _check.fraction(b1=b1, b2=b2)
+    _check.require_fraction(b1=b1, b2=b2)
     gradients = gradients_of(objective, learning_rate, batch_size, malladi, replacement, noise)
     rate, time_step = gradients.rate, gradients.time_step
     averages = BiasCorrected((relaxation(b1, malladi), relaxation(b2, malladi)))
@@ -206,12 +206,12 @@ def adam_sde(
         g, target, square = gradients.seen(t, state.params, dt, xi)
         steps = state.steps + cast(dt / tau, state.steps)
         # The moments relax exactly, bias correction and all: a constant gradient stays its own average.
-        gammas = zip(averages.forget, averages.forgotten(steps), strict=True)
+        gammas = zip(averages.forget, averages.forgotten_shares(steps), strict=True)
         parts = [-jnp.expm1(-f * dt / tau) / gamma for f, gamma in gammas]
-        first = towards(state.first_moment, g, parts[0])
-        second = towards(state.second_moment, target, parts[1])
-        move = divided(first, second, square, jnp.minimum(averages.shares(steps)[1], 1), eps)
-        move = like(scale(-rate(t) / tau * dt, move), state.params)
+        first = move_towards(state.first_moment, g, parts[0])
+        second = move_towards(state.second_moment, target, parts[1])
+        move = divide(first, second, square, jnp.minimum(averages.shares(steps)[1], 1), eps)
+        move = cast_like(scale(-rate(t) / tau * dt, move), state.params)
         return AdamState(jax.tree.map(jnp.add, state.params, move), first, second, steps)
 
     field = flows.adam_field(gradients, learning_rate, averages, eps)
@@ -224,5 +224,5 @@ def adam_sde(
 
 
 # Under these names earlier versions had both.
-rmsprop = took_batches(flows.rmsprop, rmsprop_sde)
-adam = took_batches(flows.adam, adam_sde)
+rmsprop = accept_batches(flows.rmsprop, rmsprop_sde)
+adam = accept_batches(flows.adam, adam_sde)

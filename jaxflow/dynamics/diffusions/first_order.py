@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxflow._norms import root
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, plus, scale
+from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.dynamics.noise.batch_temperature import batch_factor, check_batch
 from jaxflow.dynamics.noise.minibatch import FULL, Noise, gradient_and_noise
 from jaxflow.objective import Objective, gradient, require_data
@@ -17,7 +17,7 @@ from jaxflow.optim.schedules import check_rate, value_at
 PyTree = Any
 
 
-def normal_like(params: PyTree) -> PyTree:
+def normal_shape(params: PyTree) -> PyTree:
     """The shape of one normal number for every real parameter; complex parameters are refused."""
     for leaf in jax.tree.leaves(params):
         if jnp.iscomplexobj(leaf):
@@ -58,7 +58,7 @@ def langevin(objective: Callable[[PyTree], jax.Array], temperature: Any) -> Fiel
     return Field(
         drift=lambda t, params: scale(-1.0, slope(params)),
         diffusion=lambda t, params, xi: scale(root(2 * value_at(temperature, t)), xi),
-        brownian=normal_like,
+        brownian=normal_shape,
         additive=True,
     )
 
@@ -90,8 +90,8 @@ def sgd(
     **Arguments**
 
     - `objective`: an `Objective` with data.
-    - `learning_rate` η: a number at least 0, or a function of the time t (`in_time` makes one of a schedule over
-      steps); the clock is then the running sum of the rates.
+    - `learning_rate` η: a number at least 0, or a function of the time t (`schedule_in_time` makes one of a
+      schedule over steps); the clock is then the running sum of the rates.
     - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
     - `order`: which equation (static). 1 is the equation above, of weak order 1 in η (Li, Tai & E 2017, 1511.06251;
       with the temperature $T = \eta s_B/2$ its noise is $\sqrt{2T\Sigma}$). 2 has the drift of order 2, $-\nabla(L
@@ -123,7 +123,7 @@ def sgd(
     amplitude = noise_amplitude(objective, batch_size, replacement)
     sampling = noise.build()
     slope = gradient(objective)
-    curved = lambda params, t, v: _curved(slope, params, value_at(learning_rate, t), v)
+    curved = lambda params, t, v: _add_curvature(slope, params, value_at(learning_rate, t), v)
 
     def drift(t, params):
         g = slope(params)
@@ -136,7 +136,7 @@ def sgd(
     def step(t, params, dt, xi):
         push = root(dt) * amplitude(learning_rate, t)
         move = gradient_and_noise(objective, sampling, params, xi, dt, push)
-        return plus(params, scale(-1.0, move if order == 1 else curved(params, t, move)))
+        return add(params, scale(-1.0, move if order == 1 else curved(params, t, move)))
 
     return Field(
         drift=drift,
@@ -147,6 +147,6 @@ def sgd(
     )
 
 
-def _curved(slope: Callable[[PyTree], PyTree], params: PyTree, rate: Any, v: PyTree) -> PyTree:
+def _add_curvature(slope: Callable[[PyTree], PyTree], params: PyTree, rate: Any, v: PyTree) -> PyTree:
     r"""$(I + \frac{\eta}{2} H) v$."""
-    return plus(v, scale(0.5 * rate, jax.jvp(slope, (params,), (v,))[1]))
+    return add(v, scale(0.5 * rate, jax.jvp(slope, (params,), (v,))[1]))

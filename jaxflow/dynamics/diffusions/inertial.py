@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._moved import renamed
+from jaxflow._moved import alias_of
 from jaxflow._norms import root
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, plus, scale
+from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.dynamics.diffusions.first_order import noise_amplitude
-from jaxflow.dynamics.flows.damped_oscillators import InertialState, at_rest
+from jaxflow.dynamics.flows.damped_oscillators import InertialState, rest_state
 from jaxflow.dynamics.noise.minibatch import FULL, Noise, gradient_and_noise
 from jaxflow.objective import Objective, gradient
 from jaxflow.optim.schedules import value_at
@@ -38,7 +38,9 @@ class Coefficients(NamedTuple):
     lookahead: Any
 
 
-def inertial(objective: Objective, noise: Noise, at: Callable[[Any], Coefficients], time_step: Any) -> Field:
+def inertial_field(
+    objective: Objective, noise: Noise, at: Callable[[Any], Coefficients], time_step: Any
+) -> Field:
     """The field in terms of θ and u, for coefficients `at(t)`.
 
     The state is θ, not x, so that the parameters are continuous where a schedule's rate, and hence r, jumps.
@@ -46,18 +48,18 @@ def inertial(objective: Objective, noise: Noise, at: Callable[[Any], Coefficient
     sampling = noise.build()
     slope = gradient(objective)
 
-    def along(c, state, distance):
-        return plus(state.params, scale(distance, state.velocity))
+    def move(c, state, distance):
+        return add(state.params, scale(distance, state.velocity))
 
     def drift(t, state):
         c = at(t)
-        force = plus(slope(along(c, state, c.lookahead - c.readout)), scale(c.friction, state.velocity))
+        force = add(slope(move(c, state, c.lookahead - c.readout)), scale(c.friction, state.velocity))
         velocity = scale(-1 / c.mass, force)
-        return InertialState(plus(state.velocity, scale(c.readout, velocity)), velocity)
+        return InertialState(add(state.velocity, scale(c.readout, velocity)), velocity)
 
     def diffusion(t, state, xi):
         c = at(t)
-        draw = sampling.draw(objective, along(c, state, c.lookahead - c.readout), xi)
+        draw = sampling.draw(objective, move(c, state, c.lookahead - c.readout), xi)
         velocity = scale(-c.spread * root(2 * c.friction / c.mass), draw)
         return InertialState(scale(c.readout, velocity), velocity)
 
@@ -65,17 +67,17 @@ def inertial(objective: Objective, noise: Noise, at: Callable[[Any], Coefficient
         # Strang splitting: half a step of dx = u dt, then all that acts on u, solved exactly in law for a force
         # frozen at the middle (friction is stiff: η f/m → 2 as β → 0), then the other half.
         c = at(t)
-        middle = along(c, state, dt / 2 - c.readout)
-        ahead = plus(middle, scale(c.lookahead, state.velocity))
+        middle = move(c, state, dt / 2 - c.readout)
+        ahead = add(middle, scale(c.lookahead, state.velocity))
         lost = -jnp.expm1(-c.friction * dt / c.mass)
         kept, random = 1 - lost, root(lost * (2 - lost))
         kick = gradient_and_noise(objective, sampling, ahead, xi, lost / c.friction, c.spread * random)
-        velocity = plus(scale(kept, state.velocity), scale(-1.0, kick))
-        return InertialState(plus(middle, scale(dt / 2 + c.readout, velocity)), velocity)
+        velocity = add(scale(kept, state.velocity), scale(-1.0, kick))
+        return InertialState(add(middle, scale(dt / 2 + c.readout, velocity)), velocity)
 
     return Field(
         drift=drift,
-        init=at_rest,
+        init=rest_state,
         params=lambda state: state.params,
         diffusion=diffusion,
         brownian=lambda state: sampling.brownian(objective, state.params),
@@ -86,9 +88,9 @@ def inertial(objective: Objective, noise: Noise, at: Callable[[Any], Coefficient
 
 def _check_inertial(learning_rate, beta, order) -> None:
     if not callable(learning_rate):
-        _check.positive(learning_rate=learning_rate)
+        _check.require_positive(learning_rate=learning_rate)
     if not callable(beta):
-        _check.fraction(beta=beta)
+        _check.require_fraction(beta=beta)
     _check.require("order", order, order in (1, 2), "1 or 2")
 
 
@@ -112,7 +114,7 @@ def momentum_sgd(
     **Arguments**
 
     - `objective`: an `Objective` with data.
-    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `learning_rate` η: a number above 0, or a function of the time t (`schedule_in_time` makes one of a schedule).
     - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
     - `beta` β: the momentum, a number in [0, 1) or a function of the time t.
     - `ema`: whether the optimizer averages gradients, `jaxflow.optim.momentum(…, ema=True)`, whose clock is that of
@@ -147,17 +149,17 @@ def momentum_sgd(
     _check_inertial(learning_rate, beta, order)
     root = noise_amplitude(objective, batch_size, replacement)
 
-    def at(t):
+    def coefficients_at(t):
         rate, b = value_at(learning_rate, t), value_at(beta, t)
         friction = 1.0 if ema else 1 - b
         spread = root((1 - b) / (1 + b) if ema else 1 / (1 - b * b), t)
         mass = rate * (1 + b) / (2 * (1 - b)) if ema else rate * (1 + b) / 2
         return Coefficients(mass, friction, spread, rate / 2 if order == 2 else 0.0, 0.0)
 
-    return inertial(objective, noise, at, learning_rate)
+    return inertial_field(objective, noise, coefficients_at, learning_rate)
 
 
-momentum = renamed("jaxflow.dynamics.momentum", "jaxflow.dynamics.momentum_sgd", momentum_sgd)
+momentum = alias_of("jaxflow.dynamics.momentum", "jaxflow.dynamics.momentum_sgd", momentum_sgd)
 
 
 @traceable
@@ -181,7 +183,7 @@ def nesterov_sgd(
     **Arguments**
 
     - `objective`: an `Objective` with data.
-    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `learning_rate` η: a number above 0, or a function of the time t (`schedule_in_time` makes one of a schedule).
     - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
     - `beta` β: the momentum, a number in [0, 1) or a function of the time t.
     - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without
@@ -214,10 +216,10 @@ def nesterov_sgd(
     _check_inertial(learning_rate, beta, order)
     root = noise_amplitude(objective, batch_size, replacement)
 
-    def at(t):
+    def coefficients_at(t):
         rate, b = value_at(learning_rate, t), value_at(beta, t)
         mass, spread = rate * (1 + b) / 2, root(1 / (1 - b * b), t)
         readout, ahead = (rate * (b + 0.5), rate * b) if order == 2 else (mass, mass)
         return Coefficients(mass, 1 - b, spread, readout, ahead)
 
-    return inertial(objective, noise, at, learning_rate)
+    return inertial_field(objective, noise, coefficients_at, learning_rate)

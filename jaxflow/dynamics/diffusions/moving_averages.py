@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.dynamics.base import scale, wide
+from jaxflow.dynamics.base import scale, widen_tree
 from jaxflow.dynamics.diffusions.first_order import noise_amplitude
 from jaxflow.dynamics.flows.moments import Gradients, Moments, cast
 from jaxflow.dynamics.noise.coordinatewise import gradient_variance, mix, mixing, pair_of_gradients
@@ -28,13 +28,13 @@ def gradients_of(
     sampling = noise.build()
 
     def moments(t, params):
-        mean = wide(gradient(objective)(params))
+        mean = widen_tree(gradient(objective)(params))
         variance = scale(spread(t) ** 2, gradient_variance(objective, params, mean))
         square = jax.tree.map(lambda g, c: g * g + c, mean, variance)
         return Moments(mean, variance, square, variance if malladi else square)
 
-    def seen(t, params, dt, xi):
-        first, second = wide(pair_of_gradients(objective, sampling, params, spread(t), xi))
+    def observe(t, params, dt, xi):
+        first, second = widen_tree(pair_of_gradients(objective, sampling, params, spread(t), xi))
         r = mixing(time_step(t), dt)
         squares = lambda a, b: 0.5 * (a * a + b * b)
         target = (lambda a, b: 0.5 * (a - b) ** 2) if malladi else (lambda a, b: mix(jnp.square, a, b, r))
@@ -45,20 +45,20 @@ def gradients_of(
         rate,
         time_step,
         moments,
-        lambda t, params, xi: scale(spread(t), wide(sampling.draw(objective, params, xi))),
-        seen,
+        lambda t, params, xi: scale(spread(t), widen_tree(sampling.draw(objective, params, xi))),
+        observe,
         lambda params: (sampling.brownian(objective, params),) * 2,
     )
 
 
-def towards(x: PyTree, y: PyTree, part: Any) -> PyTree:
+def move_towards(x: PyTree, y: PyTree, part: Any) -> PyTree:
     return jax.tree.map(lambda x, y: x + cast(part, x) * (y - x), x, y)
 
 
 def noise_of_square(draws: tuple[PyTree, PyTree], moments: Moments) -> PyTree:
     """A draw with the covariance of g², and g²'s covariance with g: 2∇L n₁ + √2 C n₂/√C, that is √(2C) n₂."""
 
-    def one(first, second, mean, variance):
+    def draw_leaf(first, second, mean, variance):
         return 2 * mean * first + root(2 * variance) * second
 
-    return jax.tree.map(one, *draws, moments.mean, moments.variance)
+    return jax.tree.map(draw_leaf, *draws, moments.mean, moments.variance)

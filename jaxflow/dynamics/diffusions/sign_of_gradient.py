@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow._norms import root as rooted
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, like, scale, wide
-from jaxflow.dynamics.diffusions.first_order import noise_amplitude, normal_like
+from jaxflow.dynamics.base import Field, cast_like, scale, widen_tree
+from jaxflow.dynamics.diffusions.first_order import noise_amplitude, normal_shape
 from jaxflow.dynamics.noise.coordinatewise import gradient_variance, mix, mixing, pair_of_gradients
 from jaxflow.dynamics.noise.minibatch import FULL, Noise
 from jaxflow.objective import Objective, gradient
@@ -37,7 +37,7 @@ def sign_sgd(
     **Arguments**
 
     - `objective`: an `Objective` with data.
-    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `learning_rate` η: a number above 0, or a function of the time t (`schedule_in_time` makes one of a schedule).
     - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
     - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without
       replacement at each step, $s_B = \frac1B\frac{N-B}{N-1}$ (static).
@@ -59,27 +59,27 @@ def sign_sgd(
     -0.6827
     """
     if not callable(learning_rate):
-        _check.positive(learning_rate=learning_rate)
+        _check.require_positive(learning_rate=learning_rate)
     amplitude = noise_amplitude(objective, batch_size, replacement)
     sampling = noise.build()
 
     def odds(t, params):
         """E sign g, and the standard deviation of g (1 where it is 0)."""
-        normal_like(params)  # refuses complex parameters
-        mean = wide(gradient(objective)(params))
+        normal_shape(params)  # refuses complex parameters
+        mean = widen_tree(gradient(objective)(params))
         variance = scale(amplitude(1.0, t) ** 2, gradient_variance(objective, params, mean))
         deviation = jax.tree.map(lambda c: jnp.sqrt(jnp.where(c > 0, c, 1)), variance)
 
-        def expected(g, c, s):
+        def expected_sign(g, c, s):
             return jnp.where(c > 0, jax.lax.erf(g / (jnp.asarray(2**0.5, s.dtype) * s)), jnp.sign(g))
 
-        return jax.tree.map(expected, mean, variance, deviation), deviation
+        return jax.tree.map(expected_sign, mean, variance, deviation), deviation
 
     def diffusion(t, params, xi):
         expected, deviation = odds(t, params)
-        draw = scale(amplitude(1.0, t), wide(sampling.draw(objective, params, xi[0])))
+        draw = scale(amplitude(1.0, t), widen_tree(sampling.draw(objective, params, xi[0])))
         unit = jax.tree.map(lambda e, n, s: root(1 - e * e) * n / s, expected, draw, deviation)
-        return like(scale(-rooted(jnp.asarray(value_at(learning_rate, t))), unit), params)
+        return cast_like(scale(-rooted(jnp.asarray(value_at(learning_rate, t))), unit), params)
 
     def step(t, params, dt, xi):
         first, second = pair_of_gradients(objective, sampling, params, amplitude(1.0, t), xi)
@@ -88,7 +88,7 @@ def sign_sgd(
         return jax.tree.map(jnp.add, params, scale(-dt, signs))
 
     return Field(
-        drift=lambda t, params: like(scale(-1.0, odds(t, params)[0]), params),
+        drift=lambda t, params: cast_like(scale(-1.0, odds(t, params)[0]), params),
         diffusion=diffusion,
         brownian=lambda params: (sampling.brownian(objective, params),) * 2,
         step=step,

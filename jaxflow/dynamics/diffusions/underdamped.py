@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow._norms import root
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, plus, scale
-from jaxflow.dynamics.diffusions.first_order import normal_like
+from jaxflow.dynamics.base import Field, add, scale
+from jaxflow.dynamics.diffusions.first_order import normal_shape
 from jaxflow.objective import gradient
 from jaxflow.optim.schedules import check_rate, value_at
 
@@ -65,13 +65,13 @@ def underdamped_langevin(
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
     check_rate(temperature, "temperature")
-    _check.nonnegative(friction=friction)
-    _check.positive(mass=mass)
+    _check.require_nonnegative(friction=friction)
+    _check.require_positive(mass=mass)
     slope = gradient(objective)
     rest = lambda params: jax.tree.map(jnp.zeros_like, params)
 
     def drift(t, state):
-        force = plus(slope(state.params), scale(friction, state.velocity))
+        force = add(slope(state.params), scale(friction, state.velocity))
         # The slope is a function of the parameters, kept for the next step; it does not flow.
         return LangevinState(state.velocity, scale(-1 / mass, force), rest(state.params))
 
@@ -83,19 +83,19 @@ def underdamped_langevin(
         lost = -jnp.expm1(-friction * dt / mass)
         random = root(lost * (2 - lost) * value_at(temperature, t + dt / 2) / mass)
         half = dt / 2
-        velocity = plus(state.velocity, scale(-half / mass, state.slope))
-        params = plus(state.params, scale(half, velocity))
-        velocity = plus(scale(1 - lost, velocity), scale(random, xi))
-        params = plus(params, scale(half, velocity))
+        velocity = add(state.velocity, scale(-half / mass, state.slope))
+        params = add(state.params, scale(half, velocity))
+        velocity = add(scale(1 - lost, velocity), scale(random, xi))
+        params = add(params, scale(half, velocity))
         force = slope(params)
-        return LangevinState(params, plus(velocity, scale(-half / mass, force)), force)
+        return LangevinState(params, add(velocity, scale(-half / mass, force)), force)
 
     return Field(
         drift=drift,
         init=lambda params: LangevinState(params, rest(params), slope(params)),
         params=lambda state: state.params,
         diffusion=diffusion,
-        brownian=lambda state: normal_like(state.params),
+        brownian=lambda state: normal_shape(state.params),
         step=step,
         additive=True,
     )

@@ -17,7 +17,7 @@ from jaxflow.curvature.spectrum.krylov import follow, guess
 from jaxflow.dynamics.base import Field
 from jaxflow.dynamics.edge.methods import Method, flat_loss, flat_moment, method_of, moment_of
 from jaxflow.dynamics.edge.oscillation_covariance import NEAR, oscillate
-from jaxflow.dynamics.edge.stable import LEAST, followed, post_update, step_rate, velocity
+from jaxflow.dynamics.edge.stable import LEAST, follow_velocity, post_update, step_rate, velocity
 
 PyTree = Any
 # Relative residual of the oscillation's equation at which it has no solution: a quadratic has nothing to hold it.
@@ -132,7 +132,7 @@ def central_flow(
     20.0 [2.]
     """
     check_objective(objective)
-    _check.integer("modes", modes, 1)
+    _check.require_integer("modes", modes, 1)
     method = method_of(optimizer)
 
     def init(params):
@@ -145,16 +145,16 @@ def central_flow(
         return advance(method, objective, state, jnp.asarray(t), jnp.asarray(dt))
 
     return Field(
-        drift=_no_drift,
+        drift=_refuse_drift,
         init=init,
         params=lambda state: state.params,
         step=step,
         time_step=method.learning_rate if not callable(method.learning_rate) else None,
-        observe=lambda state: _observed(method, objective, state),
+        observe=lambda state: _observe(method, objective, state),
     )
 
 
-def _no_drift(t, state):
+def _refuse_drift(t, state):
     raise ValueError(
         "central_flow has no drift for another solver to follow, or to add or scale, as its oscillation is found "
         "by its own map, one substep at a time."
@@ -173,7 +173,7 @@ def central_state(
     return CentralState(params, second_moment, zeros(), vectors, zeros(modes), x, zeros(2), cost, calls)
 
 
-def _scaled(method: Method, loss, flat, nu, steps):
+def _scale_by_preconditioner(method: Method, loss, flat, nu, steps):
     """$P^{-1/2}$, the gradient, and the product with $P^{-1/2}HP^{-1/2}$."""
     root = lax.rsqrt(method.denominator(nu) / step_rate(method, steps))
     gradient, product = jax.linearize(jax.grad(loss), flat)
@@ -182,7 +182,7 @@ def _scaled(method: Method, loss, flat, nu, steps):
 
 def advance(method: Method, objective, state: CentralState, t: jax.Array, time: jax.Array) -> CentralState:
     """Follow the flow from t for the given time, in substeps. What is left at the end is the rounding of t."""
-    state = _refreshed(method, objective, state)
+    state = _refresh(method, objective, state)
     rounding = jnp.maximum(100 * jnp.finfo(time.dtype).eps * time, 8 * jnp.finfo(t.dtype).eps * jnp.abs(t))
     time, close = time.astype(state.steps.dtype), rounding.astype(state.steps.dtype)
 
@@ -210,7 +210,7 @@ def advance(method: Method, objective, state: CentralState, t: jax.Array, time: 
     return state._replace(params=jax.tree.map(lambda x: x + lost.astype(x.dtype), state.params))
 
 
-def _refreshed(method: Method, objective, state: CentralState) -> CentralState:
+def _refresh(method: Method, objective, state: CentralState) -> CentralState:
     """Every FRESH calls the eigenvectors are found anew instead of followed.
 
     Otherwise an eigenvalue that rises in a direction of its own would never be seen. The number of calls is the
@@ -218,17 +218,17 @@ def _refreshed(method: Method, objective, state: CentralState) -> CentralState:
     """
     k = len(state.vectors)
 
-    def anew():
+    def find_anew():
         loss, flat, _ = flat_loss(objective, state.params)
         nu = flat_moment(method, state.second_moment, flat)
-        _, _, apply = _scaled(method, loss, flat, nu, state.steps)
+        _, _, apply = _scale_by_preconditioner(method, loss, flat, nu, state.steps)
         depth = min(flat.size, COLD + EACH * k)
         values, vectors, _, _ = guess(apply, flat.size, flat.dtype, k, depth)
         turn = vectors @ state.vectors.T
         return vectors, values, turn @ state.covariance @ turn.T, jnp.asarray(depth, jnp.int32)
 
     kept = lambda: (state.vectors, state.eigenvalues, state.covariance, jnp.zeros((), jnp.int32))
-    vectors, values, x, products = lax.cond(state.calls % FRESH == 0, anew, kept)
+    vectors, values, x, products = lax.cond(state.calls % FRESH == 0, find_anew, kept)
     return state._replace(
         vectors=vectors,
         eigenvalues=values,
@@ -241,8 +241,8 @@ def _refreshed(method: Method, objective, state: CentralState) -> CentralState:
 def _substep(method: Method, objective, state: CentralState, h: jax.Array) -> CentralState:
     loss, flat, unravel = flat_loss(objective, state.params)
     nu = flat_moment(method, state.second_moment, flat)
-    root, gradient, apply = _scaled(method, loss, flat, nu, state.steps)
-    tightening = _tightening(method, state.steps, h)
+    root, gradient, apply = _scale_by_preconditioner(method, loss, flat, nu, state.steps)
+    tightening = _schedule_tightening(method, state.steps, h)
     critical = lambda values, residuals: values + residuals - tightening > 2 - NEAR
     found = follow(apply, state.vectors, tolerance=TOLERANCE, blocks=BLOCKS, needed=critical)
     turn = found.vectors @ state.vectors.T
@@ -251,12 +251,12 @@ def _substep(method: Method, objective, state: CentralState, h: jax.Array) -> Ce
     room = 2 - found.values + tightening
     wave = oscillate(method, loss, flat, gradient, nu, rate, room, modes, last, h)
 
-    def moving(flat, nu):
+    def velocities(flat, nu):
         falling, rising = velocity(method, loss, flat, nu)
         pushed = wave.push / method.denominator(jnp.maximum(nu, 0.0))
         return rate * (falling - pushed), rising + method.inflow * wave.squares
 
-    flat, nu = followed(moving, (flat, nu), h)
+    flat, nu = follow_velocity(velocities, (flat, nu), h)
     relative = found.residuals / jnp.where(found.scale > 0, found.scale, 1.0)
     rough = jnp.where(critical(found.values, found.residuals), relative, 0.0).max()
     return CentralState(
@@ -272,7 +272,7 @@ def _substep(method: Method, objective, state: CentralState, h: jax.Array) -> Ce
     )
 
 
-def _tightening(method: Method, steps: jax.Array, h: jax.Array) -> Any:
+def _schedule_tightening(method: Method, steps: jax.Array, h: jax.Array) -> Any:
     """By how much a schedule has changed 2P, in units of P, at the end of a substep: evenly over each step."""
     if not callable(method.learning_rate):
         return 0.0
@@ -280,7 +280,7 @@ def _tightening(method: Method, steps: jax.Array, h: jax.Array) -> Any:
     return 2 * change * (steps + h - jnp.floor(steps + 1e-2))
 
 
-def _observed(method: Method, objective, state: CentralState) -> CentralRecord:
+def _observe(method: Method, objective, state: CentralState) -> CentralRecord:
     loss, flat, _ = flat_loss(objective, state.params)
     value, gradient = jax.value_and_grad(loss)(flat)
     x = state.covariance

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check, optim
-from jaxflow.optim.table import MOMENTUM, NOT_DESCENT, Without, known, names_with
+from jaxflow.optim.table import MOMENTUM, NOT_DESCENT, Without, entry_of, names_with
 
 PyTree = Any
 Chosen = dict[str, Any]
@@ -52,16 +52,16 @@ class Method:
         """dν/dk."""
         return self.inflow * pooled - self.outflow * nu
 
-    def after(self, pooled: jax.Array, nu: jax.Array) -> jax.Array:
+    def update_moment(self, pooled: jax.Array, nu: jax.Array) -> jax.Array:
         """ν after one update."""
         return (nu + self.inflow * pooled) / (1 + self.outflow)
 
-    def before(self, pooled: jax.Array, nu: jax.Array) -> jax.Array:
+    def undo_update(self, pooled: jax.Array, nu: jax.Array) -> jax.Array:
         """What ν was before its last update; at least 0."""
         return jnp.maximum((1 + self.outflow) * nu - self.inflow * pooled, 0.0)
 
 
-def without_memory(chosen: Chosen) -> dict[str, Any]:
+def no_memory(chosen: Chosen) -> dict[str, Any]:
     """Gradient descent's ν, which stays 0."""
     del chosen
     return {"kind": "none", "inflow": 0.0, "outflow": 0.0}
@@ -92,7 +92,7 @@ def sum_of_each(chosen: Chosen) -> dict[str, Any]:
 
 def method_of(optimizer: Any) -> Method:
     """The method that an optimizer is. Raises `ValueError`, with the reason, for any other optimizer."""
-    entry, chosen = known(optimizer), optim.hyperparameters(optimizer)
+    entry, chosen = entry_of(optimizer), optim.hyperparameters(optimizer)
     memory = None if entry is None else entry.formula("central_flow")
     if entry is None or memory is None:
         why = MOMENTUM if {"beta", "b1"} & chosen.keys() else NOT_DESCENT
@@ -101,7 +101,7 @@ def method_of(optimizer: Any) -> Method:
         names = ", ".join(names_with("central_flow"))
         raise ValueError(f"optimizer must be one of {names}, got {optimizer!r}, which {why.why}.")
     rate, divisor = chosen["learning_rate"], entry.formula("preconditioner")
-    _check.positive(learning_rate=rate)
+    _check.require_positive(learning_rate=rate)
     return Method(learning_rate=rate, denominator=lambda nu: divisor(chosen, nu, jnp.inf), **memory(chosen))
 
 

@@ -15,8 +15,8 @@ from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jax.typing import ArrayLike
 
 from jaxflow import _check
+from jaxflow._compiled import compiled
 from jaxflow._norms import norm, norms
-from jaxflow._traceable import compiled
 
 REGULARISE = 1e-3  # of a Newton matrix, a unit of residual
 STALLED = 0.5  # a Newton step must bring the residual to this part of itself, or the other method is called
@@ -170,22 +170,22 @@ def _complementarity(A, B, *, start, tolerance, max_iterations) -> Complementari
     first = zero.x if start is None else svec(start) / scale
     solved = lambda p: p.residual <= jnp.maximum(tolerance, 4 * p.rounding)
 
-    def unfinished(carry):
+    def is_unfinished(carry):
         best, interior, level, count = carry
         return ~solved(best) & interior.alive & (level >= jnp.finfo(a.dtype).eps) & (count < max_iterations)
 
-    def both(carry):
+    def improve_both(carry):
         best, interior, level, count = carry
         begin = level >= 1
         # Under vmap a lane that is done comes here too, and must not keep the loops going.
-        todo = unfinished(carry)
+        todo = is_unfinished(carry)
 
-        def far(inner):
+        def is_far(inner):
             state, count = inner
             return todo & ~begin & state.alive & (_gap(state, a, B) > level) & (count < max_iterations)
 
         step = lambda inner: (_interior_step(inner[0], a, B), inner[1] + 1)
-        interior, count = lax.while_loop(far, step, (interior, count))
+        interior, count = lax.while_loop(is_far, step, (interior, count))
         given = jnp.where(begin, first, svec(interior.X))
 
         def goes_on(inner):
@@ -200,23 +200,23 @@ def _complementarity(A, B, *, start, tolerance, max_iterations) -> Complementari
             falls = new.residual <= STALLED * point.residual
             kept = jnp.where(fresh, ~begin | (new.residual < point.residual), falls)
             return (
-                _better(kept, new, point),
+                _choose(kept, new, point),
                 fresh | falls,
                 jnp.array(False),
                 count + (~fresh).astype(jnp.int32),
             )
 
         point, _, _, count = lax.while_loop(goes_on, newton, (zero, todo, jnp.array(True), count))
-        return _better(point.residual < best.residual, point, best), interior, level * LEVEL, count
+        return _choose(point.residual < best.residual, point, best), interior, level * LEVEL, count
 
     eye = jnp.eye(A.shape[0], dtype=A.dtype)
     carry = zero, _Interior(eye, eye, jnp.array(True)), jnp.ones([], a.dtype), jnp.int32(0)
-    best, _, _, count = lax.while_loop(unfinished, both, carry)
+    best, _, _, count = lax.while_loop(is_unfinished, improve_both, carry)
     x = jnp.where(solved(zero), 0, best.x - best.map)
     return Complementarity(scale * smat(x), best.residual, count)
 
 
-def _better(first, one, other):
+def _choose(first, one, other):
     return jax.tree.map(functools.partial(jnp.where, first), one, other)
 
 
@@ -250,11 +250,11 @@ def _newton_step(point: _Point, B) -> jax.Array:
     B, natural = T.T @ B @ T, T.T @ point.map
     ridge = REGULARISE * jnp.minimum(point.residual, 1) + 50 * jnp.finfo(root.dtype).eps
     matrix = jnp.diag(1 - omega + ridge) + root[:, None] * B * root[None]
-    e = _factored(matrix)(root * (B @ natural - natural))
+    e = _factor(matrix)(root * (B @ natural - natural))
     return T @ (root * e - natural)
 
 
-def _factored(matrix):
+def _factor(matrix):
     """The function b -> matrix⁻¹ b, for a positive definite matrix.
 
     From 128 rows on LAPACK's Cholesky is threaded, and on a busy machine tens of times slower for it than LU.
@@ -284,9 +284,9 @@ def _interior_step(state: _Interior, a, B) -> _Interior:
     T = _congruence(G)
     wrong = a + B @ svec(state.X) - svec(state.S)
     scaled, wrong_scaled = T.T @ B @ T, T.T @ wrong
-    solve = _factored(jnp.eye(a.size, dtype=a.dtype) + scaled)
+    solve = _factor(jnp.eye(a.size, dtype=a.dtype) + scaled)
 
-    def towards(_, carry):
+    def step_towards(_, carry):
         """A step for a target of (d dX + dX d + d dS + dS d)/2d, and how much of it stays inside, at most 1.
 
         From no step the target is −d, the predictor's; from the predictor's it is the corrector's.
@@ -302,11 +302,11 @@ def _interior_step(state: _Interior, a, B) -> _Interior:
         return x, steps, 1 / jnp.maximum(1, -least)
 
     still = jnp.zeros_like(a), jnp.zeros((2, *state.X.shape), a.dtype), jnp.ones((), a.dtype)
-    x, _, length = lax.fori_loop(0, 2, towards, still)
+    x, _, length = lax.fori_loop(0, 2, step_towards, still)
     length = jnp.minimum(1, BOUNDARY * length)
     x = T @ x
     X = state.X + length * smat(x)
     S = state.S + length * smat(wrong + B @ x)
     # Without a solution X grows for ever; at the end of the digits a Cholesky factor is NaN.
     fine = jnp.isfinite(S).all() & (jnp.abs(X).max() < 1 / jnp.finfo(a.dtype).eps)
-    return _better(fine, _Interior(X, S, fine), state._replace(alive=fine))
+    return _choose(fine, _Interior(X, S, fine), state._replace(alive=fine))

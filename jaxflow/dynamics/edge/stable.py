@@ -14,7 +14,7 @@ from jax import lax
 
 from jaxflow._traceable import traceable
 from jaxflow.curvature.products import check_objective, real_parameters
-from jaxflow.dynamics.base import Field, plus, scale
+from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.dynamics.edge.methods import Method, flat_loss, flat_moment, method_of, moment_of
 from jaxflow.optim.schedules import value_at
 
@@ -87,20 +87,20 @@ def velocity(method: Method, loss: Callable, flat: jax.Array, nu: jax.Array) -> 
     return falling, method.velocity(method.pool(gradient**2), nu)
 
 
-def followed(moving: Callable, begin: PyTree, steps: jax.Array) -> PyTree:
+def follow_velocity(moving: Callable, begin: PyTree, steps: jax.Array) -> PyTree:
     """Where `moving(*z)`, a velocity per step, takes z over `steps` steps, by the classical Runge–Kutta method."""
     dt = steps / PARTS
 
     def stage(begin, carry, share):
         slope, total = carry
-        slope = moving(*plus(begin, scale(share[0] * dt, slope)))
-        return (slope, plus(total, scale(share[1] * dt, slope))), None
+        slope = moving(*add(begin, scale(share[0] * dt, slope)))
+        return (slope, add(total, scale(share[1] * dt, slope))), None
 
     def part(_, begin):
         still = jax.tree.map(jnp.zeros_like, begin)
         shares = jnp.array([[0, 1 / 6], [1 / 2, 1 / 3], [1 / 2, 1 / 3], [1, 1 / 6]], steps.dtype)
         (_, total), _ = lax.scan(partial(stage, begin), (still, still), shares)
-        return plus(begin, total)
+        return add(begin, total)
 
     return lax.fori_loop(0, PARTS, part, begin)
 
@@ -123,4 +123,4 @@ def post_update(method: Method, objective, params: PyTree, before: PyTree = None
         before = jnp.full(size, method.initial, flat.dtype)
     else:
         before = flat_moment(method, before, flat)
-    return moment_of(method, method.after(method.pool(jax.grad(loss)(flat) ** 2), before), unravel)
+    return moment_of(method, method.update_moment(method.pool(jax.grad(loss)(flat) ** 2), before), unravel)

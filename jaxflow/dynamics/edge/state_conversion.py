@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow import _check
-from jaxflow._traceable import compiled
+from jaxflow._compiled import compiled
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import real_parameters
 from jaxflow.dynamics.base import Dynamics
@@ -56,7 +56,9 @@ def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
     if before:
         optimizer = chosen["optimizer"]
         fresh = jax.eval_shape(optimizer.init, start.params)
-        _check.tree_like("start", start.state.optimizer, fresh, f"be a run of {optimizer!r}, whose state is")
+        _check.require_like(
+            "start", start.state.optimizer, fresh, f"be a run of {optimizer!r}, whose state is"
+        )
     warn_unless_twice_differentiable(chosen["objective"], start.params)
     return _flow_state(
         modes=chosen.get("modes"),
@@ -120,5 +122,5 @@ def _optimizer_state(*, optimizer, objective, params, moment):
     if method.kind == "none":
         return fresh
     loss, flat, unravel = flat_loss(objective, params)
-    nu = method.before(method.pool(jax.grad(loss)(flat) ** 2), flat_moment(method, moment, flat))
+    nu = method.undo_update(method.pool(jax.grad(loss)(flat) ** 2), flat_moment(method, moment, flat))
     return optax.tree.set(fresh, nu=moment_of(method, nu, unravel))

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, like, scale, wide
+from jaxflow.dynamics.base import Field, cast_like, scale, widen_tree
 from jaxflow.dynamics.flows.first_order import Loss
 from jaxflow.dynamics.flows.moments import (
     Gradients,
     cast,
     check_adaptive,
-    divided,
+    divide,
     gradients_of_loss,
-    real,
     relaxation,
+    require_real,
 )
 
 PyTree = Any
@@ -59,13 +59,13 @@ def rmsprop_field(gradients: Gradients, learning_rate: Any, decay: Any, eps: Any
     rate, time_step = gradients.rate, gradients.time_step
 
     def init(params):
-        return RMSPropState(params, jax.tree.map(jnp.zeros_like, wide(real(params))))
+        return RMSPropState(params, jax.tree.map(jnp.zeros_like, widen_tree(require_real(params))))
 
     def drift(t, state):
         tau, m = time_step(t), gradients.moments(t, state.params)
         back = jax.tree.map(jnp.subtract, m.target, state.second_moment)
-        move = divided(m.mean, state.second_moment, m.square, 1 - decay, eps)
-        return RMSPropState(like(scale(-rate(t) / tau, move), state.params), scale(forget / tau, back))
+        move = divide(m.mean, state.second_moment, m.square, 1 - decay, eps)
+        return RMSPropState(cast_like(scale(-rate(t) / tau, move), state.params), scale(forget / tau, back))
 
     clock = _clock(learning_rate, gradients)
     return Field(drift=drift, init=init, params=lambda state: state.params, time_step=clock)
@@ -76,13 +76,13 @@ class BiasCorrected(NamedTuple):
 
     forget: tuple[Any, Any]
 
-    def forgotten(self, steps: Any) -> list[jax.Array]:
+    def forgotten_shares(self, steps: Any) -> list[jax.Array]:
         """γ of both averages after `steps` steps, in double precision where that is enabled."""
         return [-jnp.expm1(-f * (jnp.asarray(steps, float) + 0.5)) for f in self.forget]
 
     def shares(self, steps: Any) -> list[jax.Array]:
         """How much of the moments one step's gradient makes up: (1 − β)/(1 − βᵏ), continuously."""
-        return [f / gamma for f, gamma in zip(self.forget, self.forgotten(steps), strict=True)]
+        return [f / gamma for f, gamma in zip(self.forget, self.forgotten_shares(steps), strict=True)]
 
 
 def adam_field(gradients: Gradients, learning_rate: Any, averages: BiasCorrected, eps: Any) -> Field:
@@ -90,8 +90,8 @@ def adam_field(gradients: Gradients, learning_rate: Any, averages: BiasCorrected
     rate, time_step = gradients.rate, gradients.time_step
 
     def init(params):
-        begin = gradients.moments(0.0, real(params))
-        steps = jnp.zeros([], jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(wide(params)))))
+        begin = gradients.moments(0.0, require_real(params))
+        steps = jnp.zeros([], jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(widen_tree(params)))))
         return AdamState(params, begin.mean, begin.target, steps)
 
     def drift(t, state):
@@ -99,9 +99,9 @@ def adam_field(gradients: Gradients, learning_rate: Any, averages: BiasCorrected
         first, second = averages.shares(state.steps)
         back = lambda mean, x, share: scale(share / tau, jax.tree.map(jnp.subtract, mean, x))
         share = jnp.minimum(second, 1)
-        move = divided(state.first_moment, state.second_moment, now.square, share, eps)
+        move = divide(state.first_moment, state.second_moment, now.square, share, eps)
         return AdamState(
-            like(scale(-rate(t) / tau, move), state.params),
+            cast_like(scale(-rate(t) / tau, move), state.params),
             back(now.mean, state.first_moment, first),
             back(now.target, state.second_moment, second),
             cast(1 / tau, state.steps),
@@ -123,7 +123,7 @@ def rmsprop(objective: Loss, learning_rate: Any, *, decay: Any = 0.9, eps: Any =
     **Arguments**
 
     - `objective`: an `Objective` or any function `loss(params) -> scalar`.
-    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `learning_rate` η: a number above 0, or a function of the time t (`schedule_in_time` makes one of a schedule).
     - `decay` α: the decay of the second moment, a number in [0, 1).
     - `eps` ε: the number at least 0 that is added to √v, in units of the gradient.
 
@@ -144,7 +144,7 @@ def rmsprop(objective: Loss, learning_rate: Any, *, decay: Any = 0.9, eps: Any =
     [-0.5]
     """
     check_adaptive(learning_rate, eps)
-    _check.fraction(decay=decay)
+    _check.require_fraction(decay=decay)
     gradients = gradients_of_loss(objective, learning_rate)
     return rmsprop_field(gradients, learning_rate, decay, eps, relaxation(decay, malladi=False))
 
@@ -161,7 +161,7 @@ def adam(objective: Loss, learning_rate: Any, *, b1: Any = 0.9, b2: Any = 0.999,
     **Arguments**
 
     - `objective`: an `Objective` or any function `loss(params) -> scalar`.
-    - `learning_rate` η: a number above 0, or a function of the time t (`in_time` makes one of a schedule over steps).
+    - `learning_rate` η: a number above 0, or a function of the time t (`schedule_in_time` makes one of a schedule).
     - `b1` β₁, `b2` β₂: the decays of the first and the second moment, numbers in [0, 1).
     - `eps` ε: the number at least 0 that is added to $\sqrt{\hat v}$, in units of the gradient.
 
@@ -190,7 +190,7 @@ def adam(objective: Loss, learning_rate: Any, *, b1: Any = 0.9, b2: Any = 0.999,
     [0.9] 10.0
     """
     check_adaptive(learning_rate, eps)
-    _check.fraction(b1=b1, b2=b2)
+    _check.require_fraction(b1=b1, b2=b2)
     gradients = gradients_of_loss(objective, learning_rate)
     averages = BiasCorrected((relaxation(b1, malladi=False), relaxation(b2, malladi=False)))
     return adam_field(gradients, learning_rate, averages, eps)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, plus, scale
+from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.dynamics.flows.first_order import Loss, slope_of
 
 PyTree = Any
@@ -27,7 +27,7 @@ class InertialState(NamedTuple):
     velocity: PyTree
 
 
-def at_rest(params: PyTree) -> InertialState:
+def rest_state(params: PyTree) -> InertialState:
     """The state of velocity 0, with which optimizers start."""
     return InertialState(params, jax.tree.map(jnp.zeros_like, params))
 
@@ -72,15 +72,15 @@ def heavy_ball(objective: Loss, friction: Any, mass: Any) -> Field:
     >>> print(jf.integrate(ball, jnp.ones(1), [0.0, jnp.pi]).params.round(3))  # a pendulum: cos t
     [-1.]
     """
-    _check.nonnegative(friction=friction)
-    _check.positive(mass=mass)
+    _check.require_nonnegative(friction=friction)
+    _check.require_positive(mass=mass)
     slope = slope_of(objective)
 
     def drift(t, state):
-        force = plus(slope(state.params), scale(friction, state.velocity))
+        force = add(slope(state.params), scale(friction, state.velocity))
         return InertialState(state.velocity, scale(-1 / mass, force))
 
-    return Field(drift=drift, init=at_rest, params=lambda state: state.params)
+    return Field(drift=drift, init=rest_state, params=lambda state: state.params)
 
 
 @traceable
@@ -116,7 +116,7 @@ def nesterov(objective: Loss, damping: Any = 3.0) -> Field:
     >>> print(flow.drift(0.0, flow.init(jnp.ones(1))).velocity)
     [-0.25]
     """
-    _check.nonnegative(damping=damping)
+    _check.require_nonnegative(damping=damping)
     slope = slope_of(objective)
 
     def drift(t, state):
@@ -124,7 +124,7 @@ def nesterov(objective: Loss, damping: Any = 3.0) -> Field:
         # Both branches are finite, as a derivative is taken through either.
         friction = jnp.where(begun, damping / jnp.where(begun, t, 1.0), 0.0)
         inertia = jnp.where(begun, 1.0, 1.0 + damping)
-        force = plus(g, scale(friction, state.velocity))
+        force = add(g, scale(friction, state.velocity))
         return InertialState(state.velocity, scale(-1 / inertia, force))
 
-    return Field(drift=drift, init=at_rest, params=lambda state: state.params)
+    return Field(drift=drift, init=rest_state, params=lambda state: state.params)

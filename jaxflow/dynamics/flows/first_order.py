@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, plus, scale
+from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.objective import gradient
 from jaxflow.optim.schedules import check_rate, value_at
 
@@ -27,11 +27,11 @@ def slope_of(objective: Loss) -> Callable[[PyTree], PyTree]:
     return gradient(objective)
 
 
-def _slow(slope: Callable[[PyTree], PyTree], params: PyTree, friction: Any, mass: Any) -> PyTree:
+def _settled_velocity(slope: Callable[[PyTree], PyTree], params: PyTree, friction: Any, mass: Any) -> PyTree:
     r"""$-\frac1f g - \frac{m}{f^3} Hg$, to which $m\ddot\theta + f\dot\theta + g = 0$ settles, up to O(m²)."""
     g = slope(params)
     curved = jax.jvp(slope, (params,), (g,))[1]
-    return plus(scale(-1 / friction, g), scale(-mass / friction**3, curved))
+    return add(scale(-1 / friction, g), scale(-mass / friction**3, curved))
 
 
 @traceable
@@ -87,7 +87,7 @@ def implicit_gradient_regularization(objective: Loss, learning_rate: Any) -> Fie
     """
     check_rate(learning_rate)
     slope = slope_of(objective)
-    drift = lambda t, params: _slow(slope, params, 1.0, value_at(learning_rate, t) / 2)
+    drift = lambda t, params: _settled_velocity(slope, params, 1.0, value_at(learning_rate, t) / 2)
     return Field(drift=drift, time_step=learning_rate)
 
 
@@ -137,10 +137,12 @@ def momentum_loss_flow(objective: Loss, learning_rate: Any, beta: Any = 0.9, nes
     [-2.6]
     """
     check_rate(learning_rate)
-    _check.fraction(beta=beta)
+    _check.require_fraction(beta=beta)
     slope = slope_of(objective)
     mass = lambda t: effective_mass(value_at(learning_rate, t), beta, nesterov)
-    return Field(drift=lambda t, params: _slow(slope, params, 1 - beta, mass(t)), time_step=learning_rate)
+    return Field(
+        drift=lambda t, params: _settled_velocity(slope, params, 1 - beta, mass(t)), time_step=learning_rate
+    )
 
 
 @traceable

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, wide
+from jaxflow.dynamics.base import Field, widen_tree
 from jaxflow.dynamics.flows.first_order import Loss, slope_of
 from jaxflow.games import VectorField
 from jaxflow.optim.schedules import value_at
@@ -17,17 +17,17 @@ from jaxflow.optim.schedules import value_at
 PyTree = Any
 
 
-def _wide(params: PyTree) -> PyTree:
+def _widen_real(params: PyTree) -> PyTree:
     """The parameters in single precision at least, as half has no linear algebra; complex parameters are refused."""
     for leaf in jax.tree.leaves(params):
         if jnp.iscomplexobj(leaf):
             raise TypeError(f"params must be real where a Hessian is formed, got dtype {leaf.dtype}.")
-    return wide(params)
+    return widen_tree(params)
 
 
-def _local(slope, params: PyTree):
+def _local_quadratic(slope, params: PyTree):
     """At real parameters: the gradient (d,), the Hessian (d, d), and the way back from (d,)."""
-    flat, unravel = ravel_pytree(_wide(params))
+    flat, unravel = ravel_pytree(_widen_real(params))
     along = lambda x: ravel_pytree(slope(unravel(x)))[0]
     back = lambda v: jax.tree.map(lambda x, like: x.astype(like.dtype), unravel(v.astype(flat.dtype)), params)
     return along(flat), jax.jacfwd(along)(flat), back
@@ -59,11 +59,11 @@ def newton_flow(objective: Loss, damping: Any = 0.0) -> Field:
     >>> print(jf.integrate(flow, jnp.ones(2), [0.0, 1.0]).params.round(4))  # 1/e, whatever the curvature
     [0.3679 0.3679]
     """
-    _check.nonnegative(damping=damping)
+    _check.require_nonnegative(damping=damping)
     slope = slope_of(objective)
 
     def drift(t, params):
-        g, hessian, back = _local(slope, params)
+        g, hessian, back = _local_quadratic(slope, params)
         shift = jnp.asarray(damping).astype(g.dtype) * jnp.eye(g.size, dtype=g.dtype)
         return back(-jnp.linalg.solve(hessian + shift, g))
 
@@ -135,15 +135,15 @@ def principal_flow(objective: Loss, learning_rate: Any) -> Field:
      [ 0.25  2.25]]
     """
     if not callable(learning_rate):
-        _check.positive(learning_rate=learning_rate)
+        _check.require_positive(learning_rate=learning_rate)
     if isinstance(objective, VectorField):
         raise TypeError(f"objective must be a loss, whose Hessian is symmetric, got the field {objective!r}.")
     slope = slope_of(objective)
 
     def drift(t, state):
-        g, hessian, back = _local(slope, state.params)
+        g, hessian, back = _local_quadratic(slope, state.params)
         values, basis = jnp.linalg.eigh(hessian)
-        imaginary = ravel_pytree(_wide(state.imaginary))[0]
+        imaginary = ravel_pytree(_widen_real(state.imaginary))[0]
         a, b = basis.T @ g, values * (basis.T @ imaginary)
         real, turn = principal_rates(jnp.asarray(value_at(learning_rate, t)).astype(g.dtype) * values)
         return PrincipalState(back(basis @ (real * a - turn * b)), back(basis @ (real * b + turn * a)))

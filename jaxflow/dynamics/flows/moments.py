@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow.dynamics.base import wide
+from jaxflow.dynamics.base import widen_tree
 from jaxflow.dynamics.flows.first_order import Loss, slope_of
 from jaxflow.optim.moments import root
 from jaxflow.optim.schedules import value_at
@@ -53,7 +53,7 @@ def gradients_of_loss(objective: Loss, learning_rate: Any) -> Gradients:
     rate = lambda t: value_at(learning_rate, t)
 
     def moments(t, params):
-        mean = wide(slope(params))
+        mean = widen_tree(slope(params))
         square = jax.tree.map(jnp.square, mean)
         return Moments(mean, jax.tree.map(jnp.zeros_like, mean), square, square)
 
@@ -62,11 +62,11 @@ def gradients_of_loss(objective: Loss, learning_rate: Any) -> Gradients:
 
 def check_adaptive(learning_rate: Any, eps: Any) -> None:
     if not callable(learning_rate):
-        _check.positive(learning_rate=learning_rate)
-    _check.nonnegative(eps=eps)
+        _check.require_positive(learning_rate=learning_rate)
+    _check.require_nonnegative(eps=eps)
 
 
-def real(params: PyTree) -> PyTree:
+def require_real(params: PyTree) -> PyTree:
     for leaf in jax.tree.leaves(params):
         if jnp.iscomplexobj(leaf):
             raise TypeError(f"params must be real for an adaptive method's equation, got dtype {leaf.dtype}.")
@@ -86,13 +86,13 @@ def relaxation(decay: Any, malladi: bool) -> Any:
     return 1 - decay if malladi else 2 * (1 - decay) / (1 + decay)
 
 
-def divided(x: PyTree, v: PyTree, square: PyTree, weight: Any, eps: Any) -> PyTree:
+def divide(x: PyTree, v: PyTree, square: PyTree, weight: Any, eps: Any) -> PyTree:
     r"""$x / (\sqrt{v} + \epsilon)$, with v no less than the share of a single step's gradient in it.
 
     No v of the discrete method is smaller, because its squares are positive; the noise of this v is Gaussian.
     """
 
-    def divide(x, v, s):
+    def divide_leaf(x, v, s):
         return x / (root(jnp.maximum(v, cast(weight, s) * s)) + cast(eps, v))
 
-    return jax.tree.map(divide, x, v, square)
+    return jax.tree.map(divide_leaf, x, v, square)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, like, scale, wide
+from jaxflow.dynamics.base import Field, cast_like, scale, widen_tree
 from jaxflow.dynamics.flows.first_order import Loss, slope_of
-from jaxflow.dynamics.flows.moments import cast, check_adaptive, divided, real
+from jaxflow.dynamics.flows.moments import cast, check_adaptive, divide, require_real
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any
@@ -67,19 +67,19 @@ def adagrad(
     [ 0.  -0.1 -0.5]
     """
     check_adaptive(learning_rate, eps)
-    _check.nonnegative(initial_accumulator=initial_accumulator)
+    _check.require_nonnegative(initial_accumulator=initial_accumulator)
     slope = slope_of(objective)
 
     def init(params):
         filled = lambda x: jnp.zeros_like(x) + cast(initial_accumulator, x)
-        return AdagradState(params, jax.tree.map(filled, wide(real(params))))
+        return AdagradState(params, jax.tree.map(filled, widen_tree(require_real(params))))
 
     def drift(t, state):
-        g = wide(slope(state.params))
+        g = widen_tree(slope(state.params))
         square = jax.tree.map(jnp.square, g)
-        move = divided(g, state.accumulator, square, 1.0, eps)
+        move = divide(g, state.accumulator, square, 1.0, eps)
         return AdagradState(
-            like(scale(-1.0, move), state.params), scale(1 / value_at(learning_rate, t), square)
+            cast_like(scale(-1.0, move), state.params), scale(1 / value_at(learning_rate, t), square)
         )
 
     return Field(drift=drift, init=init, params=lambda state: state.params, time_step=learning_rate)

@@ -10,12 +10,12 @@ import optax
 from jax import lax
 
 from jaxflow import _check
+from jaxflow._compiled import compiled
 from jaxflow._norms import norm, norms
-from jaxflow._traceable import compiled
-from jaxflow.dynamics.base import plus, scale
+from jaxflow.dynamics.base import add, scale
 from jaxflow.dynamics.modified_equations.equation import check_arguments
 from jaxflow.dynamics.modified_equations.expansion import fit, rate, reach
-from jaxflow.dynamics.modified_equations.slow_flow import fixed_clock, settled, slow_manifold
+from jaxflow.dynamics.modified_equations.slow_flow import fixed_clock, settle_memory, slow_manifold
 from jaxflow.dynamics.modified_equations.step_logarithm import increment
 from jaxflow.games import VectorField
 from jaxflow.objective import gradient
@@ -98,8 +98,8 @@ def effective(
         raise ValueError(f"optimizer must have a learning_rate among its arguments, got {optimizer!r}.")
     fixed_clock(optimizer, None)
     if step_size is not None:
-        _check.positive(step_size=step_size)
-    return _effective(
+        _check.require_positive(step_size=step_size)
+    return _effective_loss(
         optimizer=optimizer,
         objective=objective,
         params=jax.tree.map(jnp.asarray, params),
@@ -113,10 +113,12 @@ def slow_coefficients(optimizer, objective, params: PyTree, step_size: Any = Non
     field = lambda h: slow_manifold(at(h), objective, order=ORDER).drift(0.0, params)
 
     def step(h):
-        return lambda params: increment(at(h), objective, settled(at(h), objective, params, 1)[0]).params
+        return lambda params: (
+            increment(at(h), objective, settle_memory(at(h), objective, params, 1)[0]).params
+        )
 
     if step_size is None:
-        _, forgets = settled(at(jnp.zeros([])), objective, params, 1)
+        _, forgets = settle_memory(at(jnp.zeros([])), objective, params, 1)
         share = jnp.min(jnp.stack([jnp.ones([]), *map(jnp.min, forgets)]))
         # How fast the velocity changes, which a method that divides by the gradient hides, or the gradient does.
         changes = rate(step, params, jax.tree.map(lambda _: True, params))
@@ -135,19 +137,19 @@ def slow_coefficients(optimizer, objective, params: PyTree, step_size: Any = Non
     return jax.tree.map(lambda f: f[best], found)
 
 
-def _along(field: PyTree, axis: PyTree) -> tuple[jax.Array, jax.Array]:
+def _share_along(field: PyTree, axis: PyTree) -> tuple[jax.Array, jax.Array]:
     """The multiple of `axis` nearest to a field, and the rest of the field, relative; 0 where there is nothing."""
     squared = optax.tree.norm(axis, squared=True)
     share = jnp.real(optax.tree.vdot(axis, field)) / jnp.where(squared == 0, 1.0, squared)
     whole = norm(field)
-    return share, norm(plus(field, scale(-share, axis))) / jnp.where(whole == 0, 1.0, whole)
+    return share, norm(add(field, scale(-share, axis))) / jnp.where(whole == 0, 1.0, whole)
 
 
 @compiled
-def _effective(*, optimizer, objective, params, step_size) -> Effective:
+def _effective_loss(*, optimizer, objective, params, step_size) -> Effective:
     first, second = slow_coefficients(optimizer, objective, params, step_size)
     slope, bent = jax.jvp(gradient(objective), (params,), (gradient(objective)(params),))
-    speed, misalignment = _along(first, slope)
-    bend, residual = _along(second, bent)
+    speed, misalignment = _share_along(first, slope)
+    bend, residual = _share_along(second, bent)
     eta = hyperparameters(optimizer)["learning_rate"]
     return Effective(-eta * speed, eta * bend / jnp.where(speed == 0, 1.0, 2 * speed), misalignment, residual)

@@ -10,11 +10,11 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, Prefix, plus, scale
+from jaxflow.dynamics.base import Field, Prefix, add, scale
 from jaxflow.dynamics.clock import step_times
 from jaxflow.dynamics.modified_equations.smoothness import refuse_randomness, warn_if_rough
 from jaxflow.dynamics.modified_equations.step_logarithm import (
-    cold,
+    cold_state,
     increment,
     logarithm,
     state_shapes,
@@ -99,7 +99,7 @@ def modified_field(optimizer, objective, tau, shares) -> Field:
 
     def init(params):
         warn_if_rough(optimizer, params, state_shapes(optimizer, params))
-        return cold(optimizer, params)
+        return cold_state(optimizer, params)
 
     def drift(t, state):
         total = logarithm(lambda z: increment(optimizer, objective, z), state, shares)
@@ -116,11 +116,11 @@ def check_arguments(optimizer, objective, order, stride, warmup) -> None:
         raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
-    _check.integer("order", order, 1)
+    _check.require_integer("order", order, 1)
     _check.require("order", order, order <= HIGHEST, f"an integer from 1 to {HIGHEST}")
-    _check.integer("stride", stride, 1)
+    _check.require_integer("stride", stride, 1)
     if warmup is not None:
-        _check.integer("warmup", warmup, 0)
+        _check.require_integer("warmup", warmup, 0)
     refuse_randomness(optimizer)
 
 
@@ -131,7 +131,7 @@ def clock_of(optimizer, time_step) -> Any:
     if time_step is None:
         return 1.0
     if not callable(time_step):
-        _check.positive(time_step=time_step)
+        _check.require_positive(time_step=time_step)
     return time_step
 
 
@@ -170,7 +170,7 @@ def _prefix(optimizer, objective, params: PyTree, tau, warmup: int | None) -> Pr
         return None
 
     def step(state, _):
-        state = plus(state, increment(optimizer, objective, state))
+        state = add(state, increment(optimizer, objective, state))
         return state, state.params
 
     def run(state):

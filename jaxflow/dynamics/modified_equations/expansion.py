@@ -18,12 +18,12 @@ from numpy.polynomial import Chebyshev, Polynomial
 from numpy.polynomial.chebyshev import chebvander
 
 from jaxflow import _check
-from jaxflow._traceable import compiled
-from jaxflow.dynamics.base import plus, scale
+from jaxflow._compiled import compiled
+from jaxflow.dynamics.base import add, scale
 from jaxflow.dynamics.modified_equations.equation import check_arguments
 from jaxflow.dynamics.modified_equations.step_logarithm import (
     ModifiedState,
-    cold,
+    cold_state,
     increment,
     lift,
     logarithm,
@@ -90,10 +90,10 @@ def coefficients(
     >>> [float(f.params[0].round(2)) for f in fields]  # −log(1 − 2h)/h of −1
     [-2.0, -2.0, -2.67]
     """
-    _check.integer("order", order, 1)
+    _check.require_integer("order", order, 1)
     _check.require("order", order, order <= HIGHEST, f"an integer from 1 to {HIGHEST}")
     if step_size is not None:
-        _check.positive(step_size=step_size)
+        _check.require_positive(step_size=step_size)
     if isinstance(family, optax.GradientTransformation) or not callable(family):
         raise TypeError(
             f"family must be a function of the step size that makes an optimizer, got {family!r}."
@@ -121,8 +121,8 @@ def _coefficients(*, order, two_sided, family, objective, state, step_size) -> t
     first = family(jnp.ones([]))
     check_arguments(first, objective, 1, 1, None)
     known = isinstance(state, ModifiedState)
-    state = lift(state) if known else cold(first, jax.tree.map(jnp.asarray, state))
-    mask = moving(first, state.params)
+    state = lift(state) if known else cold_state(first, jax.tree.map(jnp.asarray, state))
+    mask = moving_leaves(first, state.params)
 
     def step(h):
         optimizer = family(h)
@@ -133,19 +133,19 @@ def _coefficients(*, order, two_sided, family, objective, state, step_size) -> t
     shares = weights(order)
 
     def field(h):
-        return _where(mask, scale(1 / h, logarithm(step(h), state, shares)))
+        return _keep_where(mask, scale(1 / h, logarithm(step(h), state, shares)))
 
     return fit(field, step_size, order, two_sided)
 
 
-def moving(optimizer: optax.GradientTransformation, params: PyTree) -> Any:
+def moving_leaves(optimizer: optax.GradientTransformation, params: PyTree) -> Any:
     """Which leaves of the state hold numbers, not counts or flags: True or False for each leaf."""
     floats = lambda tree: jax.tree.map(lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact), tree)
     steps: Any = False
     return ModifiedState(jax.tree.map(lambda _: True, params), floats(state_shapes(optimizer, params)), steps)
 
 
-def _where(mask: PyTree, tree: PyTree) -> PyTree:
+def _keep_where(mask: PyTree, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda keep, leaf: leaf if keep else jnp.zeros_like(leaf), mask, tree)
 
 
@@ -161,7 +161,7 @@ def rate(step: Callable, state: PyTree, mask: PyTree) -> jax.Array:
     def differences(h):
         def advance(z, _):
             d = step(h)(z)
-            return plus(z, d), numbers(d)
+            return add(z, d), numbers(d)
 
         _, path = lax.scan(advance, state, None, length=4)
         for _ in range(4):

@@ -18,13 +18,13 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxflow import _check
-from jaxflow._half import widened
+from jaxflow._compiled import compiled
+from jaxflow._half import widen
 from jaxflow._norms import norm
-from jaxflow._traceable import compiled
 from jaxflow.curvature.spectrum.powers import power_iteration
-from jaxflow.dynamics.base import plus
+from jaxflow.dynamics.base import add
 from jaxflow.dynamics.modified_equations.equation import check_arguments, clock_of, warm_steps
-from jaxflow.dynamics.modified_equations.step_logarithm import ModifiedState, cold, increment, logarithm
+from jaxflow.dynamics.modified_equations.step_logarithm import ModifiedState, cold_state, increment, logarithm
 from jaxflow.games import VectorField
 from jaxflow.optim.schedules import value_at
 
@@ -153,9 +153,9 @@ def convergence(
     Convergence(converges: h·sharpness = 0.23)
     """
     check_arguments(optimizer, objective, 1, stride, warmup)
-    _check.integer("steps", steps, 0)
-    _check.integer("every", every, 1)
-    _check.integer("iterations", iterations, 4)
+    _check.require_integer("steps", steps, 0)
+    _check.require_integer("every", every, 1)
+    _check.require_integer("iterations", iterations, 4)
     if state is not None and not isinstance(state, ModifiedState):
         raise TypeError(f"state must be a ModifiedState, got {type(state).__name__}.")
     params = jax.tree.map(jnp.asarray, params)
@@ -182,7 +182,7 @@ def _convergence(*, settings, optimizer, objective, params, tau, state) -> Conve
     def step(carry, _):
         state, time = carry
         time += jnp.asarray(value_at(tau, state.steps), time.dtype)
-        return (plus(state, change(state)), time), None
+        return (add(state, change(state)), time), None
 
     def record(carry, _):
         state, time = carry
@@ -190,7 +190,7 @@ def _convergence(*, settings, optimizer, objective, params, tau, state) -> Conve
         ahead = lax.scan(step, carry, None, length=settings.every)[0]
         return ahead, (time, radius, _ratio(steps, state, radius))
 
-    carry = (cold(optimizer, params) if state is None else state), jnp.zeros([], float)
+    carry = (cold_state(optimizer, params) if state is None else state), jnp.zeros([], float)
     carry, _ = lax.scan(step, carry, None, length=settings.warmup)
     _, (times, radius, ratio) = lax.scan(record, carry, None, length=1 + settings.steps // settings.every)
     descent = not jax.tree.leaves(carry[0].optimizer) and not isinstance(objective, VectorField)
@@ -215,15 +215,15 @@ def _ratio(steps, state: ModifiedState, radius) -> jax.Array:
 
     def step(z, _):
         d = steps(z)
-        return plus(z, d), d.params
+        return add(z, d), d.params
 
     _, increments = lax.scan(step, state, None, length=4)
 
-    def mixed(*signs):
-        mix = lambda d: jnp.tensordot(np.array(signs).astype(widened(d).dtype), widened(d), 1)
+    def norm_of_mix(*signs):
+        mix = lambda d: jnp.tensordot(np.array(signs).astype(widen(d).dtype), widen(d), 1)
         return norm(jax.tree.map(mix, increments))
 
-    third, fourth = mixed(1.0, -2.0, 1.0, 0.0), mixed(-1.0, 3.0, -3.0, 1.0)
+    third, fourth = norm_of_mix(1.0, -2.0, 1.0, 0.0), norm_of_mix(-1.0, 3.0, -3.0, 1.0)
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(state.params))
-    rounding = 100 * eps * (mixed(1.0, 0.0, 0.0, 0.0) + radius * norm(state.params))
+    rounding = 100 * eps * (norm_of_mix(1.0, 0.0, 0.0, 0.0) + radius * norm(state.params))
     return jnp.where(third <= rounding, 0.0, fourth / jnp.where(third == 0, 1.0, third))

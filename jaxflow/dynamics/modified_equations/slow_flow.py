@@ -18,11 +18,11 @@ from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, scale
 from jaxflow.dynamics.modified_equations.equation import check_arguments, clock_of
-from jaxflow.dynamics.modified_equations.expansion import moving
+from jaxflow.dynamics.modified_equations.expansion import moving_leaves
 from jaxflow.dynamics.modified_equations.smoothness import warn_if_rough
 from jaxflow.dynamics.modified_equations.step_logarithm import (
     ModifiedState,
-    cold,
+    cold_state,
     increment,
     logarithm,
     state_shapes,
@@ -98,7 +98,7 @@ def slow_manifold(
         return params
 
     def drift(t, params):
-        state, _ = settled(optimizer, objective, params, order)
+        state, _ = settle_memory(optimizer, objective, params, order)
         total = logarithm(lambda z: increment(optimizer, objective, z), state, weights(order))
         return scale(1 / tau, total.params)
 
@@ -113,12 +113,12 @@ def fixed_clock(optimizer: optax.GradientTransformation, time_step: Any) -> Any:
     return clock_of(optimizer, time_step)
 
 
-def settled(
+def settle_memory(
     optimizer: optax.GradientTransformation, objective: Callable, params: PyTree, order: int
 ) -> tuple[ModifiedState, list[jax.Array]]:
     """The state on the slow manifold at `params`, and the share that each entry of memory loses in a step."""
-    zero = cold(optimizer, params)
-    mask = moving(optimizer, params).optimizer
+    zero = cold_state(optimizer, params)
+    mask = moving_leaves(optimizer, params).optimizer
     counted = lambda fast, leaf: leaf if fast else leaf + LONG
     memory = jax.tree.map(counted, mask, zero.optimizer)
     place = lambda memory: ModifiedState(params, memory, zero.steps + LONG)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import ClosedJaxpr
 
-from jaxflow._jaxprs import COMPARISONS, KEYS, Reader, Value, either, is_a, is_guarded
+from jaxflow._jaxprs import COMPARISONS, KEYS, Reader, Value, is_a, is_guarded, join_values
 from jaxflow.optim.optimizer import Optimizer
 
 PyTree = Any
@@ -63,7 +63,7 @@ def roughness(optimizer: optax.GradientTransformation, params: PyTree, state: Py
     `ValueError` for an update that draws random numbers, `TypeError` for one that takes no float step count.
     """
     refuse_randomness(optimizer, state)
-    jaxpr, leaves = _traced(optimizer, params, state), jax.tree.leaves(state)
+    jaxpr, leaves = _trace_update(optimizer, params, state), jax.tree.leaves(state)
     inputs = [Value(GRADIENT if is_a(leaf, jnp.inexact) else COUNT, None, True) for leaf in leaves]
     inputs += [Value(GRADIENT)] * (len(jaxpr.in_avals) - len(leaves))
     # What the update keeps at least 0 if it was so is taken to start so: counts, second moments, their maxima. And a
@@ -93,7 +93,7 @@ def _name(optimizer: optax.GradientTransformation) -> str:
     return getattr(optimizer.update, "__qualname__", "").split(".")[0] or "the optimizer"
 
 
-def _traced(optimizer: optax.GradientTransformation, params: PyTree, state: PyTree) -> ClosedJaxpr:
+def _trace_update(optimizer: optax.GradientTransformation, params: PyTree, state: PyTree) -> ClosedJaxpr:
     """(state, gradient, params, value) -> (state, updates) on a quadratic loss, as a loss may have kinks too."""
     update = optax.with_extra_args_support(optimizer).update
     square = lambda p: 0.5 * jnp.sum(jnp.real(p * jnp.conj(p)))
@@ -131,21 +131,21 @@ class Roughness(Reader):
             self.found["random"] = eqn.primitive.name
         return super().apply(eqn, inputs)
 
-    def ended(self, carry: list[Value], condition: Value) -> list[Value]:
+    def finish_loop(self, carry: list[Value], condition: Value) -> list[Value]:
         self.note("jump", "runs a loop as long as is said by", condition.depends)
-        return super().ended(carry, condition)
+        return super().finish_loop(carry, condition)
 
     def choice(self, condition: Value, cases: Sequence[Value]) -> Value:
         """Pieces of a schedule, which depend on the step count alone, are assumed to join continuously."""
-        among, of = reduce(either, cases).depends, condition.depends
+        among, of = reduce(join_values, cases).depends, condition.depends
         if (of and not among) or (of & COUNT and among & GRADIENT):
             self.note("single" if of & SINGLE else "jump", "branches on", of)
         elif of & GRADIENT:
             self.note("kink", "branches on", of)
         return super().choice(condition, cases)
 
-    def elementary(self, eqn, inputs: list[Value]) -> Value:
-        name, value = eqn.primitive.name, super().elementary(eqn, inputs)
+    def apply_elementary(self, eqn, inputs: list[Value]) -> Value:
+        name, value = eqn.primitive.name, super().apply_elementary(eqn, inputs)
         depends = value.depends
         if name == "select_n":
             return value

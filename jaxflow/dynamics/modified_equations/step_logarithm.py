@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxflow.dynamics.base import like, plus, scale, wide
+from jaxflow.dynamics.base import add, cast_like, scale, widen_tree
 from jaxflow.dynamics.modified_equations.smoothness import refuse_randomness
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import updates_of
@@ -50,14 +50,14 @@ class ModifiedState(NamedTuple):
     steps: jax.Array
 
 
-def _lifted(leaf: Any) -> jax.Array:
+def _lift_leaf(leaf: Any) -> jax.Array:
     leaf = jnp.asarray(leaf)
     return leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf.astype(float)
 
 
 def lift(tree: PyTree) -> PyTree:
     """Counters and flags as floats, so that they can flow."""
-    return jax.tree.map(_lifted, tree)
+    return jax.tree.map(_lift_leaf, tree)
 
 
 def modified_state(run: Any) -> ModifiedState:
@@ -74,7 +74,7 @@ def modified_state(run: Any) -> ModifiedState:
     >>> print(modified_state(run).steps)
     7.0
     """
-    return ModifiedState(run.params, lift(run.state.optimizer), _lifted(run.state.step))
+    return ModifiedState(run.params, lift(run.state.optimizer), _lift_leaf(run.state.step))
 
 
 def state_shapes(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
@@ -88,7 +88,7 @@ def state_shapes(optimizer: optax.GradientTransformation, params: PyTree) -> PyT
     return shapes
 
 
-def cold(optimizer: optax.GradientTransformation, params: PyTree) -> ModifiedState:
+def cold_state(optimizer: optax.GradientTransformation, params: PyTree) -> ModifiedState:
     """The state before the first step."""
     state_shapes(optimizer, params)
     return ModifiedState(params, lift(optimizer.init(params)), jnp.zeros([], float))
@@ -119,11 +119,11 @@ def logarithm(step: Callable[[PyTree], PyTree], state: PyTree, shares: np.ndarra
 
     def advance(carry, share):
         now, total = carry
-        change = wide(step(like(now, state)))
-        return (plus(now, change), plus(total, scale(share, change))), None
+        change = widen_tree(step(cast_like(now, state)))
+        return (add(now, change), add(total, scale(share, change))), None
 
     # In the precision that is on: what a scan of NumPy's float64 was traced to in the other one would be used again.
     shares_now = jnp.asarray(shares, float)
-    begin = wide(state)
+    begin = widen_tree(state)
     (_, total), _ = lax.scan(advance, (begin, jax.tree.map(jnp.zeros_like, begin)), shares_now)
-    return like(total, state)
+    return cast_like(total, state)

@@ -12,7 +12,7 @@ from jaxflow.dynamics.diffusions.first_order import noise_amplitude
 from jaxflow.dynamics.modified_equations import equation
 from jaxflow.dynamics.modified_equations.step_logarithm import increment, weights
 from jaxflow.dynamics.noise.minibatch import FULL, Noise
-from jaxflow.dynamics.old_calls import took_batches
+from jaxflow.dynamics.old_calls import accept_batches
 from jaxflow.objective import Objective
 from jaxflow.optim.schedules import value_at
 
@@ -83,4 +83,4 @@ def modified_sde(
 
 
 # Under this name earlier versions had both.
-modified = took_batches(equation.modified, modified_sde)
+modified = accept_batches(equation.modified, modified_sde)

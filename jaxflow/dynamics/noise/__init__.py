@@ -8,4 +8,4 @@ from jaxflow.dynamics.noise.minibatch import minibatch_noise as minibatch_noise
 from jaxflow.dynamics.noise.minibatch import subset as subset
 from jaxflow.dynamics.noise.minibatch import two_batches as two_batches
 
-__getattr__ = _moved.forwarding("jaxflow.dynamics.noise", "jaxflow.dynamics.noise.minibatch")
+__getattr__ = _moved.forward_names("jaxflow.dynamics.noise", "jaxflow.dynamics.noise.minibatch")

@@ -9,11 +9,11 @@ def check_batch(batch_size: Any, size: int | None, replacement: bool) -> None:
     """Refuse a batch size that is not positive, or larger than the data it is drawn from without replacement."""
     if callable(batch_size):
         return
-    _check.positive(batch_size=batch_size)
+    _check.require_positive(batch_size=batch_size)
     found = None if replacement or size is None else _check.values(batch_size)
     if found is not None:
         rule = f"at most the number of examples, {size}, when drawn without replacement"
-        _check.each("batch_size", found, found <= size, rule)
+        _check.require_each("batch_size", found, found <= size, rule)
 
 
 def batch_factor(batch_size: Any, size: int | None = None, *, replacement: bool = True) -> Any:
@@ -38,7 +38,7 @@ def batch_factor(batch_size: Any, size: int | None = None, *, replacement: bool 
     """
     _check_number("batch_size", batch_size)
     if size is not None:
-        _check.count("size", size, 1)
+        _check.require_count("size", size, 1)
     check_batch(batch_size, size, replacement)
     if replacement:
         return 1 / batch_size
@@ -96,6 +96,6 @@ def temperature(
     """
     _check_number("learning_rate", learning_rate)
     _check_number("beta", beta)
-    _check.nonnegative(learning_rate=learning_rate)
-    _check.fraction(beta=beta)
+    _check.require_nonnegative(learning_rate=learning_rate)
+    _check.require_fraction(beta=beta)
     return learning_rate * batch_factor(batch_size, size, replacement=replacement) / (2 * (1 - beta))

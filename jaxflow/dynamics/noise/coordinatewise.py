@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxflow._half import widened
+from jaxflow._half import widen
 from jaxflow.dynamics.noise.minibatch import Sampling, gradient_and_noise
 from jaxflow.objective import Objective, gradient
 from jaxflow.optim.moments import TINY, square
@@ -30,17 +30,17 @@ def gradient_variance(objective: Objective, params: PyTree, mean: PyTree) -> PyT
     size, numbers = objective.size, sum(leaf.size for leaf in jax.tree.leaves(params))
     block = min(size, objective.chunk or BLOCK, max(NUMBERS // max(numbers, 1), 1))
 
-    def one(i):
+    def square_deviation(i):
         g = gradient(lambda p: objective.minibatch(p, i[None]))(params)
-        return jax.tree.map(lambda g, m: square(widened(g) - widened(m)), g, mean)
+        return jax.tree.map(lambda g, m: square(widen(g) - widen(m)), g, mean)
 
     def body(total, start):
         examples = start + jnp.arange(block)
-        rows = jax.vmap(one)(jnp.minimum(examples, size - 1))
+        rows = jax.vmap(square_deviation)(jnp.minimum(examples, size - 1))
         within = lambda x: jnp.where((examples < size).reshape(block, *[1] * (x.ndim - 1)), x, 0)
         return jax.tree.map(lambda s, x: s + within(x).sum(0), total, rows), None
 
-    zeros = jax.tree.map(lambda p: jnp.zeros_like(widened(p)), params)
+    zeros = jax.tree.map(lambda p: jnp.zeros_like(widen(p)), params)
     total = lax.scan(body, zeros, jnp.arange(0, size, block))[0]
     return jax.tree.map(lambda x: x / size, total)
 

@@ -11,9 +11,9 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
-from jaxflow._half import widened
-from jaxflow._traceable import compiled
-from jaxflow.curvature.spectrum.krylov import leading
+from jaxflow._compiled import compiled
+from jaxflow._half import widen
+from jaxflow.curvature.spectrum.krylov import leading_pairs
 from jaxflow.dynamics.noise.coordinatewise import NUMBERS, gradient_variance
 from jaxflow.dynamics.noise.minibatch import weighted_gradient
 from jaxflow.objective import Objective, gradient, require_data
@@ -53,7 +53,7 @@ class NoiseScale:
         )
 
 
-def _prepared(objective: Any, params: PyTree) -> tuple[PyTree, int]:
+def _prepare(objective: Any, params: PyTree) -> tuple[PyTree, int]:
     """The parameters as real arrays, and how many numbers they hold."""
     require_data(objective, "Per-example gradients")
     params = jax.tree.map(jnp.asarray, params)
@@ -86,7 +86,7 @@ def gradient_covariance(objective: Objective, params: PyTree) -> jax.Array:
     >>> print(jf.gradient_covariance(objective, 0.0))
     [[4.]]
     """
-    params, count = _prepared(objective, params)
+    params, count = _prepare(objective, params)
     if count > MOST:
         raise ValueError(
             f"params must hold at most {MOST:,} numbers for a dense covariance, got {count:,}; "
@@ -97,7 +97,7 @@ def gradient_covariance(objective: Objective, params: PyTree) -> jax.Array:
 
 @compiled
 def _covariance(objective, params):
-    flat = lambda tree: widened(ravel_pytree(tree)[0])
+    flat = lambda tree: widen(ravel_pytree(tree)[0])
     mean = flat(gradient(objective)(params))
     size = objective.size
     block = min(size, objective.chunk or max(NUMBERS // max(mean.size, 1), 1))
@@ -142,8 +142,8 @@ def noise_scale(objective: Objective, params: PyTree, *, eigenpairs: int = 0) ->
     >>> jf.noise_scale(objective, 0.0, eigenpairs=1)
     NoiseScale(simple 4: trace 4 over squared gradient 1; eigenvalues 4)
     """
-    params, count = _prepared(objective, params)
-    _check.integer("eigenpairs", eigenpairs, 0)
+    params, count = _prepare(objective, params)
+    _check.require_integer("eigenpairs", eigenpairs, 0)
     most = min(count, objective.size)
     rule = f"at most {most}, the smaller of the numbers of parameters and of examples"
     _check.require("eigenpairs", eigenpairs, eigenpairs <= most, rule)
@@ -152,17 +152,17 @@ def noise_scale(objective: Objective, params: PyTree, *, eigenpairs: int = 0) ->
 
 @compiled(static=("eigenpairs",))
 def _noise_scale(objective, params, eigenpairs):
-    mean = jax.tree.map(widened, gradient(objective)(params))
+    mean = jax.tree.map(widen, gradient(objective)(params))
     total = lambda tree: jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]).sum()
     trace = total(gradient_variance(objective, params, mean))
-    values, vectors = _leading(objective, params, trace, eigenpairs)
+    values, vectors = _leading_eigenpairs(objective, params, trace, eigenpairs)
     return NoiseScale(trace, total(jax.tree.map(jnp.square, mean)), values, vectors)
 
 
-def _leading(objective, params, trace, count: int) -> tuple[jax.Array, PyTree]:
+def _leading_eigenpairs(objective, params, trace, count: int) -> tuple[jax.Array, PyTree]:
     """The `count` largest eigenvalues of Σ and their eigenvectors."""
     narrow, back = ravel_pytree(params)
-    flat, unravel = widened(narrow), lambda v: back(v.astype(narrow.dtype))
+    flat, unravel = widen(narrow), lambda v: back(v.astype(narrow.dtype))
     depth = min(flat.size, objective.size, 20 + 4 * count) if count else 0
     if not depth:
         return jnp.zeros(0, flat.dtype), jax.tree.map(lambda x: jnp.zeros((0, *x.shape), x.dtype), params)
@@ -172,7 +172,7 @@ def _leading(objective, params, trace, count: int) -> tuple[jax.Array, PyTree]:
     def product(v):
         along = jax.jvp(losses, (params,), (unravel(v),))[1]
         pulled = weighted_gradient(objective, params, (along - along.mean()) / objective.size)
-        return widened(ravel_pytree(pulled)[0])
+        return widen(ravel_pytree(pulled)[0])
 
-    found = leading(product, flat.size, flat.dtype, count, depth + 2 * count)
+    found = leading_pairs(product, flat.size, flat.dtype, count, depth + 2 * count)
     return jnp.where(trace == 0, 0, found.values), jax.vmap(unravel)(found.vectors)

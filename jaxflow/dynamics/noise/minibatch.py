@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._half import widened
+from jaxflow._half import widen
 from jaxflow._norms import root
 from jaxflow._traceable import Bound, kind, traceable
-from jaxflow.dynamics.base import plus, scale
+from jaxflow.dynamics.base import add, scale
 from jaxflow.dynamics.noise.batch_temperature import batch_factor, check_batch
 from jaxflow.objective import Objective, gradient, require_data
 
@@ -42,9 +42,9 @@ class Noise(Bound):
     """A way to draw mini-batch noise: `full`, `subset` or `two_batches`."""
 
 
-def _normal(params: PyTree, *shape: int) -> jax.ShapeDtypeStruct:
+def _normal_shape(params: PyTree, *shape: int) -> jax.ShapeDtypeStruct:
     """The shape of normal weights of examples, which are of order 1/√N; in float32 at least."""
-    dtype = jnp.result_type(*(widened(leaf).real.dtype for leaf in jax.tree.leaves(params)))
+    dtype = jnp.result_type(*(widen(leaf).real.dtype for leaf in jax.tree.leaves(params)))
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
@@ -63,8 +63,8 @@ def gradient_and_noise(
     """`pull` ∇L + `push` times a draw: one backward pass where the noise is weights on all data."""
     if sampling.weights is None:
         draw = sampling.draw(objective, params, xi)
-        return plus(scale(pull, gradient(objective)(params)), scale(push, draw))
-    cast = lambda x: jnp.asarray(x).astype(widened(xi).dtype)
+        return add(scale(pull, gradient(objective)(params)), scale(push, draw))
+    cast = lambda x: jnp.asarray(x).astype(widen(xi).dtype)
     weights = cast(pull) / objective.size + cast(push) * sampling.weights(xi)
     return weighted_gradient(objective, params, weights)
 
@@ -86,11 +86,11 @@ def full() -> Sampling:
     """
 
     def weights(xi):
-        xi = widened(xi)
+        xi = widen(xi)
         return (xi - xi.mean()) / math.sqrt(xi.size)
 
     return Sampling(
-        brownian=lambda objective, params: _normal(params, objective.size),
+        brownian=lambda objective, params: _normal_shape(params, objective.size),
         draw=lambda objective, params, xi: weighted_gradient(objective, params, weights(xi)),
         weights=weights,
     )
@@ -112,17 +112,17 @@ def subset(examples: int) -> Sampling:
 
     **Raises** `ValueError` unless 2 ≤ M; M ≤ N is checked where it is used.
     """
-    _check.integer("examples", examples, 2)
+    _check.require_integer("examples", examples, 2)
 
     def brownian(objective, params):
         if examples > objective.size:
             raise ValueError(
                 f"examples must be at most the number of examples, {objective.size}, got {examples}."
             )
-        return {"normal": _normal(params, examples), "bits": BITS}
+        return {"normal": _normal_shape(params, examples), "bits": BITS}
 
     def draw(objective, params, xi):
-        n, normal = objective.size, widened(xi["normal"])
+        n, normal = objective.size, widen(xi["normal"])
         chosen = jax.random.choice(_key(xi["bits"]), n, (examples,), replace=False)
         weights = math.sqrt((n - 1) / (n * (examples - 1))) * (normal - normal.mean())
         return gradient(lambda p: objective.minibatch(p, chosen, weights))(params)
@@ -145,7 +145,7 @@ def two_batches(batch_size: int) -> Sampling:
 
     **Raises** `ValueError` unless b ≥ 1.
     """
-    _check.integer("batch_size", batch_size, 1)
+    _check.require_integer("batch_size", batch_size, 1)
 
     def draw(objective, params, xi):
         chosen = jax.random.randint(_key(xi), (2 * batch_size,), 0, objective.size)

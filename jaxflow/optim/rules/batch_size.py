@@ -10,24 +10,24 @@ import optax
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.optim import Optimizer
-from jaxflow.optim.rules.chains import changed
+from jaxflow.optim.rules.chains import change_in_chain
 from jaxflow.optim.table import formula_of, names_with
 
 
 @traceable
-def compressed(schedule, factor, speed):
+def compress_schedule(schedule, factor, speed):
     """`factor` times a schedule, `speed` times as fast: k ↦ factor · schedule(speed · k)."""
     return lambda k: factor * schedule(speed * k)
 
 
 def _rate(rate: Any, factor: Any, ratio: Any) -> Any:
-    return compressed(rate, factor, ratio) if callable(rate) else factor * rate
+    return compress_schedule(rate, factor, ratio) if callable(rate) else factor * rate
 
 
 def linear(chosen: dict[str, Any], ratio: Any, batch_size: Any) -> dict[str, Any]:
     changes = {"learning_rate": _rate(chosen["learning_rate"], ratio, ratio)}
     if callable(chosen.get("beta")):
-        changes["beta"] = compressed(chosen["beta"], 1.0, ratio)
+        changes["beta"] = compress_schedule(chosen["beta"], 1.0, ratio)
     return changes | _paper_decay(chosen, ratio)
 
 
@@ -117,12 +117,14 @@ def rescale(optimizer: optax.GradientTransformation, batch_size: Any, new_batch_
     """
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be one of jaxflow.optim, got {optimizer!r}.")
-    _check.positive(batch_size=batch_size, new_batch_size=new_batch_size)
+    _check.require_positive(batch_size=batch_size, new_batch_size=new_batch_size)
     ratio = new_batch_size / batch_size
-    return changed(optimizer, lambda member: _rescaled(member, ratio, batch_size), "be rescaled")
+    return change_in_chain(
+        optimizer, lambda member: _rescale_member(member, ratio, batch_size), "be rescaled"
+    )
 
 
-def _rescaled(optimizer: Any, ratio: Any, batch_size: Any) -> Optimizer:
+def _rescale_member(optimizer: Any, ratio: Any, batch_size: Any) -> Optimizer:
     rule = formula_of(optimizer, "scaling")
     if rule is None:
         shown = optimizer if isinstance(optimizer, Optimizer) else "a transformation that hides its numbers"

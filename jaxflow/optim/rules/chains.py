@@ -13,7 +13,7 @@ def members_of(optimizer: Any) -> tuple[Any, ...] | None:
     return tuple(optimizer.hyperparameters["transforms"])
 
 
-def changed(optimizer: Any, change: Callable[[Any], Optimizer], purpose: str) -> Optimizer:
+def change_in_chain(optimizer: Any, change: Callable[[Any], Optimizer], purpose: str) -> Optimizer:
     """`change(optimizer)`; of a chain, the chain with `change` of the one optimizer that it is of.
 
     An `l2_regularization` in a chain stays as it is. Raises `ValueError` for a chain of other parts, which cannot

@@ -15,9 +15,9 @@ import optax
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.optim import Optimizer, hyperparameters, learning_rate_of
-from jaxflow.optim.rules.batch_size import compressed
-from jaxflow.optim.rules.chains import changed
-from jaxflow.optim.table import formula_of, known, names_with
+from jaxflow.optim.rules.batch_size import compress_schedule
+from jaxflow.optim.rules.chains import change_in_chain
+from jaxflow.optim.table import entry_of, formula_of, names_with
 
 # How each hyperparameter goes with s = h/h₀: the power of s it is multiplied by, or `DECAY`.
 Powers = dict[str, Any]
@@ -34,7 +34,7 @@ OPTAX_ADAGRAD: Powers = PLAIN | {"learning_rate": 0.5, "eps": -1, "initial_accum
 
 
 @traceable
-def powered(schedule, speed):
+def power_of_schedule(schedule, speed):
     """A decay rate that is a schedule, for steps `speed` times as long: k ↦ schedule(speed · k)^speed."""
     return lambda k: schedule(speed * k) ** speed
 
@@ -73,8 +73,8 @@ class Family:
     time_step: Any
 
     def __call__(self, h: Any) -> Optimizer:
-        _check.positive(h=h)
-        return _at(self.optimizer, h / self.time_step)
+        _check.require_positive(h=h)
+        return _optimizer_at(self.optimizer, h / self.time_step)
 
 
 def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) -> Family:
@@ -116,14 +116,14 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
     """
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be one of jaxflow.optim, got {optimizer!r}.")
-    _at(optimizer, 1.0)  # refuses one that has no family
+    _optimizer_at(optimizer, 1.0)  # refuses one that has no family
     if time_step is None:
         time_step = learning_rate_of(optimizer)
     if time_step is None or callable(time_step):
         raise ValueError(
             f"time_step must be a number above 0 where the learning rate is no number, got {time_step!r}."
         )
-    _check.positive(time_step=time_step)
+    _check.require_positive(time_step=time_step)
     if isinstance(time_step, np.ndarray) and time_step.ndim:
         raise ValueError(f"time_step must be one number, got shape {time_step.shape}.")
     return Family(optimizer, time_step)
@@ -132,7 +132,7 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
 def _powers(optimizer: Any) -> Powers:
     rule = formula_of(optimizer, "family")
     chosen = hyperparameters(optimizer)
-    if known(optimizer) is None and {"learning_rate", "b1", "b2"} <= chosen.keys():
+    if entry_of(optimizer) is None and {"learning_rate", "b1", "b2"} <= chosen.keys():
         rule = AVERAGES
     if rule is None:
         ours = isinstance(optimizer, Optimizer)
@@ -149,21 +149,21 @@ def _powers(optimizer: Any) -> Powers:
     return powers
 
 
-def _at(optimizer: Any, s: Any) -> Optimizer:
-    return changed(optimizer, lambda member: _one_at(member, s), "have a family")
+def _optimizer_at(optimizer: Any, s: Any) -> Optimizer:
+    return change_in_chain(optimizer, lambda member: _member_at(member, s), "have a family")
 
 
-def _one_at(optimizer: Any, s: Any) -> Optimizer:
+def _member_at(optimizer: Any, s: Any) -> Optimizer:
     powers = _powers(optimizer)
     chosen = {name: value for name, value in optimizer.hyperparameters.items() if value is not None}
     return optimizer.replace(
-        **{name: _rescaled(chosen[name], power, s) for name, power in powers.items() if name in chosen}
+        **{name: _rescale_value(chosen[name], power, s) for name, power in powers.items() if name in chosen}
     )
 
 
-def _rescaled(value: Any, power: Any, s: Any) -> Any:
+def _rescale_value(value: Any, power: Any, s: Any) -> Any:
     if power == DECAY:
-        return powered(value, s) if callable(value) else value**s
+        return power_of_schedule(value, s) if callable(value) else value**s
     if callable(value):
-        return compressed(value, s**power, s)
+        return compress_schedule(value, s**power, s)
     return value if power == 0 else s**power * value

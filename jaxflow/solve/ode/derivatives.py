@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxflow._traceable import combine, partition
+from jaxflow._compiled import combine, partition
 
 PyTree = Any
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._traceable import Static, combine, compiled, partition
-from jaxflow.recording import WITH_MEMORY, keeping, looked
-from jaxflow.solve.discrete_start import begun, check_prefix, recorded
+from jaxflow._compiled import Static, combine, compiled, partition
+from jaxflow.recording import WITH_MEMORY, keeper, replay_records
+from jaxflow.solve.discrete_start import check_prefix, record_discrete_start, start_flow
 from jaxflow.solve.ode.derivatives import with_reverse_mode_of
 from jaxflow.solve.ode.ours import explicit
 from jaxflow.solve.ode.outcome import find_ending
@@ -73,15 +73,15 @@ def _machinery(request: Request) -> tuple[Settings, list]:
     """Which solver, static and traced."""
     solver, stages, forward = request.solver, None, False
     if isinstance(solver, str):
-        _check.choice("solver", solver, ["auto"])
+        _check.require_choice("solver", solver, ["auto"])
         stiff = is_stiff(request.dynamics, request.params, request.times.absolute, request.state)
-        solver = _stabilised()() if stiff else None
+        solver = _stabilised_solver()() if stiff else None
     if solver is not None or request.adjoint is not None:
         import diffrax
 
         if not (solver is None or isinstance(solver, diffrax.AbstractSolver)):
             raise TypeError(f'solver must be a diffrax solver or "auto", got {solver!r}.')
-        stages = cast(Any, solver).max_stages if isinstance(solver, _stabilised()) else None
+        stages = cast(Any, solver).max_stages if isinstance(solver, _stabilised_solver()) else None
         forward = isinstance(request.adjoint, diffrax.ForwardMode)
     ours = (
         request.event is None
@@ -95,7 +95,7 @@ def _machinery(request: Request) -> tuple[Settings, list]:
     return Settings(request.substeps, request.max_steps, machinery, ours, reverse, stages), arrays
 
 
-def _stabilised() -> Any:
+def _stabilised_solver() -> Any:
     """`RKC2`, whose module imports diffrax."""
     from jaxflow.solve.ode.diffrax_solves.rkc import RKC2
 
@@ -116,7 +116,7 @@ def _follow(
 
 def _solve(settings, dynamics, params, given, step_size, rtol, atol, arrays, record, state) -> Trajectory:
     field = dynamics.build()
-    prefix, path, state = begun(field, params) if state is None else (None, None, state)
+    prefix, path, state = start_flow(field, params) if state is None else (None, None, state)
     times, elapsed = given
     begin = elapsed
     if prefix is not None:
@@ -126,21 +126,21 @@ def _solve(settings, dynamics, params, given, step_size, rtol, atol, arrays, rec
         state,
         begin,
         times[0],
-        keeping(record, field.params),
+        keeper(record, field.params),
         rtol=rtol,
         atol=atol,
         step_size=step_size,
         substeps=settings.substeps,
         max_steps=settings.max_steps,
     )
-    found = _by_solver(settings, problem, arrays)
+    found = _solve_with_diffrax(settings, problem, arrays)
     end, values = found.end, found.values
     status, stopped = find_ending(problem, found, times)
     if prefix is not None:
         if isinstance(record, WITH_MEMORY):
-            values = recorded(identity, prefix.elapsed, path, elapsed, values[0]), values[1]
+            values = record_discrete_start(identity, prefix.elapsed, path, elapsed, values[0]), values[1]
         else:
-            values = recorded(record, prefix.elapsed, path, elapsed, values)
+            values = record_discrete_start(record, prefix.elapsed, path, elapsed, values)
         lost = ~jax.vmap(is_finite)(values)
         stopped = jnp.where(problem.alive | ~lost.any(), stopped, times[jnp.argmax(lost)])
         late = begin[0] > elapsed[-1]  # refused where the numbers are concrete
@@ -149,7 +149,7 @@ def _solve(settings, dynamics, params, given, step_size, rtol, atol, arrays, rec
     arrived = (status == FINISHED) | (status == STOPPED)
     return Trajectory(
         times=times,
-        values=looked(record, values),
+        values=replay_records(record, values),
         params=field.params(problem.state(jnp.where(arrived, end, jnp.nan))),
         state=problem.state(end),
         steps=found.steps,
@@ -159,7 +159,7 @@ def _solve(settings, dynamics, params, given, step_size, rtol, atol, arrays, rec
     )
 
 
-def _by_solver(settings: Settings, problem, arrays) -> Solution:
+def _solve_with_diffrax(settings: Settings, problem, arrays) -> Solution:
     if settings.ours:
         return explicit.solve(problem, settings.stages)
     from jaxflow.solve.ode.diffrax_solves import solving

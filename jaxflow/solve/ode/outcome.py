@@ -23,12 +23,12 @@ def find_ending(problem: Problem, found: Solution, times: jax.Array) -> tuple[ja
         blown, bad = (code == FINISHED) & lost, ~jax.vmap(is_finite)(found.values)
         stopped = jnp.where(blown & bad.any(), times[jnp.argmax(bad)], stopped)
         code = jnp.where(blown, DIVERGED, code)
-    moderate = ~lost & (size < _huge(problem.start.dtype) * (1 + size_before))
+    moderate = ~lost & (size < _huge_growth(problem.start.dtype) * (1 + size_before))
     code = jnp.where(((code == LEFT) | (code == TOO_SMALL)) & ~moderate, DIVERGED, code)
     began = times[0] + problem.times[0].astype(times.dtype)
     return jnp.where(problem.alive, code, DIVERGED), jnp.where(problem.alive, stopped, began)
 
 
-def _huge(dtype) -> float:
+def _huge_growth(dtype) -> float:
     """The growth beyond which a state was blowing up: that of 1/t within the shortest time the clock resolves."""
     return min(1e6, float(jnp.finfo(dtype).eps) ** -0.75)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxflow.dynamics import Dynamics
-from jaxflow.solve.times import single_or_double
+from jaxflow.solve.times import clock_dtype
 
 PyTree = Any
 
@@ -103,7 +103,7 @@ def pose(
 ) -> Problem:
     """The problem of a dynamics from `state` at the first of `times` on the solver's clock."""
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(state)]
-    clock = wide = single_or_double(dtypes)
+    clock = wide = clock_dtype(dtypes)
     if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
         wide = jnp.promote_types(wide, jnp.complex64)
     start, tree = ravel_pytree(jax.tree.map(lambda x: x.astype(wide), state))
@@ -118,7 +118,7 @@ def largest(*vectors: jax.Array) -> jax.Array:
     return jnp.max(jnp.abs(jnp.stack(vectors)), axis=1, initial=0.0)
 
 
-def blank(leaf: jax.Array, reached: jax.Array) -> jax.Array:
+def blank_unreached(leaf: jax.Array, reached: jax.Array) -> jax.Array:
     """NaN in the lines (n,) of a leaf (n, …) that were not reached, if it can hold NaN."""
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 
-from jaxflow._traceable import compiled
+from jaxflow._compiled import compiled
 from jaxflow.dynamics import Dynamics
-from jaxflow.solve.discrete_start import begun
+from jaxflow.solve.discrete_start import start_flow
 from jaxflow.solve.ode.ours.chebyshev import any_direction, field_and_image, power
 from jaxflow.solve.ode.problem import pose
 
@@ -42,7 +42,7 @@ def is_stiff(dynamics: Dynamics, params: PyTree, times: Any, state: PyTree = Non
 @compiled
 def _stiffness(dynamics, params, t, state):
     """Spectral radius of the drift's Jacobian, and the Rayleigh quotient of its dominant direction."""
-    state = begun(dynamics.build(), params)[2] if state is None else state
+    state = start_flow(dynamics.build(), params)[2] if state is None else state
     problem = pose(dynamics, state, jnp.zeros(1), jnp.asarray(t, float), lambda state: ())
 
     def iterate(_, carry):

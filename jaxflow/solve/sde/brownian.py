@@ -33,7 +33,7 @@ class Pages(NamedTuple):
     rest: int
 
     @property
-    def each(self) -> int:
+    def pages_of_interval(self) -> int:
         """The number of pages that an interval takes, where it takes several."""
         return self.whole + (self.rest > 0)
 
@@ -98,7 +98,7 @@ def increments(shape: PyTree, key: jax.Array | None) -> Increments:
     return Increments(normal + words, draw, unravel)
 
 
-def coarsened(increment: PyTree, refinement: int) -> PyTree:
+def coarsen(increment: PyTree, refinement: int) -> PyTree:
     r"""Sums of `refinement` increments over $\sqrt{\text{refinement}}$: standard normal for the coarser step."""
     if refinement == 1:
         return increment

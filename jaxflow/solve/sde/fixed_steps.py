@@ -16,12 +16,12 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._checkpoint import checkpoint
-from jaxflow._traceable import compiled
+from jaxflow._compiled import compiled
 from jaxflow.dynamics import Dynamics, Field
-from jaxflow.recording import keeping, looked
+from jaxflow.recording import keeper, replay_records
 from jaxflow.solve.optimizer_steps import finish
 from jaxflow.solve.request import Request
-from jaxflow.solve.sde.brownian import coarsened, increments, is_bits, pages
+from jaxflow.solve.sde.brownian import coarsen, increments, is_bits, pages
 from jaxflow.solve.times import Times, check_resolved
 from jaxflow.solve.trajectory import Trajectory, is_finite
 
@@ -145,7 +145,7 @@ def _refinement(request: Request, substeps: int) -> int:
     dynamics, noise_substeps = request.dynamics, request.noise_substeps
     if noise_substeps is None:
         return 1
-    _check.integer("noise_substeps", noise_substeps, 1)
+    _check.require_integer("noise_substeps", noise_substeps, 1)
     if noise_substeps % substeps:
         raise ValueError(
             f"noise_substeps must be a multiple of the {substeps} steps between two times, got {noise_substeps}."
@@ -172,7 +172,7 @@ def _diffuse(*, settings: Settings, dynamics, params, times, key, record, state)
     field = dynamics.build()
     state = field.init(params) if state is None else state
     step, widen, narrow = _stepper(field, state, settings.heun)
-    keep = keeping(record, field.params)
+    keep = keeper(record, field.params)
     final, values, bad = _walk(
         settings,
         step,
@@ -185,7 +185,9 @@ def _diffuse(*, settings: Settings, dynamics, params, times, key, record, state)
     first = keep(state)
     values = jax.tree.map(lambda x, xs: jnp.concatenate([jnp.asarray(x)[None], xs]), first, values)
     steps = jnp.asarray((times.elapsed.size - 1) * settings.substeps, jnp.int32)
-    return finish(times.absolute, looked(record, values), field.params(final), final, steps, lambda: bad)
+    return finish(
+        times.absolute, replay_records(record, values), field.params(final), final, steps, lambda: bad
+    )
 
 
 def _stepper(field: Field, like: PyTree, heun: bool):
@@ -228,27 +230,27 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
     seen = lambda z: (record(z), ~is_finite(z))
 
     @checkpoint
-    def one(state, item):
+    def take_step(state, item):
         i, j, increment = item
         return step(
             begins[i] + j.astype(begins.dtype) * dts[i], state, dts[i], noise.unravel(increment)
         ), None
 
-    def along(state, i, first, drawn, count):
+    def take_steps(state, i, first, drawn, count):
         """`count` steps of interval i from its step `first` on, their noise in hand."""
         where = jnp.full(count, i), first + jnp.arange(count)
-        return lax.scan(one, state, (*where, drawn))[0]
+        return lax.scan(take_step, state, (*where, drawn))[0]
 
     # Reverse mode keeps the states between pages only, and draws each page again. The last page may hold more than
     # is left to do: a page of its own length would be compiled on its own.
     @checkpoint
     def page(state, p):
-        drawn = coarsened(noise.draw(p, on_each * substeps * refinement), refinement)
+        drawn = coarsen(noise.draw(p, on_each * substeps * refinement), refinement)
         drawn = jax.tree.map(lambda x: x.reshape(on_each, substeps, *x.shape[1:]), drawn)
 
         def interval(state, item):
             i, drawn = item
-            walk = lambda state: along(state, i, 0, drawn, substeps)
+            walk = lambda state: take_steps(state, i, 0, drawn, substeps)
             state = walk(state) if number % on_each == 0 else lax.cond(i < number, walk, lambda z: z, state)
             return state, seen(state)
 
@@ -256,21 +258,23 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
 
     def part(state, i, j, count):
         """The `count` steps of the j-th page of interval i."""
-        drawn = noise.draw(i * layout.each + j, count)
-        return along(state, i, j * layout.length, drawn, count)
+        drawn = noise.draw(i * layout.pages_of_interval + j, count)
+        return take_steps(state, i, j * layout.length, drawn, count)
 
     @checkpoint
-    def coarse(state, i):
+    def take_coarse_steps(state, i):
         """All steps of interval i, where they are coarser than the noise: they straddle pages."""
-        whole = jax.vmap(lambda j: noise.draw(i * layout.each + j, layout.length))(jnp.arange(layout.whole))
+        whole = jax.vmap(lambda j: noise.draw(i * layout.pages_of_interval + j, layout.length))(
+            jnp.arange(layout.whole)
+        )
         parts = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), whole)]
-        parts += [noise.draw(i * layout.each + layout.whole, layout.rest)] if layout.rest else []
+        parts += [noise.draw(i * layout.pages_of_interval + layout.whole, layout.rest)] if layout.rest else []
         drawn = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-        return along(state, i, 0, coarsened(drawn, refinement), substeps)
+        return take_steps(state, i, 0, coarsen(drawn, refinement), substeps)
 
     def interval(state, i):
         if refinement > 1:
-            state = coarse(state, i)
+            state = take_coarse_steps(state, i)
             return state, seen(state)
         body = lambda state, j: (checkpoint(partial(part, count=layout.length))(state, i, j), None)
         state, _ = lax.scan(body, state, jnp.arange(layout.whole))

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import jaxflow as jf
-from jaxflow.comparison.edge.experiment import averaged
+from jaxflow.comparison.edge.experiment import gaussian_average
 from jaxflow.comparison.edge.stable_approach import approach
 
 pytestmark = pytest.mark.promotes
@@ -106,8 +106,8 @@ def test_averaged_against_its_definition():
     values = np.random.default_rng(0).normal(size=30)
     at = np.arange(30)
     weights = np.exp(-0.5 * ((at[:, None] - at) / 2.0) ** 2) * (abs(at[:, None] - at) <= 9)
-    np.testing.assert_allclose(averaged(values, 2.0), weights @ values / weights.sum(1), rtol=1e-12)
-    np.testing.assert_allclose(averaged(np.full(5, 3.0), 50.0), 3.0, rtol=1e-12)
+    np.testing.assert_allclose(gaussian_average(values, 2.0), weights @ values / weights.sum(1), rtol=1e-12)
+    np.testing.assert_allclose(gaussian_average(np.full(5, 3.0), 50.0), 3.0, rtol=1e-12)
 
 
 def test_a_study_begins_where_the_sharpness_rises_through_the_level():

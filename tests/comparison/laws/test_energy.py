@@ -11,7 +11,7 @@ from test_ensembles import KEY, PAIRS, normal, verdicts
 
 import jaxflow as jf
 from jaxflow.comparison import energy_distance, wasserstein
-from jaxflow.comparison.laws.energy import relabelled
+from jaxflow.comparison.laws.energy import relabel
 
 U = (np.arange(2000) + 0.5) / 2000
 """Quantiles in place of draws: the distances of the laws, without noise."""
@@ -60,7 +60,7 @@ def test_wasserstein_is_scipys_of_first_order_and_a_matching_of_second(m):
     np.testing.assert_allclose(wasserstein(a, b), np.sqrt(((x - y) ** 2).mean(0)), rtol=1e-10)
 
 
-draw = jax.jit(relabelled, static_argnums=(3, 4))
+draw = jax.jit(relabel, static_argnums=(3, 4))
 
 
 def test_relabellings_are_permutations_of_the_members_that_count():

@@ -8,7 +8,7 @@ import pytest
 
 import jaxflow as jf
 from jaxflow._compiled import programs
-from jaxflow.comparison.orders.modified_equations import truncated
+from jaxflow.comparison.orders.modified_equations import truncated_equation
 from jaxflow.dynamics.modified_equations.step_logarithm import weights
 
 pytestmark = pytest.mark.promotes
@@ -64,7 +64,7 @@ def test_it_is_the_modified_equation_that_is_solved():
         equation = jf.dynamics.modified(optimizer, loss, order=order)
         state = equation.init(POINT) if state is None else state
         shares = jnp.asarray(np.pad(weights(order), (0, 4 - order)))
-        padded = truncated(optimizer, loss, shares, 0.01).drift(0.0, state)
+        padded = truncated_equation(optimizer, loss, shares, 0.01).drift(0.0, state)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14),
             padded,

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
 from jaxflow._compiled import programs
-from jaxflow.curvature import along, preconditioner_of, record_sharpness
+from jaxflow.curvature import preconditioner_of, record_sharpness, sharpness_along
 
 pytestmark = pytest.mark.promotes
 
@@ -252,19 +252,19 @@ POSITIVE = np.exp(RNG.uniform(-1, 1, (1, FLAT.size)) * np.linspace(0.5, 1.5, T)[
     ids=["numbers", "pytrees"],
 )
 def test_along_a_path(given, p):
-    right(along(OBJECTIVE, PATH, K, preconditioners=given), dense(PATH, p))
+    right(sharpness_along(OBJECTIVE, PATH, K, preconditioners=given), dense(PATH, p))
 
 
 def test_along_lanes_of_paths():
     lanes = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), PATH)
-    found = jax.jit(jax.vmap(lambda path: along(OBJECTIVE, path, K)))(lanes)
+    found = jax.jit(jax.vmap(lambda path: sharpness_along(OBJECTIVE, path, K)))(lanes)
     for i in range(2):
         right(jax.tree.map(lambda x: x[i], found), dense(jax.tree.map(lambda x: x[i], lanes)))  # noqa: B023
 
 
 def test_along_in_single_precision():
     objective = jf.Objective(losses, jax.tree.map(np.float32, DATA))
-    found = along(objective, jax.tree.map(np.float32, PATH), K)
+    found = sharpness_along(objective, jax.tree.map(np.float32, PATH), K)
     assert found.eigenvalues.dtype == found.residuals.dtype == np.float32
     np.testing.assert_allclose(found.eigenvalues, dense(PATH), rtol=1e-4)
 
@@ -278,7 +278,7 @@ def test_a_leader_that_rises_elsewhere_is_seen():
     """The vectors followed are exactly invariant; the new leader overtakes by steps, and is seen in a few records."""
     path = np.tile(np.linspace(0, 0.3, 30), (41, 1))
     path[:, 2] = np.linspace(0, 2, 41)
-    found = along(steep, path)
+    found = sharpness_along(steep, path)
     expected = (np.linspace(0.5, 1, 30) + path**2).max(1)
     assert (expected[-5:] > 3).all()
     np.testing.assert_allclose(found.sharpness[-5:], expected[-5:], rtol=1e-3)
@@ -292,7 +292,7 @@ def test_more_eigenvalues_than_half_the_parameters():
 
     path = np.linspace([1.0, 0.2, -1.5], [0.3, 1.4, 0.6], 8)
     for k in (2, 3):
-        found = along(loss, path, k)
+        found = sharpness_along(loss, path, k)
         matrices = [np.diag(x**2) + 0.3 * x.sum() ** 2 for x in path]
         expected = np.stack([np.linalg.eigvalsh(matrix)[::-1][:k] for matrix in matrices])
         np.testing.assert_allclose(found.eigenvalues, expected, rtol=1e-6)
@@ -302,7 +302,7 @@ def test_a_hessian_that_is_not_finite_once_is_not_the_end():
     def loss(x):
         return jnp.where(jnp.abs(x[0] - 0.5) < 1e-9, jnp.nan, 1.0) * jnp.sum(jnp.arange(1.0, 9.0) * x**2)
 
-    found = along(loss, np.array([1.0, 0.5, 2.0, 3.0, 4.0, 5.0])[:, None] * np.ones(8))
+    found = sharpness_along(loss, np.array([1.0, 0.5, 2.0, 3.0, 4.0, 5.0])[:, None] * np.ones(8))
     np.testing.assert_array_equal(np.isnan(found.sharpness), np.arange(6) == 1)
     np.testing.assert_allclose(found.sharpness[np.array([0, 4, 5])], 16.0, rtol=1e-3)
 
@@ -392,7 +392,7 @@ def test_refused_in_a_run(k, preconditioner, error, message):
 )
 def test_refused_along(path, k, preconditioners, error, message):
     with pytest.raises(error, match=message):
-        along(quadratic, path, k, preconditioners=preconditioners)
+        sharpness_along(quadratic, path, k, preconditioners=preconditioners)
 
 
 def test_a_recorder_that_is_not_made_by_a_traceable_constructor():

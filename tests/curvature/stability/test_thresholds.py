@@ -13,7 +13,7 @@ from jaxflow import optim
 from jaxflow._compiled import programs
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
 from jaxflow.curvature.stability.thresholds import stability_threshold
-from jaxflow.optim.table import ENTRIES, known
+from jaxflow.optim.table import ENTRIES, entry_of
 
 pytestmark = pytest.mark.promotes
 
@@ -89,7 +89,7 @@ def test_the_table_of_optimizers_writes_the_same_closed_forms():
     written = set()
     for make, exact in CLOSED.values():
         for rate, beta in GRID:
-            entry, chosen = known(make(rate, beta)), optim.hyperparameters(make(rate, beta))
+            entry, chosen = entry_of(make(rate, beta)), optim.hyperparameters(make(rate, beta))
             if entry is not None:  # a chain has none
                 assert eval(entry.threshold, {}, chosen) == pytest.approx(exact(rate, beta), rel=1e-12)
                 written.add(entry)

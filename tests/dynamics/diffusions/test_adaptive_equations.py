@@ -201,7 +201,7 @@ MAKERS = [jf.dynamics.rmsprop_sde, jf.dynamics.adam_sde, jf.dynamics.sign_sgd]
 @pytest.mark.parametrize("maker", MAKERS)
 def test_rates_in_time_noise_kinds_and_single_precision(maker):
     single = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-    rate = jf.dynamics.in_time(jf.optim.inverse_sqrt(0.05), 20)
+    rate = jf.dynamics.schedule_in_time(jf.optim.inverse_sqrt(0.05), 20)
     objective, params = jf.Objective(losses, single(DATA)), single(PARAMS)
 
     def xi_of(dynamics, state):

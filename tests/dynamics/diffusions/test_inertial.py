@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.linalg import expm, solve_continuous_lyapunov, solve_discrete_lyapunov
 
 import jaxflow as jf
-from jaxflow.dynamics import InertialState, in_time, momentum_sgd, nesterov_sgd, noise
+from jaxflow.dynamics import InertialState, momentum_sgd, nesterov_sgd, noise, schedule_in_time
 from jaxflow.optim import warmup
 
 pytestmark = pytest.mark.promotes
@@ -306,7 +306,7 @@ def _sampled(dynamics, optimizer, theta, times, keys, steps):
 def test_schedules_of_rate_batch_and_momentum():
     rate = warmup(0.1, 4)  # 0 at first: a step that takes no time
     eta, batch, beta = (
-        in_time(s, 10, clock) for s, clock in ((rate, None), (lambda k: 1 + k, rate), (_beta, rate))
+        schedule_in_time(s, 10, clock) for s, clock in ((rate, None), (lambda k: 1 + k, rate), (_beta, rate))
     )
     varying = momentum_sgd(OBJECTIVE, eta, batch, beta)
     state, xi, t = varying.init(jnp.ones(D)), jnp.arange(float(N)), 0.12  # of step 3

@@ -157,7 +157,7 @@ def test_pages_hold_every_increment_once(fine, numbers):
         assert layout.intervals * fine <= brownian.MOST
     else:
         assert layout.whole * layout.length + layout.rest == fine
-        assert layout.each == layout.whole + (layout.rest > 0)
+        assert layout.pages_of_interval == layout.whole + (layout.rest > 0)
     assert (layout.length or layout.intervals * fine) * numbers <= max(brownian.NUMBERS, numbers)
 
 

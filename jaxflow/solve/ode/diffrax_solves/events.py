@@ -34,7 +34,7 @@ def gradient_norm_below(tolerance: float) -> "diffrax.Event":
     """
     import diffrax
 
-    _check.positive(tolerance=tolerance)
+    _check.require_positive(tolerance=tolerance)
     return diffrax.Event(jax.tree_util.Partial(_is_flat, jnp.asarray(tolerance, float)))
 
 
@@ -43,20 +43,22 @@ def _is_flat(tolerance, t, y, args, *, terms, **kwargs):
     return jnp.sqrt(sum(squares)) <= tolerance
 
 
-def as_given(event: "diffrax.Event | None", problem: Problem) -> "diffrax.Event | None":
+def translate_event(event: "diffrax.Event | None", problem: Problem) -> "diffrax.Event | None":
     """An event that is shown the user's clock and pytree, where the solver has a clock of its own and a vector."""
     if event is None:
         return None
     import diffrax
 
-    def as_shown(condition):
-        def shown(t, y, args, *, terms, **kwargs):
+    def translate_condition(condition):
+        def evaluate(t, y, args, *, terms, **kwargs):
             *rest, origin = args
             field = lambda t, tree, args: problem.tree(terms.vf(t - origin, problem.vector(tree), args))
             return condition(
                 origin + t, problem.tree(y), (*rest, origin), terms=diffrax.ODETerm(field), **kwargs
             )
 
-        return shown
+        return evaluate
 
-    return dataclasses.replace(event, cond_fn=jax.tree.map(as_shown, event.cond_fn, is_leaf=callable))
+    return dataclasses.replace(
+        event, cond_fn=jax.tree.map(translate_condition, event.cond_fn, is_leaf=callable)
+    )

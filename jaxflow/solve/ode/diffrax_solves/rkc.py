@@ -111,8 +111,8 @@ class RKC2(dfx.AbstractAdaptiveSolver[RKC2State]):
     interpolation_cls: ClassVar = dfx.ThirdOrderHermitePolynomialInterpolation
 
     def __check_init__(self):
-        _check.integer("max_stages", self.max_stages, 2)
-        _check.choice("scan_kind", self.scan_kind, ("checkpointed", "lax", "bounded"))
+        _check.require_integer("max_stages", self.max_stages, 2)
+        _check.require_choice("scan_kind", self.scan_kind, ("checkpointed", "lax", "bounded"))
 
     def order(self, terms):
         return 2

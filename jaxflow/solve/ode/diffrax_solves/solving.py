@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from diffrax import RESULTS
 
-from jaxflow.solve.ode.diffrax_solves.events import as_given
+from jaxflow.solve.ode.diffrax_solves.events import translate_event
 from jaxflow.solve.ode.diffrax_solves.pid import CountingPID, ResolvedPID
 from jaxflow.solve.ode.diffrax_solves.rkc import RKC2, evaluations
 from jaxflow.solve.ode.ours.explicit import FLOAT32
 from jaxflow.solve.ode.ours.step_sizes import INTEGRAL, PROPORTIONAL, first_step
-from jaxflow.solve.ode.problem import Problem, Solution, blank
+from jaxflow.solve.ode.problem import Problem, Solution, blank_unreached
 from jaxflow.solve.trajectory import FAILED, FINISHED, LEFT, MAX_STEPS, STOPPED, TOO_SMALL
 
 CODES = {
@@ -42,7 +42,7 @@ def solve(problem: Problem, machinery: Machinery) -> Solution:
     args = (problem.dynamics, problem.alive, problem.origin)
     times, start = problem.times, jnp.where(problem.alive, problem.start, 0)
     steps, first = _controller(solver, problem, start, _drift(problem)(times[0], start, args))
-    solver = _fitted(solver, adjoint, problem.is_adaptive)
+    solver = _configure_solver(solver, adjoint, problem.is_adaptive)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_drift(problem)),
         solver,
@@ -63,7 +63,7 @@ def solve(problem: Problem, machinery: Machinery) -> Solution:
         ),
         stepsize_controller=steps,
         adjoint=adjoint,
-        event=as_given(machinery.event, problem),
+        event=translate_event(machinery.event, problem),
         max_steps=problem.max_steps,
         throw=False,
     )
@@ -78,7 +78,7 @@ def solve(problem: Problem, machinery: Machinery) -> Solution:
     for ours, theirs in CODES.items():
         code = jnp.where(solution.result == theirs, ours, code)
     return Solution(
-        values=jax.tree.map(lambda leaf: blank(leaf, reached), values),
+        values=jax.tree.map(lambda leaf: blank_unreached(leaf, reached), values),
         end=states[0],
         time=ends[0],
         code=code,
@@ -100,7 +100,7 @@ def _drift(problem: Problem):
     return drift
 
 
-def _fitted(solver, adjoint, adaptive: bool):
+def _configure_solver(solver, adjoint, adaptive: bool):
     """RKC2, told how its loop over stages will be differentiated, and to hand its cost to the controller."""
     if not isinstance(solver, RKC2):
         return solver

@@ -163,7 +163,7 @@ def mix(direction: PyTree, moved: PyTree) -> PyTree:
     useful = jnp.isfinite(size) & (size > 0)
     weight = MIXING / jnp.where(useful, size, 1)
     mix = lambda v, m: v + jnp.where(useful, weight.astype(v.dtype) * m, 0)
-    return _normalised(jax.tree.map(mix, direction, moved))
+    return _normalise(jax.tree.map(mix, direction, moved))
 
 
 def any_direction(y: PyTree) -> PyTree:
@@ -175,10 +175,10 @@ def any_direction(y: PyTree) -> PyTree:
         jnp.cos(k * k * 0.7390851).reshape(x.shape).astype(x.dtype)
         for k, x in zip(places, leaves, strict=True)
     ]
-    return _normalised(structure.unflatten(chirps))
+    return _normalise(structure.unflatten(chirps))
 
 
-def _normalised(tree):
+def _normalise(tree):
     size = _norm(tree)
     return jax.tree.map(lambda leaf: leaf / size.astype(leaf.dtype), tree)
 

@@ -14,12 +14,12 @@ FLOAT32 = 1e-5  # the least relative tolerance of many stages in float32: roundi
 def solve(problem: Problem, most_stages: int | None = None) -> Solution:
     """Solve by Tsitouras' method, or, where `most_stages` is given, by Runge–Kutta–Chebyshev's."""
     if most_stages is None:
-        return _by_steps(problem, Tsit5(), at_least=0.0)
+        return _solve_with_steps(problem, Tsit5(), at_least=0.0)
     check_real(problem.start)
-    return _by_steps(problem, Chebyshev(most_stages), at_least=FLOAT32)
+    return _solve_with_steps(problem, Chebyshev(most_stages), at_least=FLOAT32)
 
 
-def _by_steps(problem: Problem, method: Method, at_least: float) -> Solution:
+def _solve_with_steps(problem: Problem, method: Method, at_least: float) -> Solution:
     return take_steps(problem, method, _plan(problem, method, at_least))
 
 

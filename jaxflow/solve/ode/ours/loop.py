@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow.solve.ode.ours.step_sizes import Plan, Sizes
-from jaxflow.solve.ode.problem import Problem, Solution, blank
+from jaxflow.solve.ode.problem import Problem, Solution, blank_unreached
 from jaxflow.solve.trajectory import FINISHED, MAX_STEPS
 
 PyTree = Any
@@ -65,15 +65,15 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
     field, alive, times, max_steps = problem.drift, problem.alive, problem.times, problem.max_steps
     last, number = times[-1], times.size
 
-    def running(c: _Carry):
+    def goes_on(c: _Carry):
         more = alive & (c.t < last) & (c.code == FINISHED)
         return more if max_steps is None else more & (c.steps < max_steps)
 
-    def nothing(leaf: jax.Array):
+    def blank_value(leaf: jax.Array):
         return jnp.asarray(jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0, leaf.dtype)
 
     def round_(c: _Carry) -> _Carry:
-        active, starting = running(c), c.evaluations == 0
+        active, starting = goes_on(c), c.evaluations == 0
         end, h = plan.step(c.sizes, c.t, c.steps)
         y, error, memory, dense, cost = method.step(field, starting, c.t, h, c.y, c.memory)
         kept, code, sizes = plan.judge(
@@ -81,23 +81,23 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
         )
         kept, moved = active & kept & ~starting, active & ~starting
 
-        def pending(where):
+        def is_pending(where):
             return kept & (where[0] < number) & (times[jnp.minimum(where[0], number - 1)] <= end)
 
         def save(where):
             i, values = where
-            here, left = pending(where), i < number
+            here, left = is_pending(where), i < number
             line = jnp.where(left, i, 0)
             value = problem.keep(method.interpolate((times[line] - c.t) / h, h, c.y, dense))
 
             def put(xs, x, x0):
                 # A lane with nothing to save writes what is there: nothing yet, or the first record.
-                x = jnp.where(here, x, jnp.where(left, nothing(x0), x0))
+                x = jnp.where(here, x, jnp.where(left, blank_value(x0), x0))
                 return lax.dynamic_update_index_in_dim(xs, x, line, 0)
 
             return i + here.astype(i.dtype), jax.tree.map(put, values, value, problem.first)
 
-        saved, values = lax.while_loop(lambda where: any_lane(pending(where)), save, (c.saved, c.values))
+        saved, values = lax.while_loop(lambda where: any_lane(is_pending(where)), save, (c.saved, c.values))
         choose = lambda here, new, old: jax.tree.map(lambda a, b: jnp.where(here, a, b), new, old)
         return _Carry(
             jnp.where(kept, end, c.t),
@@ -111,9 +111,9 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
             values,
         )
 
-    def empty(leaf: jax.Array) -> jax.Array:
+    def empty_lines(leaf: jax.Array) -> jax.Array:
         line = jnp.arange(number).reshape(-1, *(1 for _ in leaf.shape)) == 0
-        return jnp.where(line, blank(leaf, alive), nothing(leaf))
+        return jnp.where(line, blank_unreached(leaf, alive), blank_value(leaf))
 
     none = jnp.zeros((), jnp.int32)
     begun = _Carry(
@@ -125,9 +125,9 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
         evaluations=none,
         code=jnp.asarray(FINISHED, jnp.int32),
         saved=none + 1,
-        values=jax.tree.map(empty, problem.first),
+        values=jax.tree.map(empty_lines, problem.first),
     )
-    done = lax.while_loop(lambda c: any_lane(running(c)), round_, begun)
+    done = lax.while_loop(lambda c: any_lane(goes_on(c)), round_, begun)
     short = alive & (done.t < last) & (done.code == FINISHED)
     code = jnp.where(short, MAX_STEPS, done.code)
     return Solution(done.values, done.y, done.t, code, done.steps, done.evaluations)
@@ -140,5 +140,5 @@ def any_lane(flag: jax.Array) -> jax.Array:
 
 
 @any_lane.def_vmap
-def _any_lane_batched(axis_size, in_batched, flag):
+def _any_lane_of_batch(axis_size, in_batched, flag):
     return any_lane(flag.any(0) if in_batched[0] else flag), False

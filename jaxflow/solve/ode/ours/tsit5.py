@@ -96,23 +96,23 @@ def step(field: Callable[[Any, jax.Array], jax.Array], t, h, y, slope, first, la
 
     def stage(i, carry):
         stages, _ = carry
-        at = y + h * _combined(lax.dynamic_index_in_dim(weights, i, keepdims=False), stages)
+        at = y + h * _combine(lax.dynamic_index_in_dim(weights, i, keepdims=False), stages)
         t_stage = t + lax.dynamic_index_in_dim(nodes, i, keepdims=False) * h
         return lax.dynamic_update_index_in_dim(stages, field(t_stage, at), i, 0), at
 
     # Those before are zeros, not what another step left: 0 times that may be NaN.
     stages = jnp.zeros((STAGES, *y.shape), y.dtype).at[0].set(slope)
     stages, end = lax.fori_loop(first, last, stage, (stages, y))
-    return Step(end, h * _combined(jnp.asarray(ERROR, h.dtype), stages), stages)
+    return Step(end, h * _combine(jnp.asarray(ERROR, h.dtype), stages), stages)
 
 
 def interpolate(s, h, y, stages) -> jax.Array:
     """The vector (n,) at the share `s` of a step of length `h` that began at `y`."""
     c, r, p, q = (jnp.asarray(x, h.dtype) for x in (C, R, P, Q))
-    return y + h * _combined(c * s * (s - r) * (s * s + p * s + q), stages)
+    return y + h * _combine(c * s * (s - r) * (s * s + p * s + q), stages)
 
 
-def _combined(weights, stages):
+def _combine(weights, stages):
     return jnp.sum(weights[:, None] * stages, 0)
 
 
