@@ -66,8 +66,8 @@ def like_players(players: Any, entries: list) -> Any:
 
     **Returns** the entries in a container of that type.
 
-    >>> from jaxflow.games import like
-    >>> like((1.0, 2.0), [3.0, 4.0])
+    >>> from jaxflow.games import like_players
+    >>> like_players((1.0, 2.0), [3.0, 4.0])
     (3.0, 4.0)
     """
     return type(players)(*entries) if hasattr(players, "_fields") else type(players)(entries)

@@ -160,8 +160,8 @@ def entry_of(optimizer: Any) -> Entry | None:
     """The entry of an optimizer, ours or one of optax's under `traceable`; `None` where there is none.
 
     >>> import jaxflow as jf
-    >>> from jaxflow.optim.table import known
-    >>> known(jf.optim.adam(0.1)).preconditioner
+    >>> from jaxflow.optim.table import entry_of
+    >>> entry_of(jf.optim.adam(0.1)).preconditioner
     'adam'
     """
     if not isinstance(optimizer, Optimizer):

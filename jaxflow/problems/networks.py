@@ -72,7 +72,7 @@ def compute_by_columns(objective: Objective) -> Objective:
     **Returns** an `Objective` of the same data, equal up to rounding.
 
     >>> digits = mlp("digits", hidden=(4,))
-    >>> print(abs(by_columns(digits.objective)(digits.params) - digits.objective(digits.params)) < 1e-6)
+    >>> print(abs(compute_by_columns(digits.objective)(digits.params) - digits.objective(digits.params)) < 1e-6)
     True
     """
     losses: Any = objective.losses

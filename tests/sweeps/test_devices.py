@@ -111,8 +111,12 @@ def test_four_devices_give_the_numbers_of_one(kind, dtype):
     recorded = four["loss"] if kind == "iterate" else four["values"]
     assert recorded.dtype == dtype
     assert len(np.unique(recorded.isel(time=-1))) == recorded.isel(time=-1).size  # all lanes are different
-    # Two cells on each device, as on one device that is given two.
-    assert_identical(four, swept(trial, axes, batch=6, mesh=devices(1)))
+    # Two cells on each device, as on one device that is given two; a solve that XLA fuses in another way may round
+    # its interpolation in another way.
+    two = swept(trial, axes, batch=6, mesh=devices(1))
+    if kind == "iterate":
+        assert_identical(four, two)
+    assert_close(four, two, 2 * np.finfo(dtype).eps)
     assert_close(four, swept(trial, axes, batch=24, mesh=devices(1)), PRECISION[dtype])
 
 
