@@ -111,12 +111,14 @@ def test_four_devices_give_the_numbers_of_one(kind, dtype):
     recorded = four["loss"] if kind == "iterate" else four["values"]
     assert recorded.dtype == dtype
     assert len(np.unique(recorded.isel(time=-1))) == recorded.isel(time=-1).size  # all lanes are different
-    # Two cells on each device, as on one device that is given two; a solve that XLA fuses in another way may round
-    # its interpolation in another way.
+    # Two cells on each device, as on one device that is given two.
     two = swept(trial, axes, batch=6, mesh=devices(1))
-    if kind == "iterate":
-        assert_identical(four, two)
-    assert_close(four, two, 2 * np.finfo(dtype).eps)
+    if kind == "integrate":
+        # The first record is the start that the trial computes: XLA rounds it as it fuses it, in one bit.
+        assert_close(four, two, 2 * np.finfo(dtype).eps)
+        first = {"values": two["values"].where(two["time"] > two["time"][0], four["values"])}
+        two = two.assign(first)
+    assert_identical(four, two)
     assert_close(four, swept(trial, axes, batch=24, mesh=devices(1)), PRECISION[dtype])
 
 
