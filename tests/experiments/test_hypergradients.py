@@ -1,11 +1,10 @@
 """Hypergradients against closed forms and a complex step through NumPy; the experiment's quick form once."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiment_files import check_files
 
 import jaxflow as jf
 from experiments import hypergradients
@@ -99,9 +98,7 @@ def result(tmp_path_factory):
     output = tmp_path_factory.mktemp("hypergradients")
     with jax.numpy_dtype_promotion("standard"):
         returned = hypergradients.main(["--quick", "--output", str(output)])
-    content = json.loads((output / "hypergradients.json").read_text())
-    assert content["headlines"].keys() == returned["headlines"].keys()
-    return content
+    return check_files("hypergradients", returned, output)
 
 
 @pytest.fixture

@@ -1,0 +1,23 @@
+"""What an experiment leaves on disk."""
+
+import json
+import struct
+
+import jax
+
+
+def check_files(name, returned, output):
+    """One figure and one JSON, both whole, the latter with what `main` returned."""
+    assert sorted(path.name for path in output.iterdir()) == [f"{name}.json", f"{name}.png"]
+    content = json.loads((output / f"{name}.json").read_text())
+    assert content["quick"] is True
+    assert content["x64"] is True
+    assert content["versions"]["jax"] == jax.__version__
+    assert content["headlines"].keys() == returned["headlines"].keys()
+    png = (output / f"{name}.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    assert png[-8:-4] == b"IEND"
+    width, height = struct.unpack(">II", png[16:24])
+    assert width > 1000
+    assert height > 400
+    return content
