@@ -16,7 +16,8 @@ from jaxflow._text_table import text_table
 from jaxflow.commands.shared.progress import Progress
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.commands.sweep.command import Refused
-from jaxflow.comparison.edge.experiment import Plan, plan, run_study
+from jaxflow.comparison.edge.experiment import run_study
+from jaxflow.comparison.edge.study_plan import Plan, plan
 
 # Shares of the whole time, about, on a small network.
 SHARES = {"approach": 3.0, "iterates": 0.5, "central flow": 4.0, "stable flow": 1.0, "measures": 1.5}
@@ -74,7 +75,15 @@ def prepare(settings: Edge) -> tuple[Plan]:
     whole: Any = problem.objective
     objective = jf.Objective(whole.losses, jax.tree.map(lambda leaf: leaf[: settings.examples], whole.data))
     level = settings.level or None
-    return (plan(optimizer, objective, problem.params, settings.steps, settings.modes, level),)
+    chosen = plan(
+        optimizer=optimizer,
+        objective=objective,
+        params=problem.params,
+        steps=settings.steps,
+        modes=settings.modes,
+        level=level,
+    )
+    return (chosen,)
 
 
 def run(settings: Edge, chosen: Plan) -> jf.EdgeStudy:

@@ -52,7 +52,7 @@ def _observe(record, params, state, memory=None):
     return (value, ~is_finite(params)), memory
 
 
-def iterate_stream(optimizer, objective, params, steps, rate, batches, every, record, state):
+def iterate_stream(*, optimizer, objective, params, steps, rate, batches, every, record, state):
     """`iterate` over an iterable of batches; a stream that ends early gives a shorter trajectory and a warning."""
     if _REFUSED.get():
         raise ValueError(

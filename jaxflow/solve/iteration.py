@@ -126,7 +126,15 @@ def iterate(
                 "A stream of batches sets the batch size itself and needs a concrete number of steps."
             )
         run = iterate_stream(
-            optimizer, objective, params, steps, rate, estimator, every or steps, record, state
+            optimizer=optimizer,
+            objective=objective,
+            params=params,
+            steps=steps,
+            rate=rate,
+            batches=estimator,
+            every=every or steps,
+            record=record,
+            state=state,
         )
         return dataclasses.replace(run, counts_steps=counted)
     if key is not None:

@@ -23,6 +23,7 @@ class Approach(NamedTuple):
 
 def approach(
     solve: Callable[[StableState, np.ndarray], Trajectory],
+    *,
     rate: Any,
     start: StableState,
     level: float,
@@ -52,7 +53,8 @@ def approach(
         at = _first_crossing(sharpness, level)
         watch("approach", _share(sharpness, level))
         if at is not None:
-            return _end_of_approach(solve, state, some, times, sharpness, at, level)
+            seen = Approach(state, times, sharpness)
+            return _end_of_approach(solve, seen, last=some, at=at, level=level)
         state = path.state
     raise ValueError(
         f"level must be one through which the effective sharpness of the stable flow rises within {most} steps, "
@@ -86,14 +88,18 @@ def _first_crossing(sharpness: np.ndarray, level: float) -> int | None:
     return int(later[0]) if later.size else None
 
 
-def _end_of_approach(solve, state, some, times, sharpness, at: int, level: float) -> Approach:
-    """The flow's state where its sharpness, linear between two steps, is at `level`: the last piece, cut short."""
+def _end_of_approach(solve, seen: Approach, *, last: np.ndarray, at: int, level: float) -> Approach:
+    """The flow's state where its sharpness, linear between two steps, is at `level`: the last piece, cut short.
+
+    `seen` holds the start of that piece, whose times are `last`, and all that was seen up to its end.
+    """
+    state, times, sharpness = seen
     part = (level - sharpness[at - 1]) / (sharpness[at] - sharpness[at - 1])
     end = times[at - 1] + part * (times[at] - times[at - 1])
-    end = max(end, some[0] + 1e-3 * (some[1] - some[0]))
-    path = solve(state, np.linspace(some[0], end, some.size))
-    last = float(np.asarray(path.values.sharpness)[-1])
-    return Approach(path.state, np.append(times[:at], end), np.append(sharpness[:at], last))
+    end = max(end, last[0] + 1e-3 * (last[1] - last[0]))
+    path = solve(state, np.linspace(last[0], end, last.size))
+    reached = float(np.asarray(path.values.sharpness)[-1])
+    return Approach(path.state, np.append(times[:at], end), np.append(sharpness[:at], reached))
 
 
 def _share(sharpness: np.ndarray, level: float) -> float:

@@ -170,7 +170,17 @@ def central_state(
     zeros = lambda *shape: jnp.zeros(shape, flat.dtype)
     vectors, x = zeros(modes, flat.size), zeros(modes, modes)
     cost, calls = jnp.zeros(3, jnp.int32), jnp.zeros((), jnp.int32)
-    return CentralState(params, second_moment, zeros(), vectors, zeros(modes), x, zeros(2), cost, calls)
+    return CentralState(
+        params=params,
+        second_moment=second_moment,
+        steps=zeros(),
+        vectors=vectors,
+        eigenvalues=zeros(modes),
+        covariance=x,
+        residuals=zeros(2),
+        cost=cost,
+        calls=calls,
+    )
 
 
 def _scale_by_preconditioner(method: Method, loss, flat, nu, steps):
@@ -249,7 +259,18 @@ def _substep(method: Method, objective, state: CentralState, h: jax.Array) -> Ce
     last = turn @ state.covariance @ turn.T
     rate, modes = step_rate(method, state.steps), root[None] * found.vectors
     room = 2 - found.values + tightening
-    wave = oscillate(method, loss, flat, gradient, nu, rate, room, modes, last, h)
+    wave = oscillate(
+        method=method,
+        loss=loss,
+        flat=flat,
+        gradient=gradient,
+        nu=nu,
+        rate=rate,
+        room=room,
+        modes=modes,
+        guess=last,
+        h=h,
+    )
 
     def velocities(flat, nu):
         falling, rising = velocity(method, loss, flat, nu)
@@ -260,15 +281,15 @@ def _substep(method: Method, objective, state: CentralState, h: jax.Array) -> Ce
     relative = found.residuals / jnp.where(found.scale > 0, found.scale, 1.0)
     rough = jnp.where(critical(found.values, found.residuals), relative, 0.0).max()
     return CentralState(
-        unravel(flat),
-        moment_of(method, jnp.maximum(nu, 0.0), unravel),
-        state.steps + h,
-        found.vectors,
-        found.values,
-        wave.covariance,
-        jnp.maximum(state.residuals, jnp.stack([rough, wave.residual])),
-        state.cost + jnp.stack([jnp.ones((), jnp.int32), found.products, wave.thirds]),
-        state.calls,
+        params=unravel(flat),
+        second_moment=moment_of(method, jnp.maximum(nu, 0.0), unravel),
+        steps=state.steps + h,
+        vectors=found.vectors,
+        eigenvalues=found.values,
+        covariance=wave.covariance,
+        residuals=jnp.maximum(state.residuals, jnp.stack([rough, wave.residual])),
+        cost=state.cost + jnp.stack([jnp.ones((), jnp.int32), found.products, wave.thirds]),
+        calls=state.calls,
     )
 
 

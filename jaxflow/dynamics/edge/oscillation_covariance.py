@@ -40,6 +40,7 @@ def pairs_of(k: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def oscillate(
+    *,
     method: Method,
     loss: Callable[[jax.Array], jax.Array],
     flat: jax.Array,

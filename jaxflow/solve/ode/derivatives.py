@@ -11,21 +11,21 @@ PyTree = Any
 
 
 def with_reverse_mode_of(
-    other: Callable[..., PyTree], function: Callable[..., PyTree], *arguments: Any
+    other: Callable[[Any], PyTree], function: Callable[[Any], PyTree], argument: Any
 ) -> PyTree:
-    """`function(*arguments)`; under reverse mode the value and the derivative are those of `other(*arguments)`.
+    """`function(argument)`; under reverse mode the value and the derivative are those of `other(argument)`.
 
     The two agree to the tolerance of the solve. Forward mode raises `TypeError`, as it does for any function with a
     reverse mode of its own.
     """
-    arrays, rest = partition(arguments)
+    arrays, rest = partition(argument)
 
     @jax.custom_vjp
     def call(arrays):
-        return function(*combine(arrays, rest))
+        return function(combine(arrays, rest))
 
     def forward(arrays):
-        return jax.vjp(lambda arrays: other(*combine(arrays, rest)), arrays)
+        return jax.vjp(lambda arrays: other(combine(arrays, rest)), arrays)
 
     def backward(pull, cotangent):
         return pull(cotangent)

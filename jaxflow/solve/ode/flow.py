@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow._compiled import Static, combine, compiled, partition
+from jaxflow.dynamics import Dynamics
 from jaxflow.recording import WITH_MEMORY, keeper, replay_records
 from jaxflow.solve.discrete_start import check_prefix, record_discrete_start, start_flow
 from jaxflow.solve.ode.derivatives import with_reverse_mode_of
@@ -16,7 +17,7 @@ from jaxflow.solve.ode.outcome import find_ending
 from jaxflow.solve.ode.problem import Solution, pose
 from jaxflow.solve.ode.stiffness import is_stiff
 from jaxflow.solve.request import Request
-from jaxflow.solve.times import check_resolved
+from jaxflow.solve.times import Times, check_resolved
 from jaxflow.solve.trajectory import FINISHED, STOPPED, WARMING, Trajectory, identity, is_finite
 
 PyTree = Any
@@ -40,6 +41,20 @@ class Settings(NamedTuple):
     stages: int | None
 
 
+class Inputs(NamedTuple):
+    """What is traced of a solve: a `Request`'s values, tolerances filled in, and the arrays of diffrax's parts."""
+
+    dynamics: Dynamics
+    params: PyTree
+    times: Times
+    step_size: Any
+    rtol: Any
+    atol: Any
+    arrays: list
+    record: Any
+    state: PyTree
+
+
 def follow_flow(request: Request) -> Trajectory:
     """Check what is asked of an ordinary differential equation, and solve it."""
     request.refuse("a dynamics without noise", noise_substeps=request.noise_substeps)
@@ -55,11 +70,10 @@ def follow_flow(request: Request) -> Trajectory:
     if request.substeps is not None:
         check_resolved(request.times, int(request.substeps), "substeps", request.precision)
     settings, arrays = _machinery(request)
-    return _follow(
-        settings=settings,
+    inputs = Inputs(
         dynamics=request.dynamics,
         params=request.params,
-        given=request.times,
+        times=request.times,
         step_size=request.step_size,
         rtol=rtol,
         atol=rtol if request.atol is None else request.atol,
@@ -67,6 +81,7 @@ def follow_flow(request: Request) -> Trajectory:
         record=request.record,
         state=request.state,
     )
+    return _follow(settings=settings, inputs=inputs)
 
 
 def _machinery(request: Request) -> tuple[Settings, list]:
@@ -103,37 +118,35 @@ def _stabilised_solver() -> Any:
 
 
 @compiled(static=("settings",))
-def _follow(
-    *, settings: Settings, dynamics, params, given, step_size, rtol, atol, arrays, record, state
-) -> Trajectory:
-    arguments = (dynamics, params, given, step_size, rtol, atol, arrays, record, state)
-    other = partial(_solve, settings._replace(ours=False))
-    if not settings.ours:
-        return other(*arguments)
-    function = partial(_solve, settings)
-    return with_reverse_mode_of(other, function, *arguments) if settings.reverse else function(*arguments)
+def _follow(*, settings: Settings, inputs: Inputs) -> Trajectory:
+    solve = partial(_solve, settings)
+    if not settings.reverse:
+        return solve(inputs)
+    return with_reverse_mode_of(partial(_solve, settings._replace(ours=False)), solve, inputs)
 
 
-def _solve(settings, dynamics, params, given, step_size, rtol, atol, arrays, record, state) -> Trajectory:
-    field = dynamics.build()
-    prefix, path, state = start_flow(field, params) if state is None else (None, None, state)
-    times, elapsed = given
+def _solve(settings: Settings, inputs: Inputs) -> Trajectory:
+    field, record = inputs.dynamics.build(), inputs.record
+    prefix, path, state = None, None, inputs.state
+    if state is None:
+        prefix, path, state = start_flow(field, inputs.params)
+    times, elapsed = inputs.times
     begin = elapsed
     if prefix is not None:
         begin = jnp.maximum(elapsed, jnp.asarray(prefix.elapsed, elapsed.dtype)[-1])
     problem = pose(
-        dynamics,
+        inputs.dynamics,
         state,
         begin,
         times[0],
         keeper(record, field.params),
-        rtol=rtol,
-        atol=atol,
-        step_size=step_size,
+        rtol=inputs.rtol,
+        atol=inputs.atol,
+        step_size=inputs.step_size,
         substeps=settings.substeps,
         max_steps=settings.max_steps,
     )
-    found = _solve_with_diffrax(settings, problem, arrays)
+    found = _choose_solve(settings, problem, inputs.arrays)
     end, values = found.end, found.values
     status, stopped = find_ending(problem, found, times)
     if prefix is not None:
@@ -159,7 +172,7 @@ def _solve(settings, dynamics, params, given, step_size, rtol, atol, arrays, rec
     )
 
 
-def _solve_with_diffrax(settings: Settings, problem, arrays) -> Solution:
+def _choose_solve(settings: Settings, problem, arrays) -> Solution:
     if settings.ours:
         return explicit.solve(problem, settings.stages)
     from jaxflow.solve.ode.diffrax_solves import solving

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import jaxflow as jf
-from jaxflow.comparison.edge.experiment import gaussian_average
+from jaxflow.comparison.edge.measurement import gaussian_average
 from jaxflow.comparison.edge.stable_approach import approach
 
 pytestmark = pytest.mark.promotes
@@ -162,7 +162,13 @@ class Way:
 
 def follow(shape, level, most=100, rate=0.1):
     return approach(
-        lambda state, times: Way(shape, times), rate, 0.0, level, most, 10, lambda stage, done: None
+        lambda state, times: Way(shape, times),
+        rate=rate,
+        start=0.0,
+        level=level,
+        most=most,
+        length=10,
+        watch=lambda stage, done: None,
     )
 
 
