@@ -1,5 +1,6 @@
 """How an optimizer is asked for its updates: it is handed everything of the loss that optax's conventions know."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ def updates_of(
     noise: PyTree = None,
 ) -> tuple[PyTree, PyTree]:
     """The updates of one step on a loss, and the new state. `noise` is added to every gradient of it."""
+    _check_update(optimizer)  # while it is traced: a compiled run is not to wait for it
 
     def value_fn(params, grad_fn=None):  # optax's line searches hand the other arguments of `update` on to it
         del grad_fn
@@ -42,3 +44,17 @@ def updates_of(
     return optax.with_extra_args_support(optimizer).update(
         grad, state, params, value=value, grad=grad, value_fn=value_fn, grad_fn=grad_fn
     )
+
+
+def _check_update(optimizer) -> None:
+    """Refuse an update that needs arguments of its own, other than what optax's convention hands over."""
+    if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        return
+    try:
+        handed = dict.fromkeys(("value", "grad", "value_fn", "grad_fn"))
+        inspect.signature(optimizer.update).bind(None, None, None, **handed)
+    except TypeError:
+        raise TypeError(
+            f"optimizer must take value=, grad=, value_fn= and grad_fn= in its update, as optax's extra arguments, "
+            f"got {optimizer!r}; a method with a step of its own, such as optax.contrib.sam, needs a loop of its own."
+        ) from None

@@ -5,7 +5,6 @@ numbers of the same shapes compile nothing. Host-side streams of batches are in 
 """
 
 import dataclasses
-import inspect
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -93,7 +92,6 @@ def iterate(
         optimizer = optimizer.gradient_transformation()
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
-    _check_update(optimizer)
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
     traced = isinstance(steps, jax.Array)
@@ -110,8 +108,9 @@ def iterate(
             _check.require_integer("every", every, 1)
     params = as_parameters(params)
     record = identity if record is None else record
-    counted = time_step is None and learning_rate_of(optimizer) is None
-    rate = _time_step(optimizer, time_step)
+    rate = learning_rate_of(optimizer) if time_step is None else time_step
+    counted = rate is None
+    rate = 1.0 if counted else _check_time_step(rate)
     if isinstance(estimator, str):
         raise TypeError(
             f"estimator must be made by a constructor such as jf.solve.epochs(32), got {estimator!r}."
@@ -136,7 +135,7 @@ def iterate(
             record=record,
             state=state,
         )
-        return dataclasses.replace(run, counts_steps=counted)
+        return dataclasses.replace(run, counts_steps=True) if counted else run
     if key is not None:
         _check.random_key(key)
     estimator = _estimator(estimator, batch_size, objective, key)
@@ -158,28 +157,10 @@ def iterate(
         state=state,
         traced_steps=steps if traced else None,
     )
-    return dataclasses.replace(run, counts_steps=counted)
+    return dataclasses.replace(run, counts_steps=True) if counted else run
 
 
-def _check_update(optimizer) -> None:
-    """Refuse an update that needs arguments of its own, other than what optax's convention hands over."""
-    if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
-        return
-    try:
-        handed = dict.fromkeys(("value", "grad", "value_fn", "grad_fn"))
-        inspect.signature(optimizer.update).bind(None, None, None, **handed)
-    except TypeError:
-        raise TypeError(
-            f"optimizer must take value=, grad=, value_fn= and grad_fn= in its update, as optax's extra arguments, "
-            f"got {optimizer!r}; a method with a step of its own, such as optax.contrib.sam, needs a loop of its own."
-        ) from None
-
-
-def _time_step(optimizer, time_step):
-    if time_step is None:
-        time_step = learning_rate_of(optimizer)
-    if time_step is None:
-        time_step = 1.0
+def _check_time_step(time_step):
     if not callable(time_step):
         _check.require_nonnegative(time_step=time_step)
         if jnp.ndim(time_step):
