@@ -6,7 +6,7 @@ two objectives of the same shape share one compilation. Wherever mini-batches ar
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,6 +16,8 @@ from jax import lax
 
 from jaxflow import _check, _half
 from jaxflow._checkpoint import checkpoint
+from jaxflow._models import Completed, Rest, Trainable, has_static, join_model, split_model
+from jaxflow._traceable import Bound
 from jaxflow.games import VectorField
 
 PyTree = Any
@@ -89,7 +91,8 @@ class Objective:
         n = self.size
         if self.chunk is None or self.chunk >= n:
             return self.over(params, self.data)
-        return self._sum_in_chunks(params, None, n)
+        whole, params = _open_static(self, params)
+        return whole._sum_in_chunks(params, None, n)
 
     def weighted(self, params: PyTree, weights: jax.Array) -> jax.Array:
         r"""$\sum_i w_i \ell_i(\theta)$ over all data for `weights` (N,), in chunks too; a scalar.
@@ -104,7 +107,8 @@ class Objective:
             )
         if self.chunk is None or self.chunk >= self.size:
             return self.over(params, self.data, weights)
-        return self._sum_in_chunks(params, weights, 1)
+        whole, params = _open_static(self, params)
+        return whole._sum_in_chunks(params, weights, 1)
 
     def over(self, params: PyTree, batch: PyTree, weights: jax.Array | None = None) -> jax.Array:
         r"""The mean loss at `params` over a `batch` of B examples; with `weights` (B,) $\sum_i w_i \ell_i$.
@@ -116,9 +120,10 @@ class Objective:
         5.0
         """
         losses = self.per_example(params, batch)
+        whole, params = _open_static(self, params)
         if _half.is_half(losses) or _half.has_half(params):
             divisor = losses.shape[0] if weights is None else 1
-            return self._sum_of_half(params, batch, weights, divisor, None, losses.dtype)
+            return whole._sum_of_half(params, batch, weights, divisor, None, losses.dtype)
         return losses.mean() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
 
     def _sum_of_half(self, params, batch, weights, divisor: int, chunk: int | None, dtype) -> jax.Array:
@@ -157,17 +162,71 @@ class Objective:
         return self.over(params, jax.tree.map(lambda x: x[indices], self.data), weights)
 
 
+def _flatten(objective: Objective) -> tuple[tuple, tuple]:
+    losses, rest = objective.losses, None
+    if isinstance(losses, Completed):
+        losses, rest = losses.function, losses.rest
+    keys = map(jax.tree_util.GetAttrKey, ("data", "rest"))
+    return tuple(zip(keys, (objective.data, rest), strict=True)), (losses, objective.chunk)
+
+
 def _unflatten(static: tuple, children: Any) -> Objective:
     """An instance made without the constructor: pytree operations may put other things in the place of the data."""
     objective = object.__new__(Objective)
-    for name, value in zip(("losses", "chunk", "data"), (*static, *children), strict=True):
+    (losses, chunk), (data, rest) = static, children
+    losses = losses if rest is None else Completed(losses, rest)
+    for name, value in (("losses", losses), ("chunk", chunk), ("data", data)):
         object.__setattr__(objective, name, value)
     return objective
 
 
-jax.tree_util.register_pytree_with_keys(
-    Objective, lambda o: (((jax.tree_util.GetAttrKey("data"), o.data),), (o.losses, o.chunk)), _unflatten
-)
+jax.tree_util.register_pytree_with_keys(Objective, _flatten, _unflatten)
+
+
+@dataclass(frozen=True)
+class _FieldOfTrained:
+    """A vector field over whole models as one over their trained part; the rest is its last datum."""
+
+    field: Callable[..., PyTree]
+
+    def __call__(self, trained: PyTree, *data: Any) -> PyTree:
+        velocity = self.field(join_model(trained, data[-1]), *data[:-1])
+        return jax.tree.map(
+            lambda mine, part: None if mine is None else part, trained, velocity, is_leaf=lambda x: x is None
+        )
+
+
+def complete(objective: Any, rest: Rest) -> Any:
+    """An objective of whole models as one of their trained part."""
+    if isinstance(objective, VectorField):
+        return VectorField(_FieldOfTrained(objective.field), (*objective.data, rest))
+    if isinstance(objective, Objective):
+        return replace(objective, losses=Completed(objective.losses, rest))
+    return Completed(objective, rest) if callable(objective) else objective
+
+
+def complete_arguments(bound: Bound, rest: Rest) -> Any:
+    """A dynamics or recorder of whole models as one of their trained part: the objectives it was made with are."""
+    changes: dict[str, Any] = {}
+    for name, value in bound.hyperparameters.items():
+        if name == "objective" or isinstance(value, (Objective, VectorField)):
+            changes[name] = complete(value, rest)
+        elif name == "record" and callable(value):
+            changes[name] = Completed(value, rest)
+        elif isinstance(value, Bound) and type(value) is type(bound):
+            changes[name] = complete_arguments(value, rest)
+    return bound.replace(**changes)
+
+
+def open_model(objective: Any, params: PyTree, trainable: Trainable = None) -> tuple[Any, PyTree]:
+    """An objective and the trained part of a model, of which the objective is a function."""
+    trained, rest = split_model(params, trainable)
+    return (objective if rest is None else complete(objective, rest)), trained
+
+
+def _open_static(objective: Objective, params: PyTree) -> tuple[Objective, PyTree]:
+    """An objective and parameters without functions and the like, which no transformation of JAX takes."""
+    return open_model(objective, params) if has_static(params) else (objective, params)
 
 
 def gradient(loss: Callable[[PyTree], jax.Array]) -> Callable[[PyTree], PyTree]:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 
-from jaxflow._traceable import Bound, kind
+from jaxflow._models import Completed, Rest, join_model
+from jaxflow._traceable import Bound, kind, traceable
+from jaxflow.objective import complete_arguments
 
 PyTree = Any
 
@@ -57,6 +59,24 @@ class Recording(Bound):
 
 
 WITH_MEMORY = (Recording, Recorder)
+
+
+@traceable
+def _recorder_of_model(record: Any, rest: Rest) -> Recorder:
+    whole = lambda params: join_model(params, rest)
+    return Recorder(
+        begin=lambda params, state: record.begin(whole(params), state),
+        look=lambda memory, params, state: record.look(memory, whole(params), state),
+    )
+
+
+def complete_record(record: Any, rest: Rest) -> Any:
+    """A record of whole models as one of their trained part; the default, which keeps parameters, keeps that part."""
+    if record is None:
+        return None
+    if isinstance(record, Recording) and "objective" in record.hyperparameters:
+        return complete_arguments(record, rest)
+    return _recorder_of_model(record, rest) if isinstance(record, WITH_MEMORY) else Completed(record, rest)
 
 
 class _Plain(NamedTuple):

@@ -16,8 +16,9 @@ from jax.flatten_util import ravel_pytree
 from jaxflow import _check
 from jaxflow._compiled import compiled
 from jaxflow._half import block_of, has_half, sum_examples
+from jaxflow._models import Trainable
 from jaxflow.games import VectorField
-from jaxflow.objective import Objective
+from jaxflow.objective import Objective, open_model
 
 PyTree = Any
 Loss = Callable[[PyTree], jax.Array]
@@ -41,7 +42,7 @@ class Operator(NamedTuple):
         return self.flat.size
 
 
-def hvp(objective: Loss, params: PyTree, v: PyTree) -> PyTree:
+def hvp(objective: Loss, params: PyTree, v: PyTree, *, trainable: Trainable = None) -> PyTree:
     r"""The product $\nabla^2 L(\theta)\,v$ of the Hessian and a vector, forward over reverse; exact up to rounding.
 
     It costs about two gradients. An `Objective` with a `chunk` is differentiated one chunk at a time, in the memory
@@ -50,8 +51,9 @@ def hvp(objective: Loss, params: PyTree, v: PyTree) -> PyTree:
     **Arguments**
 
     - `objective`: an `Objective` or any twice differentiable function `loss(params) -> scalar`.
-    - `params` θ: a pytree of real arrays.
-    - `v`: a pytree of the structure and shapes of `params`.
+    - `params` θ: a pytree whose real arrays are trained.
+    - `v`: a pytree of the structure and shapes of what is trained of `params`.
+    - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** the product, shaped like `params`.
 
@@ -64,8 +66,7 @@ def hvp(objective: Loss, params: PyTree, v: PyTree) -> PyTree:
     >>> print(jf.curvature.hvp(lambda x: x[0] ** 2 * x[1], jnp.array([1.0, 3.0]), jnp.array([1.0, 0.0])))
     [6. 2.]
     """
-    check_objective(objective)
-    params = real_parameters(params)
+    objective, params = open_real(objective, params, trainable)
     return _hvp(objective, params, match_parameters("v", v, params))
 
 
@@ -74,7 +75,7 @@ def _hvp(objective, params, v):
     return jax.jvp(jax.grad(objective), (params,), (v,))[1]
 
 
-def ggn_vp(objective: Objective, params: PyTree, v: PyTree) -> PyTree:
+def ggn_vp(objective: Objective, params: PyTree, v: PyTree, *, trainable: Trainable = None) -> PyTree:
     r"""The product $G v$ with the generalised Gauss–Newton matrix $\frac1N\sum_i J_i^T (\nabla^2_f \ell_i) J_i$.
 
     $J_i$ is the derivative of the outputs f of example i, and $\nabla^2_f \ell_i$ the Hessian of its loss in them.
@@ -86,8 +87,9 @@ def ggn_vp(objective: Objective, params: PyTree, v: PyTree) -> PyTree:
     - `objective`: an `Objective` over `{"x", "y"}` whose `losses` has two parts: `losses.predict(params, x)` and
       `losses.loss(outputs, y) -> (B,)`. `jaxflow.problems.PredictionLosses` has them, and so has every problem made
       by `jaxflow.problems.mlp`. Its `chunk` bounds the memory.
-    - `params` θ: a pytree of real arrays.
-    - `v`: a pytree of the structure and shapes of `params`.
+    - `params` θ: a pytree whose real arrays are trained.
+    - `v`: a pytree of the structure and shapes of what is trained of `params`.
+    - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** the product, shaped like `params`.
 
@@ -102,9 +104,8 @@ def ggn_vp(objective: Objective, params: PyTree, v: PyTree) -> PyTree:
     >>> print(jf.curvature.ggn_vp(line, jnp.array(0.0), jnp.array(1.0)), jf.curvature.hvp(line, 0.0, 1.0))
     1.0 2.0
     """
-    check_objective(objective)
+    objective, params = open_real(objective, params, trainable)
     check_parts(objective)
-    params = real_parameters(params)
     return _ggn_vp(objective, params, match_parameters("v", v, params))
 
 
@@ -136,7 +137,9 @@ def gauss_newton(objective: Objective, params: PyTree, v: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x / size, total)
 
 
-def third_derivative(objective: Loss, params: PyTree, u: PyTree, v: PyTree) -> PyTree:
+def third_derivative(
+    objective: Loss, params: PyTree, u: PyTree, v: PyTree, *, trainable: Trainable = None
+) -> PyTree:
     r"""$\nabla^3 L(\theta)[u, v]$: the gradient of $u^T \nabla^2 L\, v$ in θ.
 
     It tells how curvature changes: with a normalised eigenvector u of eigenvalue λ, $\nabla\lambda = \nabla^3 L[u,
@@ -145,8 +148,9 @@ def third_derivative(objective: Loss, params: PyTree, u: PyTree, v: PyTree) -> P
     **Arguments**
 
     - `objective`: an `Objective` or any three times differentiable function `loss(params) -> scalar`.
-    - `params` θ: a pytree of real arrays.
-    - `u`, `v`: pytrees of the structure and shapes of `params`.
+    - `params` θ: a pytree whose real arrays are trained.
+    - `u`, `v`: pytrees of the structure and shapes of what is trained of `params`.
+    - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** the gradient, shaped like `params`.
 
@@ -158,8 +162,7 @@ def third_derivative(objective: Loss, params: PyTree, u: PyTree, v: PyTree) -> P
     >>> print(jf.curvature.third_derivative(lambda x: x[0] ** 2 * x[1], jnp.array([1.0, 3.0]), e[0], e[1]))
     [2. 0.]
     """
-    check_objective(objective)
-    params = real_parameters(params)
+    objective, params = open_real(objective, params, trainable)
     u, v = match_parameters("u", u, params), match_parameters("v", v, params)
     return _third(objective, params, u=u, v=v)
 
@@ -207,6 +210,13 @@ def check_parts(objective: Any) -> None:
             "objective must be an Objective whose losses have the parts predict and loss, such as "
             f"problems.PredictionLosses, for a Gauss–Newton matrix; got losses {losses!r}."
         )
+
+
+def open_real(objective: Any, params: PyTree, trainable: Trainable = None) -> tuple[Any, PyTree]:
+    """A loss, and the trained part of a model, of which it is a function, as real arrays."""
+    check_objective(objective)
+    objective, params = open_model(objective, params, trainable)
+    return objective, real_parameters(params)
 
 
 def real_parameters(params: PyTree, name: str = "params") -> PyTree:

@@ -5,20 +5,21 @@ with noise, `one_step_map.py` for dynamics that come with their own steps. Each 
 arguments are the dynamics, parameters, times, tolerances and key.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 
+from jaxflow._models import Trainable, split_model
 from jaxflow.dynamics import Dynamics
+from jaxflow.objective import complete_arguments
 from jaxflow.optim import learning_rate_of
-from jaxflow.recording import Recorder, Recording
+from jaxflow.recording import Recorder, Recording, complete_record
 from jaxflow.solve.ode.flow import follow_flow
 from jaxflow.solve.one_step_map import follow_map
-from jaxflow.solve.request import check_request
+from jaxflow.solve.request import check_dynamics, check_request
 from jaxflow.solve.sde.fixed_steps import diffuse
-from jaxflow.solve.trajectory import Trajectory
+from jaxflow.solve.trajectory import Trajectory, complete_run
 
 if TYPE_CHECKING:
     import diffrax
@@ -43,13 +44,16 @@ def integrate(
     record: Callable[[PyTree], PyTree] | Recording | Recorder | None = None,
     max_steps: int | None = 4096,
     state: PyTree = None,
+    trainable: Trainable = None,
 ) -> Trajectory:
     r"""Solve $dz = f(t, z)\,dt + \sigma(t, z)\,dW$ from `dynamics.init(params)` at `times[0]`, saved at `times`.
 
     **Arguments**
 
     - `dynamics`: a `Dynamics` from `jaxflow.dynamics`, or a user's own.
-    - `params`: the parameters at `times[0]`, a pytree of float or complex arrays.
+    - `params`: the parameters at `times[0]`, a pytree. Its real and complex arrays move. All other leaves (functions,
+      integers, random keys) are carried along untouched: the objective and `record` see them, and they are in the
+      `params` of the result; `values` have `None` there.
     - `times` (T,), T ≥ 2: increasing times on the dynamics' clock, such as `discrete.times` of a run to compare with.
       Without noise some may be equal. An ODE's solver chooses its own steps, and its interpolant is evaluated at
       `times`. It counts time from the first of them, so that a solve far from 0 keeps all its digits.
@@ -58,6 +62,9 @@ def integrate(
       steps it sees the parameters there and the state after them). Default: the parameters.
     - `state`: the `state` of an earlier trajectory, from which the solve goes on instead of from
       `dynamics.init(params)`. Velocities and second moments are kept. (A path with noise then needs another key.)
+    - `trainable`: what of `params` is trained; all other leaves are carried along. `None`: every real and complex
+      array. Or flags, `True` or `False`, in a pytree whose structure begins that of `params`. Or a function
+      `trainable(path, leaf) -> bool` of a path such as `"layers/0/weight"`; it is called once, on the host.
 
     A dynamics may begin with discrete steps (the warm-up of `modified`). Values at those times are theirs, with
     straight lines in between, and the solver starts where they end.
@@ -110,6 +117,10 @@ def integrate(
     >>> print(jf.integrate(flow, jnp.ones(1), jnp.array([0.0, 1.0])).params.round(4))
     [0.3679]
     """
+    params, rest = split_model(params, trainable)
+    if rest is not None:
+        check_dynamics(dynamics)
+        dynamics, record = complete_arguments(dynamics, rest), complete_record(record, rest)
     request = check_request(
         dynamics=dynamics,
         params=params,
@@ -128,13 +139,15 @@ def integrate(
         state=state,
     )
     if request.has_noise:
-        return _mark_counts(dynamics, diffuse(request))
-    return _mark_counts(dynamics, follow_map(request) if request.is_stepped else follow_flow(request))
+        path = diffuse(request)
+    else:
+        path = follow_map(request) if request.is_stepped else follow_flow(request)
+    return complete_run(path, rest, _counts_steps(dynamics))
 
 
-def _mark_counts(dynamics: Dynamics, path: Trajectory) -> Trajectory:
-    """The path, which now tells whether its times only count the steps of an optimizer without a learning rate."""
+def _counts_steps(dynamics: Dynamics) -> bool:
+    """Whether the times only count the steps of an optimizer without a learning rate."""
     arguments = dynamics.hyperparameters
     if "optimizer" not in arguments or arguments.get("time_step") is not None:
-        return path
-    return dataclasses.replace(path, counts_steps=learning_rate_of(arguments["optimizer"]) is None)
+        return False
+    return learning_rate_of(arguments["optimizer"]) is None

@@ -4,7 +4,6 @@ One compiled program holds all steps. The optimizer, objective, parameters and k
 numbers of the same shapes compile nothing. Host-side streams of batches are in `host_batches.py`.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -17,14 +16,16 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
+from jaxflow._models import Trainable, split_model
 from jaxflow.dynamics.clock import step_times
+from jaxflow.objective import complete
 from jaxflow.optim import learning_rate_of
 from jaxflow.optim.updates import advance
-from jaxflow.recording import Recorder, Recording, as_recorder
+from jaxflow.recording import Recorder, Recording, as_recorder, complete_record
 from jaxflow.solve.estimators import Estimator, check_data, full_batch, with_replacement
 from jaxflow.solve.host_batches import iterate_stream
 from jaxflow.solve.optimizer_steps import IterationState, check_state, end_time, finish, start
-from jaxflow.solve.trajectory import Trajectory, as_parameters, identity, is_finite
+from jaxflow.solve.trajectory import Trajectory, as_parameters, complete_run, identity, is_finite
 
 PyTree = Any
 EVERYTHING = full_batch()
@@ -51,6 +52,7 @@ def iterate(
     every: int | None = 1,
     record: Callable[[PyTree], PyTree] | Recording | Recorder | None = None,
     state: IterationState | None = None,
+    trainable: Trainable = None,
 ) -> Trajectory:
     r"""Run the optimizer, $\theta_{k+1} = \theta_k + u(g_k, \theta_k)$, and record the run every `every` steps.
 
@@ -60,7 +62,10 @@ def iterate(
       Its `update` is handed `value`, `grad`, `value_fn` and `grad_fn` of the step's loss, which cost nothing unless
       they are used.
     - `objective`: an `Objective`, or any function `loss(params) -> scalar`.
-    - `params`: the first iterate $\theta_0$, a pytree of float or complex arrays.
+    - `params`: the first iterate $\theta_0$, a pytree: a dictionary of arrays, an Equinox module, a flax state. Its
+      real and complex arrays are trained. All other leaves (functions, integers, random keys) are carried along
+      untouched: the objective and `record` see them, and they are in the `params` of the result; `values` have `None`
+      there.
     - `steps`: the number of steps. A traced integer is allowed with `every=None` (then without reverse mode).
     - `time_step`: the time that one step stands for, a number or a schedule. By default it is the optimizer's
       learning rate (its running sum under a schedule), also where that is inside chains, groups and masks. It is 1.0
@@ -75,6 +80,9 @@ def iterate(
       `jaxflow.curvature.record_sharpness`, which sees the optimizer's state too. Default: the parameters.
     - `state`: the `state` of an earlier trajectory. Given with that trajectory's `params`, the run goes on as if it
       had never been interrupted.
+    - `trainable`: what of `params` is trained; all other leaves are carried along. `None`: every real and complex
+      array. Or flags, `True` or `False`, in a pytree whose structure begins that of `params`. Or a function
+      `trainable(path, leaf) -> bool` of a path such as `"layers/0/weight"`; it is called once, on the host.
 
     **Returns** a `Trajectory` whose first value is that of the given `params`. A run whose parameters are not finite
     at its end is marked as diverged, from the first record where that is seen.
@@ -94,6 +102,9 @@ def iterate(
         raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
+    params, rest = split_model(params, trainable)
+    if rest is not None:
+        objective, record = complete(objective, rest), complete_record(record, rest)
     traced = isinstance(steps, jax.Array)
     if traced:
         if every is not None:
@@ -135,7 +146,7 @@ def iterate(
             record=record,
             state=state,
         )
-        return dataclasses.replace(run, counts_steps=True) if counted else run
+        return complete_run(run, rest, counted)
     if key is not None:
         _check.random_key(key)
     estimator = _estimator(estimator, batch_size, objective, key)
@@ -157,7 +168,7 @@ def iterate(
         state=state,
         traced_steps=steps if traced else None,
     )
-    return dataclasses.replace(run, counts_steps=True) if counted else run
+    return complete_run(run, rest, counted)
 
 
 def _check_time_step(time_step):

@@ -62,11 +62,16 @@ class Request(NamedTuple):
                 raise ValueError(f"{name} must be None for {kind}, got {value!r}.")
 
 
+def check_dynamics(dynamics: Any) -> None:
+    """Refuse what is no dynamics, such as an objective."""
+    if not isinstance(dynamics, Dynamics):
+        raise TypeError(f"dynamics must be a Dynamics such as gradient_flow(objective), got {dynamics!r}.")
+
+
 def check_request(times: Any, params: PyTree, record: Any, **others: Any) -> Request:
     """A request of which everything that all kinds of equations share is checked."""
     dynamics = others["dynamics"]
-    if not isinstance(dynamics, Dynamics):
-        raise TypeError(f"dynamics must be a Dynamics such as gradient_flow(objective), got {dynamics!r}.")
+    check_dynamics(dynamics)
     record = identity if record is None else record
     asked = Request(times=times, params=as_parameters(params), record=record, **others)
     may_repeat = asked.is_stepped and not asked.has_noise

@@ -1,12 +1,15 @@
 """What both verbs return: values at times on one clock, and how the run ended."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from jaxflow._compiled import combine, partition
+from jaxflow._models import Rest, join_model
 
 PyTree = Any
 
@@ -25,7 +28,6 @@ MEANING = {
 }
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Trajectory:
     """A path on the clock t: `iterate` and `integrate` make it, and `compare` compares two.
@@ -33,7 +35,8 @@ class Trajectory:
     - `times` (T,): the times of the values, on the objective's clock (k·learning_rate for iterates).
     - `values`: what `record` returned at each time, leaves (T, …); the parameters by default. At times that were not
       reached, float leaves hold NaN.
-    - `params`: the parameters at the end; NaN where a solve did not arrive.
+    - `params`: the parameters at the end; NaN where a solve did not arrive. Of a model they are the whole model;
+      `values` have `None` in the place of what was not trained.
     - `state`: what resumes the run when it is given back as `state=`.
     - `steps`: the number of steps taken.
     - `evaluations`: the number of gradient or field evaluations; −1 where the solver does not tell it.
@@ -55,7 +58,7 @@ class Trajectory:
     status: jax.Array
     stopped: jax.Array
     observed: PyTree = None
-    counts_steps: bool = field(default=False, metadata={"static": True})
+    counts_steps: bool = False
 
     @property
     def diverged(self) -> jax.Array:
@@ -84,6 +87,41 @@ class Trajectory:
             f"Trajectory({times.shape[-1]} values of shape {shapes}{more}, {span}; "
             f"{int(np.max(self.steps))} steps, {int(np.max(self.evaluations))} evaluations; {self.message})"
         )
+
+
+_FIELDS = tuple(field.name for field in fields(Trajectory) if field.name != "counts_steps")
+
+
+def _flatten(run: Trajectory) -> tuple[tuple, tuple]:
+    children = {name: getattr(run, name) for name in _FIELDS}
+    static = None
+    if any(map(_is_static, jax.tree.leaves(run.params))):
+        children["params"], static = partition(run.params, lambda leaf: not _is_static(leaf))
+    keys = map(jax.tree_util.GetAttrKey, _FIELDS)
+    return tuple(zip(keys, children.values(), strict=True)), (static, run.counts_steps)
+
+
+def _unflatten(kept: tuple, children: Any) -> Trajectory:
+    static, counts_steps = kept
+    named = dict(zip(_FIELDS, children, strict=True))
+    if static is not None:
+        named["params"] = combine(named["params"], static)
+    return Trajectory(**named, counts_steps=counts_steps)
+
+
+def _is_static(leaf: Any) -> bool:
+    """Whether a leaf of a model cannot be among the results of a program."""
+    return callable(leaf) or isinstance(leaf, (str, bytes))
+
+
+jax.tree_util.register_pytree_with_keys(Trajectory, _flatten, _unflatten)
+
+
+def complete_run(run: Trajectory, rest: Rest | None, counts_steps: bool) -> Trajectory:
+    """A run of a model's trained part, with the whole model at its end, which tells what its clock counts."""
+    if rest is None and not counts_steps:
+        return run
+    return replace(run, params=join_model(run.params, rest), counts_steps=counts_steps)
 
 
 def is_finite(tree: PyTree) -> jax.Array:

@@ -240,7 +240,7 @@ FIELD = jf.games.VectorField(jnp.sin)
         (jnp.sum, np.ones(2, int), np.ones(2), TypeError, "params.*int64"),
         (jnp.sum, {"a": {"b": np.ones(2, bool)}}, np.ones(2), TypeError, r"params.*\['a'\]\['b'\].*bool"),
         (jnp.sum, "θ", np.ones(2), TypeError, "params"),
-        (jnp.sum, (), (), ValueError, "params must hold at least one number"),
+        (jnp.sum, (), (), ValueError, "params must be a pytree with at least one array"),
         (jnp.sum, np.ones(2), [1.0, 1.0], TypeError, "v must be a pytree like params"),
         (jnp.sum, np.ones(2), np.ones(3), ValueError, r"v must have .*\(2,\).*got .*\(3,\)"),
         (jnp.sum, np.ones(2), np.ones((2, 1)), ValueError, r"v must have the shapes of params.*\(2, 1\)"),

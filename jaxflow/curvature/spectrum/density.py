@@ -12,16 +12,16 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
+from jaxflow._models import Trainable
 from jaxflow._norms import root
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import (
     Loss,
     Operator,
-    check_objective,
     check_parts,
     check_preconditioner,
+    open_real,
     operator,
-    real_parameters,
 )
 from jaxflow.curvature.spectrum.estimate import Estimate, mean
 from jaxflow.curvature.spectrum.lanczos_iteration import lanczos
@@ -136,6 +136,7 @@ def spectral_density(
     depth: int = 80,
     preconditioner: PyTree = None,
     gauss_newton: bool = False,
+    trainable: Trainable = None,
 ) -> SpectralDensity:
     r"""The density of the eigenvalues of the Hessian, by stochastic Lanczos quadrature.
 
@@ -147,7 +148,7 @@ def spectral_density(
     **Arguments**
 
     - `objective`: an `Objective` or any twice differentiable function `loss(params) -> scalar`.
-    - `params`: a pytree of real arrays, P numbers in all.
+    - `params`: a pytree whose real arrays are trained, P numbers in all.
     - `key`: the random key of the probes, which are taken one after another, in the memory of one: a few more than
       `depth` vectors of P numbers.
     - `probes`: the number of probes (static). The sampling error of a count of k ≪ P eigenvalues is
@@ -157,6 +158,7 @@ def spectral_density(
     - `preconditioner` P: a positive number or a pytree of them like `params`, for the spectrum of $P^{-1/2} H
       P^{-1/2}$.
     - `gauss_newton`: whether to use the Gauss–Newton matrix (see `ggn_vp`) instead of the Hessian (static).
+    - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** a `SpectralDensity`. It costs probes × depth Hessian products, about two gradients each, and probes
     × depth² P operations to keep the bases orthogonal. It is compiled when called plainly, and works under `jit`
@@ -175,7 +177,9 @@ def spectral_density(
     """
     _check.require_integer("probes", probes, 1)
     _check.require_integer("depth", depth, 1)
-    objective, params, preconditioner = check_arguments(objective, params, preconditioner, gauss_newton)
+    objective, params, preconditioner = check_arguments(
+        objective, params, preconditioner, gauss_newton, trainable
+    )
     return _density(
         objective=objective,
         params=params,
@@ -216,13 +220,16 @@ def quadrature(op: Operator, key: jax.Array, probes: int, depth: int) -> Spectra
 
 
 def check_arguments(
-    objective: Any, params: PyTree, preconditioner: PyTree, gauss_newton: bool
+    objective: Any,
+    params: PyTree,
+    preconditioner: PyTree,
+    gauss_newton: bool,
+    trainable: Trainable,
 ) -> tuple[Loss, PyTree, PyTree]:
     """The objective, parameters and preconditioner; they are refused where they have no spectrum."""
-    check_objective(objective)
+    objective, params = open_real(objective, params, trainable)
     if gauss_newton:
         check_parts(objective)
-    params = real_parameters(params)
     return objective, params, check_preconditioner(preconditioner, params)
 
 

@@ -12,15 +12,15 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
+from jaxflow._models import Trainable
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import (
     Operator,
-    check_objective,
     check_parts,
     check_preconditioner,
     check_real,
+    open_real,
     operator,
-    real_parameters,
 )
 from jaxflow.curvature.spectrum.estimate import Estimate
 from jaxflow.curvature.spectrum.krylov import Block, follow, leading_pairs
@@ -80,6 +80,7 @@ def top_eigenpairs(
     start: Any = None,
     tolerance: Any = TOLERANCE,
     products: int | None = None,
+    trainable: Trainable = None,
 ) -> Eigenpairs:
     r"""The k algebraically largest eigenvalues of the Hessian $\nabla^2 L(\theta)$, and their eigenvectors.
 
@@ -93,7 +94,7 @@ def top_eigenpairs(
     **Arguments**
 
     - `objective`: an `Objective` (in its chunks) or any twice differentiable function `loss(params) -> scalar`.
-    - `params` θ: a pytree of real arrays.
+    - `params` θ: a pytree whose real arrays are trained.
     - `k`: the number of eigenpairs, at most the number of parameters (static).
     - `preconditioner` P: positive numbers like `params`, or one number, such as `preconditioner_of(optimizer,
       state)`. Eigenvalues are then those of $P^{-1/2} H P^{-1/2}$, to compare with
@@ -103,6 +104,7 @@ def top_eigenpairs(
     - `tolerance`: when warm, the residuals relative to `scale` at which to stop.
     - `products`: the number of Hessian products allowed (static); default 20 + 8k cold, 5k warm. (Cold up to 7k
       more are taken where the Krylov space is exhausted early, as with few distinct eigenvalues.)
+    - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** `Eigenpairs` with the residual norms. It is compiled when called plainly, and works under `jit` and
     `vmap`. Where a plain call leaves a residual above .01 of `scale` it warns.
@@ -119,10 +121,9 @@ def top_eigenpairs(
 
     Source: Lanczos 1950; block Krylov spaces, Saad 2011; matfree (Krämer) does the cold iteration.
     """
-    check_objective(objective)
+    objective, params = open_real(objective, params, trainable)
     if gauss_newton:
         check_parts(objective)
-    params = real_parameters(params)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     _check.require_integer("k", k, 1)
     _check.require("k", k, k <= size, f"at most {size}, the number of parameters")
@@ -153,6 +154,7 @@ def sharpness(
     preconditioner: PyTree = None,
     gauss_newton: bool = False,
     products: int | None = None,
+    trainable: Trainable = None,
 ) -> Estimate:
     """The largest eigenvalue of the Hessian, or of $P^{-1/2} H P^{-1/2}$, and the norm of its residual.
 
@@ -162,11 +164,12 @@ def sharpness(
     **Arguments**
 
     - `objective`: an `Objective` (in its chunks) or any twice differentiable function `loss(params) -> scalar`.
-    - `params`: a pytree of real arrays.
+    - `params`: a pytree whose real arrays are trained.
     - `preconditioner` P: positive numbers like `params`, or one number, such as `preconditioner_of(optimizer,
       state)`.
     - `gauss_newton`: whether to use the Gauss–Newton matrix (see `ggn_vp`) instead of the Hessian (static).
     - `products`: the number of Hessian products allowed, by default 28 (static).
+    - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** an `Estimate`, whose error is the residual.
 
@@ -179,7 +182,12 @@ def sharpness(
     23.0
     """
     found = top_eigenpairs(
-        objective, params, preconditioner=preconditioner, gauss_newton=gauss_newton, products=products
+        objective,
+        params,
+        preconditioner=preconditioner,
+        gauss_newton=gauss_newton,
+        products=products,
+        trainable=trainable,
     )
     return Estimate(found.values[..., 0], found.residuals[..., 0])
 

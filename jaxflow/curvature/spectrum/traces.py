@@ -8,6 +8,7 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
+from jaxflow._models import Trainable
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import Loss, Operator, operator
 from jaxflow.curvature.spectrum.density import check_arguments, check_key, quadrature
@@ -29,6 +30,7 @@ def trace(
     probes: int = 32,
     preconditioner: PyTree = None,
     gauss_newton: bool = False,
+    trainable: Trainable = None,
 ) -> Estimate:
     r"""The trace of the Hessian, as the mean of $v^T H v$ over vectors v of random signs, with its standard error.
 
@@ -37,12 +39,13 @@ def trace(
     **Arguments**
 
     - `objective`: an `Objective` or any twice differentiable function `loss(params) -> scalar`.
-    - `params`: a pytree of real arrays.
+    - `params`: a pytree whose real arrays are trained.
     - `key`: the random key of the probes.
     - `probes`: the number of probes (static), which are taken one after another, in the memory of one: a Hessian
       product each.
     - `preconditioner` P: a positive number or a pytree of them like `params`, for the trace of $P^{-1} H$.
     - `gauss_newton`: whether to use the Gauss–Newton matrix (see `ggn_vp`) instead of the Hessian (static).
+    - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** an `Estimate`. It is compiled when called plainly, and works under `jit` and `vmap`.
 
@@ -61,7 +64,9 @@ def trace(
     8 ± 0
     """
     _check.require_integer("probes", probes, 1)
-    objective, params, preconditioner = check_arguments(objective, params, preconditioner, gauss_newton)
+    objective, params, preconditioner = check_arguments(
+        objective, params, preconditioner, gauss_newton, trainable
+    )
     return _trace(
         objective=objective,
         params=params,
@@ -92,6 +97,7 @@ def saddle_index(
     key: jax.Array | None = None,
     tolerance: Any = None,
     dense: bool | None = None,
+    trainable: Trainable = None,
 ) -> Estimate:
     """The number of negative eigenvalues of the Hessian, those below −`tolerance` × the largest |eigenvalue|.
 
@@ -100,12 +106,13 @@ def saddle_index(
     **Arguments**
 
     - `objective`: an `Objective` or any twice differentiable function `loss(params) -> scalar`.
-    - `params`: a pytree of real arrays, P numbers in all.
+    - `params`: a pytree whose real arrays are trained, P numbers in all.
     - `key`: the random key of the quadrature; it is needed where the Hessian is not formed.
     - `tolerance`: a number at least 0; default 1e-6 in float64, 1e-4 in float32, above the rounding of the products.
     - `dense`: `True` forms the Hessian, by P products and P³ operations, and is exact, with `error` 0; `False`
       estimates by stochastic Lanczos quadrature, with 10 probes of depth 80 (static). By default it is dense for at
       most 2,000 parameters.
+    - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** an `Estimate`. It is compiled when called plainly, and works under `jit` and `vmap`.
 
@@ -121,7 +128,7 @@ def saddle_index(
     >>> jf.curvature.saddle_index(lambda x: x[0] ** 2 - x[1] ** 2, jnp.zeros(2))
     1 ± 0
     """
-    objective, params, _ = check_arguments(objective, params, None, False)
+    objective, params, _ = check_arguments(objective, params, None, False, trainable)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     dense = size <= DENSE if dense is None else bool(dense)
     if tolerance is None:

@@ -20,6 +20,7 @@ from jaxflow.curvature.products import (
     check_objective,
     check_preconditioner,
     match_parameters,
+    open_real,
     operator,
     real_parameters,
 )
@@ -99,19 +100,19 @@ def record_sharpness(
         )
 
     def hessian_at(params, state):
-        params = real_parameters(params)
+        loss, params = open_real(objective, params)
         if preconditioner is None:
-            return operator(objective, params)
+            return operator(loss, params)
         if isinstance(preconditioner, optax.GradientTransformation):
             found = preconditioner_of(preconditioner, state)
         else:
             found = preconditioner(state)
-        return operator(objective, params, check_preconditioner(found, params))
+        return operator(loss, params, check_preconditioner(found, params))
 
     def begin(params, state):
         del state
-        params = real_parameters(params)
-        warn_unless_twice_differentiable(objective, params)
+        loss, params = open_real(objective, params)
+        warn_unless_twice_differentiable(loss, params)
         flat = ravel_pytree(params)[0]
         _check.require("k", k, k <= flat.size, f"at most {flat.size}, the number of parameters")
         return jnp.zeros((k, flat.size), flat.dtype), jnp.zeros([], jnp.int32)

@@ -13,10 +13,11 @@ from jax.flatten_util import ravel_pytree
 from jaxflow import _check
 from jaxflow._compiled import compiled
 from jaxflow._half import widen
+from jaxflow._models import Trainable
 from jaxflow.curvature.spectrum.krylov import leading_pairs
 from jaxflow.dynamics.noise.coordinatewise import NUMBERS, gradient_variance
 from jaxflow.dynamics.noise.minibatch import weighted_gradient
-from jaxflow.objective import Objective, gradient, require_data
+from jaxflow.objective import Objective, gradient, open_model, require_data
 
 PyTree = Any
 MOST = 20_000  # parameters of a dense matrix: 3.2 GB in float64
@@ -53,17 +54,18 @@ class NoiseScale:
         )
 
 
-def _prepare(objective: Any, params: PyTree) -> tuple[PyTree, int]:
-    """The parameters as real arrays, and how many numbers they hold."""
+def _prepare(objective: Any, params: PyTree, trainable: Trainable) -> tuple[Any, PyTree, int]:
+    """The objective and what is trained of the parameters as real arrays, and how many numbers they hold."""
     require_data(objective, "Per-example gradients")
+    objective, params = open_model(objective, params, trainable)
     params = jax.tree.map(jnp.asarray, params)
     for leaf in jax.tree.leaves(params):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"params must be real floats to have a covariance, got dtype {leaf.dtype}.")
-    return params, sum(leaf.size for leaf in jax.tree.leaves(params))
+    return objective, params, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def gradient_covariance(objective: Objective, params: PyTree) -> jax.Array:
+def gradient_covariance(objective: Objective, params: PyTree, *, trainable: Trainable = None) -> jax.Array:
     r"""The per-sample gradient covariance $\Sigma = \frac1N \sum_i (g_i - \bar g)(g_i - \bar g)^\top$.
 
     A mini-batch gradient has the covariance $s_B \Sigma$, `batch_factor` times it. Σ is biased (1/N), as the data
@@ -73,7 +75,8 @@ def gradient_covariance(objective: Objective, params: PyTree) -> jax.Array:
 
     - `objective`: an `Objective` with data. Examples are taken `objective.chunk` at a time, or as many as make 64
       MiB of gradients.
-    - `params`: a pytree of real arrays, P numbers in all, at most 20,000.
+    - `params`: a pytree whose real arrays are trained, P numbers in all, at most 20,000.
+    - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** Σ, shape (P, P). Rows and columns are in the order of `jax.flatten_util.ravel_pytree(params)`. In half
     precision it is float32.
@@ -86,7 +89,7 @@ def gradient_covariance(objective: Objective, params: PyTree) -> jax.Array:
     >>> print(jf.gradient_covariance(objective, 0.0))
     [[4.]]
     """
-    params, count = _prepare(objective, params)
+    objective, params, count = _prepare(objective, params, trainable)
     if count > MOST:
         raise ValueError(
             f"params must hold at most {MOST:,} numbers for a dense covariance, got {count:,}; "
@@ -114,7 +117,9 @@ def _covariance(objective, params):
     return lax.scan(body, zero, jnp.arange(0, size, block))[0] / size
 
 
-def noise_scale(objective: Objective, params: PyTree, *, eigenpairs: int = 0) -> NoiseScale:
+def noise_scale(
+    objective: Objective, params: PyTree, *, eigenpairs: int = 0, trainable: Trainable = None
+) -> NoiseScale:
     r"""tr Σ, |∇L|², the simple noise scale tr Σ/|∇L|² and leading eigenpairs of Σ, which is never formed.
 
     At batch size B, with replacement, a mini-batch gradient has $E|g_B - \nabla L|^2 = \mathrm{tr}\,\Sigma / B$, so
@@ -126,10 +131,11 @@ def noise_scale(objective: Objective, params: PyTree, *, eigenpairs: int = 0) ->
     **Arguments**
 
     - `objective`: an `Objective` with data.
-    - `params`: a pytree of real arrays, P numbers in all.
+    - `params`: a pytree whose real arrays are trained, P numbers in all.
     - `eigenpairs` k: the number of eigenpairs, at most min(P, N) (static). They are found by Lanczos iteration with
       full reorthogonalisation, of 20 + 4k products with Σ (at most min(P, N)) and 2k more for safety; each product
       is a `jvp` and a `vjp` through the losses.
+    - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** a `NoiseScale`. It costs a backward pass for each example, in blocks of `objective.chunk` or of 64
     MiB of gradients. It is compiled when called plainly, and works under `jit` and `vmap`.
@@ -142,7 +148,7 @@ def noise_scale(objective: Objective, params: PyTree, *, eigenpairs: int = 0) ->
     >>> jf.noise_scale(objective, 0.0, eigenpairs=1)
     NoiseScale(simple 4: trace 4 over squared gradient 1; eigenvalues 4)
     """
-    params, count = _prepare(objective, params)
+    objective, params, count = _prepare(objective, params, trainable)
     _check.require_integer("eigenpairs", eigenpairs, 0)
     most = min(count, objective.size)
     rule = f"at most {most}, the smaller of the numbers of parameters and of examples"

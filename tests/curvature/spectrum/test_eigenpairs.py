@@ -384,7 +384,7 @@ def quadratic(x):
         (jf.games.VectorField(jnp.sin), {}, TypeError, "objective must be .*VectorField"),
         (quadratic, {"params": ONES * 1j}, TypeError, "params.*complex128"),
         (quadratic, {"params": {"w": np.arange(3)}}, TypeError, r"params.*\['w'\].*int64"),
-        (quadratic, {"params": ()}, ValueError, "params must hold at least one"),
+        (quadratic, {"params": ()}, ValueError, "params must be a pytree with at least one array"),
         (quadratic, {"k": 0}, ValueError, "k must be .*at least 1, got 0"),
         (quadratic, {"k": 4}, ValueError, "k must be at most 3.*got 4"),
         (quadratic, {"k": 2.0}, TypeError, "k must be .*2.0"),
