@@ -14,9 +14,9 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import jax
 import numpy as np
-from jax.core import Tracer
 
 from jaxflow._compiled import Static, combine, partition
+from jaxflow._shapes import show
 
 P = ParamSpec("P")
 T = TypeVar("T", bound="Bound")
@@ -83,9 +83,9 @@ class Bound:
     def __repr__(self):
         bound = self._arguments
         if any(p.kind is p.VAR_POSITIONAL for p in bound.signature.parameters.values()):
-            shown = map(_show, bound.args)
+            shown = map(show, bound.args)
         else:
-            shown = (f"{name}={_show(value)}" for name, value in self.hyperparameters.items())
+            shown = (f"{name}={show(value)}" for name, value in self.hyperparameters.items())
         return f"{self.constructor.__name__}({', '.join(shown)})"
 
     def __reduce__(self):
@@ -102,14 +102,6 @@ class Bound:
 def _reconstruct(function, structural, args, kwargs):
     construct = function if structural is None else traceable(function, structural=structural)
     return construct(*args, **kwargs)
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, (jax.Array, np.ndarray)) and value.ndim:
-        return f"{value.dtype.name}{list(value.shape)}"
-    if isinstance(value, jax.Array) and not isinstance(value, Tracer):
-        return str(value)
-    return getattr(value, "__name__", None) or repr(value)
 
 
 def kind(accepts: Callable[[Any], bool]) -> Callable[[type[T]], type[T]]:

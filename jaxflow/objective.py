@@ -17,6 +17,7 @@ from jax import lax
 from jaxflow import _check, _half
 from jaxflow._checkpoint import checkpoint
 from jaxflow._models import Completed, Rest, Trainable, has_static, join_model, split_model
+from jaxflow._shapes import show
 from jaxflow._traceable import Bound
 from jaxflow.games import VectorField
 
@@ -67,6 +68,10 @@ class Objective:
                 "data must be a pytree of arrays that share their leading axis N, "
                 f"got leaves of shape {', '.join(map(str, shapes))}."
             )
+
+    def __repr__(self):
+        chunk = "" if self.chunk is None else f", chunk={self.chunk}"
+        return f"Objective({show(self.losses)}, {show(self.data)}{chunk})"
 
     @property
     def size(self) -> int:

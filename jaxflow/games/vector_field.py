@@ -14,6 +14,7 @@ import jax
 
 from jaxflow import _check
 from jaxflow._moved import alias_of
+from jaxflow._shapes import show
 
 PyTree = Any
 
@@ -48,6 +49,9 @@ class VectorField:
             raise TypeError(f"field must be a function (params, *data) -> pytree, got {self.field!r}.")
         if not isinstance(self.data, tuple):
             raise TypeError(f"data must be a tuple of the field's further arguments, got {self.data!r}.")
+
+    def __repr__(self):
+        return f"VectorField({show(self.field)}, {show(self.data)})"
 
     def __call__(self, params: PyTree) -> PyTree:
         """The field at `params`, checked to be of their structure and shapes."""
