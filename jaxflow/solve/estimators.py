@@ -14,7 +14,6 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._traceable import Bound, kind, traceable
-from jaxflow.objective import require_data
 
 PyTree = Any
 Loss = Callable[[PyTree], jax.Array]
@@ -24,9 +23,9 @@ class Draws(NamedTuple):
     """What the body of an estimator returns.
 
     - `draw(objective, state, step, key) -> (loss, state)`: the loss of this step. `step` counts from 0, and `key` is
-      this step's own.
+      this step's own. One that draws nothing at random works without a key, which is then `None`.
     - `init(objective, key) -> state`: the state that is carried from step to step. Default: an empty tuple.
-    - `batch_size`: the number of examples per gradient. `None` means all, and then no key is needed.
+    - `batch_size`: the number of examples per gradient; `None` means all.
     - `distinct`: whether a batch holds each example at most once, so that it cannot be larger than the data.
     """
 
@@ -38,7 +37,9 @@ class Draws(NamedTuple):
 
 @kind(lambda result: isinstance(result, Draws))
 class Estimator(Bound):
-    """A way to estimate the gradient. A user's own estimator is a traceable constructor that returns `Draws`:
+    """A way to estimate the gradient. A user's own estimator is a traceable constructor that returns `Draws`.
+
+    `iterate` also takes `Draws` themselves, and any object that has a `draw`; their numbers are then static.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> @jf.optim.traceable
@@ -48,21 +49,10 @@ class Estimator(Bound):
     ...         return (lambda params: objective.minibatch(params, index)), state
     ...     return jf.solve.Draws(draw, batch_size=1)
     >>> data = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([1.0, -1.0]))
-    >>> run = jf.iterate(jf.optim.gd(1.0), data, 0.0, steps=4, estimator=one_example(), key=jax.random.key(0))
+    >>> run = jf.iterate(jf.optim.gd(1.0), data, 0.0, steps=4, estimator=one_example())
     >>> print(run.values)
     [ 0.  1. -1.  1. -1.]
     """
-
-
-def check_data(estimator: Estimator, objective: Any) -> Draws:
-    """Refuse an estimator for which the objective has no data."""
-    draws = estimator.build()
-    if draws.batch_size is not None:
-        size = require_data(objective, "Mini-batches")
-        if draws.distinct and draws.batch_size > size:
-            rule = f"at most the number of examples, {size}, when drawn without replacement"
-            raise ValueError(f"batch_size must be {rule}, got {draws.batch_size}.")
-    return draws
 
 
 @traceable

@@ -22,7 +22,8 @@ from jaxflow.objective import complete
 from jaxflow.optim import learning_rate_of
 from jaxflow.optim.updates import advance
 from jaxflow.recording import Recorder, Recording, as_recorder, complete_record
-from jaxflow.solve.estimators import Estimator, check_data, full_batch, with_replacement
+from jaxflow.solve.estimator_checks import as_estimator, check_data, draws_at_random
+from jaxflow.solve.estimators import Draws, Estimator, full_batch, with_replacement
 from jaxflow.solve.host_batches import iterate_stream
 from jaxflow.solve.optimizer_steps import IterationState, check_state, end_time, finish, start
 from jaxflow.solve.trajectory import Trajectory, as_parameters, complete_run, identity, is_finite
@@ -47,7 +48,7 @@ def iterate(
     steps: int | jax.Array,
     time_step: Any = None,
     batch_size: int | None = None,
-    estimator: Estimator | Iterable[PyTree] | None = None,
+    estimator: Estimator | Draws | Iterable[PyTree] | None = None,
     key: jax.Array | None = None,
     every: int | None = 1,
     record: Callable[[PyTree], PyTree] | Recording | Recorder | None = None,
@@ -71,8 +72,8 @@ def iterate(
       learning rate (its running sum under a schedule), also where that is inside chains, groups and masks. It is 1.0
       where no learning rate is found, and comparing with a flow then warns.
     - `batch_size`: the number of examples that each step draws independently, with replacement. Default: all data.
-    - `estimator`: another way to draw them, from `jaxflow.solve`; or an iterable of batches on the host, for data
-      that do not fit in memory (this does not work under `jit`).
+    - `estimator`: another way to draw them, from `jaxflow.solve`, or anything with a `draw` (see `solve.Draws`); or
+      an iterable of batches on the host, for data that do not fit in memory (this does not work under `jit`).
     - `key`: the random key that mini-batches need; step k uses `fold_in(key, k)`.
     - `every`: the number of steps between two records. The last interval is shorter where it does not divide `steps`.
       `None` records only the two ends.
@@ -122,10 +123,7 @@ def iterate(
     rate = learning_rate_of(optimizer) if time_step is None else time_step
     counted = rate is None
     rate = 1.0 if counted else _check_time_step(rate)
-    if isinstance(estimator, str):
-        raise TypeError(
-            f"estimator must be made by a constructor such as jf.solve.epochs(32), got {estimator!r}."
-        )
+    estimator = as_estimator(estimator)
     if state is not None:
         if not isinstance(state, IterationState):
             raise TypeError(f"state must be the state of an earlier run of iterate, got {state!r}.")
@@ -190,7 +188,7 @@ def _estimator(estimator, batch_size, objective, key) -> Estimator:
             return EVERYTHING
         estimator = with_replacement(batch_size)
     draws = check_data(estimator, objective)
-    if draws.batch_size is not None and key is None:
+    if draws.batch_size is not None and key is None and draws_at_random(draws, objective):
         raise ValueError(
             "key must be a PRNG key such as jax.random.key(0) when mini-batches are drawn, got None."
         )

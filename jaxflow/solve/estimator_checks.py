@@ -1,0 +1,59 @@
+"""What a user gives as an estimator, as one; and what is refused."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow._shapes import show
+from jaxflow._traceable import traceable
+from jaxflow.objective import require_data
+from jaxflow.solve.estimators import Draws, Estimator
+
+
+@traceable(structural=("batch_size",))
+def _drawn_by(draw, init, batch_size, distinct) -> Draws:
+    return Draws(draw, init, batch_size, distinct)
+
+
+def as_estimator(given: Any) -> Any:
+    """What a user gives as an estimator as one; a stream of batches is returned as it is."""
+    if given is None or isinstance(given, Estimator):
+        return given
+    if hasattr(given, "draw"):
+        others = {
+            name: getattr(given, name) for name in ("init", "batch_size", "distinct") if hasattr(given, name)
+        }
+        return _drawn_by(*Draws(given.draw, **others))
+    if isinstance(given, str):
+        raise TypeError(
+            f"estimator must be made by a constructor such as jf.solve.epochs(32), got {given!r}."
+        )
+    if callable(given):
+        raise TypeError(
+            f"estimator must have a draw, as what a constructor such as jf.solve.epochs(32) returns has, got the "
+            f"function {show(given)}; it must be called where it is a constructor."
+        )
+    return given
+
+
+def draws_at_random(draws: Draws, objective: Any) -> bool:
+    """Whether an estimator cannot do without a key."""
+    draw: Any = draws.draw
+    init: Any = draws.init
+    try:
+        jax.eval_shape(lambda: draw(objective, init(objective, None), jnp.zeros([], jnp.int32), None)[1])
+    except Exception:
+        return True
+    return False
+
+
+def check_data(estimator: Estimator, objective: Any) -> Draws:
+    """Refuse an estimator for which the objective has no data."""
+    draws = estimator.build()
+    if draws.batch_size is not None:
+        size = require_data(objective, "Mini-batches")
+        if draws.distinct and draws.batch_size > size:
+            rule = f"at most the number of examples, {size}, when drawn without replacement"
+            raise ValueError(f"batch_size must be {rule}, got {draws.batch_size}.")
+    return draws

@@ -1,0 +1,75 @@
+"""Estimators that users write: decorated, as plain `Draws`, as an object with a `draw`; with a key and without."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxflow as jf
+from jaxflow._compiled import programs
+
+DATA = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([1.0, -1.0, 3.0]))
+GD = jf.optim.gd(1.0)
+
+
+def in_order(objective, state, step, key):
+    return (lambda w: objective.minibatch(w, (step % objective.size)[None])), state
+
+
+def at_random(objective, state, step, key):
+    index = jax.random.randint(key, (1,), 0, objective.size)
+    return (lambda w: objective.minibatch(w, index)), state
+
+
+class Alternating:
+    """Remembers in its state which example comes next."""
+
+    batch_size = 1
+
+    def init(self, objective, key):
+        return jnp.zeros([], jnp.int32)
+
+    def draw(self, objective, state, step, key):
+        return (lambda w: objective.minibatch(w, state[None])), (state + 2) % objective.size
+
+
+def run(estimator, **others):
+    return jf.iterate(GD, DATA, 0.0, steps=5, estimator=estimator, **others)
+
+
+def test_draws_and_objects_are_taken_as_they_are_and_need_no_key():
+    decorated = jf.optim.traceable(lambda: jf.solve.Draws(in_order, batch_size=1))
+    for estimator in (jf.solve.Draws(in_order, batch_size=1), decorated()):
+        np.testing.assert_array_equal(run(estimator).values, [0, 1, -1, 3, 1, -1])
+    sampler = Alternating()
+    first = run(sampler)
+    np.testing.assert_array_equal(first.values, [0, 1, 3, -1, 1, 3])
+    before = programs()
+    rest = jf.iterate(GD, DATA, first.params, steps=5, estimator=sampler, state=first.state)
+    np.testing.assert_array_equal(rest.values, [3, -1, 1, 3, -1, 1])
+    assert (
+        programs()["solve.iteration.iterate"] - before["solve.iteration.iterate"] == 1
+    )  # the one that goes on
+    run(sampler)
+    assert programs()["solve.iteration.iterate"] - before["solve.iteration.iterate"] == 1
+
+
+def test_what_draws_at_random_needs_a_key():
+    estimator = jf.solve.Draws(at_random, batch_size=1)
+    with pytest.raises(ValueError, match="key must be a PRNG key"):
+        run(estimator)
+    ours = run(jf.solve.with_replacement(1), key=jax.random.key(3))
+    np.testing.assert_array_equal(run(estimator, key=jax.random.key(3)).values, ours.values)
+
+
+def test_a_function_is_refused_in_a_sentence():
+    with pytest.raises(
+        TypeError, match=r"estimator must have a draw, .* got the function in_order; it must be called"
+    ):
+        run(in_order)
+    with pytest.raises(
+        TypeError, match=r"got the function epochs; it must be called where it is a constructor"
+    ):
+        run(jf.solve.epochs, key=jax.random.key(0))
+    with pytest.raises(TypeError, match=r"estimator must come from jaxflow\.solve or be an iterable"):
+        run(3)
