@@ -14,6 +14,7 @@ import pytest
 import jaxflow as jf
 from jaxflow._compiled import programs
 from jaxflow._models import join_model, split_model
+from jaxflow.comparison.edge.study_plan import plan
 
 pytestmark = pytest.mark.promotes
 
@@ -251,6 +252,37 @@ def test_a_game_of_models():
     run = jf.iterate(jf.optim.gd(0.1), field, model, steps=1)
     np.testing.assert_allclose(run.params["x"], [1.0, -0.2])
     assert run.params["turn"] is jnp.flip
+
+
+def edge_loss(objective, params):
+    """The loss of an edge study, as it is planned, at what it will train."""
+    chosen = plan(
+        optimizer=jf.optim.gd(0.05), objective=objective, params=params, steps=6, modes=1, level=None
+    )
+    return chosen.objective(chosen.params), jax.grad(chosen.objective)(chosen.params)
+
+
+STUDIES = {
+    "edge": edge_loss,
+    "order": lambda f, p: (
+        jf.order_study(
+            jf.family_of(jf.optim.gd(0.1)), f, p, orders=(1, 2), time=0.2, step_sizes=[0.0125, 0.025, 0.05]
+        ).slopes
+    ),
+    "convergence": lambda f, p: jf.dynamics.convergence(jf.optim.gd(0.05), f, p),
+    "effective": lambda f, p: jf.dynamics.effective(jf.optim.gd(0.05), f, p),
+    "moments": lambda f, p: jf.comparison.moment_descent(f, p, learning_rate=0.1, batch_size=4, steps=2),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_of_models(name):
+    ours, expected = (
+        jax.tree.leaves(STUDIES[name](*of)) for of in ((OBJECTIVE, MODEL), (PLAIN_OBJECTIVE, PLAIN))
+    )
+    assert len(ours) == len(expected) > 0
+    for a, b in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-10)
 
 
 def test_split_and_join():

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from jaxflow import _check
-from jaxflow.curvature.products import check_objective, real_parameters
+from jaxflow.curvature.products import open_real
 from jaxflow.dynamics.edge.methods import method_of
 
 PyTree = Any
@@ -31,9 +31,8 @@ def plan(
     *, optimizer, objective, params, steps, modes, level, approach_steps=APPROACH_STEPS, window=None
 ) -> Plan:
     """What a study will do, or an error whose sentence says which argument is wrong."""
-    check_objective(objective)
+    objective, params = open_real(objective, params)
     method_of(optimizer)
-    params = real_parameters(params)
     _check.require_integer("steps", steps, 4)
     _check.require_integer("modes", modes, 1)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -19,7 +19,7 @@ from jaxflow._half import widen
 from jaxflow._traceable import traceable
 from jaxflow.dynamics import Dynamics, Field, gradient_covariance
 from jaxflow.dynamics.noise.batch_temperature import batch_factor, check_batch
-from jaxflow.objective import Objective, gradient, require_data
+from jaxflow.objective import Objective, gradient, open_model, require_data
 from jaxflow.solve.sde.brownian import is_bits
 from jaxflow.solve.trajectory import as_parameters
 
@@ -157,6 +157,7 @@ def moment_descent(
     _check.require_nonnegative(learning_rate=learning_rate)
     _check.require_count("steps", steps, 0)
     factor = batch_factor(batch_size, size, replacement=replacement)
+    objective, params = open_model(objective, params)
     return _moment_descent(
         objective=objective, params=as_parameters(params), rate=learning_rate, factor=factor, steps=steps
     )

@@ -32,6 +32,7 @@ from jaxflow.dynamics.modified_equations.step_logarithm import (
     modified_state,
     weights,
 )
+from jaxflow.objective import open_model
 from jaxflow.optim import Optimizer
 from jaxflow.solve.integration import integrate
 from jaxflow.solve.iteration import iterate
@@ -150,6 +151,7 @@ def order_study(
     """
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
+    objective, params = open_model(objective, params)
     params = as_parameters(params)
     chosen = plan(family, params, orders, time, warmup, step_sizes)
     return OrderStudy.of(fit_each_order(chosen, family, objective, params))

@@ -18,7 +18,7 @@ from jaxflow.dynamics.modified_equations.expansion import fit, rate, reach
 from jaxflow.dynamics.modified_equations.slow_flow import fixed_clock, settle_memory, slow_manifold
 from jaxflow.dynamics.modified_equations.step_logarithm import increment
 from jaxflow.games import VectorField
-from jaxflow.objective import gradient
+from jaxflow.objective import gradient, open_model
 from jaxflow.optim import hyperparameters
 
 PyTree = Any
@@ -99,6 +99,7 @@ def effective(
     fixed_clock(optimizer, None)
     if step_size is not None:
         _check.require_positive(step_size=step_size)
+    objective, params = open_model(objective, params)
     return _effective_loss(
         optimizer=optimizer,
         objective=objective,

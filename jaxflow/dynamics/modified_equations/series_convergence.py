@@ -26,6 +26,7 @@ from jaxflow.dynamics.base import add
 from jaxflow.dynamics.modified_equations.equation import check_arguments, clock_of, warm_steps
 from jaxflow.dynamics.modified_equations.step_logarithm import ModifiedState, cold_state, increment, logarithm
 from jaxflow.games import VectorField
+from jaxflow.objective import open_model
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any
@@ -158,10 +159,8 @@ def convergence(
     _check.require_integer("iterations", iterations, 4)
     if state is not None and not isinstance(state, ModifiedState):
         raise TypeError(f"state must be a ModifiedState, got {type(state).__name__}.")
+    objective, params = open_model(objective, params)
     params = jax.tree.map(jnp.asarray, params)
-    for leaf in jax.tree.leaves(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            raise TypeError(f"params must be real or complex arrays, got dtype {leaf.dtype}.")
     warm = warm_steps(optimizer, params, warmup) if state is None else 0
     settings = Settings(steps, every, stride, warm, iterations)
     return _convergence(

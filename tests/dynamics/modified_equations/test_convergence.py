@@ -134,5 +134,7 @@ def test_compiles_once_and_refuses_in_a_sentence():
     }.items():
         with pytest.raises((ValueError, TypeError), match=message):
             convergence(jf.optim.gd(0.1), bowl, START, **arguments)
-    with pytest.raises(TypeError, match="params must be real or complex arrays, got dtype int64"):
+    with pytest.raises(
+        TypeError, match="params must be a pytree with a real or complex array to train, got dtype int64"
+    ):
         convergence(jf.optim.gd(0.1), bowl, jnp.arange(3))
