@@ -206,6 +206,19 @@ def test_a_frozen_part_has_no_curvature_and_no_noise():
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+def test_gauss_newton_of_a_frozen_part():
+    predict = lambda model, x: model["activation"](x @ model["first"]["w"]) @ model["last"]["w"]
+    square = lambda out, y: 0.5 * jnp.square(out - y).sum(1)
+    whole = jf.Objective(jf.problems.PredictionLosses(predict, square), DATA)
+    close = lambda params, x: predict(MODEL | {"last": params}, x)
+    plain = jf.Objective(jf.problems.PredictionLosses(close, square), DATA)
+    params, chosen = MODEL["last"], TRAINABLE["function"]
+    ones = jax.tree.map(jnp.ones_like, params)
+    v = dict.fromkeys(MODEL) | {"first": {"w": None, "b": None}, "last": ones}
+    ours = jf.curvature.ggn_vp(whole, MODEL, v, trainable=chosen)
+    same(ours, jf.curvature.ggn_vp(plain, params, ones))
+
+
 def test_an_equinox_network_needs_nothing_more():
     """Against Equinox's own partition into arrays and the rest, in a loop written by hand."""
     model = eqx.nn.MLP(3, 1, 4, 1, activation=jnp.tanh, key=jax.random.key(0))

@@ -64,7 +64,8 @@ def integrate(
       `dynamics.init(params)`. Velocities and second moments are kept. (A path with noise then needs another key.)
     - `trainable`: what of `params` is trained; all other leaves are carried along. `None`: every real and complex
       array. Or flags, `True` or `False`, in a pytree whose structure begins that of `params`. Or a function
-      `trainable(path, leaf) -> bool` of a path such as `"layers/0/weight"`; it is called once, on the host.
+      `trainable(path, leaf) -> bool` of a path such as `"layers/0/weight"`; it is called on the host, once for each
+      leaf.
 
     A dynamics may begin with discrete steps (the warm-up of `modified`). Values at those times are theirs, with
     straight lines in between, and the solver starts where they end.

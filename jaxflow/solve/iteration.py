@@ -83,7 +83,8 @@ def iterate(
       had never been interrupted.
     - `trainable`: what of `params` is trained; all other leaves are carried along. `None`: every real and complex
       array. Or flags, `True` or `False`, in a pytree whose structure begins that of `params`. Or a function
-      `trainable(path, leaf) -> bool` of a path such as `"layers/0/weight"`; it is called once, on the host.
+      `trainable(path, leaf) -> bool` of a path such as `"layers/0/weight"`; it is called on the host, once for each
+      leaf.
 
     **Returns** a `Trajectory` whose first value is that of the given `params`. A run whose parameters are not finite
     at its end is marked as diverged, from the first record where that is seen.
