@@ -27,9 +27,9 @@ from jaxflow.dynamics.diffusions.inertial import nesterov_sgd as nesterov_sgd
 from jaxflow.dynamics.diffusions.sign_of_gradient import sign_sgd as sign_sgd
 from jaxflow.dynamics.diffusions.underdamped import LangevinState as LangevinState
 from jaxflow.dynamics.diffusions.underdamped import underdamped_langevin as underdamped_langevin
-from jaxflow.dynamics.edge.central import CentralRecord as CentralRecord
-from jaxflow.dynamics.edge.central import CentralState as CentralState
 from jaxflow.dynamics.edge.central import central_flow as central_flow
+from jaxflow.dynamics.edge.central_state import CentralRecord as CentralRecord
+from jaxflow.dynamics.edge.central_state import CentralState as CentralState
 from jaxflow.dynamics.edge.stable import StableState as StableState
 from jaxflow.dynamics.edge.stable import stable_flow as stable_flow
 from jaxflow.dynamics.edge.state_conversion import flow_state as flow_state

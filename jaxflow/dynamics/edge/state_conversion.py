@@ -12,7 +12,8 @@ from jaxflow._compiled import compiled
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import real_parameters
 from jaxflow.dynamics.base import Dynamics
-from jaxflow.dynamics.edge.central import CentralState, central_flow, central_state
+from jaxflow.dynamics.edge.central import central_flow
+from jaxflow.dynamics.edge.central_state import CentralState, central_state
 from jaxflow.dynamics.edge.methods import flat_loss, flat_moment, method_of, moment_of
 from jaxflow.dynamics.edge.stable import StableState, post_update, stable_flow
 
