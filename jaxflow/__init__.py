@@ -38,6 +38,7 @@ from jaxflow.solve import ensemble as ensemble
 from jaxflow.solve import gradient_norm_below as gradient_norm_below
 from jaxflow.solve import integrate as integrate
 from jaxflow.solve import iterate as iterate
+from jaxflow.solve import train as train
 from jaxflow.sweeps import sweep as sweep
 
 __version__ = "0.1.0"  # the only place; pyproject.toml reads it here

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -12,6 +12,23 @@ from jaxflow.objective import gradient, value_and_gradient
 PyTree = Any
 
 
+class Step(NamedTuple):
+    """One step of an optimizer: what it was made of, and where it led.
+
+    - `params`, `state`: the parameters after the step, and the optimizer's state.
+    - `loss`, `gradient`: the loss of the step's batch and its gradient, at the parameters before the step.
+    - `updates`: what the step added to the parameters; a pytree like them.
+    - `last_updates`: what the step before it added.
+    """
+
+    params: PyTree
+    state: PyTree
+    loss: jax.Array
+    gradient: PyTree
+    updates: PyTree
+    last_updates: PyTree
+
+
 def advance(
     optimizer: optax.GradientTransformation,
     params: PyTree,
@@ -19,18 +36,19 @@ def advance(
     loss: Callable[[PyTree], jax.Array],
 ) -> tuple[PyTree, PyTree]:
     """One step of an optimizer on a loss: new parameters and new optimizer state."""
-    updates, state = updates_of(optimizer, params, state, loss)
-    return optax.apply_updates(params, updates), state
+    step = take_step(optimizer, params, state, loss)
+    return step.params, step.state
 
 
-def updates_of(
+def take_step(
     optimizer: optax.GradientTransformation,
     params: PyTree,
     state: PyTree,
     loss: Callable[[PyTree], jax.Array],
     noise: PyTree = None,
-) -> tuple[PyTree, PyTree]:
-    """The updates of one step on a loss, and the new state. `noise` is added to every gradient of it."""
+    last_updates: PyTree = None,
+) -> Step:
+    """One step of an optimizer on a loss. `noise` is added to every gradient of it, also to those it asks for."""
     _check_update(optimizer)  # while it is traced: a compiled run is not to wait for it
 
     def value_fn(params, grad_fn=None):  # optax's line searches hand the other arguments of `update` on to it
@@ -41,9 +59,10 @@ def updates_of(
     value, grad = value_and_gradient(loss, params)
     grad = noisy(grad)
     grad_fn = lambda params: noisy(gradient(loss)(params))
-    return optax.with_extra_args_support(optimizer).update(
+    updates, state = optax.with_extra_args_support(optimizer).update(
         grad, state, params, value=value, grad=grad, value_fn=value_fn, grad_fn=grad_fn
     )
+    return Step(optax.apply_updates(params, updates), state, value, grad, updates, last_updates)
 
 
 def _check_update(optimizer) -> None:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from jaxflow.solve import metrics as metrics
 from jaxflow.solve.ensembles import ensemble as ensemble
 from jaxflow.solve.estimators import Draws as Draws
 from jaxflow.solve.estimators import Estimator as Estimator
@@ -16,6 +17,7 @@ from jaxflow.solve.iteration import iterate as iterate
 from jaxflow.solve.ode.diffrax_solves.events import gradient_norm_below as gradient_norm_below
 from jaxflow.solve.optimizer_steps import IterationState as IterationState
 from jaxflow.solve.optimizer_steps import begin as begin
+from jaxflow.solve.training import train as train
 from jaxflow.solve.trajectory import Trajectory as Trajectory
 
 if TYPE_CHECKING:

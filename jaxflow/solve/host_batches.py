@@ -7,8 +7,10 @@ runs.
 import contextlib
 import contextvars
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +19,13 @@ import numpy as np
 from jaxflow._compiled import compiled, transfers
 from jaxflow.dynamics.clock import step_times
 from jaxflow.objective import Objective
-from jaxflow.optim.updates import advance
-from jaxflow.recording import as_recorder
-from jaxflow.solve.optimizer_steps import finish, start
-from jaxflow.solve.trajectory import STREAM_ENDED, is_finite
+from jaxflow.optim.updates import Step, take_step
+from jaxflow.solve.iteration_request import IterationRequest
+from jaxflow.solve.optimizer_steps import IterationState, finish, start
+from jaxflow.solve.trajectory import STREAM_ENDED, Trajectory, is_finite
+from jaxflow.solve.watching import Watcher
 
+PyTree = Any
 _REFUSED = contextvars.ContextVar("refused", default=False)
 
 
@@ -39,26 +43,38 @@ def refuse_streams() -> Iterator[None]:
 
 
 @compiled
-def _stream_step(*, optimizer, objective, params, optimizer_state, batch):
-    return advance(optimizer, params, optimizer_state, lambda p: objective.over(p, batch))
+def _begin(*, optimizer, objective, params, state, record, metrics, batch):
+    """The step that the run begins from, what is seen there, and the memory."""
+    watcher = Watcher(record, metrics)
+    take = lambda step: _take(watcher, optimizer, objective, step, batch)
+    return watcher.begin(params, state.optimizer, take, state.step, state.watch)
 
 
 @compiled
-def _observe(record, params, state, memory=None):
-    """The record, whether the parameters are not finite, and the memory, which is `None` before the first record."""
-    recorder = as_recorder(record)
-    memory = recorder.begin(params, state) if memory is None else memory
-    value, memory = recorder.look(memory, params, state)
-    return (value, ~is_finite(params)), memory
+def _stream_step(*, optimizer, objective, step, record, metrics, batch):
+    return _take(Watcher(record, metrics), optimizer, objective, step, batch)
 
 
-def iterate_stream(*, optimizer, objective, params, steps, rate, batches, every, record, state):
+def _take(watcher: Watcher, optimizer, objective, step: Step, batch) -> Step:
+    loss = lambda params: objective.over(params, batch)
+    return watcher.keep(take_step(optimizer, step.params, step.state, loss, last_updates=step.updates))
+
+
+@compiled
+def _observe(*, record, metrics, step, memory, number):
+    """What is seen after a step, whether its parameters are not finite, and the memory."""
+    seen, memory = Watcher(record, metrics).look(memory, step, number)
+    return (seen, ~is_finite(step.params)), memory
+
+
+def iterate_stream(request: IterationRequest) -> Trajectory:
     """`iterate` over an iterable of batches; a stream that ends early gives a shorter trajectory and a warning."""
     if _REFUSED.get():
         raise ValueError(
             "estimator must not be a stream of batches inside ensemble: it is read once, so that all members would "
             "see the same batches; give batch_size= or an estimator of jaxflow.solve, or run one after another."
         )
+    optimizer, objective, batches = request.optimizer, request.objective, request.estimator
     if not isinstance(objective, Objective):
         raise TypeError(f"A stream of batches needs an Objective(losses), got {objective!r}.")
     try:
@@ -67,36 +83,41 @@ def iterate_stream(*, optimizer, objective, params, steps, rate, batches, every,
         raise TypeError(
             f"estimator must come from jaxflow.solve or be an iterable of batches, got {batches!r}."
         ) from None
-    with transfers():
-        state = start(optimizer, params) if state is None else state
-    optimizer_state = state.optimizer
-    seen, memory = _observe(record, params, optimizer_state)
-    records, ends, last = [seen], [0], 0
-    for last, batch in enumerate((batch for _, batch in zip(range(steps), stream, strict=False)), 1):
-        params, optimizer_state = _stream_step(
-            optimizer=optimizer,
-            objective=objective,
-            params=params,
-            optimizer_state=optimizer_state,
-            batch=batch,
-        )
-        if last % every == 0:
-            seen, memory = _observe(record, params, optimizer_state, memory=memory)
-            records.append(seen)
-            ends.append(last)
-    if last == 0:
+    first = next(stream, None)
+    if first is None:
         raise ValueError("The stream of batches is empty.")
-    if ends[-1] != last:  # a last shorter interval
-        records.append(_observe(record, params, optimizer_state, memory=memory)[0])
-        ends.append(last)
     with transfers():
-        times = state.time + step_times(rate, state.step, last, np.array(ends), state.time.dtype)
-        final = state._replace(step=state.step + last, time=times[-1], optimizer=optimizer_state)
-        values, bad = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
+        state = start(optimizer, request.params) if request.state is None else request.state
+    asked = {"optimizer": optimizer, "objective": objective}
+    steps: Any = request.settings.steps
+    watched = {"record": request.record, "metrics": request.metrics}
+    step, seen, memory = _begin(params=request.params, state=state, batch=first, **asked, **watched)
+    records, ends, last = [], [], 0
+
+    def observe(number: int, memory: PyTree) -> PyTree:
+        at = state.step + number
+        found, memory = _observe(step=step, memory=memory, number=at, **watched)
+        records.append(found)
+        ends.append(number)
+        return memory
+
+    for last, batch in enumerate(itertools.islice(itertools.chain([first], stream), steps), 1):
+        step = _stream_step(step=step, batch=batch, **asked, **watched)
+        if last % request.settings.interval == 0:
+            memory = observe(last, memory)
+    if not ends or ends[-1] != last:  # a last shorter interval
+        memory = observe(last, memory)
+    with transfers():
+        times = state.time + step_times(
+            request.rate, state.step, last, np.array([0, *ends]), state.time.dtype
+        )
+        found, bad = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
+        values, observed = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), seen, found)
+        watch = Watcher(**watched).remember(memory, records[-1][0], step)
+        final = IterationState(state.step + last, times[-1], step.state, state.estimator, watch=watch)
         taken = jnp.asarray(last, jnp.int32)
-        trajectory = finish(times, values, params, final, taken, lambda: bad[1:])
+        run = finish(times, values, step.params, final, taken, lambda: bad, observed=observed)
     if last < steps:
         warnings.warn(f"The stream of batches ended after {last} of {steps} steps.", stacklevel=3)
-        ended = jnp.where(trajectory.diverged, trajectory.status, STREAM_ENDED)
-        return dataclasses.replace(trajectory, status=ended)
-    return trajectory
+        return dataclasses.replace(run, status=jnp.where(run.diverged, run.status, STREAM_ENDED))
+    return run

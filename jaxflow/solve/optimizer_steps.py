@@ -20,12 +20,30 @@ class IterationState(NamedTuple):
     - `time`: the clock after them; a float scalar.
     - `optimizer`: the optimizer's own state.
     - `estimator`: the state of the estimator of the gradient; `()` for most.
+    - `key`: the raw numbers of the run's random key, which NumPy and files hold; the run goes on with it unless it
+      is given another one. `None` for raw keys and other kinds than JAX's default, which must be given again.
+    - `watch`: what metrics and recorders remember of what they have seen; `()` where nothing does.
     """
 
     step: jax.Array
     time: jax.Array
     optimizer: PyTree
     estimator: PyTree
+    key: jax.Array | None = None
+    watch: PyTree = ()
+
+
+def keep_key(key: jax.Array | None) -> jax.Array | None:
+    """A key as a state keeps it."""
+    if key is None or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return None
+    default = str(jax.random.key_impl(key)) == jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+    return jax.random.key_data(key) if default else None
+
+
+def kept_key(state: IterationState) -> jax.Array | None:
+    """The key of a run that goes on."""
+    return None if state.key is None else jax.random.wrap_key_data(state.key)
 
 
 def end_time(rate, first, time, steps) -> jax.Array:
@@ -78,17 +96,27 @@ def check_state(state: PyTree, expected: PyTree, owner: str) -> None:
     _check.require_like("state", state, expected, f"be one of {owner}")
 
 
-def finish(times, values, params, state, steps, bad: Callable[[], jax.Array]) -> Trajectory:
+def finish(
+    times,
+    values,
+    params,
+    state,
+    steps,
+    bad: Callable[[], jax.Array],
+    observed: PyTree = None,
+    last: Any = None,
+) -> Trajectory:
     """Make a trajectory from its parts; `bad()` tells which records, the first left out, are not finite.
 
-    It is called (inside the program too) only where the run has diverged.
+    It is called (inside the program too) only where the run has diverged. `last` is the place of the last record that
+    was reached, by default that of the last one.
     """
     diverged = ~is_finite(params)
-    last = times.size - 1
+    last = jnp.asarray(times.size - 1 if last is None else last)
 
     def first_bad():
-        return jnp.min(jnp.where(bad(), jnp.arange(1, last + 1), last))
+        return jnp.min(jnp.where(bad(), jnp.arange(1, times.size, dtype=last.dtype), last))
 
-    stopped = times[lax.cond(diverged, first_bad, lambda: jnp.asarray(last))]
+    stopped = times[lax.cond(diverged, first_bad, lambda: last)]
     status = jnp.where(diverged, DIVERGED, FINISHED)
-    return Trajectory(times, values, params, state, steps, steps, status, stopped)
+    return Trajectory(times, values, params, state, steps, steps, status, stopped, observed)

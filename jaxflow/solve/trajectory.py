@@ -17,7 +17,7 @@ PyTree = Any
 FINISHED, STOPPED, DIVERGED, MAX_STEPS, FAILED, STREAM_ENDED, LEFT, WARMING, TOO_SMALL = range(9)
 MEANING = {
     FINISHED: "reached the last time",
-    STOPPED: "stopped by the event",
+    STOPPED: "stopped by the condition",
     DIVERGED: "diverged",
     MAX_STEPS: "ran out of steps (max_steps)",
     FAILED: "the solver failed",
@@ -42,8 +42,8 @@ class Trajectory:
     - `evaluations`: the number of gradient or field evaluations; −1 where the solver does not tell it.
     - `status`: a code that says how the run ended; `message` says it in words.
     - `stopped`: the time at which the run ended.
-    - `observed`: what the dynamics itself tells at each time, leaves (T, …), in addition to `values`; the predictions
-      of a `central_flow`, for example. `None` for most.
+    - `observed`: what is told at each time in addition to `values`, leaves (T, …): the metrics of `iterate`, or what
+      the dynamics itself tells, such as the predictions of a `central_flow`. `None` for most.
     - `counts_steps`: whether the times only count steps, because no learning rate was found to be the clock; static.
 
     It is a pytree; under `vmap` every leaf has a leading axis.
@@ -64,6 +64,11 @@ class Trajectory:
     def diverged(self) -> jax.Array:
         """Whether the run stopped being finite, or left the domain of its equation (one flag for each lane)."""
         return (self.status == DIVERGED) | (self.status == LEFT)
+
+    @property
+    def metrics(self) -> PyTree:
+        """The values of the `metrics` of `iterate`, by name; leaves (T, …). They are what is `observed` of a run."""
+        return self.observed
 
     @property
     def message(self) -> str:

@@ -41,7 +41,7 @@ REFUSED = {
     "steps many": (
         lambda: run(steps=jnp.array([1, 2]), every=None), TypeError, r"an array of shape \(2,\)"),
     "steps traced with every": (
-        lambda: run(steps=jnp.asarray(3)), ValueError, "every must be None when steps is a traced number, got 1"),
+        lambda: run(steps=jnp.asarray(3)), ValueError, "traced number without a bound max_steps, got every=1"),
     "every 0": (lambda: run(every=0), ValueError, "every must be an integer at least 1, got 0"),
     "every a float": (lambda: run(every=0.5), TypeError, "every must be an integer"),
     "params integers": (lambda: run(params=jnp.arange(2)), TypeError, "params must be .* dtype int64"),

@@ -19,7 +19,7 @@ from jax import lax
 from jaxflow.dynamics.base import add, cast_like, scale, widen_tree
 from jaxflow.dynamics.modified_equations.smoothness import refuse_randomness
 from jaxflow.objective import Objective
-from jaxflow.optim.updates import updates_of
+from jaxflow.optim.updates import take_step
 
 PyTree = Any
 
@@ -108,10 +108,10 @@ def increment(
     template = state_shapes(optimizer, state.params)
     flags = lambda leaf, like: leaf > 0.5 if like.dtype == bool else leaf
     before = jax.tree.map(flags, state.optimizer, template)
-    updates, after = updates_of(optimizer, state.params, before, objective, noise)
+    step = take_step(optimizer, state.params, before, objective, noise)
     cast = lambda new, old: new.astype(old.dtype)
-    change = jax.tree.map(lambda new, old: cast(new, old) - old, lift(after), state.optimizer)
-    return ModifiedState(jax.tree.map(cast, updates, state.params), change, jnp.ones_like(state.steps))
+    change = jax.tree.map(lambda new, old: cast(new, old) - old, lift(step.state), state.optimizer)
+    return ModifiedState(jax.tree.map(cast, step.updates, state.params), change, jnp.ones_like(state.steps))
 
 
 def logarithm(step: Callable[[PyTree], PyTree], state: PyTree, shares: np.ndarray) -> PyTree:

@@ -30,7 +30,7 @@ def gradient_norm_below(tolerance: float) -> "diffrax.Event":
     >>> flow = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))
     >>> path = jf.integrate(flow, jnp.ones(1), jnp.array([0.0, 50.0]), event=jf.gradient_norm_below(1e-3))
     >>> path.message.split(" at")[0], bool(jnp.abs(path.params[0]) <= 1e-3)
-    ('stopped by the event', True)
+    ('stopped by the condition', True)
     """
     import diffrax
 

@@ -1,0 +1,125 @@
+"""What is looked at along a run of an optimizer, its record and its metrics, and what is remembered in between."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxflow.optim.updates import Step
+from jaxflow.recording import WITH_MEMORY, as_recorder
+from jaxflow.solve.metrics import Strided
+
+PyTree = Any
+
+
+class Watch(NamedTuple):
+    """What a run remembers of what it has seen, with which one that goes on sees what one that never ended sees.
+
+    - `memory`: the memories of the record and of each metric.
+    - `seen`: the last record and the last values of the metrics.
+    - `updates`: the last updates, which metrics compare with the next.
+    """
+
+    memory: PyTree
+    seen: PyTree
+    updates: PyTree
+
+
+class Watcher:
+    """Looks at steps. It is made inside a program, from a record and metrics."""
+
+    def __init__(self, record: Any, metrics: dict | None, conditions: bool = False):
+        self.record, self.metrics = as_recorder(record), metrics
+        self.remembers = metrics is not None or isinstance(record, WITH_MEMORY)
+        self.sees_steps = metrics is not None or conditions
+        self.shapes: dict[str, Any] = {}
+
+    def keep(self, step: Step) -> Step:
+        """What of a step the next one is handed, of which nothing more is carried than somebody will see."""
+        return step if self.sees_steps else Step(step.params, step.state, *[None] * 4)  # type: ignore[arg-type]
+
+    def begin(
+        self, params: PyTree, state: PyTree, take: Callable[[Step], Step], number: jax.Array, watch: PyTree
+    ) -> tuple[Step, PyTree, PyTree]:
+        """The step that a run begins from, what is seen there, and the memory.
+
+        Where none was taken before, NaN is in the place of its loss, gradient and updates. `take` makes the first
+        step, of which only the shapes are asked. `watch` is what an earlier run remembers, where it saw the same.
+        """
+        step = Step(params, state, *[None] * 4)  # type: ignore[arg-type]
+        if self.sees_steps:
+            step = _blank_step(step, jax.eval_shape(take, step))
+            if isinstance(watch, Watch) and _same_shapes(watch.updates, step.updates):
+                step = step._replace(updates=watch.updates)
+        memory = {name: _begin(metric, step) for name, metric in (self.metrics or {}).items()}
+        seen, memory = self.look((self.record.begin(params, state), memory), step, number)
+        if isinstance(watch, Watch) and _same_shapes((watch.seen, watch.memory), (seen, memory)):
+            seen, memory = watch.seen, watch.memory
+        return step, seen, memory
+
+    def remember(self, memory: PyTree, seen: PyTree, step: Step) -> PyTree:
+        """What a run that goes on is to be given."""
+        return Watch(memory, seen, step.updates) if self.remembers else ()
+
+    def look(self, memory: PyTree, step: Step, number: jax.Array) -> tuple[PyTree, PyTree]:
+        """What is seen after a step, the `number`-th: the record and the metrics' values; and the memory."""
+        own, others = memory
+        value, own = self.record.look(own, step.params, step.state)
+        if self.metrics is None:
+            return (value, None), (own, others)
+        told = {name: _look(metric, others[name], step, number) for name, metric in self.metrics.items()}
+        values = {name: self._checked(name, value) for name, (value, _) in told.items()}
+        return (value, values), (own, {name: memory for name, (_, memory) in told.items()})
+
+    def _checked(self, name: str, value: PyTree) -> PyTree:
+        """A metric's value as arrays, of the shapes that it had at the first look."""
+
+        def array(leaf):
+            if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+                raise TypeError(f"metrics[{name!r}] must return numbers or arrays, got {leaf!r}.")
+            return jnp.asarray(leaf)
+
+        value = jax.tree.map(array, value)
+        shapes = jax.tree.map(lambda leaf: leaf.shape, value)
+        first = self.shapes.setdefault(name, shapes)
+        if first != shapes:
+            raise ValueError(
+                f"metrics[{name!r}] must return arrays of one shape at every step, got {first} first, then {shapes}."
+            )
+        return value
+
+
+def _begin(metric: Any, step: Step) -> PyTree:
+    metric = metric.metric if isinstance(metric, Strided) else metric
+    return metric.begin(step.params, step.state) if isinstance(metric, WITH_MEMORY) else ()
+
+
+def _look(metric: Any, memory: PyTree, step: Step, number: jax.Array) -> tuple[PyTree, PyTree]:
+    if isinstance(metric, WITH_MEMORY):
+        return metric.look(memory, step.params, step.state)
+    if not isinstance(metric, Strided):
+        return metric(step), memory
+    real = lambda x: jnp.asarray(x, jnp.result_type(x, jnp.float16))
+
+    def measure(memory):
+        value, memory = _look(metric.metric, memory, step, number)
+        return jax.tree.map(real, value), memory
+
+    shapes = jax.eval_shape(measure, memory)[0]
+    blank = lambda memory: (jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes), memory)
+    return lax.cond(number % metric.stride == 0, measure, blank, memory)
+
+
+def _blank_step(step: Step, shapes: Step) -> Step:
+    blank = lambda tree: jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), tree)
+    unknown = {name: blank(getattr(shapes, name)) for name in ("loss", "gradient", "updates")}
+    return step._replace(**unknown, last_updates=unknown["updates"])
+
+
+def _same_shapes(given: PyTree, expected: PyTree) -> bool:
+    shape = lambda leaf: (jnp.shape(leaf), jnp.asarray(leaf).dtype)
+    same = jax.tree.structure(given) == jax.tree.structure(expected)
+    return same and list(map(shape, jax.tree.leaves(given))) == list(map(shape, jax.tree.leaves(expected)))
