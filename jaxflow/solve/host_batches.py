@@ -92,6 +92,7 @@ def iterate_stream(request: IterationRequest) -> Trajectory:
     steps: Any = request.settings.steps
     watched = {"record": request.record, "metrics": request.metrics}
     step, seen, memory = _begin(params=request.params, state=state, batch=first, **asked, **watched)
+    compares = step.updates is not None  # a metric with the updates before
     records, ends, last = [], [], 0
 
     def observe(number: int, memory: PyTree) -> PyTree:
@@ -113,7 +114,7 @@ def iterate_stream(request: IterationRequest) -> Trajectory:
         )
         found, bad = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
         values, observed = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), seen, found)
-        watch = Watcher(**watched).remember(memory, records[-1][0], step)
+        watch = Watcher(**watched).remember(memory, records[-1][0], step.updates if compares else None)
         final = IterationState(state.step + last, times[-1], step.state, state.estimator, watch=watch)
         taken = jnp.asarray(last, jnp.int32)
         run = finish(times, values, step.params, final, taken, lambda: bad, observed=observed)

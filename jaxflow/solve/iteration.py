@@ -176,7 +176,9 @@ def _iterate(
     values, observed = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), begun, seen)
     last = times.size - 1 if reached is None else jnp.searchsorted(reached, ended.taken)
     final = ended.carry.step
-    watch = watcher.remember(ended.memory, jax.tree.map(lambda x: x[last], (values, observed)), final)
+    watch = watcher.remember(
+        ended.memory, jax.tree.map(lambda x: x[last], (values, observed)), watcher.hand_on(final).updates
+    )
     state = IterationState(
         first + ended.taken, times[last], final.state, ended.carry.estimator, keep_key(key), watch
     )

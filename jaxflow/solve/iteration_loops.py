@@ -54,8 +54,10 @@ def scan_steps(
             if length == 1:
                 carry, _ = step(carry, begin)
             else:
+                carry = carry._replace(step=watcher.take_up(carry.step))
                 carry, _ = lax.scan(step, carry, begin + jnp.arange(length, dtype=jnp.int32))
             seen, memory = watcher.look(memory, carry.step, begin + length)
+            carry = carry._replace(step=watcher.hand_on(carry.step))
             return (carry, memory), seen if kept else (seen, ~is_finite(carry.step.params))
 
         return run
@@ -78,6 +80,7 @@ def scan_steps(
 def loop(advance: Advance, carry: Carry, memory: PyTree, *, first, limit, watcher: Watcher) -> Outcome:
     """A traced number of steps, of which only the end is recorded."""
     steps = jnp.asarray(limit, jnp.int32)
+    carry = carry._replace(step=watcher.take_up(carry.step))
     carry = lax.fori_loop(0, steps, lambda k, c: advance(c, first + k), carry)
     seen, memory = watcher.look(memory, carry.step, first + steps)
     seen = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], seen)
@@ -122,6 +125,7 @@ def loop_with_records(
         reached = jnp.where(moved, taken, jnp.minimum((index + 1) * settings.interval, most))
         return (carry, memory, taken, met), (seen, moved & ~is_finite(carry.step.params), reached)
 
+    carry = carry._replace(step=watcher.take_up(carry.step))
     begun = carry, memory, jnp.zeros([], jnp.int32), jnp.zeros([], bool)
     ended, (seen, bad, reached) = lax.scan(interval, begun, jnp.arange(settings.intervals, dtype=jnp.int32))
     return (Ended(*ended), seen, lambda: bad), jnp.pad(reached, (1, 0))

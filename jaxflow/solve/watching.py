@@ -37,9 +37,25 @@ class Watcher:
         self.sees_steps = metrics is not None or conditions
         self.shapes: dict[str, Any] = {}
 
+        self.compares = False  # with the updates before, which are carried only then
+        self.blank: Step | None = None
+
     def keep(self, step: Step) -> Step:
-        """What of a step the next one is handed, of which nothing more is carried than somebody will see."""
+        """What of a step is carried to where somebody may see it."""
         return step if self.sees_steps else Step(step.params, step.state, *[None] * 4)  # type: ignore[arg-type]
+
+    def hand_on(self, step: Step) -> Step:
+        """What of a step that was seen the next one is handed: its updates, where a metric compares with them."""
+        kept = step.updates if self.compares else None
+        return step._replace(loss=None, gradient=None, updates=kept, last_updates=None)  # type: ignore[arg-type]
+
+    def take_up(self, step: Step) -> Step:
+        """A step that was handed on as one that steps carry from one to the next, with NaN for what is missing."""
+        blank = self.blank
+        if blank is None:
+            return step
+        updates = blank.updates if step.updates is None else step.updates
+        return blank._replace(params=step.params, state=step.state, updates=updates)
 
     def begin(
         self, params: PyTree, state: PyTree, take: Callable[[Step], Step], number: jax.Array, watch: PyTree
@@ -51,18 +67,22 @@ class Watcher:
         """
         step = Step(params, state, *[None] * 4)  # type: ignore[arg-type]
         if self.sees_steps:
-            step = _blank_step(step, jax.eval_shape(take, step))
-            if isinstance(watch, Watch) and _same_shapes(watch.updates, step.updates):
-                step = step._replace(updates=watch.updates)
-        memory = {name: _begin(metric, step) for name, metric in (self.metrics or {}).items()}
-        seen, memory = self.look((self.record.begin(params, state), memory), step, number)
-        if isinstance(watch, Watch) and _same_shapes((watch.seen, watch.memory), (seen, memory)):
-            seen, memory = watch.seen, watch.memory
+            step = self.blank = _blank_step(step, jax.eval_shape(take, step))
+        begun = {name: _begin(metric, step) for name, metric in (self.metrics or {}).items()}
+        begun = self.record.begin(params, state), begun
+        if self.metrics is not None:
+            self.compares = _depends(
+                lambda updates: self.look(begun, step._replace(last_updates=updates), number), step.updates
+            )
+        seen, memory = self.look(begun, step, number)
+        step = self.hand_on(step)
+        if isinstance(watch, Watch) and _same_shapes(watch, Watch(memory, seen, step.updates)):
+            memory, seen, step = watch.memory, watch.seen, step._replace(updates=watch.updates)
         return step, seen, memory
 
-    def remember(self, memory: PyTree, seen: PyTree, step: Step) -> PyTree:
-        """What a run that goes on is to be given."""
-        return Watch(memory, seen, step.updates) if self.remembers else ()
+    def remember(self, memory: PyTree, seen: PyTree, updates: PyTree) -> PyTree:
+        """What a run that goes on is to be given; `updates` are those that were handed on last."""
+        return Watch(memory, seen, updates) if self.remembers else ()
 
     def look(self, memory: PyTree, step: Step, number: jax.Array) -> tuple[PyTree, PyTree]:
         """What is seen after a step, the `number`-th: the record and the metrics' values; and the memory."""
@@ -117,6 +137,13 @@ def _blank_step(step: Step, shapes: Step) -> Step:
     blank = lambda tree: jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), tree)
     unknown = {name: blank(getattr(shapes, name)) for name in ("loss", "gradient", "updates")}
     return step._replace(**unknown, last_updates=unknown["updates"])
+
+
+def _depends(function: Callable, argument: PyTree) -> bool:
+    """Whether anything in what a function computes reads a leaf of its argument."""
+    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
+    read = {id(variable) for eqn in jaxpr.eqns for variable in eqn.invars}
+    return any(id(variable) in read for variable in jaxpr.invars)
 
 
 def _same_shapes(given: PyTree, expected: PyTree) -> bool:
