@@ -17,6 +17,7 @@ from jaxflow.solve.iteration import iterate as iterate
 from jaxflow.solve.ode.diffrax_solves.events import gradient_norm_below as gradient_norm_below
 from jaxflow.solve.optimizer_steps import IterationState as IterationState
 from jaxflow.solve.optimizer_steps import begin as begin
+from jaxflow.solve.pieces import join as join
 from jaxflow.solve.training import train as train
 from jaxflow.solve.trajectory import Trajectory as Trajectory
 

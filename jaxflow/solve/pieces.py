@@ -1,6 +1,7 @@
 """A long run in pieces of one program, each resumed from the one before: so that a person sees how far it is."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -33,6 +34,52 @@ def run_pieces(
     for part in parts:
         before = jax.block_until_ready(run(before, part))
         yield before
+
+
+def join(*runs: Trajectory) -> Trajectory:
+    """One trajectory of consecutive ones, each of which begins where the one before it ended.
+
+    **Arguments**
+
+    - `runs`: trajectories with the same record, in their order; each was made with the `state` of the one before.
+
+    **Returns** a `Trajectory` with all records, that of a seam once. It says how the first that did not finish ended,
+    and goes on from the last.
+
+    **Raises** `TypeError` for what is no trajectory; `ValueError` where one does not begin at the time at which the
+    one before it ends, or their records differ in structure or shape.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> gd, loss = jf.optim.gd(0.5), lambda x: 0.5 * x @ x
+    >>> first = jf.iterate(gd, loss, jnp.ones(1), steps=2)
+    >>> rest = jf.iterate(gd, loss, first.params, steps=1, state=first.state)
+    >>> print(jf.solve.join(first, rest).values[:, 0])
+    [1.    0.5   0.25  0.125]
+    """
+    for run in runs:
+        if not isinstance(run, Trajectory):
+            raise TypeError(f"runs must be trajectories, got {type(run).__name__}.")
+    if not runs:
+        raise ValueError("runs must be at least one trajectory, got none.")
+    shapes = lambda run, axis: jax.tree.map(
+        lambda x: np.shape(x)[:axis] + np.shape(x)[axis + 1 :], (run.values, run.observed)
+    )
+    for before, after in itertools.pairwise(runs):
+        end, begin = np.asarray(before.times)[..., -1], np.asarray(after.times)[..., 0]
+        if np.shape(before.status) != np.shape(after.status) or end.shape != begin.shape:
+            raise ValueError("runs must have the same members.")
+        slack = 16 * np.finfo(end.dtype).eps * np.maximum(abs(end), abs(begin))
+        if (abs(end - begin) > slack).any():
+            raise ValueError(
+                f"runs must each begin where the one before ends, but one ends at t = {end.max():.6g} and the next "
+                f"begins at t = {begin.max():.6g}."
+            )
+        axis = np.ndim(before.status)
+        if shapes(before, axis) != shapes(after, axis):
+            raise ValueError(
+                f"runs must have the same record, got {shapes(before, axis)} and then {shapes(after, axis)}."
+            )
+    return join_pieces([*runs])
 
 
 def join_pieces(parts: list[Trajectory]) -> Trajectory:

@@ -1,7 +1,8 @@
 """What both verbs return: values at times on one clock, and how the run ended."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,12 @@ from jax.core import Tracer
 
 from jaxflow._compiled import combine, partition
 from jaxflow._models import Rest, join_model
+from jaxflow._tree_files import read_header, read_tree, write_tree
+from jaxflow.solve.trajectory_tables import dataset_of, frame_of
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
 
 PyTree = Any
 
@@ -80,6 +87,84 @@ class Trajectory:
             return meaning.replace("its precision", np.asarray(self.times).dtype.name) + where
         counts = {code: int((status == code).sum()) for code in MEANING}
         return ", ".join(f"{n} of {status.size} lanes {MEANING[code]}" for code, n in counts.items() if n)
+
+    def __getitem__(self, chosen: slice) -> "Trajectory":
+        """The records of a slice, such as `run[10:]` or `run[::5]`; what is said of the end of the run stays."""
+        if not isinstance(chosen, slice):
+            raise TypeError(
+                f"A trajectory is sliced by its records, such as run[10:20], got run[{chosen!r}]."
+            )
+        part = lambda axis, tree: jax.tree.map(lambda x: x[(slice(None),) * axis + (chosen,)], tree)
+        members = np.ndim(self.status)
+        return replace(
+            self,
+            times=part(np.ndim(self.times) - 1, self.times),
+            values=part(members, self.values),
+            observed=part(members, self.observed),
+        )
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """The records as an `xarray.Dataset`: a variable for each leaf, by its path, over `time` (and `member`).
+
+        >>> import jax.numpy as jnp, jaxflow as jf
+        >>> run = jf.iterate(jf.optim.gd(0.5), lambda x: 0.5 * x @ x, jnp.ones(2), steps=2)
+        >>> run.to_xarray()["value"].sel(time=0.5).values
+        array([0.5, 0.5])
+        """
+        return dataset_of(self)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """The records as a `pandas.DataFrame`: a column for each number, a row for each time (of each member).
+
+        >>> import jax.numpy as jnp, jaxflow as jf
+        >>> run = jf.iterate(jf.optim.gd(0.5), lambda x: 0.5 * x @ x, jnp.ones(2), steps=2)
+        >>> print(run.to_dataframe()["value[1]"].to_list())
+        [1.0, 0.5, 0.25]
+        """
+        return frame_of(self)
+
+    def save(self, path: Any) -> None:
+        """Write the run to a file, whole or not at all: its records, and what it needs to go on.
+
+        That is its parameters, the optimizer's state, step, time and random key, with the versions of the packages.
+        There is no pickle in it: it is an `.npz` of NumPy's. Functions among the leaves of a model are left out.
+
+        - `path`: the file, which is replaced where it exists.
+
+        >>> import jax.numpy as jnp, jaxflow as jf, tempfile, os
+        >>> path = os.path.join(tempfile.mkdtemp(), "run.npz")
+        >>> adam, loss = jf.optim.adam(0.1), lambda x: 0.5 * x @ x
+        >>> jf.iterate(adam, loss, jnp.ones(2), steps=5).save(path)
+        >>> run = jf.Trajectory.load(path, like=lambda: jf.iterate(adam, loss, jnp.ones(2), steps=1))
+        >>> print(jf.iterate(adam, loss, run.params, steps=5, state=run.state).state.step)
+        10
+        """
+        write_tree(
+            Path(path), {name: getattr(self, name) for name in _FIELDS}, counts_steps=self.counts_steps
+        )
+
+    @classmethod
+    def load(cls, path: Any, like: Any = None) -> "Trajectory":
+        """Read a run that `save` wrote.
+
+        - `path`: the file.
+        - `like`: a trajectory of the same kind, with any number of records; or a function without arguments that
+          makes one, of which only the shapes are asked, so that nothing is computed. Without it dicts and lists take
+          the place of all other containers: that is enough for records, not to go on.
+
+        Raises `FileNotFoundError`; `ValueError` for a file that `save` did not write, and where it does not fit, with
+        the first difference.
+        """
+        if like is None:
+            parts: dict[str, Any] = dict.fromkeys(_FIELDS) | read_tree(Path(path))
+            return cls(**parts, counts_steps=read_header(Path(path))["counts_steps"])
+        if not isinstance(like, cls):
+            if not callable(like):
+                raise TypeError(f"like must be a trajectory or a function that makes one, got {like!r}.")
+            like = jax.eval_shape(like)
+        shapes = {name: getattr(like, name) for name in _FIELDS}
+        parts = read_tree(Path(path), shapes, free=("times", "values", "observed"))
+        return cls(**parts, counts_steps=like.counts_steps)
 
     def __repr__(self):
         if isinstance(self.status, Tracer) or not hasattr(self.status, "shape"):
