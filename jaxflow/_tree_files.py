@@ -83,7 +83,7 @@ def read_tree(path: Path, like: PyTree = None, *, free: tuple[str, ...] = ()) ->
 
 def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             header = json.loads(bytes(file["header"]))
             arrays = [file[str(i)] for i in range(len(header["leaves"]))]
     except FileNotFoundError:
