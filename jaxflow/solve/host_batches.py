@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow._compiled import compiled, transfers
+from jaxflow._progress import Bar
 from jaxflow.dynamics.clock import step_times
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import Step, take_step
 from jaxflow.solve.iteration_request import IterationRequest
 from jaxflow.solve.optimizer_steps import IterationState, finish, start
-from jaxflow.solve.trajectory import STREAM_ENDED, Trajectory, is_finite
+from jaxflow.solve.trajectory import INTERRUPTED, STREAM_ENDED, Trajectory, is_finite
 from jaxflow.solve.watching import Watcher
 
 PyTree = Any
@@ -67,8 +68,12 @@ def _observe(*, record, metrics, step, memory, number):
     return (seen, ~is_finite(step.params)), memory
 
 
-def iterate_stream(request: IterationRequest) -> Trajectory:
+def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any) -> Trajectory:
     """`iterate` over an iterable of batches; a stream that ends early gives a shorter trajectory and a warning."""
+    if checkpoint is not None:
+        raise ValueError(
+            f"checkpoint must be None for a stream of batches, whose place nobody can go back to, got {checkpoint!r}."
+        )
     if _REFUSED.get():
         raise ValueError(
             "estimator must not be a stream of batches inside ensemble: it is read once, so that all members would "
@@ -102,10 +107,18 @@ def iterate_stream(request: IterationRequest) -> Trajectory:
         ends.append(number)
         return memory
 
-    for last, batch in enumerate(itertools.islice(itertools.chain([first], stream), steps), 1):
-        step = _stream_step(step=step, batch=batch, **asked, **watched)
-        if last % request.settings.interval == 0:
-            memory = observe(last, memory)
+    interrupted = False
+    with Bar("iterate", steps, "steps", shown=progress) as bar:
+        try:
+            for last, batch in enumerate(itertools.islice(itertools.chain([first], stream), steps), 1):
+                step = _stream_step(step=step, batch=batch, **asked, **watched)
+                if last % request.settings.interval == 0:
+                    memory = observe(last, memory)
+                bar.advance(1)
+        except KeyboardInterrupt:
+            if not progress:
+                raise
+            interrupted = True
     if not ends or ends[-1] != last:  # a last shorter interval
         memory = observe(last, memory)
     with transfers():
@@ -118,6 +131,8 @@ def iterate_stream(request: IterationRequest) -> Trajectory:
         final = IterationState(state.step + last, times[-1], step.state, state.estimator, watch=watch)
         taken = jnp.asarray(last, jnp.int32)
         run = finish(times, values, step.params, final, taken, lambda: bad, observed=observed)
+    if interrupted:
+        return dataclasses.replace(run, status=jnp.where(run.diverged, run.status, INTERRUPTED))
     if last < steps:
         warnings.warn(f"The stream of batches ended after {last} of {steps} steps.", stacklevel=3)
         return dataclasses.replace(run, status=jnp.where(run.diverged, run.status, STREAM_ENDED))

@@ -15,9 +15,10 @@ from jaxflow.dynamics import Dynamics
 from jaxflow.objective import complete_arguments
 from jaxflow.optim import learning_rate_of
 from jaxflow.recording import Recorder, Recording, complete_record
+from jaxflow.solve.integration_pieces import integrate_in_pieces
 from jaxflow.solve.ode.flow import follow_flow
 from jaxflow.solve.one_step_map import follow_map
-from jaxflow.solve.request import check_dynamics, check_request
+from jaxflow.solve.request import Request, check_dynamics, check_request
 from jaxflow.solve.sde.fixed_steps import diffuse
 from jaxflow.solve.trajectory import Trajectory, complete_run
 
@@ -45,6 +46,8 @@ def integrate(
     max_steps: int | None = 4096,
     state: PyTree = None,
     trainable: Trainable = None,
+    progress: bool = False,
+    checkpoint: Any = None,
 ) -> Trajectory:
     r"""Solve $dz = f(t, z)\,dt + \sigma(t, z)\,dW$ from `dynamics.init(params)` at `times[0]`, saved at `times`.
 
@@ -66,6 +69,11 @@ def integrate(
       array. Or flags, `True` or `False`, in a pytree whose structure begins that of `params`. Or a function
       `trainable(path, leaf) -> bool` of a path such as `"layers/0/weight"`; it is called on the host, once for each
       leaf.
+    - `progress`: whether to show a bar with the time left. The solve is then some 50 calls of one program, which
+      Ctrl-C ends: the result so far is returned, and its `message` says so. A path with noise is the same path; an
+      adaptive solver, and a `Recorder`, begin anew in every piece, and `max_steps` counts in each.
+    - `checkpoint`: a folder, in which the solve is kept as it proceeds. The same call goes on after a kill, and its
+      result is the same to the bit. A folder of another solve is refused, with what differs.
 
     A dynamics may begin with discrete steps (the warm-up of `modified`). Values at those times are theirs, with
     straight lines in between, and the solver starts where they end.
@@ -139,11 +147,17 @@ def integrate(
         max_steps=max_steps,
         state=state,
     )
-    if request.has_noise:
-        path = diffuse(request)
+    if progress or checkpoint is not None:
+        path = integrate_in_pieces(request, solve=_solve, progress=progress, checkpoint=checkpoint)
     else:
-        path = follow_map(request) if request.is_stepped else follow_flow(request)
+        path = _solve(request)
     return complete_run(path, rest, _counts_steps(dynamics))
+
+
+def _solve(request: Request) -> Trajectory:
+    if request.has_noise:
+        return diffuse(request)
+    return follow_map(request) if request.is_stepped else follow_flow(request)
 
 
 def _counts_steps(dynamics: Dynamics) -> bool:

@@ -6,7 +6,7 @@ numbers of the same shapes compile nothing. Host-side streams of batches are in 
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxflow.recording import Recorder, Recording
 from jaxflow.solve.estimators import Draws, Estimator
 from jaxflow.solve.host_batches import iterate_stream
 from jaxflow.solve.iteration_loops import Carry, loop, loop_with_records, scan_steps
+from jaxflow.solve.iteration_pieces import iterate_in_pieces
 from jaxflow.solve.iteration_request import IterationRequest, check_iteration
 from jaxflow.solve.optimizer_steps import IterationState, end_time, finish, keep_key, start
 from jaxflow.solve.stopping import holds
@@ -46,6 +47,8 @@ def iterate(
     max_steps: int | None = None,
     state: IterationState | None = None,
     trainable: Trainable = None,
+    progress: bool = False,
+    checkpoint: Any = None,
 ) -> Trajectory:
     r"""Run the optimizer, $\theta_{k+1} = \theta_k + u(g_k, \theta_k)$, and record the run every `every` steps.
 
@@ -85,6 +88,10 @@ def iterate(
       array. Or flags, `True` or `False`, in a pytree whose structure begins that of `params`. Or a function
       `trainable(path, leaf) -> bool` of a path such as `"layers/0/weight"`; it is called on the host, once for each
       leaf.
+    - `progress`: whether to show a bar: steps per second, the loss of the last batch, the time left. The run is then
+      some 50 calls of one program, which Ctrl-C ends: the result so far is returned, and its `message` says so.
+    - `checkpoint`: a folder, in which the run is kept as it proceeds. The same call goes on after a kill, and its
+      result is the same to the bit. A folder of another run is refused, with what differs.
 
     **Returns** a `Trajectory` whose first value is that of the given `params`. A run whose parameters are not finite
     at its end is marked as diverged, from the first record where that is seen.
@@ -115,8 +122,28 @@ def iterate(
         state=state,
         trainable=trainable,
     )
-    run = iterate_stream(request) if request.is_stream else run_request(request)
+    if request.is_stream:
+        run = iterate_stream(request, progress=progress, checkpoint=checkpoint)
+    elif progress or checkpoint is not None:
+        run = iterate_in_pieces(
+            request, run=run_request, begin=_begin, progress=progress, checkpoint=checkpoint
+        )
+    else:
+        run = run_request(request)
     return complete_run(run, request.rest, request.counted)
+
+
+def _begin(request: IterationRequest) -> Trajectory:
+    return _begin_run(
+        optimizer=request.optimizer,
+        objective=request.objective,
+        params=request.params,
+        estimator=request.estimator,
+        key=request.key,
+        record=request.record,
+        metrics=request.metrics,
+        state=request.state,
+    )
 
 
 def run_request(request: IterationRequest, until: dict[str, Any] | None = None) -> Trajectory:
@@ -137,15 +164,30 @@ def run_request(request: IterationRequest, until: dict[str, Any] | None = None) 
     )
 
 
-@compiled(static=("settings",))
-def _iterate(
-    *, settings, optimizer, objective, params, rate, estimator, key, record, metrics, state, limit, until
-):
+class _Setting(NamedTuple):
+    """A run that has been set up inside a program: its first look is behind it."""
+
+    advance: Callable[[Carry, Any], Carry]
+    carry: Carry
+    first: jax.Array
+    time: jax.Array
+    watcher: Watcher
+    begun: PyTree
+    memory: PyTree
+
+    def state(self, carry: Carry, time: jax.Array, taken: Any, key: Any, memory: PyTree, seen: PyTree):
+        """What the run goes on from."""
+        watch = self.watcher.remember(memory, seen, self.watcher.hand_on(carry.step).updates)
+        return IterationState(
+            self.first + taken, time, carry.step.state, carry.estimator, keep_key(key), watch
+        )
+
+
+def _set_up(*, optimizer, objective, params, estimator, key, record, metrics, state, conditions) -> _Setting:
     draws = estimator.build()
     if state is None:
         state = start(optimizer, params, draws.init(objective, key))
-    first = state.step
-    watcher = Watcher(record, metrics, conditions=until is not None)
+    watcher = Watcher(record, metrics, conditions)
 
     def advance(carry: Carry, k) -> Carry:
         last, estimator_state = carry
@@ -154,37 +196,73 @@ def _iterate(
         step = take_step(optimizer, last.params, last.state, loss, last_updates=last.updates)
         return Carry(watcher.keep(step), estimator_state)
 
-    take = lambda step: advance(Carry(step, state.estimator), first).step
-    step, begun, memory = watcher.begin(params, state.optimizer, take, first, state.watch)
-    carry, looks = Carry(step, state.estimator), {"first": first, "watcher": watcher}
+    take = lambda step: advance(Carry(step, state.estimator), state.step).step
+    step, begun, memory = watcher.begin(params, state.optimizer, take, state.step, state.watch)
+    return _Setting(advance, Carry(step, state.estimator), state.step, state.time, watcher, begun, memory)
+
+
+@compiled
+def _begin_run(*, optimizer, objective, params, estimator, key, record, metrics, state) -> Trajectory:
+    """A run of no steps: its first record, and the state from which all pieces of it go on."""
+    run = _set_up(
+        optimizer=optimizer,
+        objective=objective,
+        params=params,
+        estimator=estimator,
+        key=key,
+        record=record,
+        metrics=metrics,
+        state=state,
+        conditions=False,
+    )
+    none = jnp.zeros([], jnp.int32)
+    final = run.state(run.carry, run.time, none, key, run.memory, run.begun)
+    values, observed = jax.tree.map(lambda x: jnp.asarray(x)[None], run.begun)
+    return finish(run.time[None], values, params, final, none, lambda: jnp.zeros(0, bool), observed=observed)
+
+
+@compiled(static=("settings",))
+def _iterate(
+    *, settings, optimizer, objective, params, rate, estimator, key, record, metrics, state, limit, until
+):
+    run = _set_up(
+        optimizer=optimizer,
+        objective=objective,
+        params=params,
+        estimator=estimator,
+        key=key,
+        record=record,
+        metrics=metrics,
+        state=state,
+        conditions=until is not None,
+    )
+    first, begun, dtype = run.first, run.begun, run.time.dtype
+    if settings.blind:
+        run.watcher.close(begun)
+    start_of, looks = (run.advance, run.carry, run.memory), {"first": first, "watcher": run.watcher}
     reached = None
     if settings.steps is None:
-        ended, seen, bad = loop(advance, carry, memory, limit=limit, **looks)
-        times = jnp.stack([state.time, end_time(rate, first, state.time, ended.taken)])
+        ended, seen, bad = loop(*start_of, limit=limit, **looks)
+        times = jnp.stack([run.time, end_time(rate, first, run.time, ended.taken)])
     elif settings.open:
-        passed = jnp.asarray(step_times(rate, first, settings.steps, dtype=state.time.dtype))
+        passed = jnp.asarray(step_times(rate, first, settings.steps, dtype=dtype))
         stop = lambda step, k: False if until is None else holds(until, step, k, passed[k])
         (ended, seen, bad), reached = loop_with_records(
-            advance, carry, memory, limit=limit, settings=settings, holds=stop, **looks
+            *start_of, limit=limit, settings=settings, holds=stop, **looks
         )
-        times = state.time + passed[reached]
+        times = run.time + passed[reached]
     else:
-        kept = record is identity
-        ended, seen, bad = scan_steps(advance, carry, memory, settings=settings, kept=kept, **looks)
+        ended, seen, bad = scan_steps(*start_of, settings=settings, kept=record is identity, **looks)
         ends = np.minimum(np.arange(settings.intervals + 1) * settings.interval, settings.steps)
-        times = state.time + step_times(rate, first, settings.steps, ends, state.time.dtype)
+        times = run.time + step_times(rate, first, settings.steps, ends, dtype)
     values, observed = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), begun, seen)
     last = times.size - 1 if reached is None else jnp.searchsorted(reached, ended.taken)
-    final = ended.carry.step
-    watch = watcher.remember(
-        ended.memory, jax.tree.map(lambda x: x[last], (values, observed)), watcher.hand_on(final).updates
-    )
-    state = IterationState(
-        first + ended.taken, times[last], final.state, ended.carry.estimator, keep_key(key), watch
-    )
-    run = finish(times, values, final.params, state, ended.taken, bad, observed=observed, last=last)
+    seen = jax.tree.map(lambda x: x[last], (values, observed))
+    state = run.state(ended.carry, times[last], ended.taken, key, ended.memory, seen)
+    params = ended.carry.step.params
+    done = finish(times, values, params, state, ended.taken, bad, observed=observed, last=last)
     if reached is None:
-        return run
+        return done
     lacking = ~ended.met if until is not None else ended.taken < limit
-    code = jnp.where(ended.met, STOPPED, jnp.where(lacking, MAX_STEPS, run.status))
-    return dataclasses.replace(run, status=jnp.where(run.status == DIVERGED, DIVERGED, code))
+    code = jnp.where(ended.met, STOPPED, jnp.where(lacking, MAX_STEPS, done.status))
+    return dataclasses.replace(done, status=jnp.where(done.status == DIVERGED, DIVERGED, code))

@@ -27,12 +27,14 @@ class Settings(NamedTuple):
     """What is static about a run.
 
     `steps` is the number of steps, or the bound on one that is `open`: traced, or set by a condition. It is `None`
-    where a traced number has no bound. `every` is `None` where only the two ends are recorded.
+    where a traced number has no bound. `every` is `None` where only the two ends are recorded. `blind` says that
+    nothing is looked at after the steps, as for a piece of a run that ends between two records.
     """
 
     steps: int | None
     every: int | None
-    open: bool
+    open: bool = False
+    blind: bool = False
 
     @property
     def interval(self) -> int:
@@ -158,7 +160,7 @@ def _check_steps(steps, max_steps, every) -> Settings:
             raise ValueError(f"max_steps must be None unless steps is a traced number, got {max_steps!r}.")
     if not traced:
         _check.require_integer("steps", steps, 1)
-        return Settings(int(steps), every, open=False)
+        return Settings(int(steps), every)
     if every is not None and max_steps is None:
         raise ValueError(
             "every must be None when steps is a traced number without a bound max_steps, "

@@ -115,7 +115,8 @@ def finish(
     last = jnp.asarray(times.size - 1 if last is None else last)
 
     def first_bad():
-        return jnp.min(jnp.where(bad(), jnp.arange(1, times.size, dtype=last.dtype), last))
+        places = jnp.where(bad(), jnp.arange(1, times.size, dtype=last.dtype), last)
+        return jnp.min(places) if places.size else last
 
     stopped = times[lax.cond(diverged, first_bad, lambda: last)]
     status = jnp.where(diverged, DIVERGED, FINISHED)

@@ -97,7 +97,8 @@ def join_pieces(parts: list[Trajectory]) -> Trajectory:
     joined: Any = lambda name: jax.tree.map(
         lambda *leaves: join(axis, *leaves), *(getattr(part, name) for part in parts)
     )
-    total: Any = lambda name: np.sum([getattr(part, name) for part in parts], axis=0)
+    count: Any = lambda name: [np.asarray(getattr(part, name)) for part in parts]
+    total: Any = lambda name: np.sum(count(name), axis=0, dtype=count(name)[0].dtype)
     return dataclasses.replace(
         parts[-1],
         times=join(0, *(part.times for part in parts)),

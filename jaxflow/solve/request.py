@@ -15,7 +15,10 @@ PyTree = Any
 
 
 class Request(NamedTuple):
-    """The arguments of `integrate`, which describes them; `times` are checked ones."""
+    """The arguments of `integrate`, which describes them; `times` are checked ones.
+
+    `first` is the number of intervals of a path with noise that come before `times`, where they are a part of it.
+    """
 
     dynamics: Dynamics
     params: PyTree
@@ -32,6 +35,7 @@ class Request(NamedTuple):
     record: Any
     max_steps: int | None
     state: PyTree
+    first: Any = None
 
     @property
     def has_noise(self) -> bool:

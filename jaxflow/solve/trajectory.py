@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 PyTree = Any
 
 # Status codes, one for each lane.
-FINISHED, STOPPED, DIVERGED, MAX_STEPS, FAILED, STREAM_ENDED, LEFT, WARMING, TOO_SMALL = range(9)
+FINISHED, STOPPED, DIVERGED, MAX_STEPS, FAILED, STREAM_ENDED, LEFT, WARMING, TOO_SMALL, INTERRUPTED = range(
+    10
+)
 MEANING = {
     FINISHED: "reached the last time",
     STOPPED: "stopped by the condition",
@@ -32,6 +34,7 @@ MEANING = {
     LEFT: "left the domain of its equation",
     WARMING: "was still taking its first, discrete steps",
     TOO_SMALL: "steps became too small for its precision",
+    INTERRUPTED: "was interrupted",
 }
 
 

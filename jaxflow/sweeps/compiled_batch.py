@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxflow import _fingerprint as fingerprint
 from jaxflow._compiled import Static, combine, partition, transfers
 from jaxflow._memory import physical_memory
-from jaxflow.sweeps import fingerprint
 from jaxflow.sweeps.axes import Design, Group
 from jaxflow.sweeps.trial_result import Layout, layout, name_arrays
 

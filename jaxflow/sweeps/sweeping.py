@@ -11,9 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxflow import _check
+from jaxflow import _fingerprint as fingerprint
 from jaxflow import _results as results
 from jaxflow.problems.problem import as_key
-from jaxflow.sweeps import batch_loop, fingerprint
+from jaxflow.sweeps import batch_loop
 from jaxflow.sweeps.axes import Axis, Design, design
 from jaxflow.sweeps.compiled_batch import Program, Trial, local_mesh
 from jaxflow.sweeps.dataset import attributes, dataset

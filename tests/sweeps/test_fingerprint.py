@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.sweeps import fingerprint
+from jaxflow import _fingerprint as fingerprint
 
 
 class Host:

@@ -52,6 +52,7 @@ def diffuse(request: Request) -> Trajectory:
     check_resolved(times, substeps, "substeps", times.elapsed.dtype)
     settings = Settings(substeps, _refinement(request, substeps), heun)
     return _diffuse(
+        first=request.first,
         settings=settings,
         dynamics=dynamics,
         params=request.params,
@@ -60,6 +61,20 @@ def diffuse(request: Request) -> Trajectory:
         record=request.record,
         state=request.state,
     )
+
+
+def fix_steps(request: Request) -> tuple[Request, int]:
+    """A request whose number of steps is chosen, so that all parts of it take the same, and a number of intervals.
+
+    Parts of a multiple of so many intervals draw the noise that the whole does.
+    """
+    substeps = _substeps(request.dynamics, request.times, request.substeps, request.step_size)
+    shape = jax.eval_shape(
+        lambda p: _shape(request.dynamics.build(), request.dynamics.init(p)), request.params
+    )
+    fine = substeps if request.noise_substeps is None else request.noise_substeps
+    layout = pages(fine, increments(shape, None).numbers)
+    return request._replace(substeps=substeps, step_size=None), max(layout.intervals, 1)
 
 
 def _name(dynamics: Dynamics) -> str:
@@ -168,7 +183,7 @@ def _shape(field: Field, state: PyTree) -> PyTree:
 
 
 @compiled(static=("settings",))
-def _diffuse(*, settings: Settings, dynamics, params, times, key, record, state):
+def _diffuse(*, settings: Settings, dynamics, params, times, key, record, state, first):
     field = dynamics.build()
     state = field.init(params) if state is None else state
     step, widen, narrow = _stepper(field, state, settings.heun)
@@ -180,10 +195,11 @@ def _diffuse(*, settings: Settings, dynamics, params, times, key, record, state)
         times,
         increments(_shape(field, state), key),
         lambda z: keep(narrow(z)),
+        first,
     )
     final = narrow(final)
-    first = keep(state)
-    values = jax.tree.map(lambda x, xs: jnp.concatenate([jnp.asarray(x)[None], xs]), first, values)
+    begun = keep(state)
+    values = jax.tree.map(lambda x, xs: jnp.concatenate([jnp.asarray(x)[None], xs]), begun, values)
     steps = jnp.asarray((times.elapsed.size - 1) * settings.substeps, jnp.int32)
     return finish(
         times.absolute, replay_records(record, values), field.params(final), final, steps, lambda: bad
@@ -220,10 +236,17 @@ def _stepper(field: Field, like: PyTree, heun: bool):
     return euler_maruyama if field.step is None or is_half else field.step, widen, narrow
 
 
-def _walk(settings: Settings, step, state, times: Times, noise, record):
-    """All steps: the last state, the records after each interval, and whether each record's state was not finite."""
+def _walk(settings: Settings, step, state, times: Times, noise, record, first):
+    """All steps: the last state, the records after each interval, and whether each record's state was not finite.
+
+    `first` is the number of intervals of the path before these, in which its first pages of noise are used up.
+    """
     substeps, refinement = settings.substeps, settings.refinement
     layout = pages(substeps * refinement, noise.numbers)
+    draw = noise.draw
+    if first is not None:
+        used = first // layout.intervals if layout.intervals else first * layout.pages_of_interval
+        draw = lambda page, count: noise.draw(used + page, count)
     begins, dts = times.absolute, jnp.diff(times.elapsed) / substeps
     number = dts.size
     on_each = min(layout.intervals, number)
@@ -245,7 +268,7 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
     # is left to do: a page of its own length would be compiled on its own.
     @checkpoint
     def page(state, p):
-        drawn = coarsen(noise.draw(p, on_each * substeps * refinement), refinement)
+        drawn = coarsen(draw(p, on_each * substeps * refinement), refinement)
         drawn = jax.tree.map(lambda x: x.reshape(on_each, substeps, *x.shape[1:]), drawn)
 
         def interval(state, item):
@@ -258,17 +281,17 @@ def _walk(settings: Settings, step, state, times: Times, noise, record):
 
     def part(state, i, j, count):
         """The `count` steps of the j-th page of interval i."""
-        drawn = noise.draw(i * layout.pages_of_interval + j, count)
+        drawn = draw(i * layout.pages_of_interval + j, count)
         return take_steps(state, i, j * layout.length, drawn, count)
 
     @checkpoint
     def take_coarse_steps(state, i):
         """All steps of interval i, where they are coarser than the noise: they straddle pages."""
-        whole = jax.vmap(lambda j: noise.draw(i * layout.pages_of_interval + j, layout.length))(
+        whole = jax.vmap(lambda j: draw(i * layout.pages_of_interval + j, layout.length))(
             jnp.arange(layout.whole)
         )
         parts = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), whole)]
-        parts += [noise.draw(i * layout.pages_of_interval + layout.whole, layout.rest)] if layout.rest else []
+        parts += [draw(i * layout.pages_of_interval + layout.whole, layout.rest)] if layout.rest else []
         drawn = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
         return take_steps(state, i, 0, coarsen(drawn, refinement), substeps)
 

@@ -1,0 +1,132 @@
+"""A run of an optimizer in pieces of one program, whose records and state are those of the whole to the bit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow.dynamics.clock import step_times
+from jaxflow.solve.iteration_request import IterationRequest, Settings
+from jaxflow.solve.kept_pieces import KeptPieces
+from jaxflow.solve.long_runs import (
+    PIECES,
+    SHOWN,
+    Piece,
+    check_host,
+    hash_of,
+    hash_of_program,
+    plain,
+    run_pieces,
+    shapes_of,
+)
+from jaxflow.solve.metrics import loss
+from jaxflow.solve.trajectory import FINISHED, Trajectory
+from jaxflow.solve.watching import Watch
+
+
+def iterate_in_pieces(
+    request: IterationRequest,
+    *,
+    run: Callable[[IterationRequest], Trajectory],
+    begin: Callable[[IterationRequest], Trajectory],
+    progress: bool,
+    checkpoint: Any,
+) -> Trajectory:
+    """What was asked of `iterate`, in pieces."""
+    traced = (request.optimizer, request.objective, request.params, request.key, request.state, request.rate)
+    check_host(progress=(progress, traced), checkpoint=(checkpoint, traced))
+    if request.settings.open:
+        raise ValueError("steps must be a plain number for a run with progress= or checkpoint=.")
+    kept = None if checkpoint is None else KeptPieces(checkpoint, describe_iteration(request))
+    metrics = {**(request.metrics or {}), SHOWN: loss} if progress else request.metrics
+    shown = request._replace(metrics=metrics)
+
+    def piece(settings: Settings) -> Piece:
+        ahead = lambda last: run(
+            shown._replace(settings=settings, params=last.params, state=go_on(last.state))
+        )
+        assert settings.steps is not None
+        return Piece(ahead, settings.steps, recorded=not settings.blind)
+
+    pieces = [piece(settings) for settings in cut_steps(request.settings)]
+    begun = begin(shown)
+    whole = run_pieces(begun, pieces, label="iterate", unit="steps", progress=progress, kept=kept)
+    whole = _on_one_clock(whole, begun, request)
+    return _without_shown(whole, request) if progress else whole
+
+
+def _on_one_clock(run: Trajectory, begun: Trajectory, request: IterationRequest) -> Trajectory:
+    """A run with the times that one program would give it: those of pieces are rounded at every seam."""
+    taken = int(run.steps)
+    ends = np.minimum(np.arange(run.times.size) * request.settings.interval, taken)
+    time = np.asarray(begun.state.time)
+    ends = np.append(ends, taken)
+    passed = (
+        np.asarray(step_times(request.rate, begun.state.step, taken, ends, time.dtype)) if taken else 0 * ends
+    )
+    times = jnp.asarray(time + passed, time.dtype)
+    stopped = jnp.where(run.status == FINISHED, times[-2], run.stopped)
+    return replace(run, times=times[:-1], stopped=stopped, state=run.state._replace(time=times[-1]))
+
+
+def go_on(state: Any) -> Any:
+    """A state as a request holds it: its key is the request's."""
+    return state._replace(key=None)
+
+
+def cut_steps(settings: Settings) -> list[Settings]:
+    """A run in about `PIECES` pieces: of whole intervals between records, or of parts of an interval."""
+    steps, every = settings.steps, settings.interval
+    assert steps is not None
+    if settings.intervals >= PIECES // 2:
+        length = every * -(-settings.intervals // PIECES)
+        return [Settings(min(length, steps - begin), every) for begin in range(0, steps, length)]
+    pieces = []
+    for begin in range(0, steps, every):
+        left = min(every, steps - begin)
+        part = -(-left // max(PIECES // settings.intervals, 1))
+        sizes = [min(part, left - done) for done in range(0, left, part)]
+        pieces += [Settings(size, None, blind=True) for size in sizes[:-1]] + [Settings(sizes[-1], None)]
+    return pieces
+
+
+def describe_iteration(request: IterationRequest) -> dict[str, Any]:
+    """What makes a run the same run, by the names of the arguments."""
+    optimizer, objective, params = request.optimizer, request.objective, request.params
+    update = lambda p, s: optimizer.update(p, s, p)
+    state = jax.eval_shape(optimizer.init, params)
+    return {
+        "params": shapes_of(params),
+        "optimizer": plain(optimizer),
+        "program of the optimizer": hash_of_program(update, params, state),
+        "objective": plain(objective),
+        "program of the losses": hash_of_program(
+            lambda objective, params: objective(params), objective, params
+        ),
+        "data": hash_of(objective),
+        "start": hash_of((params, request.rest, request.state)),
+        "steps": request.settings.steps,
+        "every": request.settings.every,
+        "time_step": plain(request.rate),
+        "estimator": plain(request.estimator),
+        "key": hash_of(request.key),
+        "record": plain(request.record),
+        "metrics": None if request.metrics is None else sorted(request.metrics),
+    }
+
+
+def _without_shown(run: Trajectory, request: IterationRequest) -> Trajectory:
+    """A run without the metric that only its bar showed."""
+
+    def drop(told: dict) -> dict | None:
+        rest = {name: value for name, value in told.items() if name != SHOWN}
+        return rest if request.metrics is not None else None
+
+    watch = run.state.watch
+    (own, others), (value, told) = watch.memory, watch.seen
+    remembers = request.metrics is not None or jax.tree.leaves(own)
+    left = Watch((own, drop(others) or {}), (value, drop(told)), watch.updates) if remembers else ()
+    return replace(run, observed=drop(run.observed), state=run.state._replace(watch=left))

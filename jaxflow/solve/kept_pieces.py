@@ -1,0 +1,71 @@
+"""The pieces of a long run on disk, with which it goes on after a kill as if it had never been interrupted.
+
+Each piece's records are a file, and what the run goes on from is another, which is replaced after each piece. All
+files appear whole or not at all, so that at any moment the folder holds a run up to the end of a piece.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxflow import _results
+from jaxflow._tree_files import read_header, read_tree, write_tree
+from jaxflow.solve.trajectory import Trajectory
+
+STATE, FACTS = "state.npz", "run.json"
+
+
+class KeptPieces:
+    """The folder of one run, which `facts` describe; a folder of another is refused with the first difference."""
+
+    def __init__(self, folder: Any, facts: dict[str, Any]):
+        self.folder = Path(folder)
+        _results.check_folder(self.folder, STATE, FACTS, argument="checkpoint")
+        facts = json.loads(json.dumps({**facts, "versions": _results.versions()}))
+        path = self.folder / FACTS
+        if not path.exists():
+            if (self.folder / STATE).exists():
+                raise ValueError(
+                    f"checkpoint {self.folder} holds a state without the description of its run, {FACTS}."
+                )
+            _results.write_json(path, facts)
+            return
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"checkpoint {self.folder} is damaged: {FACTS} is no JSON ({error}).") from error
+        for name in {**facts, **before}:
+            was, now = before.get(name), facts.get(name)
+            if was != now:
+                hashed = isinstance(was, dict) and "hash" in was
+                how = "differs" if hashed else f"is {was}, not {now}"
+                raise ValueError(
+                    f"checkpoint {self.folder} holds another run: its {name} {how}; give another folder, or "
+                    "delete it."
+                )
+
+    def load(self, begun: Trajectory) -> list[Trajectory]:
+        """The finished pieces, the last with what the run goes on from; `begun` is like all of them."""
+        if not (self.folder / STATE).exists():
+            return []
+        done = read_header(self.folder / STATE)["pieces"]
+        like = replace(begun, params=None, state=None)
+        parts = [Trajectory.load(self._records(i), like) for i in range(done)]
+        ends = read_tree(self.folder / STATE, {"params": begun.params, "state": begun.state})
+        return [*parts[:-1], replace(parts[-1], **ends)]
+
+    def add(self, number: int, records: Trajectory, last: Trajectory) -> None:
+        """Keep a piece: its records, and where it ended."""
+        replace(records, params=None, state=None).save(self._records(number))
+        write_tree(self.folder / STATE, {"params": last.params, "state": last.state}, pieces=number + 1)
+
+    def _records(self, number: int) -> Path:
+        return self.folder / f"records-{number:05d}.npz"
+
+
+def host(run: Trajectory) -> Trajectory:
+    """The records of a piece in the memory of the host, without what it goes on from."""
+    return jax.device_get(replace(run, params=None, state=None))

@@ -1,0 +1,97 @@
+"""Long runs, in pieces of one program: a person sees how far they are and stops them, and they survive a kill."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxflow import _fingerprint
+from jaxflow._progress import Bar
+from jaxflow.solve.kept_pieces import KeptPieces, host
+from jaxflow.solve.pieces import join_pieces
+from jaxflow.solve.trajectory import FINISHED, INTERRUPTED, Trajectory
+
+PyTree = Any
+PIECES = 50
+SHOWN = "loss (shown)"  # a metric of the bar's own
+
+
+class Piece(NamedTuple):
+    """A part of a run: `run(before)` goes on from the part before; it is `size` units long.
+
+    Where it is not `recorded`, it ends between two records and has none of its own.
+    """
+
+    run: Callable[[Trajectory], Trajectory]
+    size: int
+    recorded: bool = True
+
+
+def check_host(**arguments: Any) -> None:
+    """Refuse what the host does, where a program is being traced."""
+    for name, (value, tree) in arguments.items():
+        if value and any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
+            raise ValueError(
+                f"{name} must not be given under jit, vmap or grad, as it is the host's work, got {value!r}."
+            )
+
+
+def run_pieces(
+    begun: Trajectory, pieces: list[Piece], *, label: str, unit: str, progress: bool, kept: KeptPieces | None
+) -> Trajectory:
+    """Run pieces one after another from a run of no steps; Ctrl-C ends them, with what is done so far."""
+    done = [] if kept is None else kept.load(begun)
+    last, parts = (done[-1] if done else begun), [*map(host, done)]
+    before = sum(piece.size for piece in pieces[: len(done)])
+    interrupted = False
+    with Bar(label, sum(piece.size for piece in pieces), unit, before, progress) as bar:
+        for number in range(len(done), len(pieces)):
+            piece = pieces[number]
+            try:
+                last = jax.block_until_ready(piece.run(last))
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+            records = host(last if piece.recorded else last[:1])
+            if kept is not None:
+                kept.add(number, records, last)
+            parts.append(records)
+            told = last.observed.get(SHOWN) if isinstance(last.observed, dict) else None
+            bar.advance(piece.size, **({} if told is None else {"loss": float(np.mean(told[..., -1]))}))
+    whole = join_pieces(parts or [host(begun)])
+    if interrupted:
+        stopped = np.asarray(whole.times)[..., -1]
+        status = np.where(np.asarray(whole.status) == FINISHED, INTERRUPTED, whole.status)
+        whole = replace(whole, status=status, stopped=np.where(status == INTERRUPTED, stopped, whole.stopped))
+    whole = jax.tree.map(jnp.asarray, whole)
+    return replace(whole, params=last.params, state=last.state)
+
+
+def plain(thing: Any) -> str:
+    """How a thing is shown, without addresses in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+
+
+def hash_of(arrays: PyTree) -> dict[str, str]:
+    """What tells arrays from others."""
+    return {"hash": _fingerprint.hash_arrays(arrays)}
+
+
+def hash_of_program(function: Callable, *arguments: Any) -> dict[str, str] | None:
+    """What tells a program from others; `None` where it cannot be traced so, as an update that asks for a loss."""
+    try:
+        closed = jax.make_jaxpr(function)(*arguments)
+    except Exception:
+        return None
+    parts = (_fingerprint.hash_program(closed), _fingerprint.hash_constants(closed))
+    return {"hash": _fingerprint.hash_bytes(*(part.encode() for part in parts))}
+
+
+def shapes_of(params: PyTree) -> dict[str, str]:
+    named = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in named}
