@@ -39,6 +39,12 @@ class Objective:
     - `chunk`: the number of examples over which the mean is evaluated at a time (static), for data whose activations
       do not fit in memory. The gradient recomputes each chunk, so it needs the memory of one chunk too. Default: all.
 
+    Data may lie on several devices, laid over a mesh by their leading axis: `jax.device_put(objective,
+    NamedSharding(mesh, PartitionSpec("data")))`. Each device then computes its share of all sums over examples. JAX
+    lays out only an N that is a multiple of the number of devices; a batch may have any size, and is filled up with
+    weights 0. Data that are an argument of the user's own `jit` should be so as an objective, which remembers its
+    layout there.
+
     In half precision, of losses or parameters, examples are summed in float32. Their losses and gradients, one by
     one, are each rounded as half precision has it.
 
