@@ -89,6 +89,7 @@ VERBS = {
         lambda data: descend(jf.Objective(losses, data), batch_size=BATCH, key=KEY)
     )(o.data),
     "called alone": lambda o: (jax.grad(o)(PARAMS), jax.grad(o.minibatch)(PARAMS, jnp.arange(BATCH))),
+    "a batch": lambda o: o.minibatch(PARAMS, jnp.arange(BATCH)),
     "slope in the data": lambda o: jax.grad(
         lambda x: jf.Objective(losses, {"x": x, "y": o.data["y"]}).minibatch(PARAMS, jnp.arange(8) ** 2)
     )(o.data["x"]),
@@ -114,7 +115,7 @@ def test_any_number_of_devices(count):
 
 
 def test_within_a_mesh_that_is_set():
-    for verb in ("batches", "SDE", "called alone"):
+    for verb in ("batches", "SDE", "a batch"):
         expected = VERBS[verb](PLAIN)
         for kind in KINDS:
             objective = laid(mesh := mesh_of(kind))
