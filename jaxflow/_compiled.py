@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxflow._meshes import at_home, let_compiler_choose, within_explicit_axes
+
 try:
     from jax.extend.core import get_opaque_trace_state
 except ImportError:  # jax 0.8
@@ -138,10 +140,15 @@ def compiled(function: Callable | None = None, *, static: tuple[str, ...] = ()) 
         given = zip((*whole, *others), (*(x for _, x in chosen), *combine(dynamic, rest)), strict=True)
         return function(**{names[i]: value for i, value in given})
 
-    run.__name__ = run.__qualname__ = name  # what profiles and logs call the program
-    within: Any = jax.jit(run, static_argnums=(0, 1))
+    within: Any = jax.jit(_named(run, name), static_argnums=(0, 1))
     alone: Any = jax.jit(run, static_argnums=(0, 1), compiler_options=_OPTIONS) if _OPTIONS else within
-    count = lambda: within._cache_size() + (0 if alone is within else alone._cache_size())
+
+    def run_within_explicit_axes(chosen, rest, dynamic):
+        return let_compiler_choose(lambda given: run(chosen, rest, given))(dynamic)
+
+    explicit: Any = jax.jit(_named(run_within_explicit_axes, name), static_argnums=(0, 1))
+    made = (within, explicit) if alone is within else (within, alone, explicit)
+    count = lambda: sum(program._cache_size() for program in made)
 
     @functools.wraps(function)
     def call(*args, **kwargs):
@@ -149,13 +156,24 @@ def compiled(function: Callable | None = None, *, static: tuple[str, ...] = ()) 
         # The type tells True from 1, which compare and hash alike.
         chosen = tuple([(type(x), x) for x in [_unwrap_scalar(values[i]) for i in whole]])
         dynamic, rest = partition([values[i] for i in others])
-        dynamic = [_unwrap_scalar(x) for x in dynamic]
         with transfers():
+            home = at_home(dynamic)
+            if home is not dynamic:  # an objective tells by its data how it shares out a batch
+                dynamic, rest = partition(combine(home, rest))
+            dynamic = [_unwrap_scalar(x) for x in dynamic]
+            if within_explicit_axes():
+                return explicit(chosen, rest, dynamic)
             return (alone if _sets_options() else within)(chosen, rest, dynamic)
 
     _PROGRAMS[f"{function.__module__.removeprefix('jaxflow.')}.{name}"] = count
     call.cache_size = count  # type: ignore[attr-defined]
     return call
+
+
+def _named(function: Callable, name: str) -> Callable:
+    """The function by the name that profiles and logs are to call its program."""
+    function.__name__ = function.__qualname__ = name
+    return function
 
 
 def _unwrap_scalar(x: Any) -> Any:

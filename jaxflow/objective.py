@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxflow import _check, _half
 from jaxflow._checkpoint import checkpoint
+from jaxflow._meshes import at_home, within_explicit_axes, within_one_device
 from jaxflow._models import Completed, Rest, Trainable, has_static, join_model, split_model
 from jaxflow._shapes import show
+from jaxflow._shares import Shares, fill_up, shares_of, take
 from jaxflow._traceable import Bound
 from jaxflow.games import VectorField
 
@@ -35,6 +38,12 @@ class Objective:
       as a stream; then `objective(params)` is refused.
     - `chunk`: the number of examples over which the mean is evaluated at a time (static), for data whose activations
       do not fit in memory. The gradient recomputes each chunk, so it needs the memory of one chunk too. Default: all.
+
+    Data may lie on several devices, laid over a mesh by their leading axis: `jax.device_put(objective,
+    NamedSharding(mesh, PartitionSpec("data")))`. Each device then computes its share of all sums over examples. JAX
+    lays out only an N that is a multiple of the number of devices; a batch may have any size, and is filled up with
+    weights 0. Data that are an argument of the user's own `jit` should be so as an objective, which remembers its
+    layout there.
 
     In half precision, of losses or parameters, examples are summed in float32. Their losses and gradients, one by
     one, are each rounded as half precision has it.
@@ -83,6 +92,7 @@ class Objective:
 
     def per_example(self, params: PyTree, batch: PyTree) -> jax.Array:
         """The losses of `batch`, checked to be one per example; shape (B,)."""
+        params, batch = at_home((params, batch))
         losses = jnp.asarray(self.losses(params, batch))
         size = np.shape(jax.tree.leaves(batch)[0])[0]
         if losses.shape != (size,):
@@ -140,13 +150,16 @@ class Objective:
 
     def _sum_in_chunks(self, params: PyTree, weights: jax.Array | None, divisor: int) -> jax.Array:
         """The (weighted) sum of all losses over `divisor`, one chunk at a time."""
-        n, chunk = self.size, self.chunk
+        n, chunk, shares = self.size, self.chunk, self._shares
         assert chunk is not None
+        examples = data, weights = at_home((self.data, weights))
         few = lambda params, data: self.per_example(params, jax.tree.map(lambda x: x[:chunk], data))
-        losses = jax.eval_shape(few, params, self.data)
+        losses = jax.eval_shape(few, params, data)
         if _half.is_half(losses) or _half.has_half(params):
-            return self._sum_of_half(params, self.data, weights, divisor, chunk, losses.dtype)
-        examples = (self.data, weights)
+            return self._sum_of_half(params, data, weights, divisor, chunk, losses.dtype)
+        rows = lax.dynamic_slice_in_dim
+        if shares is not None and not within_explicit_axes():  # some of each device's
+            n, chunk, rows = n // shares.number, max(chunk // shares.number, 1), shares.rows
 
         def total(params, examples):
             batch, weights = examples
@@ -155,16 +168,37 @@ class Objective:
 
         @checkpoint
         def chunk_sum(params, start):
-            return total(params, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, chunk), examples))
+            return total(params, jax.tree.map(lambda x: rows(x, start, chunk), examples))
 
-        rest = total(params, jax.tree.map(lambda x: x[n - n % chunk :], examples)) if n % chunk else 0.0
+        last = lambda x: rows(x, n - n % chunk, n % chunk)
+        rest = total(params, jax.tree.map(last, examples)) if n % chunk else 0.0
         starts = jnp.arange(n // chunk) * chunk
         body = lambda partial, start: (partial + chunk_sum(params, start), None)
         return lax.scan(body, jnp.asarray(rest, losses.dtype), starts)[0] / divisor
 
     def minibatch(self, params: PyTree, indices: jax.Array, weights: jax.Array | None = None) -> jax.Array:
         r"""The mean loss over the examples `indices` (B,), or $\sum_j w_j \ell_{i_j}$ with `weights` (B,)."""
-        return self.over(params, jax.tree.map(lambda x: x[indices], self.data), weights)
+        shares = self._shares
+        if shares is not None:
+            indices, weights = fill_up(indices, weights, shares)
+        return self.over(params, self.take(indices), weights)
+
+    def take(self, indices: jax.Array) -> PyTree:
+        """The examples `indices` (B,): the leaves of the data with a leading axis B.
+
+        >>> import jax.numpy as jnp, jaxflow as jf
+        >>> print(jf.Objective(lambda w, c: (w - c) ** 2, jnp.array([5.0, 6.0, 7.0])).take(jnp.array([2, 0])))
+        [7. 5.]
+        """
+        data, shares = at_home(self.data), self._shares
+        return jax.tree.map(lambda x: x[indices], data) if shares is None else take(data, indices, shares)
+
+    @property
+    def _shares(self) -> Shares | None:
+        """How the examples are shared out among devices; traced data do not tell, so it was noted before."""
+        shares = None if within_one_device() else self.__dict__.get("_noted") or shares_of(self.data)
+        # A stack of objectives may be laid over devices by its own axis, and not by that of the examples.
+        return shares if shares is not None and shares.divide(self.data) else None
 
 
 def _flatten(objective: Objective) -> tuple[tuple, tuple]:
@@ -172,17 +206,22 @@ def _flatten(objective: Objective) -> tuple[tuple, tuple]:
     if isinstance(losses, Completed):
         losses, rest = losses.function, losses.rest
     keys = map(jax.tree_util.GetAttrKey, ("data", "rest"))
-    return tuple(zip(keys, (objective.data, rest), strict=True)), (losses, objective.chunk)
+    return tuple(zip(keys, (objective.data, rest), strict=True)), (losses, objective.chunk, objective._shares)
 
 
 def _unflatten(static: tuple, children: Any) -> Objective:
     """An instance made without the constructor: pytree operations may put other things in the place of the data."""
     objective = object.__new__(Objective)
-    (losses, chunk), (data, rest) = static, children
+    (losses, chunk, shares), (data, rest) = static, children
     losses = losses if rest is None else Completed(losses, rest)
-    for name, value in (("losses", losses), ("chunk", chunk), ("data", data)):
+    noted = {} if shares is None or not _is_traced(data) else {"_noted": shares}
+    for name, value in {"losses": losses, "chunk": chunk, "data": data, **noted}.items():
         object.__setattr__(objective, name, value)
     return objective
+
+
+def _is_traced(data: PyTree) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(data))
 
 
 jax.tree_util.register_pytree_with_keys(Objective, _flatten, _unflatten)

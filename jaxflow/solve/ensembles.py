@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxflow import _check
 from jaxflow._compiled import transfers
+from jaxflow._meshes import automatic
 from jaxflow.solve import host_batches
 from jaxflow.solve.trajectory import Trajectory
 
@@ -22,23 +23,25 @@ PyTree = Any
 def ensemble(
     run: Callable[[Any], PyTree], keys: PyTree, mesh: Mesh | None = None, *, at_once: int | None = None
 ) -> PyTree:
-    """Run `run(key)` for every key in one vmapped program, with the keys spread over the devices of `mesh`.
+    """Run `run(key)` for every key in one vmapped program, with the keys spread over the devices.
 
     **Arguments**
 
     - `run`: any pure function of a key; it usually calls `iterate` or `integrate`. The verbs inside are compiled
       once, also when `run` is a new lambda at every call.
     - `keys` (n, …): `jax.random.split(key, n)`, or any pytree of arrays with a leading axis n.
-    - `mesh`: the devices, as a one-dimensional `jax.sharding.Mesh`; all local devices by default. n need not be a
-      multiple of their number.
+    - `mesh`: a `jax.sharding.Mesh`, whose first axis the keys are spread over; all local devices by default. n need
+      not be a multiple of its length. Other axes are for data: where the objective's data are laid over the second
+      axis by their examples, every member's gradients are shared out among the devices of that axis.
     - `at_once`: the number of members that run together, one group after another. It helps where all of them would
       not fit in memory or, on a CPU, in its cache. By default all run together.
 
     **Returns** what `run` returns, with a leading axis n on every leaf. A `Trajectory` keeps its `times` only once,
     as all members share one clock. A member that diverges is marked so and costs the others nothing.
 
-    **Raises** `ValueError` when there are no keys, when `at_once` < 1, when the keys are of a kind whose draws change
-    under `vmap`, or when the members' times differ (this is checked when they are concrete).
+    **Raises** `TypeError` unless `mesh` is a mesh; `ValueError` when there are no keys, when `at_once` < 1, when the
+    keys are of a kind whose draws change under `vmap`, or when the members' times differ (this is checked when they
+    are concrete and on devices of this process).
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
@@ -64,6 +67,8 @@ def ensemble(
         _check.require_integer("at_once", at_once, 1)
         if at_once < n:
             return _run_in_groups(run, keys, mesh, n, at_once)
+    if mesh is not None and not (isinstance(mesh, Mesh) and mesh.axis_names):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh with at least one axis, got {mesh!r}.")
     if mesh is None:
         mesh = jax.make_mesh(
             (len(jax.local_devices()),), ("runs",), axis_types=(AxisType.Auto,), devices=jax.local_devices()
@@ -127,7 +132,7 @@ def _is_trajectory(part: Any) -> bool:
 def share_clock(run: Trajectory) -> Trajectory:
     """An ensemble with its times kept once."""
     times = run.times
-    if not isinstance(times, Tracer):
+    if not isinstance(times, Tracer) and getattr(times, "is_fully_addressable", True):
         times = np.asarray(times)
         different = (times != times[:1]).any(1)
         if different.any():
@@ -141,9 +146,22 @@ def share_clock(run: Trajectory) -> Trajectory:
 
 @transfers()
 def _spread(keys: PyTree, n: int, mesh: Mesh) -> PyTree:
-    """Keys laid over the devices, padded by repetition to a multiple of their number."""
-    devices = mesh.devices.size
+    """Keys laid over the first axis of the mesh, padded by repetition to a multiple of its length."""
+    devices = mesh.devices.shape[0]
     padded = -(-n // devices) * devices
     index = np.arange(padded) % n
-    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    return jax.device_put(_choose_members(keys, index) if padded != n else keys, sharding)
+    sharding = NamedSharding(automatic(mesh), PartitionSpec(mesh.axis_names[0]))
+    return _lay(_choose_members(keys, index) if padded != n else keys, sharding)
+
+
+def _lay(keys: PyTree, sharding: NamedSharding) -> PyTree:
+    if sharding.is_fully_addressable:
+        return jax.device_put(keys, sharding)
+
+    def lay(leaf):  # JAX lays only plain numbers over the devices of several processes
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.device_put(leaf, sharding)
+        bits = jax.device_put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(lay, keys)

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxflow import _fingerprint as fingerprint
 from jaxflow._compiled import Static, combine, partition, transfers
 from jaxflow._memory import physical_memory
+from jaxflow._meshes import check_reachable, layout_of
 from jaxflow.sweeps.axes import Design, Group
 from jaxflow.sweeps.trial_result import Layout, layout, name_arrays
 
@@ -106,7 +107,7 @@ class Program:
         self, trial: Trial, design: Design, group: Group, seeds: int, key: jax.Array, mesh: Mesh | None
     ):
         # Numbers and arrays of the trial itself (a `jax.tree_util.Partial`) are arguments too.
-        self.dynamic, functions = partition(trial)
+        self.dynamic, functions = partition(_whole_on_each(trial, mesh))
         fixed = tuple((name, type(value), value) for name, value in group.fixed)
         self.design, self.group, self.seeds, self.key = design, group, seeds, key
         self.devices = 1 if mesh is None else mesh.devices.size
@@ -242,6 +243,22 @@ class Program:
         dynamic, key = self.shared
         settings = self.settings._replace(over_seeds=self._splits_seeds(size))
         return settings, dynamic, columns, seeds, key
+
+
+def _whole_on_each(trial: Trial, mesh: Mesh | None) -> Trial:
+    """The trial with its arrays whole on every device, as each runs trials of its own."""
+    dynamic, functions = partition(trial)
+    if mesh is None:
+        return trial
+    layout = NamedSharding(mesh, PartitionSpec())
+
+    def gather(x):
+        if layout_of(x) is None:
+            return x
+        check_reachable(x)
+        return jax.device_put(x, layout)
+
+    return combine([gather(x) for x in dynamic], functions)
 
 
 def _advice(forced: list[str], error: Exception) -> str:

@@ -55,7 +55,8 @@ def sweep(
       directory at the same time share the work. Results too large for memory need a directory.
     - `batch`: roughly the number of trials run at once. Default: a sixteenth of them, from 64 to 4,096, or fewer
       where the compiled program would take more than half of a device's memory.
-    - `mesh`: the devices over which a batch is spread; all local ones by default.
+    - `mesh`: the devices over which a batch is spread; all local ones by default. Each runs trials of its own, so
+      data that lie on several devices are copied whole to each.
     - `static`: names of axes that change the program (a width, an optimizer, a number of steps). The trial gets
       their values as they are, and is compiled once for each combination of them. All other axes hold numbers,
       which are traced: one compilation. A batch size can be either: traced, by `jf.solve.masked_draws`, it costs the
@@ -76,9 +77,9 @@ def sweep(
     `jax.distributed` call it in every process: each runs its share, and all return the whole.
 
     **Raises** `ValueError` for empty axes, values given twice, names that collide, trials that return different
-    things, a directory of another sweep (saying in what it differs), or results larger than memory; `TypeError` for a
-    trial that needs the concrete value of an axis (saying which); `OSError` where the directory cannot be written. A
-    damaged file in it is named in a warning and its trials are run again.
+    things, a directory of another sweep (saying in what it differs), data on devices of other processes, or results
+    larger than memory; `TypeError` for a trial that needs the concrete value of an axis (saying which); `OSError`
+    where the directory cannot be written. A damaged file in it is named in a warning and its trials are run again.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> def trial(hyperparameters, key):

@@ -30,13 +30,14 @@ def gradient_variance(objective: Objective, params: PyTree, mean: PyTree) -> PyT
     size, numbers = objective.size, sum(leaf.size for leaf in jax.tree.leaves(params))
     block = min(size, objective.chunk or BLOCK, max(NUMBERS // max(numbers, 1), 1))
 
-    def square_deviation(i):
-        g = gradient(lambda p: objective.minibatch(p, i[None]))(params)
+    def square_deviation(example):
+        alone = jax.tree.map(lambda x: x[None], example)
+        g = gradient(lambda p: objective.over(p, alone))(params)
         return jax.tree.map(lambda g, m: square(widen(g) - widen(m)), g, mean)
 
     def body(total, start):
         examples = start + jnp.arange(block)
-        rows = jax.vmap(square_deviation)(jnp.minimum(examples, size - 1))
+        rows = jax.vmap(square_deviation)(objective.take(jnp.minimum(examples, size - 1)))
         within = lambda x: jnp.where((examples < size).reshape(block, *[1] * (x.ndim - 1)), x, 0)
         return jax.tree.map(lambda s, x: s + within(x).sum(0), total, rows), None
 

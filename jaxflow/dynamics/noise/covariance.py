@@ -105,11 +105,12 @@ def _covariance(objective, params):
     size = objective.size
     block = min(size, objective.chunk or max(NUMBERS // max(mean.size, 1), 1))
     # Centring before squaring keeps the digits that E gg' - (E g)(E g)' loses where the noise is small.
-    one = lambda i: flat(gradient(lambda p: objective.minibatch(p, i[None]))(params)) - mean
+    alone = lambda example: jax.tree.map(lambda x: x[None], example)
+    one = lambda example: flat(gradient(lambda p: objective.over(p, alone(example)))(params)) - mean
 
     def body(total, start):
         examples = start + jnp.arange(block)
-        rows = jax.vmap(one)(jnp.minimum(examples, size - 1))
+        rows = jax.vmap(one)(objective.take(jnp.minimum(examples, size - 1)))
         rows = jnp.where((examples < size)[:, None], rows, 0)
         return total + rows.T @ rows, None
 
