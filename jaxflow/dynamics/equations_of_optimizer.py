@@ -4,25 +4,17 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import optax
+
 from jaxflow import _check, optim
 from jaxflow.dynamics.base import Dynamics
 from jaxflow.dynamics.clock import schedule_in_time
-from jaxflow.dynamics.flows.damped_oscillators import heavy_ball
-from jaxflow.dynamics.flows.first_order import effective_mass
-from jaxflow.objective import Objective
+from jaxflow.dynamics.noise.batch_temperature import batch_factor
+from jaxflow.dynamics.parts_of_optimizer import Parts, parts_of
+from jaxflow.dynamics.penalty import penalized
+from jaxflow.objective import Objective, require_data
+from jaxflow.optim.rules.batch_size import compress_schedule
 from jaxflow.optim.table import formula_of, names_with
-
-
-def heavy_ball_of_momentum(objective, learning_rate, beta, ema):
-    """The damped oscillator whose friction and mass are those of `optim.momentum`."""
-    friction, mass = 1 - beta, effective_mass(learning_rate, beta, nesterov=False)
-    return heavy_ball(objective, 1.0, mass / friction) if ema else heavy_ball(objective, friction, mass)
-
-
-def heavy_ball_of_nesterov(objective, learning_rate, beta, lookahead):
-    """The damped oscillator whose friction and mass are those of `optim.nesterov`."""
-    del lookahead  # its two forms are one sequence, read off at points that settle to one equation
-    return heavy_ball(objective, 1 - beta, effective_mass(learning_rate, beta, nesterov=True))
 
 
 def _equation(optimizer: Any, fact: str) -> tuple[Callable[..., Dynamics], dict[str, Any]] | None:
@@ -37,7 +29,33 @@ def _equation(optimizer: Any, fact: str) -> tuple[Callable[..., Dynamics], dict[
     return equation, {name: value for name, value in chosen.items() if name in taken}
 
 
-def limit_of(optimizer: optim.Optimizer, objective: Callable[[Any], Any]) -> Dynamics:
+def _objective_of(parts: Parts, objective: Any) -> Any:
+    """The objective with the penalties that stand before the optimizer."""
+    for strength in parts.penalties:
+        objective = penalized(objective, strength)
+    return objective
+
+
+def _put_in_time(chosen: dict[str, Any], steps: int | None) -> dict[str, Any]:
+    """Hyperparameters with functions of the time in the place of schedules over steps."""
+    rate = chosen.get("learning_rate")
+
+    def put(value):
+        if not callable(value):
+            return value
+        if steps is None:
+            raise ValueError(f"steps must be given to put the schedule {value!r} on the clock, got None.")
+        return schedule_in_time(value, steps, None if value is rate else rate)
+
+    return {name: put(value) for name, value in chosen.items()}
+
+
+def limit_of(
+    optimizer: optim.Optimizer | optax.MultiSteps,
+    objective: Callable[[Any], Any],
+    *,
+    steps: int | None = None,
+) -> Dynamics:
     r"""The textbook differential equation of an optimizer, with its hyperparameters, on the clock t = kη.
 
     | optimizer | equation |
@@ -46,44 +64,51 @@ def limit_of(optimizer: optim.Optimizer, objective: Callable[[Any], Any]) -> Dyn
     | `momentum` | `heavy_ball` of friction 1 − β and mass $\frac\eta2(1+\beta)$; with `ema` both over 1 − β |
     | `nesterov` | `heavy_ball` of friction 1 − β and mass $\frac\eta2(1 - \beta + 2\beta^2)$ |
     | `adagrad`, `rmsprop`, `adam` | the dynamics of that name |
+    | `sgdw`, `adamw` | those of `momentum` and `adam` with $-\lambda\theta$ added to $\dot\theta$ |
 
     A mass m and friction f settle to $\dot\theta = -\frac gf - \frac m{f^3}Hg$. With these masses that is the
     method's modified equation, `momentum_loss_flow`. The equation of Su, Boyd & Candès, `nesterov`, belongs to a β
     that rises to 1, on another clock. The docstring of each equation says what it assumes and where it was
     published; `sde_of` has the SDEs for mini-batches.
 
+    **Compositions.** In a `chain`, `l2_regularization` before the optimizer adds $\frac\lambda2|\theta|^2$ to the
+    objective, and so $\lambda\theta$ to the gradient, to its averages and to its square. Decoupled decay is a drift
+    of its own, which no preconditioner divides. An `optax.MultiSteps` has the equation of the optimizer in it, on the
+    clock of its updates: `iterate` keeps that clock with `time_step=` η/k, where k mini-batches make an update.
+    optax's `sgd`, `sign_sgd`, `adam`, `adamw`, `rmsprop`, `adagrad` and `add_decayed_weights`, made `traceable`, are
+    taken as the optimizers here that take the same steps.
+
     **Arguments**
 
-    - `optimizer`: one of those in the table, with numbers as hyperparameters.
+    - `optimizer`: one of those in the table, or such a composition.
     - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+    - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time
+      (`schedule_in_time`); needed where the equation depends on a schedule.
 
     **Returns** a `Dynamics`.
 
     **Raises** `ValueError`, which names the optimizer and those known, for an optimizer without such an equation, or
-    with a schedule where a number is needed: `modified` finds the equation of any optimizer.
+    for a schedule without `steps`: `modified` finds the equation of any optimizer.
 
-    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> import jax.numpy as jnp, optax, jaxflow as jf
     >>> jf.dynamics.limit_of(jf.optim.momentum(0.5, 0.5), jnp.sum)
     heavy_ball(objective=sum, friction=0.5, mass=0.375)
+    >>> jf.dynamics.limit_of(jf.optim.traceable(optax.rmsprop)(0.5), jnp.sum)
+    rmsprop(objective=sum, learning_rate=0.5, decay=0.9, eps=1e-08, eps_in_sqrt=True)
     """
-    found = _equation(optimizer, "flow")
+    parts = parts_of(optimizer)
+    found = _equation(parts.optimizer, "flow")
     if found is None:
         raise ValueError(
-            f"No textbook equation is known for {optimizer!r}; there is one for {', '.join(names_with('flow'))}. "
+            f"No textbook equation is known for {parts.shown}; there is one for {', '.join(names_with('flow'))}. "
             "modified(optimizer, objective) finds the equation of any optimizer."
         )
     equation, arguments = found
-    for name, value in arguments.items():
-        if callable(value):
-            raise ValueError(
-                f"{name} must be a number for a textbook equation, got the schedule {value!r}; "
-                "modified(optimizer, objective) takes schedules."
-            )
-    return equation(objective, **arguments)
+    return equation(_objective_of(parts, objective), **_put_in_time(arguments, steps))
 
 
 def sde_of(
-    optimizer: optim.Optimizer,
+    optimizer: optim.Optimizer | optax.MultiSteps,
     objective: Objective,
     batch_size: Any,
     *,
@@ -91,11 +116,16 @@ def sde_of(
     steps: int | None = None,
     order: int | None = None,
 ) -> Dynamics:
-    """The SDE of an optimizer on mini-batches of `batch_size`, on the clock that `iterate` keeps.
+    r"""The SDE of an optimizer on mini-batches of `batch_size`, on the clock that `iterate` keeps.
 
     SDEs are known for `gd`, `momentum`, `nesterov`, `rmsprop`, `adam` and `sign`. The docstrings of the dynamics
     that belong to them (`sgd`, `momentum_sgd`, `nesterov_sgd`, `rmsprop_sde`, `adam_sde`, `sign_sgd`) say what they
-    assume and where they were published.
+    assume and where they were published. `sgdw` and `adamw` have those of `momentum` and `adam` with
+    $-\lambda\theta\,dt$ added to $d\theta$, of weak order 1 in ηλ.
+
+    Chains with `l2_regularization` and optimizers of optax are taken as in `limit_of`: the penalty changes the
+    gradient and leaves its noise. An `optax.MultiSteps` that averages k mini-batches has the noise of batches k times
+    as large, and the clock of its updates: `iterate` keeps that clock with `time_step=` η/k.
 
     **Arguments**
 
@@ -107,7 +137,7 @@ def sde_of(
     - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time
       (`schedule_in_time`); needed where there is a schedule.
     - `order`: the order of the equation, where the dynamics has several: `sgd`, `momentum_sgd` and `nesterov_sgd`. By
-      default it is the dynamics' own default.
+      default it is the dynamics' own default. With decoupled decay it is that of the equation without decay.
 
     **Returns** a `Dynamics`.
 
@@ -121,26 +151,31 @@ def sde_of(
     """
     if not callable(batch_size):
         _check.require_positive(batch_size=batch_size)  # None would be the flow without noise
-    found = _equation(optimizer, "sde")
+    parts = parts_of(optimizer)
+    found = _equation(parts.optimizer, "sde")
     if found is None:
         raise ValueError(
-            f"No SDE is known for {optimizer!r}; there is one for {', '.join(names_with('sde'))}."
+            f"No SDE is known for {parts.shown}; there is one for {', '.join(names_with('sde'))}."
         )
     equation, chosen = found
-    rate = chosen["learning_rate"]
-
-    def put_in_time(value):
-        if not callable(value):
-            return value
-        if steps is None:
-            raise ValueError(f"steps must be given to put the schedule {value!r} on the clock, got None.")
-        return schedule_in_time(value, steps, None if value is rate else rate)
-
-    arguments = {name: put_in_time(value) for name, value in chosen.items()}
+    arguments = _put_in_time(chosen, steps)
     if order is not None:
         if "order" not in inspect.signature(equation).parameters:
             raise ValueError(
-                f"order must be None for {optimizer!r}, whose SDE has one order only, got {order!r}."
+                f"order must be None for {parts.shown}, whose SDE has one order only, got {order!r}."
             )
         arguments["order"] = order
+    size = require_data(objective, "Mini-batches")
+    batch_size, replacement = _accumulated(batch_size, size, replacement, parts.accumulated)
+    objective = _objective_of(parts, objective)
     return equation(objective, batch_size=batch_size, **arguments, replacement=replacement)
+
+
+def _accumulated(batch_size: Any, size: int, replacement: bool, k: int) -> tuple[Any, bool]:
+    """The batch size, and how batches are drawn, with the covariance of the mean of k mini-batch gradients."""
+    if k == 1:
+        return batch_size, replacement
+    if replacement:
+        return (compress_schedule(batch_size, k, 1.0) if callable(batch_size) else k * batch_size), True
+    # Each batch is fresh, also within the k: the covariance is s_B/k, which independent draws of size k/s_B have.
+    return k / batch_factor(batch_size, size, replacement=False), True

@@ -15,6 +15,7 @@ import optax
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.optim import Optimizer, hyperparameters, learning_rate_of
+from jaxflow.optim.optax_names import HIDDEN
 from jaxflow.optim.rules.batch_size import compress_schedule
 from jaxflow.optim.rules.chains import change_in_chain
 from jaxflow.optim.table import entry_of, formula_of, names_with
@@ -29,7 +30,6 @@ AVERAGES: Powers = PLAIN | dict.fromkeys(("b1", "b2", "b3", "decay"), DECAY)
 SUMS: Powers = AVERAGES | {"learning_rate": 2} | dict.fromkeys(("beta", "momentum"), DECAY)
 ADABOUND: Powers = AVERAGES | {"final_learning_rate": 1, "gamma": 1}
 # The sum of g² is of size 1/h.
-ADAGRAD: Powers = PLAIN | {"learning_rate": 0.5, "eps": -0.5, "initial_accumulator": -1}
 OPTAX_ADAGRAD: Powers = PLAIN | {"learning_rate": 0.5, "eps": -1, "initial_accumulator_value": -1}
 
 
@@ -50,6 +50,14 @@ def sgdw_powers(chosen: dict[str, Any]) -> Powers:
 
 def adamw_powers(chosen: dict[str, Any]) -> Powers:
     return AVERAGES | {"weight_decay": 0 if chosen["multiplier"] is None else 1}
+
+
+def adagrad_powers(chosen: dict[str, Any]) -> Powers:
+    return PLAIN | {
+        "learning_rate": 0.5,
+        "eps": -1 if chosen["eps_in_sqrt"] else -0.5,
+        "initial_accumulator": -1,
+    }
 
 
 def nadam_powers(chosen: dict[str, Any]) -> Powers:
@@ -136,7 +144,7 @@ def _powers(optimizer: Any) -> Powers:
         rule = AVERAGES
     if rule is None:
         ours = isinstance(optimizer, Optimizer)
-        shown = optimizer.constructor.__name__ if ours else "a transformation that hides its numbers"
+        shown = optimizer.constructor.__name__ if ours else HIDDEN
         names = ", ".join(sorted(names_with("family")))
         raise ValueError(
             f"optimizer must be one with a known family ({names}, or a traceable one with learning_rate, b1 and b2), "
