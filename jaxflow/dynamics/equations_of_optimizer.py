@@ -9,10 +9,12 @@ import optax
 from jaxflow import _check, optim
 from jaxflow.dynamics.base import Dynamics
 from jaxflow.dynamics.clock import schedule_in_time
+from jaxflow.dynamics.groups import grouped
 from jaxflow.dynamics.noise.batch_temperature import batch_factor
-from jaxflow.dynamics.parts_of_optimizer import Parts, parts_of
+from jaxflow.dynamics.parts_of_optimizer import Parts, groups_of, parts_of
 from jaxflow.dynamics.penalty import penalized
 from jaxflow.objective import Objective, require_data
+from jaxflow.optim.rules.accumulation import accumulation_of
 from jaxflow.optim.rules.batch_size import compress_schedule
 from jaxflow.optim.table import formula_of, names_with
 
@@ -50,11 +52,47 @@ def _put_in_time(chosen: dict[str, Any], steps: int | None) -> dict[str, Any]:
     return {name: put(value) for name, value in chosen.items()}
 
 
+def _on_clock(equation: Dynamics, rate: Any, time_step: Any) -> Dynamics:
+    """An equation on the clock t = kη, on that on which a step takes the time `time_step`."""
+    if time_step is None:
+        return equation
+    if rate is None or callable(rate):
+        raise ValueError(
+            f"time_step must be None for an equation whose learning rate is no number, got {time_step!r}."
+        )
+    return (rate / time_step) * equation
+
+
+def _compose(optimizer: Any, equation_of: Callable[[Parts], Dynamics], time_step: Any) -> Dynamics:
+    """The equation of one optimizer, or of groups that have one each."""
+    if time_step is not None:
+        _check.require_positive(time_step=time_step)
+    rate_of = lambda parts: optim.hyperparameters(parts.optimizer).get("learning_rate")
+    groups = groups_of(optimizer)
+    if groups is None:
+        parts = parts_of(optimizer)
+        return _on_clock(equation_of(parts), rate_of(parts), time_step)
+    if time_step is None:
+        try:
+            optim.learning_rate_of(optimizer)
+        except ValueError:
+            rates = ", ".join(repr(rate_of(parts)) for parts in groups.optimizers.values())
+            raise ValueError(
+                f"time_step must be the time of a step where groups differ in their rates ({rates}), got None."
+            ) from None
+    equations = {
+        label: _on_clock(equation_of(parts), rate_of(parts), time_step)
+        for label, parts in groups.optimizers.items()
+    }
+    return grouped(equations, groups.labels)
+
+
 def limit_of(
     optimizer: optim.Optimizer | optax.MultiSteps,
     objective: Callable[[Any], Any],
     *,
     steps: int | None = None,
+    time_step: Any = None,
 ) -> Dynamics:
     r"""The textbook differential equation of an optimizer, with its hyperparameters, on the clock t = kη.
 
@@ -76,7 +114,8 @@ def limit_of(
     of its own, which no preconditioner divides. An `optax.MultiSteps` has the equation of the optimizer in it, on the
     clock of its updates: `iterate` keeps that clock with `time_step=` η/k, where k mini-batches make an update.
     optax's `sgd`, `sign_sgd`, `adam`, `adamw`, `rmsprop`, `adagrad` and `add_decayed_weights`, made `traceable`, are
-    taken as the optimizers here that take the same steps.
+    taken as the optimizers here that take the same steps. `optax.multi_transform`, made `traceable`, has an equation
+    for each of its groups, with the gradient at the parameters of all.
 
     **Arguments**
 
@@ -84,11 +123,14 @@ def limit_of(
     - `objective`: an `Objective` or any function `loss(params) -> scalar`.
     - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time
       (`schedule_in_time`); needed where the equation depends on a schedule.
+    - `time_step`: the time of a step, a number above 0. Default: the learning rate. It must be given where groups
+      differ in theirs, and then each goes at its rate over `time_step` times its own speed.
 
     **Returns** a `Dynamics`.
 
     **Raises** `ValueError`, which names the optimizer and those known, for an optimizer without such an equation, or
-    for a schedule without `steps`: `modified` finds the equation of any optimizer.
+    for a schedule without `steps`, or groups of different rates without `time_step`: `modified` finds the equation
+    of any optimizer.
 
     >>> import jax.numpy as jnp, optax, jaxflow as jf
     >>> jf.dynamics.limit_of(jf.optim.momentum(0.5, 0.5), jnp.sum)
@@ -96,15 +138,19 @@ def limit_of(
     >>> jf.dynamics.limit_of(jf.optim.traceable(optax.rmsprop)(0.5), jnp.sum)
     rmsprop(objective=sum, learning_rate=0.5, decay=0.9, eps=1e-08, eps_in_sqrt=True)
     """
-    parts = parts_of(optimizer)
-    found = _equation(parts.optimizer, "flow")
-    if found is None:
-        raise ValueError(
-            f"No textbook equation is known for {parts.shown}; there is one for {', '.join(names_with('flow'))}. "
-            "modified(optimizer, objective) finds the equation of any optimizer."
-        )
-    equation, arguments = found
-    return equation(_objective_of(parts, objective), **_put_in_time(arguments, steps))
+    inner, _ = accumulation_of(optimizer) or (optimizer, 1)
+
+    def equation_of(parts):
+        found = _equation(parts.optimizer, "flow")
+        if found is None:
+            raise ValueError(
+                f"No textbook equation is known for {parts.shown}; there is one for {', '.join(names_with('flow'))}. "
+                "modified(optimizer, objective) finds the equation of any optimizer."
+            )
+        equation, arguments = found
+        return equation(_objective_of(parts, objective), **_put_in_time(arguments, steps))
+
+    return _compose(inner, equation_of, time_step)
 
 
 def sde_of(
@@ -115,6 +161,7 @@ def sde_of(
     replacement: bool = True,
     steps: int | None = None,
     order: int | None = None,
+    time_step: Any = None,
 ) -> Dynamics:
     r"""The SDE of an optimizer on mini-batches of `batch_size`, on the clock that `iterate` keeps.
 
@@ -125,7 +172,8 @@ def sde_of(
 
     Chains with `l2_regularization` and optimizers of optax are taken as in `limit_of`: the penalty changes the
     gradient and leaves its noise. An `optax.MultiSteps` that averages k mini-batches has the noise of batches k times
-    as large, and the clock of its updates: `iterate` keeps that clock with `time_step=` η/k.
+    as large, and the clock of its updates: `iterate` keeps that clock with `time_step=` η/k. The groups of an
+    `optax.multi_transform` have one mini-batch, and so noises that depend on each other as its gradients do.
 
     **Arguments**
 
@@ -138,6 +186,7 @@ def sde_of(
       (`schedule_in_time`); needed where there is a schedule.
     - `order`: the order of the equation, where the dynamics has several: `sgd`, `momentum_sgd` and `nesterov_sgd`. By
       default it is the dynamics' own default. With decoupled decay it is that of the equation without decay.
+    - `time_step`: as in `limit_of`.
 
     **Returns** a `Dynamics`.
 
@@ -151,31 +200,35 @@ def sde_of(
     """
     if not callable(batch_size):
         _check.require_positive(batch_size=batch_size)  # None would be the flow without noise
-    parts = parts_of(optimizer)
-    found = _equation(parts.optimizer, "sde")
-    if found is None:
-        raise ValueError(
-            f"No SDE is known for {parts.shown}; there is one for {', '.join(names_with('sde'))}."
-        )
-    equation, chosen = found
-    arguments = _put_in_time(chosen, steps)
-    if order is not None:
-        if "order" not in inspect.signature(equation).parameters:
+    inner, accumulated = accumulation_of(optimizer) or (optimizer, 1)
+
+    def equation_of(parts):
+        found = _equation(parts.optimizer, "sde")
+        if found is None:
             raise ValueError(
-                f"order must be None for {parts.shown}, whose SDE has one order only, got {order!r}."
+                f"No SDE is known for {parts.shown}; there is one for {', '.join(names_with('sde'))}."
             )
-        arguments["order"] = order
-    size = require_data(objective, "Mini-batches")
-    batch_size, replacement = _accumulated(batch_size, size, replacement, parts.accumulated)
-    objective = _objective_of(parts, objective)
-    return equation(objective, batch_size=batch_size, **arguments, replacement=replacement)
+        equation, chosen = found
+        arguments = _put_in_time(chosen, steps)
+        if order is not None:
+            if "order" not in inspect.signature(equation).parameters:
+                raise ValueError(
+                    f"order must be None for {parts.shown}, whose SDE has one order only, got {order!r}."
+                )
+            arguments["order"] = order
+        size = require_data(objective, "Mini-batches")
+        batches = _accumulated(batch_size, size, replacement, accumulated)
+        return equation(_objective_of(parts, objective), **batches, **arguments)
+
+    return _compose(inner, equation_of, time_step)
 
 
-def _accumulated(batch_size: Any, size: int, replacement: bool, k: int) -> tuple[Any, bool]:
+def _accumulated(batch_size: Any, size: int, replacement: bool, k: int) -> dict[str, Any]:
     """The batch size, and how batches are drawn, with the covariance of the mean of k mini-batch gradients."""
     if k == 1:
-        return batch_size, replacement
+        return {"batch_size": batch_size, "replacement": replacement}
     if replacement:
-        return (compress_schedule(batch_size, k, 1.0) if callable(batch_size) else k * batch_size), True
+        larger = compress_schedule(batch_size, k, 1.0) if callable(batch_size) else k * batch_size
+        return {"batch_size": larger, "replacement": True}
     # Each batch is fresh, also within the k: the covariance is s_B/k, which independent draws of size k/s_B have.
-    return k / batch_factor(batch_size, size, replacement=False), True
+    return {"batch_size": k / batch_factor(batch_size, size, replacement=False), "replacement": True}

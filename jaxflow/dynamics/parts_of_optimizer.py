@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
+import optax
+
 from jaxflow import optim
 from jaxflow.optim.optax_names import as_ours, shown
-from jaxflow.optim.rules.accumulation import accumulation_of
 from jaxflow.optim.rules.chains import is_penalty, members_of
 from jaxflow.optim.table import Without
 
@@ -15,21 +16,37 @@ class Parts(NamedTuple):
     - `optimizer`: the optimizer; one of optax's as the one of ours that takes the same steps.
     - `shown`: the optimizer as a refusal names it.
     - `penalties`: the strengths λ of $\\lambda\\theta$ that is added to its gradient.
-    - `accumulated`: the number of mini-batches whose gradients are averaged for one step.
     """
 
     optimizer: Any
     shown: str
     penalties: tuple[Any, ...] = ()
-    accumulated: int = 1
+
+
+class Groups(NamedTuple):
+    """An optimizer for each label, and the labels of the parameters, as `optax.multi_transform` has them."""
+
+    optimizers: dict[Any, Parts]
+    labels: Any
+
+
+def groups_of(optimizer: Any) -> Groups | None:
+    """The groups of an `optax.multi_transform` made traceable; `None` for anything else.
+
+    Raises `ValueError` for a group whose optimizer looks at gradients of its own, which are not of the group alone.
+    """
+    constructor = getattr(optimizer, "constructor", None)
+    if getattr(constructor, "body", None) not in (optax.partition, optax.multi_transform):
+        return None
+    chosen = optimizer.hyperparameters
+    parts = {label: parts_of(member) for label, member in chosen["transforms"].items()}
+    for part in parts.values():
+        _require_given_gradient(part.optimizer, "a group of optax.multi_transform")
+    return Groups(parts, chosen["param_labels"])
 
 
 def parts_of(optimizer: Any) -> Parts:
     """The parts of an optimizer. Raises `ValueError` for a composition that has no equation, and names the reason."""
-    accumulation = accumulation_of(optimizer)
-    if accumulation is not None:
-        inner, accumulated = accumulation
-        return parts_of(inner)._replace(accumulated=accumulated)
     members = members_of(optimizer)
     if members is None:
         return Parts(as_ours(optimizer), shown(optimizer))
@@ -44,17 +61,17 @@ def parts_of(optimizer: Any) -> Parts:
         )
     found = as_ours(steps[0])
     penalties = tuple(next(iter(as_ours(part).hyperparameters.values())) for part in members[:-1])
-    own = [name for name in ("newton", "nesterov") if penalties and _looks_itself(found, name)]
-    if own:
-        raise ValueError(
-            f"{own[0]} must stand alone to have a known equation where it asks for gradients itself, which no member "
-            f"of a chain before it changes, got {optimizer!r}."
-        )
+    if penalties:
+        _require_given_gradient(found, "a chain after l2_regularization")
     return Parts(found, shown(steps[0]), penalties)
 
 
-def _looks_itself(optimizer: Any, name: str) -> bool:
-    """Whether it is the optimizer of that name in a form that asks for gradients other than the one it is given."""
-    if getattr(optimizer, "constructor", None) is not getattr(optim, name):
-        return False
-    return optimizer.hyperparameters.get("lookahead", True)
+def _require_given_gradient(optimizer: Any, place: str) -> None:
+    """Refuse an optimizer that asks for gradients itself, which nothing around it changes."""
+    looks = getattr(optimizer, "constructor", None) is optim.newton
+    looks |= optim.hyperparameters(optimizer).get("lookahead") is True
+    if looks:
+        raise ValueError(
+            f"An optimizer in {place} must use the gradient that it is given, to have a known equation, got "
+            f"{optimizer!r}, which asks for gradients itself."
+        )

@@ -248,10 +248,10 @@ def test_a_frozen_part_of_a_model_is_not_decayed():
         (optim.chain(optim.gd(0.1), optim.l2_regularization(0.1)), "one optimizer, at its end"),
         (optim.chain(optax.clip(1.0), optim.gd(0.1)), "one optimizer, at its end"),
         (optim.chain(optim.gd(0.1), optim.gd(0.1)), "one optimizer, at its end"),
-        (optim.chain(optim.l2_regularization(0.1), optim.newton(0.1)), "newton must stand alone"),
+        (optim.chain(optim.l2_regularization(0.1), optim.newton(0.1)), "which asks for gradients itself"),
         (
             optim.chain(optim.l2_regularization(0.1), optim.nesterov(0.1, lookahead=True)),
-            "nesterov must stand alone",
+            "which asks for gradients itself",
         ),
         (
             optim.chain(T(optax.add_decayed_weights)(0.1, mask=True), optim.gd(0.1)),
@@ -267,5 +267,5 @@ def test_a_frozen_part_of_a_model_is_not_decayed():
 def test_what_has_no_equation_is_refused(optimizer, message):
     with pytest.raises(ValueError, match=message):
         limit_of(optimizer, loss, steps=10)
-    with pytest.raises(ValueError, match=message if "newton" not in message else "must stand alone"):
+    with pytest.raises(ValueError, match=message):
         sde_of(optimizer, OBJECTIVE, 2, steps=10)
