@@ -2,11 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import optax
-
 from jaxflow import optim
 from jaxflow.optim.optax_names import as_ours, shown
-from jaxflow.optim.rules.chains import is_penalty, members_of
+from jaxflow.optim.rules.chains import groups_in, is_penalty, members_of
 from jaxflow.optim.table import Without
 
 
@@ -35,14 +33,13 @@ def groups_of(optimizer: Any) -> Groups | None:
 
     Raises `ValueError` for a group whose optimizer looks at gradients of its own, which are not of the group alone.
     """
-    constructor = getattr(optimizer, "constructor", None)
-    if getattr(constructor, "body", None) not in (optax.partition, optax.multi_transform):
+    transforms = groups_in(optimizer)
+    if transforms is None:
         return None
-    chosen = optimizer.hyperparameters
-    parts = {label: parts_of(member) for label, member in chosen["transforms"].items()}
+    parts = {label: parts_of(member) for label, member in transforms.items()}
     for part in parts.values():
         _require_given_gradient(part.optimizer, "a group of optax.multi_transform")
-    return Groups(parts, chosen["param_labels"])
+    return Groups(parts, optimizer.hyperparameters["param_labels"])
 
 
 def parts_of(optimizer: Any) -> Parts:

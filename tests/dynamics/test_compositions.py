@@ -81,6 +81,23 @@ def test_rules_change_the_optimizer_inside():
     assert np.array_equal(run.values[K], run.values[2 * K - 1])
 
 
+def test_rules_change_every_group_by_its_own_rule():
+    """At κ = 4: the linear rule for one, the square-root rule for the other, and s = 1/2 for a family."""
+    labels, groups = {"w": "a", "b": "b"}, optim.traceable(optax.multi_transform)
+    members = {
+        "a": optim.chain(optim.l2_regularization(0.3), optim.momentum(0.1, 0.81)),
+        "b": optim.traceable(optax.adam)(0.2),
+    }
+    found = jf.rescale(groups(members, labels), 1, 4).hyperparameters["transforms"]
+    assert repr(found) == repr({label: jf.rescale(member, 1, 4) for label, member in members.items()})
+    half = jf.family_of(groups(members, labels), 0.1)(0.05).hyperparameters["transforms"]
+    assert repr(half) == repr({label: jf.family_of(member, 0.1)(0.05) for label, member in members.items()})
+    with pytest.raises(ValueError, match="2 learning rates; say which one is the clock by time_step="):
+        jf.family_of(groups(members, labels))
+    with pytest.raises(ValueError, match=r"known scaling rule .* got sign"):
+        jf.rescale(groups({"a": optim.sign(0.1), "b": optim.gd(0.1)}, labels), 1, 4)
+
+
 @pytest.mark.parametrize(
     ("several", "message"),
     [

@@ -12,7 +12,7 @@ from jaxflow._traceable import traceable
 from jaxflow.optim import Optimizer
 from jaxflow.optim.optax_names import as_ours, shown
 from jaxflow.optim.rules.accumulation import accumulation_of
-from jaxflow.optim.rules.chains import change_in_chain
+from jaxflow.optim.rules.chains import change_inside
 from jaxflow.optim.table import formula_of, names_with
 
 
@@ -93,7 +93,8 @@ def rescale(optimizer: Any, batch_size: Any, new_batch_size: Any) -> Any:
     - **Schedules** become κ times as fast: $\eta'_k = \kappa\,\eta_{\kappa k}$ or $\sqrt\kappa\,\eta_{\kappa k}$.
       They are asked for values between the steps.
     - A `chain` is rescaled if it consists of one such optimizer and `l2_regularization`, which stays. An
-      `optax.MultiSteps` keeps its number of mini-batches for an update.
+      `optax.MultiSteps` keeps its number of mini-batches for an update. The groups of an `optax.multi_transform`,
+      made `traceable`, are each rescaled by their own rule, as every rule keeps the law after so many examples.
 
     **Arguments**
 
@@ -126,9 +127,7 @@ def rescale(optimizer: Any, batch_size: Any, new_batch_size: Any) -> Any:
         raise TypeError(f"optimizer must be one of jaxflow.optim, got {optimizer!r}.")
     _check.require_positive(batch_size=batch_size, new_batch_size=new_batch_size)
     ratio = new_batch_size / batch_size
-    return change_in_chain(
-        optimizer, lambda member: _rescale_member(member, ratio, batch_size), "be rescaled"
-    )
+    return change_inside(optimizer, lambda member: _rescale_member(member, ratio, batch_size), "be rescaled")
 
 
 def _rescale_member(optimizer: Any, ratio: Any, batch_size: Any) -> Optimizer:

@@ -18,7 +18,7 @@ from jaxflow.optim import Optimizer, hyperparameters, learning_rate_of
 from jaxflow.optim.optax_names import HIDDEN
 from jaxflow.optim.rules.accumulation import accumulation_of
 from jaxflow.optim.rules.batch_size import compress_schedule
-from jaxflow.optim.rules.chains import change_in_chain
+from jaxflow.optim.rules.chains import change_inside
 from jaxflow.optim.table import entry_of, formula_of, names_with
 
 # How each hyperparameter goes with s = h/h₀: the power of s it is multiplied by, or `DECAY`.
@@ -107,7 +107,8 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
     - `optimizer`: one of those above, or `traceable` versions of optax's `sgd`, `rmsprop`, `adagrad`, `lars`,
       `novograd`, `sign_sgd`, and of any constructor with `learning_rate`, `b1` and `b2`, which is taken for one of
       averages, q = 1 (`lamb`, `lion`, `adabelief`, `yogi`, …); or a `chain` of one such optimizer and
-      `l2_regularization`. For another optimizer write the function h ↦ optimizer yourself.
+      `l2_regularization`; or a traceable `optax.multi_transform` of such groups. For another optimizer write the
+      function h ↦ optimizer yourself.
     - `time_step` h₀: the time of a step, a number above 0. Default: the learning rate; under a schedule it must be
       given.
 
@@ -164,7 +165,7 @@ def _powers(optimizer: Any) -> Powers:
 
 
 def _optimizer_at(optimizer: Any, s: Any) -> Optimizer:
-    return change_in_chain(optimizer, lambda member: _member_at(member, s), "have a family")
+    return change_inside(optimizer, lambda member: _member_at(member, s), "have a family")
 
 
 def _member_at(optimizer: Any, s: Any) -> Optimizer:
