@@ -65,6 +65,8 @@ def _on_clock(equation: Dynamics, rate: Any, time_step: Any) -> Dynamics:
 
 def _compose(optimizer: Any, equation_of: Callable[[Parts], Dynamics], time_step: Any) -> Dynamics:
     """The equation of one optimizer, or of groups that have one each."""
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
     if time_step is not None:
         _check.require_positive(time_step=time_step)
     rate_of = lambda parts: optim.hyperparameters(parts.optimizer).get("learning_rate")
@@ -130,7 +132,7 @@ def limit_of(
 
     **Raises** `ValueError`, which names the optimizer and those known, for an optimizer without such an equation, or
     for a schedule without `steps`, or groups of different rates without `time_step`: `modified` finds the equation
-    of any optimizer.
+    of any optimizer. `TypeError` for what is no optimizer.
 
     >>> import jax.numpy as jnp, optax, jaxflow as jf
     >>> jf.dynamics.limit_of(jf.optim.momentum(0.5, 0.5), jnp.sum)
@@ -191,7 +193,7 @@ def sde_of(
     **Returns** a `Dynamics`.
 
     **Raises** `ValueError`, which names the optimizer, where no SDE is known, for a schedule without `steps`, or
-    for an order where there is only one equation; `TypeError` for an objective without data.
+    for an order where there is only one equation; `TypeError` for what is no optimizer or an objective without data.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))

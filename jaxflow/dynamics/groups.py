@@ -47,8 +47,8 @@ def grouped(equations: dict[Any, Dynamics], labels: Any) -> Field:
     >>> each = {"slow": 0.5 * jf.dynamics.gradient_flow(loss), "sign": jf.dynamics.sign_descent(loss)}
     >>> both = grouped(each, {"a": "slow", "b": "sign"})
     >>> velocity = both.drift(0.0, both.init({"a": jnp.ones(1), "b": jnp.ones(1)}))
-    >>> print(both.params(velocity))
-    {'a': Array([-1.], dtype=float32), 'b': Array([-1.], dtype=float32)}
+    >>> print(both.params(velocity)["a"], both.params(velocity)["b"])
+    [-1.] [-1.]
     """
     fields = {label: equation.build() for label, equation in equations.items()}
     noisy = any(field.diffusion is not None for field in fields.values())

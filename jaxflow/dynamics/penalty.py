@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow._half import widen
+from jaxflow._shapes import show
 from jaxflow.games import VectorField
 from jaxflow.objective import Objective
 
@@ -30,6 +31,9 @@ class _PenalizedLosses:
 
     losses: Callable[[PyTree, PyTree], jax.Array]
 
+    def __repr__(self):
+        return f"penalized({show(self.losses)})"
+
     def __call__(self, params: PyTree, batch: PyTree) -> jax.Array:
         examples, strength = batch
         losses = jnp.asarray(self.losses(params, examples))
@@ -42,6 +46,9 @@ class _PenalizedLoss:
     loss: Any
     strength: Any
 
+    def __repr__(self):
+        return f"penalized({show(self.loss)}, {show(self.strength)})"
+
     def __call__(self, params: PyTree) -> jax.Array:
         value = self.loss(params)
         return value + jnp.asarray(self.strength * half_square(params)).astype(value.dtype)
@@ -50,6 +57,9 @@ class _PenalizedLoss:
 @dataclass(frozen=True)
 class _PenalizedField:
     field: Callable[..., PyTree]
+
+    def __repr__(self):
+        return f"penalized({show(self.field)})"
 
     def __call__(self, params: PyTree, strength: Any, *data: Any) -> PyTree:
         pull = lambda v, p: v + jnp.asarray(strength).astype(v.real.dtype) * p

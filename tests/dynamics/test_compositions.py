@@ -126,6 +126,12 @@ def test_a_family_is_that_of_the_optimizer_inside():
         jf.family_of(optax.MultiSteps(optim.gd(0.1), K))
 
 
+def test_what_is_no_optimizer_is_refused():
+    for use in (lambda: limit_of(3, loss), lambda: sde_of(None, OBJECTIVE, 2)):
+        with pytest.raises(TypeError, match="optimizer must be an optax transformation, got"):
+            use()
+
+
 # --- Schedules ---
 
 memory = lambda h, tau: float(np.exp(-h / tau))

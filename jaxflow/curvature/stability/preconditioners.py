@@ -214,8 +214,8 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
     precision. It works under `jit` and `vmap`.
 
     **Raises** `TypeError` when `optimizer` is no optimizer; `ValueError`, which names it, for one whose formula is
-    not known (a plain optimizer of optax hides its ε: make it `traceable`), a chain with two preconditioners, or a state of another
-    optimizer.
+    not known (a plain optimizer of optax hides its ε: make it `traceable`), a chain with two preconditioners, or a
+    state of another optimizer.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.rmsprop(0.1, decay=0.75, eps=0.0)

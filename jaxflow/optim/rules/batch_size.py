@@ -94,7 +94,7 @@ def rescale(optimizer: Any, batch_size: Any, new_batch_size: Any) -> Any:
       They are asked for values between the steps.
     - A `chain` is rescaled if it consists of one such optimizer and `l2_regularization`, which stays. An
       `optax.MultiSteps` keeps its number of mini-batches for an update. The groups of an `optax.multi_transform`,
-      made `traceable`, are each rescaled by their own rule, as every rule keeps the law after so many examples.
+      made `traceable`, are each rescaled by their own rule, as every rule keeps the number of examples.
 
     **Arguments**
 
