@@ -259,6 +259,11 @@ def complete_arguments(bound: Bound, rest: Rest) -> Any:
             changes[name] = Completed(value, rest)
         elif isinstance(value, Bound) and type(value) is type(bound):
             changes[name] = complete_arguments(value, rest)
+        elif isinstance(value, dict):
+            inside = {
+                key: complete_arguments(x, rest) for key, x in value.items() if isinstance(x, type(bound))
+            }
+            changes[name] = value | inside
     return bound.replace(**changes)
 
 

@@ -4,25 +4,19 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import optax
+
 from jaxflow import _check, optim
 from jaxflow.dynamics.base import Dynamics
 from jaxflow.dynamics.clock import schedule_in_time
-from jaxflow.dynamics.flows.damped_oscillators import heavy_ball
-from jaxflow.dynamics.flows.first_order import effective_mass
-from jaxflow.objective import Objective
+from jaxflow.dynamics.groups import grouped
+from jaxflow.dynamics.noise.batch_temperature import batch_factor
+from jaxflow.dynamics.parts_of_optimizer import Parts, groups_of, parts_of
+from jaxflow.dynamics.penalty import penalized
+from jaxflow.objective import Objective, require_data
+from jaxflow.optim.rules.accumulation import accumulation_of
+from jaxflow.optim.rules.batch_size import compress_schedule
 from jaxflow.optim.table import formula_of, names_with
-
-
-def heavy_ball_of_momentum(objective, learning_rate, beta, ema):
-    """The damped oscillator whose friction and mass are those of `optim.momentum`."""
-    friction, mass = 1 - beta, effective_mass(learning_rate, beta, nesterov=False)
-    return heavy_ball(objective, 1.0, mass / friction) if ema else heavy_ball(objective, friction, mass)
-
-
-def heavy_ball_of_nesterov(objective, learning_rate, beta, lookahead):
-    """The damped oscillator whose friction and mass are those of `optim.nesterov`."""
-    del lookahead  # its two forms are one sequence, read off at points that settle to one equation
-    return heavy_ball(objective, 1 - beta, effective_mass(learning_rate, beta, nesterov=True))
 
 
 def _equation(optimizer: Any, fact: str) -> tuple[Callable[..., Dynamics], dict[str, Any]] | None:
@@ -37,7 +31,71 @@ def _equation(optimizer: Any, fact: str) -> tuple[Callable[..., Dynamics], dict[
     return equation, {name: value for name, value in chosen.items() if name in taken}
 
 
-def limit_of(optimizer: optim.Optimizer, objective: Callable[[Any], Any]) -> Dynamics:
+def _objective_of(parts: Parts, objective: Any) -> Any:
+    """The objective with the penalties that stand before the optimizer."""
+    for strength in parts.penalties:
+        objective = penalized(objective, strength)
+    return objective
+
+
+def _put_in_time(chosen: dict[str, Any], steps: int | None) -> dict[str, Any]:
+    """Hyperparameters with functions of the time in the place of schedules over steps."""
+    rate = chosen.get("learning_rate")
+
+    def put(value):
+        if not callable(value):
+            return value
+        if steps is None:
+            raise ValueError(f"steps must be given to put the schedule {value!r} on the clock, got None.")
+        return schedule_in_time(value, steps, None if value is rate else rate)
+
+    return {name: put(value) for name, value in chosen.items()}
+
+
+def _on_clock(equation: Dynamics, rate: Any, time_step: Any) -> Dynamics:
+    """An equation on the clock t = kη, on that on which a step takes the time `time_step`."""
+    if time_step is None:
+        return equation
+    if rate is None or callable(rate):
+        raise ValueError(
+            f"time_step must be None for an equation whose learning rate is no number, got {time_step!r}."
+        )
+    return (rate / time_step) * equation
+
+
+def _compose(optimizer: Any, equation_of: Callable[[Parts], Dynamics], time_step: Any) -> Dynamics:
+    """The equation of one optimizer, or of groups that have one each."""
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
+    if time_step is not None:
+        _check.require_positive(time_step=time_step)
+    rate_of = lambda parts: optim.hyperparameters(parts.optimizer).get("learning_rate")
+    groups = groups_of(optimizer)
+    if groups is None:
+        parts = parts_of(optimizer)
+        return _on_clock(equation_of(parts), rate_of(parts), time_step)
+    if time_step is None:
+        try:
+            optim.learning_rate_of(optimizer)
+        except ValueError:
+            rates = ", ".join(repr(rate_of(parts)) for parts in groups.optimizers.values())
+            raise ValueError(
+                f"time_step must be the time of a step where groups differ in their rates ({rates}), got None."
+            ) from None
+    equations = {
+        label: _on_clock(equation_of(parts), rate_of(parts), time_step)
+        for label, parts in groups.optimizers.items()
+    }
+    return grouped(equations, groups.labels)
+
+
+def limit_of(
+    optimizer: optim.Optimizer | optax.MultiSteps,
+    objective: Callable[[Any], Any],
+    *,
+    steps: int | None = None,
+    time_step: Any = None,
+) -> Dynamics:
     r"""The textbook differential equation of an optimizer, with its hyperparameters, on the clock t = kη.
 
     | optimizer | equation |
@@ -46,56 +104,78 @@ def limit_of(optimizer: optim.Optimizer, objective: Callable[[Any], Any]) -> Dyn
     | `momentum` | `heavy_ball` of friction 1 − β and mass $\frac\eta2(1+\beta)$; with `ema` both over 1 − β |
     | `nesterov` | `heavy_ball` of friction 1 − β and mass $\frac\eta2(1 - \beta + 2\beta^2)$ |
     | `adagrad`, `rmsprop`, `adam` | the dynamics of that name |
+    | `sgdw`, `adamw` | those of `momentum` and `adam` with $-\lambda\theta$ added to $\dot\theta$ |
 
     A mass m and friction f settle to $\dot\theta = -\frac gf - \frac m{f^3}Hg$. With these masses that is the
     method's modified equation, `momentum_loss_flow`. The equation of Su, Boyd & Candès, `nesterov`, belongs to a β
     that rises to 1, on another clock. The docstring of each equation says what it assumes and where it was
     published; `sde_of` has the SDEs for mini-batches.
 
+    **Compositions.** In a `chain`, `l2_regularization` before the optimizer adds $\frac\lambda2|\theta|^2$ to the
+    objective, and so $\lambda\theta$ to the gradient, to its averages and to its square. Decoupled decay is a drift
+    of its own, which no preconditioner divides. An `optax.MultiSteps` has the equation of the optimizer in it, on the
+    clock of its updates: `iterate` keeps that clock with `time_step=` η/k, where k mini-batches make an update.
+    optax's `sgd`, `sign_sgd`, `adam`, `adamw`, `rmsprop`, `adagrad` and `add_decayed_weights`, made `traceable`, are
+    taken as the optimizers here that take the same steps. `optax.multi_transform`, made `traceable`, has an equation
+    for each of its groups, with the gradient at the parameters of all.
+
     **Arguments**
 
-    - `optimizer`: one of those in the table, with numbers as hyperparameters.
+    - `optimizer`: one of those in the table, or such a composition.
     - `objective`: an `Objective` or any function `loss(params) -> scalar`.
+    - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time
+      (`schedule_in_time`); needed where the equation depends on a schedule.
+    - `time_step`: the time of a step, a number above 0. Default: the learning rate. It must be given where groups
+      differ in theirs, and then each goes at its rate over `time_step` times its own speed.
 
     **Returns** a `Dynamics`.
 
     **Raises** `ValueError`, which names the optimizer and those known, for an optimizer without such an equation, or
-    with a schedule where a number is needed: `modified` finds the equation of any optimizer.
+    for a schedule without `steps`, or groups of different rates without `time_step`: `modified` finds the equation
+    of any optimizer. `TypeError` for what is no optimizer.
 
-    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> import jax.numpy as jnp, optax, jaxflow as jf
     >>> jf.dynamics.limit_of(jf.optim.momentum(0.5, 0.5), jnp.sum)
     heavy_ball(objective=sum, friction=0.5, mass=0.375)
+    >>> jf.dynamics.limit_of(jf.optim.traceable(optax.rmsprop)(0.5), jnp.sum)
+    rmsprop(objective=sum, learning_rate=0.5, decay=0.9, eps=1e-08, eps_in_sqrt=True)
     """
-    found = _equation(optimizer, "flow")
-    if found is None:
-        raise ValueError(
-            f"No textbook equation is known for {optimizer!r}; there is one for {', '.join(names_with('flow'))}. "
-            "modified(optimizer, objective) finds the equation of any optimizer."
-        )
-    equation, arguments = found
-    for name, value in arguments.items():
-        if callable(value):
+    inner, _ = accumulation_of(optimizer) or (optimizer, 1)
+
+    def equation_of(parts):
+        found = _equation(parts.optimizer, "flow")
+        if found is None:
             raise ValueError(
-                f"{name} must be a number for a textbook equation, got the schedule {value!r}; "
-                "modified(optimizer, objective) takes schedules."
+                f"No textbook equation is known for {parts.shown}; there is one for {', '.join(names_with('flow'))}. "
+                "modified(optimizer, objective) finds the equation of any optimizer."
             )
-    return equation(objective, **arguments)
+        equation, arguments = found
+        return equation(_objective_of(parts, objective), **_put_in_time(arguments, steps))
+
+    return _compose(inner, equation_of, time_step)
 
 
 def sde_of(
-    optimizer: optim.Optimizer,
+    optimizer: optim.Optimizer | optax.MultiSteps,
     objective: Objective,
     batch_size: Any,
     *,
     replacement: bool = True,
     steps: int | None = None,
     order: int | None = None,
+    time_step: Any = None,
 ) -> Dynamics:
-    """The SDE of an optimizer on mini-batches of `batch_size`, on the clock that `iterate` keeps.
+    r"""The SDE of an optimizer on mini-batches of `batch_size`, on the clock that `iterate` keeps.
 
     SDEs are known for `gd`, `momentum`, `nesterov`, `rmsprop`, `adam` and `sign`. The docstrings of the dynamics
     that belong to them (`sgd`, `momentum_sgd`, `nesterov_sgd`, `rmsprop_sde`, `adam_sde`, `sign_sgd`) say what they
-    assume and where they were published.
+    assume and where they were published. `sgdw` and `adamw` have those of `momentum` and `adam` with
+    $-\lambda\theta\,dt$ added to $d\theta$, of weak order 1 in ηλ.
+
+    Chains with `l2_regularization` and optimizers of optax are taken as in `limit_of`: the penalty changes the
+    gradient and leaves its noise. An `optax.MultiSteps` that averages k mini-batches has the noise of batches k times
+    as large, and the clock of its updates: `iterate` keeps that clock with `time_step=` η/k. The groups of an
+    `optax.multi_transform` have one mini-batch, and so noises that depend on each other as its gradients do.
 
     **Arguments**
 
@@ -107,12 +187,13 @@ def sde_of(
     - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time
       (`schedule_in_time`); needed where there is a schedule.
     - `order`: the order of the equation, where the dynamics has several: `sgd`, `momentum_sgd` and `nesterov_sgd`. By
-      default it is the dynamics' own default.
+      default it is the dynamics' own default. With decoupled decay it is that of the equation without decay.
+    - `time_step`: as in `limit_of`.
 
     **Returns** a `Dynamics`.
 
     **Raises** `ValueError`, which names the optimizer, where no SDE is known, for a schedule without `steps`, or
-    for an order where there is only one equation; `TypeError` for an objective without data.
+    for an order where there is only one equation; `TypeError` for what is no optimizer or an objective without data.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
@@ -121,26 +202,35 @@ def sde_of(
     """
     if not callable(batch_size):
         _check.require_positive(batch_size=batch_size)  # None would be the flow without noise
-    found = _equation(optimizer, "sde")
-    if found is None:
-        raise ValueError(
-            f"No SDE is known for {optimizer!r}; there is one for {', '.join(names_with('sde'))}."
-        )
-    equation, chosen = found
-    rate = chosen["learning_rate"]
+    inner, accumulated = accumulation_of(optimizer) or (optimizer, 1)
 
-    def put_in_time(value):
-        if not callable(value):
-            return value
-        if steps is None:
-            raise ValueError(f"steps must be given to put the schedule {value!r} on the clock, got None.")
-        return schedule_in_time(value, steps, None if value is rate else rate)
-
-    arguments = {name: put_in_time(value) for name, value in chosen.items()}
-    if order is not None:
-        if "order" not in inspect.signature(equation).parameters:
+    def equation_of(parts):
+        found = _equation(parts.optimizer, "sde")
+        if found is None:
             raise ValueError(
-                f"order must be None for {optimizer!r}, whose SDE has one order only, got {order!r}."
+                f"No SDE is known for {parts.shown}; there is one for {', '.join(names_with('sde'))}."
             )
-        arguments["order"] = order
-    return equation(objective, batch_size=batch_size, **arguments, replacement=replacement)
+        equation, chosen = found
+        arguments = _put_in_time(chosen, steps)
+        if order is not None:
+            if "order" not in inspect.signature(equation).parameters:
+                raise ValueError(
+                    f"order must be None for {parts.shown}, whose SDE has one order only, got {order!r}."
+                )
+            arguments["order"] = order
+        size = require_data(objective, "Mini-batches")
+        batches = _accumulated(batch_size, size, replacement, accumulated)
+        return equation(_objective_of(parts, objective), **batches, **arguments)
+
+    return _compose(inner, equation_of, time_step)
+
+
+def _accumulated(batch_size: Any, size: int, replacement: bool, k: int) -> dict[str, Any]:
+    """The batch size, and how batches are drawn, with the covariance of the mean of k mini-batch gradients."""
+    if k == 1:
+        return {"batch_size": batch_size, "replacement": replacement}
+    if replacement:
+        larger = compress_schedule(batch_size, k, 1.0) if callable(batch_size) else k * batch_size
+        return {"batch_size": larger, "replacement": True}
+    # Each batch is fresh, also within the k: the covariance is s_B/k, which independent draws of size k/s_B have.
+    return {"batch_size": k / batch_factor(batch_size, size, replacement=False), "replacement": True}

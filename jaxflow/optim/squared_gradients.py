@@ -4,6 +4,7 @@ Each divides the gradient by the root of a sum or an average of its squares. Gra
 also where a coordinate of the gradient is exactly 0.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +25,12 @@ class SecondMomentState(NamedTuple):
     nu: PyTree
 
 
+def _divide_by(eps: Any, eps_in_sqrt: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    return (lambda g, v: g / root(v + eps)) if eps_in_sqrt else (lambda g, v: g / (root(v) + eps))
+
+
 @traceable
-def adagrad(learning_rate, eps=1e-10, *, initial_accumulator=0.0):
+def adagrad(learning_rate, eps=1e-10, *, initial_accumulator=0.0, eps_in_sqrt=False):
     r"""AdaGrad (Duchi, Hazan & Singer 2011): $r \leftarrow r + g^2,\ \theta \leftarrow \theta - \eta g/(\sqrt r +
     \epsilon)$.
 
@@ -36,8 +41,8 @@ def adagrad(learning_rate, eps=1e-10, *, initial_accumulator=0.0):
 
     - `learning_rate` η: a number at least 0 or a schedule, in units of the parameters.
     - `eps` ε: a number at least 0, in units of the gradient.
-    - `initial_accumulator`: the start of r, a number at least 0; 0 in the paper and PyTorch (optax: 0.1, with ε
-      inside the root).
+    - `initial_accumulator`: the start of r, a number at least 0; 0 in the paper and PyTorch (optax: 0.1).
+    - `eps_in_sqrt`: whether to divide by $\sqrt{r + \epsilon}$, optax's form (static).
 
     **Returns** an `Optimizer`.
 
@@ -56,7 +61,7 @@ def adagrad(learning_rate, eps=1e-10, *, initial_accumulator=0.0):
 
     def update(updates, state, params=None):
         nu = tree_map(lambda g, r: r + square(g), updates, state.nu)
-        return tree_map(lambda g, r: g / (root(r) + eps), updates, nu), SecondMomentState(nu)
+        return tree_map(_divide_by(eps, eps_in_sqrt), updates, nu), SecondMomentState(nu)
 
     return scale_by_rate(init, update, learning_rate)
 
@@ -89,8 +94,7 @@ def rmsprop(learning_rate, decay=0.9, eps=1e-8, *, eps_in_sqrt=False):
 
     def update(updates, state, params=None):
         nu = ema(state.nu, tree_map(square, updates), decay)
-        divide = (lambda g, v: g / root(v + eps)) if eps_in_sqrt else (lambda g, v: g / (root(v) + eps))
-        return tree_map(divide, updates, nu), SecondMomentState(nu)
+        return tree_map(_divide_by(eps, eps_in_sqrt), updates, nu), SecondMomentState(nu)
 
     return scale_by_rate(lambda params: SecondMomentState(zeros(params, real=True)), update, learning_rate)
 

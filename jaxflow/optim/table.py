@@ -82,7 +82,10 @@ class Entry:
     def formula(self, fact: str) -> Any:
         """The formula that the entry names for one of `HOMES`; `None` where it names none."""
         named = getattr(self, fact)
-        return pkgutil.resolve_name(f"{HOMES[fact]}:{named}") if isinstance(named, str) else None
+        if not isinstance(named, str):
+            return None
+        # A colon tells the module inside the home from the name in it.
+        return pkgutil.resolve_name(f"{HOMES[fact]}.{named}" if ":" in named else f"{HOMES[fact]}:{named}")
 
 
 GRADIENT_FREE = Without("uses no gradient")
@@ -100,14 +103,14 @@ ENTRIES = (
           flow="gradient_flow", sde="sgd", central_flow="no_memory"),
     Entry(descent.momentum, family="momentum_powers", scaling="linear", preconditioner="constant_one",
           threshold="2 * (1 + beta) / ((1 - beta if ema else 1) * learning_rate)",
-          flow="equations_of_optimizer.heavy_ball_of_momentum", sde="momentum_sgd", central_flow=MOMENTUM),
+          flow="named_by_optimizer:heavy_ball_of_momentum", sde="momentum_sgd", central_flow=MOMENTUM),
     Entry(descent.nesterov, family="SUMS", scaling="linear", preconditioner="constant_one",
           threshold="(2 + 2 * beta) / ((1 + 2 * beta) * learning_rate)",
-          flow="equations_of_optimizer.heavy_ball_of_nesterov", sde="nesterov_sgd", central_flow=MOMENTUM),
+          flow="named_by_optimizer:heavy_ball_of_nesterov", sde="nesterov_sgd", central_flow=MOMENTUM),
     Entry(descent.sgdw, family="sgdw_powers", scaling="linear", preconditioner="constant_one",
           threshold="(1 + beta) * (2 - learning_rate * weight_decay) / learning_rate",
-          central_flow=MOMENTUM),
-    Entry(squared_gradients.adagrad, family="ADAGRAD", preconditioner="root_plus_eps", threshold=DESCENT,
+          flow="named_by_optimizer:sgdw_flow", sde="named_by_optimizer:sgdw_sde", central_flow=MOMENTUM),
+    Entry(squared_gradients.adagrad, family="adagrad_powers", preconditioner="root_plus_eps", threshold=DESCENT,
           flow="adagrad", central_flow="sum_of_each"),
     Entry(squared_gradients.rmsprop, family="AVERAGES", scaling="square_root", preconditioner="root_plus_eps",
           threshold=DESCENT, flow="rmsprop", sde="rmsprop_sde", central_flow="average_of_each"),
@@ -118,7 +121,7 @@ ENTRIES = (
           threshold=AVERAGE, flow="adam", sde="adam_sde", central_flow=MOMENTUM),
     Entry(adaptive.adamw, family="adamw_powers", scaling="square_root", preconditioner="adam",
           threshold="(1 + b1) * (2 - learning_rate * weight_decay) / ((1 - b1) * learning_rate)",
-          central_flow=MOMENTUM),
+          flow="named_by_optimizer:adamw_flow", sde="named_by_optimizer:adamw_sde", central_flow=MOMENTUM),
     Entry(adaptive.amsgrad, family="AVERAGES", scaling="square_root", preconditioner="adam",
           threshold=AVERAGE, central_flow=MOMENTUM),
     Entry(switching.adabound, family="ADABOUND", scaling=TWO_METHODS, preconditioner="adabound",

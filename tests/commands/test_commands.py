@@ -99,15 +99,15 @@ def test_a_verdict_on_the_sde_with_enough_runs_and_hyperparameters_by_name(tmp_p
 def test_divergence_is_reported_by_its_step_and_an_optimizer_without_an_sde_runs_all_the_same(
     tmp_path, capsys
 ):
-    arguments = ["--learning-rate", "1e6", "--activation", "relu", "--loss", "mse", "--optimizer", "sgdw"]
+    arguments = ["--learning-rate", "1e6", "--activation", "relu", "--loss", "mse", "--optimizer", "radam"]
     assert main(["compare", *SMALL, *arguments, "--output", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "diverged by step" in text
-    assert "No SDE is known for sgdw" in text
+    assert "No SDE is known for radam" in text
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert len(summary["table"]) == 4
-    assert summary["table"][3]["method"] == "modified flow of sgdw, order 2"
+    assert summary["table"][3]["method"] == "modified flow of radam, order 2"
     assert summary["table"][0]["final_loss"] is None
     assert summary["verdict"] is None
     assert summary["temperature"] is None

@@ -295,10 +295,10 @@ def test_bad_settings(arguments, message, capsys, monkeypatch):
 
 
 def test_divergence_is_shown_and_an_optimizer_without_an_sde_runs_all_the_same(tmp_path, capsys):
-    wild = ["--activation", "relu", "--loss", "mse", "--optimizer", "sgdw", "--batch-sizes", "4"]
+    wild = ["--activation", "relu", "--loss", "mse", "--optimizer", "radam", "--batch-sizes", "4"]
     assert main(["sweep", *SMALL, *wild, "--learning-rates", "0.05", "1e6", "--output", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert "No SDE is known for sgdw" in text
+    assert "No SDE is known for radam" in text
     assert re.search(r"^ +4 +0\.\d+ +×$", text, re.MULTILINE)
     assert "× all seeds diverged" in text
     assert "Diverged: 3 of 6 runs." in text

@@ -97,6 +97,10 @@ CASES = [
     _case("sgdw", _MOMENTUM | {"weight_decay": 0.1}, decays=True),
     _case("sgdw-paper", _MOMENTUM | {"weight_decay": 0.01, "multiplier": 0.7}, decays=True),
     _case("adagrad", {"learning_rate": 0.05, "eps": 0.01, "initial_accumulator": 0.1}),
+    _case(
+        "adagrad-eps_in_sqrt",
+        {"learning_rate": 0.05, "eps": 0.01, "initial_accumulator": 0.1, "eps_in_sqrt": True},
+    ),
     _case("rmsprop", _RMSPROP),
     _case("rmsprop-in_sqrt", _RMSPROP | {"eps_in_sqrt": True}),
     _case("scalar_rmsprop", _RMSPROP | {"learning_rate": 0.02, "eps": 0.1}),

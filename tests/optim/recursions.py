@@ -103,13 +103,13 @@ def lookahead_momentum(gradient, x, steps, learning_rate, beta=0.9, steps_betwee
 
 
 @iterates
-def adagrad(gradient, x, steps, learning_rate, eps=1e-10, initial_accumulator=0.0):
+def adagrad(gradient, x, steps, learning_rate, eps=1e-10, initial_accumulator=0.0, eps_in_sqrt=False):
     """Duchi, Hazan & Singer 2011."""
     r = np.full_like(x, initial_accumulator)
     for k in range(steps):
         g = gradient(x)
         r = r + g**2
-        x = x - at(learning_rate, k) * g / (np.sqrt(r) + eps)
+        x = x - at(learning_rate, k) * g / (np.sqrt(r + eps) if eps_in_sqrt else np.sqrt(r) + eps)
         yield x
 
 

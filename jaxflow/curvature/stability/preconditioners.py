@@ -22,6 +22,7 @@ from jaxflow._compiled import compiled
 from jaxflow.optim.adaptive import MomentsState
 from jaxflow.optim.descent import CountState, LookaheadGradientState
 from jaxflow.optim.moments import root, tree_map
+from jaxflow.optim.optax_names import as_ours, shown
 from jaxflow.optim.rules.chains import members_of
 from jaxflow.optim.schedules import value_at
 from jaxflow.optim.squared_gradients import SecondMomentState
@@ -42,7 +43,15 @@ PLAIN = (
     LookaheadGradientState,
 )
 # States with second moments.
-MOMENTS = (SecondMomentState, MomentsState, optax.ScaleByAdamState, SwatsState)
+MOMENTS = (
+    SecondMomentState,
+    MomentsState,
+    optax.ScaleByAdamState,
+    optax.ScaleByAmsgradState,
+    optax.ScaleByRmsState,
+    optax.ScaleByRssState,
+    SwatsState,
+)
 
 
 def constant_one(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
@@ -111,10 +120,17 @@ def _evaluate_at_state(formula: Callable[..., jax.Array], chosen: Chosen, state:
     moments = state.moments if isinstance(state, SwatsState) else state
     largest = getattr(moments, "nu_max", None)
     count = getattr(moments, "count", None)
-    found = tree_map(lambda v: formula(chosen, v, count), moments.nu if largest is None else largest)
+    found = tree_map(
+        lambda v: formula(chosen, v, count), _second_moments(moments) if largest is None else largest
+    )
     if not isinstance(state, SwatsState):
         return found
     return tree_map(lambda p, switched: jnp.where(switched, 1.0, p), found, spread(state.switched, found))
+
+
+def _second_moments(part: Any) -> PyTree:
+    """The average or sum of squares in a part of a state."""
+    return part.sum_of_squares if isinstance(part, optax.ScaleByRssState) else part.nu
 
 
 def _moments_of(optimizer: optax.GradientTransformation, state: PyTree) -> Any:
@@ -122,7 +138,7 @@ def _moments_of(optimizer: optax.GradientTransformation, state: PyTree) -> Any:
     is_part = lambda node: isinstance(node, MOMENTS)
     parts = [node for node in jax.tree.leaves(state, is_leaf=is_part) if is_part(node)]
     if len(parts) == 1:
-        nu = optax.tree.get(parts[0], "nu")
+        nu = _second_moments(parts[0].moments if isinstance(parts[0], SwatsState) else parts[0])
         fresh = jax.eval_shape(optimizer.init, nu)
         if jax.tree.structure(fresh) == jax.tree.structure(state):
             return parts[0]
@@ -137,7 +153,8 @@ def _is_plain(state: PyTree) -> bool:
 
 def _evaluation(optimizer: optax.GradientTransformation, state: PyTree) -> Callable[[], PyTree] | None:
     """The formula of an optimizer with its numbers, to be called; `None` where it divides by nothing."""
-    entry, chosen = entry_of(optimizer), optim.hyperparameters(optimizer)
+    ours = as_ours(optimizer)
+    entry, chosen = entry_of(ours), optim.hyperparameters(ours)
     if (members := members_of(optimizer)) is not None:
         if not isinstance(state, tuple) or len(state) != len(members):
             raise ValueError(f"state must be one of {optimizer!r}, got {type(state).__name__}.")
@@ -157,7 +174,7 @@ def _evaluation(optimizer: optax.GradientTransformation, state: PyTree) -> Calla
     names = ", ".join(sorted(names_with("preconditioner")))
     raise ValueError(
         f"optimizer must be one whose preconditioner is known ({names}, and those without a second moment), "
-        f"got {optimizer!r}."
+        f"got {shown(optimizer)}."
     )
 
 
@@ -197,8 +214,8 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
     precision. It works under `jit` and `vmap`.
 
     **Raises** `TypeError` when `optimizer` is no optimizer; `ValueError`, which names it, for one whose formula is
-    not known (optax's own optimizers hide their ε), a chain with two preconditioners, or a state of another
-    optimizer.
+    not known (a plain optimizer of optax hides its ε: make it `traceable`), a chain with two preconditioners, or a
+    state of another optimizer.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.rmsprop(0.1, decay=0.75, eps=0.0)

@@ -30,6 +30,7 @@ def rmsprop_sde(
     eps: Any = 1e-8,
     *,
     malladi: bool = False,
+    eps_in_sqrt: bool = False,
     replacement: bool = True,
     noise: Noise = FULL,
 ) -> Field:
@@ -51,6 +52,7 @@ def rmsprop_sde(
     - `decay` α: the decay of the second moment, a number in [0, 1).
     - `eps` ε: the number at least 0 that is added to √v, in units of the gradient.
     - `malladi`: whether to take the limit of large noise, below, on its clock t = kη² (static).
+    - `eps_in_sqrt`: whether the denominator is $\sqrt{v + \epsilon}$, with ε in units of a squared gradient (static).
     - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without
       replacement at each step, $s_B = \frac1B\frac{N-B}{N-1}$ (static).
     - `noise`: how the noise is drawn: `noise.full()` (exact covariance), `noise.subset(M)` or
@@ -93,7 +95,7 @@ def rmsprop_sde(
     forget = relaxation(decay, malladi)
 
     def precondition(x, state, square):
-        return divide(x, state.second_moment, square, 1 - decay, eps)
+        return divide(x, state.second_moment, square, 1 - decay, eps, eps_in_sqrt)
 
     def diffusion(t, state, xi):
         tau, m = time_step(t), gradients.moments(t, state.params)
@@ -111,7 +113,7 @@ def rmsprop_sde(
         params = jax.tree.map(jnp.add, state.params, move)
         return RMSPropState(params, move_towards(state.second_moment, target, -jnp.expm1(-forget * dt / tau)))
 
-    field = flows.rmsprop_field(gradients, learning_rate, decay, eps, forget)
+    field = flows.rmsprop_field(gradients, learning_rate, decay, eps, eps_in_sqrt, forget)
     return field._replace(
         diffusion=diffusion,
         brownian=lambda state: gradients.brownian(state.params),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check, optim
+from jaxflow.optim.optax_names import as_ours
 from jaxflow.optim.table import MOMENTUM, NOT_DESCENT, Without, entry_of, names_with
 
 PyTree = Any
@@ -92,10 +93,12 @@ def sum_of_each(chosen: Chosen) -> dict[str, Any]:
 
 def method_of(optimizer: Any) -> Method:
     """The method that an optimizer is. Raises `ValueError`, with the reason, for any other optimizer."""
-    entry, chosen = entry_of(optimizer), optim.hyperparameters(optimizer)
+    ours = as_ours(optimizer)
+    entry, chosen = entry_of(ours), optim.hyperparameters(ours)
     memory = None if entry is None else entry.formula("central_flow")
     if entry is None or memory is None:
         why = MOMENTUM if {"beta", "b1"} & chosen.keys() else NOT_DESCENT
+        why = ours if isinstance(ours, Without) else why
         if entry is not None and isinstance(entry.central_flow, Without):
             why = entry.central_flow
         names = ", ".join(names_with("central_flow"))

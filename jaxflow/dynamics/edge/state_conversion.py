@@ -52,7 +52,7 @@ def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
     if not (isinstance(state, (CentralState, StableState)) or hasattr(state, "optimizer")):
         raise TypeError(f"start must be a Trajectory of iterate or of one of these flows, got {start!r}.")
     before = not isinstance(state, (CentralState, StableState))
-    moment = optax.tree.get(getattr(state, "optimizer", None), "nu") if before else state.second_moment
+    moment = _second_moment(getattr(state, "optimizer", None)) if before else state.second_moment
     chosen = dynamics.hyperparameters
     if before:
         optimizer = chosen["optimizer"]
@@ -69,6 +69,12 @@ def flow_state(dynamics: Dynamics, start: Any) -> CentralState | StableState:
         params=real_parameters(start.params),
         moment=moment,
     )
+
+
+def _second_moment(state: PyTree) -> PyTree:
+    """The average or sum of squares in the state of an optimizer, ours or optax's AdaGrad."""
+    total = optax.tree.get(state, "sum_of_squares")
+    return optax.tree.get(state, "nu") if total is None else total
 
 
 @compiled(static=("modes", "before"))
@@ -124,4 +130,5 @@ def _optimizer_state(*, optimizer, objective, params, moment):
         return fresh
     loss, flat, unravel = flat_loss(objective, params)
     nu = method.undo_update(method.pool(jax.grad(loss)(flat) ** 2), flat_moment(method, moment, flat))
-    return optax.tree.set(fresh, nu=moment_of(method, nu, unravel))
+    name = "nu" if optax.tree.get(fresh, "sum_of_squares") is None else "sum_of_squares"
+    return optax.tree.set(fresh, **{name: moment_of(method, nu, unravel)})

@@ -54,7 +54,9 @@ def _clock(learning_rate: Any, gradients: Gradients) -> Any:
     return gradients.time_step if callable(learning_rate) else gradients.time_step(0.0)
 
 
-def rmsprop_field(gradients: Gradients, learning_rate: Any, decay: Any, eps: Any, forget: Any) -> Field:
+def rmsprop_field(
+    gradients: Gradients, learning_rate: Any, decay: Any, eps: Any, eps_in_sqrt: bool, forget: Any
+) -> Field:
     """The drift of RMSProp, and where it starts; `forget` is what v forgets in the time of one step."""
     rate, time_step = gradients.rate, gradients.time_step
 
@@ -64,7 +66,7 @@ def rmsprop_field(gradients: Gradients, learning_rate: Any, decay: Any, eps: Any
     def drift(t, state):
         tau, m = time_step(t), gradients.moments(t, state.params)
         back = jax.tree.map(jnp.subtract, m.target, state.second_moment)
-        move = divide(m.mean, state.second_moment, m.square, 1 - decay, eps)
+        move = divide(m.mean, state.second_moment, m.square, 1 - decay, eps, eps_in_sqrt)
         return RMSPropState(cast_like(scale(-rate(t) / tau, move), state.params), scale(forget / tau, back))
 
     clock = _clock(learning_rate, gradients)
@@ -112,7 +114,14 @@ def adam_field(gradients: Gradients, learning_rate: Any, averages: BiasCorrected
 
 
 @traceable
-def rmsprop(objective: Loss, learning_rate: Any, *, decay: Any = 0.9, eps: Any = 1e-8) -> Field:
+def rmsprop(
+    objective: Loss,
+    learning_rate: Any,
+    *,
+    decay: Any = 0.9,
+    eps: Any = 1e-8,
+    eps_in_sqrt: bool = False,
+) -> Field:
     r"""RMSProp as an ordinary differential equation, on the clock t = kη.
 
     $\dot\theta = -\frac{\nabla L}{\sqrt v + \epsilon},\ \dot v = \lambda(\nabla L^2 - v),\ \lambda =
@@ -126,6 +135,7 @@ def rmsprop(objective: Loss, learning_rate: Any, *, decay: Any = 0.9, eps: Any =
     - `learning_rate` η: a number above 0, or a function of the time t (`schedule_in_time` makes one of a schedule).
     - `decay` α: the decay of the second moment, a number in [0, 1).
     - `eps` ε: the number at least 0 that is added to √v, in units of the gradient.
+    - `eps_in_sqrt`: whether the denominator is $\sqrt{v + \epsilon}$, with ε in units of a squared gradient (static).
 
     **Returns** a `Dynamics`, whose state is `RMSPropState(params, second_moment)`. It starts at v = 0, as the
     optimizer does, whose first steps are then long, $\eta/\sqrt{1-\alpha}$, and no equation describes them well. For
@@ -146,7 +156,7 @@ def rmsprop(objective: Loss, learning_rate: Any, *, decay: Any = 0.9, eps: Any =
     check_adaptive(learning_rate, eps)
     _check.require_fraction(decay=decay)
     gradients = gradients_of_loss(objective, learning_rate)
-    return rmsprop_field(gradients, learning_rate, decay, eps, relaxation(decay, malladi=False))
+    return rmsprop_field(gradients, learning_rate, decay, eps, eps_in_sqrt, relaxation(decay, malladi=False))
 
 
 @traceable

@@ -12,6 +12,7 @@ from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.dynamics.flows.first_order import Loss, slope_of
+from jaxflow.optim.schedules import check_rate, value_at
 
 PyTree = Any
 
@@ -42,8 +43,8 @@ def heavy_ball(objective: Loss, friction: Any, mass: Any) -> Field:
     **Arguments**
 
     - `objective`: an `Objective` or any function `loss(params) -> scalar`.
-    - `friction` f: a number at least 0; force per velocity.
-    - `mass` m: a number above 0, in units of time × friction.
+    - `friction` f: a number at least 0, or a function of the time t; force per velocity.
+    - `mass` m: a number above 0, or a function of the time t; in units of time × friction.
 
     **Returns** a `Dynamics`. Its state is `InertialState(params, velocity)`, at rest at first. A drift costs one
     gradient.
@@ -72,13 +73,14 @@ def heavy_ball(objective: Loss, friction: Any, mass: Any) -> Field:
     >>> print(jf.integrate(ball, jnp.ones(1), [0.0, jnp.pi]).params.round(3))  # a pendulum: cos t
     [-1.]
     """
-    _check.require_nonnegative(friction=friction)
-    _check.require_positive(mass=mass)
+    check_rate(friction, "friction")
+    if not callable(mass):
+        _check.require_positive(mass=mass)
     slope = slope_of(objective)
 
     def drift(t, state):
-        force = add(slope(state.params), scale(friction, state.velocity))
-        return InertialState(state.velocity, scale(-1 / mass, force))
+        force = add(slope(state.params), scale(value_at(friction, t), state.velocity))
+        return InertialState(state.velocity, scale(-1 / value_at(mass, t), force))
 
     return Field(drift=drift, init=rest_state, params=lambda state: state.params)
 

@@ -86,13 +86,16 @@ def relaxation(decay: Any, malladi: bool) -> Any:
     return 1 - decay if malladi else 2 * (1 - decay) / (1 + decay)
 
 
-def divide(x: PyTree, v: PyTree, square: PyTree, weight: Any, eps: Any) -> PyTree:
-    r"""$x / (\sqrt{v} + \epsilon)$, with v no less than the share of a single step's gradient in it.
+def divide(x: PyTree, v: PyTree, square: PyTree, weight: Any, eps: Any, eps_in_sqrt: bool = False) -> PyTree:
+    r"""$x / (\sqrt{v} + \epsilon)$, or $x / \sqrt{v + \epsilon}$ with `eps_in_sqrt`.
+
+    v counts as no less than the share of a single step's gradient in it.
 
     No v of the discrete method is smaller, because its squares are positive; the noise of this v is Gaussian.
     """
 
     def divide_leaf(x, v, s):
-        return x / (root(jnp.maximum(v, cast(weight, s) * s)) + cast(eps, v))
+        v, small = jnp.maximum(v, cast(weight, s) * s), cast(eps, v)
+        return x / (root(v + small) if eps_in_sqrt else root(v) + small)
 
     return jax.tree.map(divide_leaf, x, v, square)

@@ -28,7 +28,12 @@ class AdagradState(NamedTuple):
 
 @traceable
 def adagrad(
-    objective: Loss, learning_rate: Any, eps: Any = 1e-10, *, initial_accumulator: Any = 0.0
+    objective: Loss,
+    learning_rate: Any,
+    eps: Any = 1e-10,
+    *,
+    initial_accumulator: Any = 0.0,
+    eps_in_sqrt: bool = False,
 ) -> Field:
     r"""AdaGrad in continuous time, on the clock t = kη.
 
@@ -41,6 +46,7 @@ def adagrad(
     - `learning_rate` η: a number above 0, or a function of the time t.
     - `eps` ε: the number at least 0 that is added to √r, in units of the gradient.
     - `initial_accumulator`: r at the start, a number at least 0, in units of a squared gradient.
+    - `eps_in_sqrt`: whether the denominator is $\sqrt{r + \epsilon}$, with ε in units of a squared gradient (static).
 
     **Returns** a `Dynamics`, whose state is `AdagradState(params, accumulator)`. A drift costs one gradient.
 
@@ -77,7 +83,7 @@ def adagrad(
     def drift(t, state):
         g = widen_tree(slope(state.params))
         square = jax.tree.map(jnp.square, g)
-        move = divide(g, state.accumulator, square, 1.0, eps)
+        move = divide(g, state.accumulator, square, 1.0, eps, eps_in_sqrt)
         return AdagradState(
             cast_like(scale(-1.0, move), state.params), scale(1 / value_at(learning_rate, t), square)
         )

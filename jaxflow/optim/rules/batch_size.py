@@ -10,7 +10,9 @@ import optax
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.optim import Optimizer
-from jaxflow.optim.rules.chains import change_in_chain
+from jaxflow.optim.optax_names import as_ours, shown
+from jaxflow.optim.rules.accumulation import accumulation_of
+from jaxflow.optim.rules.chains import change_inside
 from jaxflow.optim.table import formula_of, names_with
 
 
@@ -73,7 +75,7 @@ def _decay(name: str, beta: Any, ratio: Any, batch_size: Any) -> Any:
     return jnp.maximum(0, 1 - forgotten) if isinstance(forgotten, jax.Array) else max(0.0, 1 - forgotten)
 
 
-def rescale(optimizer: optax.GradientTransformation, batch_size: Any, new_batch_size: Any) -> Optimizer:
+def rescale(optimizer: Any, batch_size: Any, new_batch_size: Any) -> Any:
     r"""The optimizer that on batches of `new_batch_size` follows the same SDE as `optimizer` on `batch_size`.
 
     With κ = B′/B, and 1/κ times the number of steps for the same number of examples:
@@ -90,14 +92,16 @@ def rescale(optimizer: optax.GradientTransformation, batch_size: Any, new_batch_
       becomes √κ λ in `adamw`, and κλ with a `multiplier`, a form in which no rate multiplies λ.
     - **Schedules** become κ times as fast: $\eta'_k = \kappa\,\eta_{\kappa k}$ or $\sqrt\kappa\,\eta_{\kappa k}$.
       They are asked for values between the steps.
-    - A `chain` is rescaled if it consists of one such optimizer and `l2_regularization`, which stays.
+    - A `chain` is rescaled if it consists of one such optimizer and `l2_regularization`, which stays. An
+      `optax.MultiSteps` keeps its number of mini-batches for an update. The groups of an `optax.multi_transform`,
+      made `traceable`, are each rescaled by their own rule, as every rule keeps the number of examples.
 
     **Arguments**
 
-    - `optimizer`: one of those named above.
+    - `optimizer`: one of those named above, or the one of optax, made `traceable`, that takes the same steps.
     - `batch_size` B, `new_batch_size` B′: numbers of examples per gradient, above 0; they may be traced.
 
-    **Returns** an optimizer of the same kind with other numbers.
+    **Returns** an optimizer of the same kind with other numbers; a new `optax.MultiSteps` where one is given.
 
     **Raises** `TypeError` when `optimizer` is no optimizer; `ValueError` for batch sizes that are not positive, an
     optimizer (or part) for which no rule is known, or κ(1 − β) > 1, naming the largest batch size.
@@ -115,19 +119,24 @@ def rescale(optimizer: optax.GradientTransformation, batch_size: Any, new_batch_
     >>> print(round(jf.rescale(jf.optim.adam(1e-3), 32, 128).hyperparameters["b1"], 6))
     0.6
     """
+    accumulation = accumulation_of(optimizer)
+    if accumulation is not None:
+        inner, every = accumulation
+        return optax.MultiSteps(rescale(inner, batch_size, new_batch_size), every)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be one of jaxflow.optim, got {optimizer!r}.")
     _check.require_positive(batch_size=batch_size, new_batch_size=new_batch_size)
     ratio = new_batch_size / batch_size
-    return change_in_chain(
-        optimizer, lambda member: _rescale_member(member, ratio, batch_size), "be rescaled"
-    )
+    return change_inside(optimizer, lambda member: _rescale_member(member, ratio, batch_size), "be rescaled")
 
 
 def _rescale_member(optimizer: Any, ratio: Any, batch_size: Any) -> Optimizer:
-    rule = formula_of(optimizer, "scaling")
+    ours = as_ours(optimizer)
+    rule = formula_of(ours, "scaling")
     if rule is None:
-        shown = optimizer if isinstance(optimizer, Optimizer) else "a transformation that hides its numbers"
         known = ", ".join(names_with("scaling"))
-        raise ValueError(f"optimizer must be one with a known scaling rule ({known}), got {shown!r}.")
-    return optimizer.replace(**rule(optimizer.hyperparameters, ratio, batch_size))
+        raise ValueError(
+            f"optimizer must be one with a known scaling rule ({known}), got {shown(optimizer)}."
+        )
+    # What a rule changes is called the same in optax as in ours.
+    return optimizer.replace(**rule(ours.hyperparameters, ratio, batch_size))

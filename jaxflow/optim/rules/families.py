@@ -15,8 +15,10 @@ import optax
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.optim import Optimizer, hyperparameters, learning_rate_of
+from jaxflow.optim.optax_names import HIDDEN
+from jaxflow.optim.rules.accumulation import accumulation_of
 from jaxflow.optim.rules.batch_size import compress_schedule
-from jaxflow.optim.rules.chains import change_in_chain
+from jaxflow.optim.rules.chains import change_inside
 from jaxflow.optim.table import entry_of, formula_of, names_with
 
 # How each hyperparameter goes with s = h/h₀: the power of s it is multiplied by, or `DECAY`.
@@ -29,7 +31,6 @@ AVERAGES: Powers = PLAIN | dict.fromkeys(("b1", "b2", "b3", "decay"), DECAY)
 SUMS: Powers = AVERAGES | {"learning_rate": 2} | dict.fromkeys(("beta", "momentum"), DECAY)
 ADABOUND: Powers = AVERAGES | {"final_learning_rate": 1, "gamma": 1}
 # The sum of g² is of size 1/h.
-ADAGRAD: Powers = PLAIN | {"learning_rate": 0.5, "eps": -0.5, "initial_accumulator": -1}
 OPTAX_ADAGRAD: Powers = PLAIN | {"learning_rate": 0.5, "eps": -1, "initial_accumulator_value": -1}
 
 
@@ -50,6 +51,14 @@ def sgdw_powers(chosen: dict[str, Any]) -> Powers:
 
 def adamw_powers(chosen: dict[str, Any]) -> Powers:
     return AVERAGES | {"weight_decay": 0 if chosen["multiplier"] is None else 1}
+
+
+def adagrad_powers(chosen: dict[str, Any]) -> Powers:
+    return PLAIN | {
+        "learning_rate": 0.5,
+        "eps": -1 if chosen["eps_in_sqrt"] else -0.5,
+        "initial_accumulator": -1,
+    }
 
 
 def nadam_powers(chosen: dict[str, Any]) -> Powers:
@@ -98,7 +107,8 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
     - `optimizer`: one of those above, or `traceable` versions of optax's `sgd`, `rmsprop`, `adagrad`, `lars`,
       `novograd`, `sign_sgd`, and of any constructor with `learning_rate`, `b1` and `b2`, which is taken for one of
       averages, q = 1 (`lamb`, `lion`, `adabelief`, `yogi`, …); or a `chain` of one such optimizer and
-      `l2_regularization`. For another optimizer write the function h ↦ optimizer yourself.
+      `l2_regularization`; or a traceable `optax.multi_transform` of such groups. For another optimizer write the
+      function h ↦ optimizer yourself.
     - `time_step` h₀: the time of a step, a number above 0. Default: the learning rate; under a schedule it must be
       given.
 
@@ -114,6 +124,11 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
     >>> jf.family_of(jf.optim.adam(1e-3, 0.81, 0.9604))(5e-4)
     adam(learning_rate=0.0005, b1=0.9, b2=0.98, eps=1e-08)
     """
+    if accumulation_of(optimizer) is not None:
+        raise TypeError(
+            "optimizer must be the one inside an optax.MultiSteps, its inner_opt, to have a family, as MultiSteps is "
+            f"no pytree of its numbers, got {optimizer!r}."
+        )
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be one of jaxflow.optim, got {optimizer!r}.")
     _optimizer_at(optimizer, 1.0)  # refuses one that has no family
@@ -136,7 +151,7 @@ def _powers(optimizer: Any) -> Powers:
         rule = AVERAGES
     if rule is None:
         ours = isinstance(optimizer, Optimizer)
-        shown = optimizer.constructor.__name__ if ours else "a transformation that hides its numbers"
+        shown = optimizer.constructor.__name__ if ours else HIDDEN
         names = ", ".join(sorted(names_with("family")))
         raise ValueError(
             f"optimizer must be one with a known family ({names}, or a traceable one with learning_rate, b1 and b2), "
@@ -150,7 +165,7 @@ def _powers(optimizer: Any) -> Powers:
 
 
 def _optimizer_at(optimizer: Any, s: Any) -> Optimizer:
-    return change_in_chain(optimizer, lambda member: _member_at(member, s), "have a family")
+    return change_inside(optimizer, lambda member: _member_at(member, s), "have a family")
 
 
 def _member_at(optimizer: Any, s: Any) -> Optimizer:

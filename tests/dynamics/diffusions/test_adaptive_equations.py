@@ -55,16 +55,19 @@ def test_variance_of_every_coordinate(chunk):
     np.testing.assert_allclose(flat(variance), np.diag(SIGMA), rtol=1e-12)
 
 
+@pytest.mark.parametrize("in_sqrt", [True, False])
 @pytest.mark.parametrize("malladi", [True, False])
-def test_rmsprop_equation(malladi):
-    decay = 0.9
-    dynamics = jf.dynamics.rmsprop_sde(OBJECTIVE, RATE, BATCH, decay, EPS, malladi=malladi)
+def test_rmsprop_equation(malladi, in_sqrt):
+    decay, eps = 0.9, 0.3 if in_sqrt else EPS
+    dynamics = jf.dynamics.rmsprop_sde(
+        OBJECTIVE, RATE, BATCH, decay, eps, malladi=malladi, eps_in_sqrt=in_sqrt
+    )
     state = RMSPropState(PARAMS, UNRAVEL(jnp.asarray(V)))
     got, s = dynamics.drift(0.0, state), operator(dynamics, state)
-    c, root = SIGMA / BATCH, np.sqrt(V) + EPS
+    c, root = SIGMA / BATCH, np.sqrt(V + eps) if in_sqrt else np.sqrt(V) + eps
     if malladi:  # the paper's symbols
         sigma0, u = RATE / np.sqrt(BATCH), V * BATCH
-        p = sigma0 * np.sqrt(u) + EPS * RATE
+        p = np.sqrt(sigma0**2 * u + eps * RATE**2) if in_sqrt else sigma0 * np.sqrt(u) + eps * RATE
         np.testing.assert_allclose(flat(got.params), -MEAN / p, rtol=1e-12)
         c2 = (1 - decay) / RATE**2
         np.testing.assert_allclose(flat(got.second_moment) * BATCH, c2 * (np.diag(SIGMA) - u), rtol=1e-11)

@@ -1,0 +1,41 @@
+"""What an `optax.MultiSteps` is made of, which averages the gradients of k mini-batches for one update."""
+
+from typing import Any
+
+import optax
+
+
+def accumulation_of(optimizer: Any) -> tuple[Any, int] | None:
+    """The optimizer inside an `optax.MultiSteps`, and its number k of mini-batches; `None` for anything else.
+
+    It may be the object itself or its `gradient_transformation()`. Raises `ValueError`, which names the setting,
+    where its updates are not those of the inner optimizer on the mean gradient of k mini-batches.
+
+    >>> import optax, jaxflow as jf
+    >>> from jaxflow.optim.rules.accumulation import accumulation_of
+    >>> accumulation_of(optax.MultiSteps(jf.optim.gd(0.1), 4))
+    (gd(learning_rate=0.1), 4)
+    """
+    if isinstance(optimizer, optax.GradientTransformation):
+        optimizer = getattr(optimizer.init, "__self__", None)
+    if not isinstance(optimizer, optax.MultiSteps):
+        return None
+    settings = vars(optimizer)  # optax has no public way to read them
+    if not settings["_use_grad_mean"]:
+        raise ValueError("use_grad_mean must be True for an equation of MultiSteps, got False.")
+    if not _is_made_by_optax(settings["_should_skip_update_fn"]):
+        raise ValueError(
+            "should_skip_update_fn must be None for an equation of MultiSteps, as which updates are skipped is known "
+            f"to the run only, got {settings['_should_skip_update_fn']!r}."
+        )
+    every = settings["_every_k_schedule"]
+    if not _is_made_by_optax(every):
+        raise ValueError(
+            f"every_k_schedule must be an integer for an equation of MultiSteps, got the schedule {every!r}."
+        )
+    return optimizer.inner_opt, every(0)
+
+
+def _is_made_by_optax(function: Any) -> bool:
+    """Whether a function is what optax itself puts in the place of an integer, or of no function."""
+    return getattr(function, "__qualname__", "").startswith("MultiSteps.__init__.")
