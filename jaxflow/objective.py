@@ -17,6 +17,7 @@ from jax.core import Tracer
 
 from jaxflow import _check, _half
 from jaxflow._checkpoint import checkpoint
+from jaxflow._drawn_losses import LossesOfStep, MeanOfDraws, Numbered, takes_key
 from jaxflow._meshes import at_home, within_explicit_axes, within_one_device
 from jaxflow._models import Completed, Rest, Trainable, has_static, join_model, split_model
 from jaxflow._shapes import show
@@ -33,11 +34,17 @@ class Objective:
 
     **Arguments**
 
-    - `losses`: a function `losses(params, batch) -> (B,)`, one loss for each of the B examples of `batch`.
+    - `losses`: a function `losses(params, batch) -> (B,)`, one loss for each of the B examples of `batch`. It may
+      draw random numbers, for dropout or augmentation: `losses(params, batch, key) -> (B,)` has an argument of this
+      name, and is handed B keys, one for each example.
     - `data`: a pytree of arrays that share their leading axis N. It is `None` where the examples only ever arrive
       as a stream; then `objective(params)` is refused.
     - `chunk`: the number of examples over which the mean is evaluated at a time (static), for data whose activations
       do not fit in memory. The gradient recomputes each chunk, so it needs the memory of one chunk too. Default: all.
+    - `draws`: for losses that draw random numbers, the number of draws whose mean stands for their expectation
+      (static). Each step of `iterate` draws its own, from the step's key. Flows, SDEs, curvature and
+      `objective(params)` need a function of the parameters alone: there a loss is its mean over as many draws, the
+      same ones every time, and is refused without `draws`.
 
     Data may lie on several devices, laid over a mesh by their leading axis: `jax.device_put(objective,
     NamedSharding(mesh, PartitionSpec("data")))`. Each device then computes its share of all sums over examples. JAX
@@ -65,22 +72,47 @@ class Objective:
     losses: Callable[[PyTree, PyTree], jax.Array]
     data: PyTree = None
     chunk: int | None = None
+    draws: int | None = None
 
     def __post_init__(self):
         if not callable(self.losses):
             raise TypeError(f"losses must be a function (params, batch) -> (B,), got {self.losses!r}.")
         if self.chunk is not None:
             _check.require_integer("chunk", self.chunk, 1)
+        random = takes_key(self.losses)
+        if self.draws is not None and not self.is_random:
+            _check.require_integer("draws", self.draws, 1)
+            if not random:
+                raise ValueError(
+                    f"draws must be None for losses without an argument named key, got {self.draws!r}."
+                )
         shapes: list[tuple[int, ...]] = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(self.data)]
         if any(len(shape) == 0 for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
             raise ValueError(
                 "data must be a pytree of arrays that share their leading axis N, "
                 f"got leaves of shape {', '.join(map(str, shapes))}."
             )
+        if random:
+            object.__setattr__(self, "losses", MeanOfDraws(self.losses, self.draws))
+            if shapes:
+                object.__setattr__(self, "data", Numbered(self.data, jnp.arange(shapes[0][0])))
 
     def __repr__(self):
-        chunk = "" if self.chunk is None else f", chunk={self.chunk}"
-        return f"Objective({show(self.losses)}, {show(self.data)}{chunk})"
+        more = {"chunk": self.chunk, "draws": self.draws}
+        given = "".join(f", {name}={value}" for name, value in more.items() if value is not None)
+        data = self.data.examples if isinstance(self.data, Numbered) else self.data
+        return f"Objective({show(self.losses)}, {show(data)}{given})"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether its losses draw random numbers."""
+        return isinstance(_open(self.losses)[0], MeanOfDraws)
+
+    def with_key(self, key: jax.Array) -> "Objective":
+        """The objective of one step, whose random losses are drawn from its key."""
+        losses, rest = _open(self.losses)
+        drawn: Any = LossesOfStep(losses.losses, key)
+        return replace(self, losses=drawn if rest is None else Completed(drawn, rest), draws=None)
 
     @property
     def size(self) -> int:
@@ -181,7 +213,10 @@ class Objective:
         shares = self._shares
         if shares is not None:
             indices, weights = fill_up(indices, weights, shares)
-        return self.over(params, self.take(indices), weights)
+        batch = self.take(indices)
+        if isinstance(_open(self.losses)[0], LossesOfStep):  # an example that is drawn twice has two keys
+            batch = batch._replace(number=jnp.arange(indices.shape[0]))
+        return self.over(params, batch, weights)
 
     def take(self, indices: jax.Array) -> PyTree:
         """The examples `indices` (B,): the leaves of the data with a leading axis B.
@@ -202,22 +237,26 @@ class Objective:
 
 
 def _flatten(objective: Objective) -> tuple[tuple, tuple]:
-    losses, rest = objective.losses, None
-    if isinstance(losses, Completed):
-        losses, rest = losses.function, losses.rest
+    losses, rest = _open(objective.losses)
     keys = map(jax.tree_util.GetAttrKey, ("data", "rest"))
-    return tuple(zip(keys, (objective.data, rest), strict=True)), (losses, objective.chunk, objective._shares)
+    static = losses, objective.chunk, objective.draws, objective._shares
+    return tuple(zip(keys, (objective.data, rest), strict=True)), static
 
 
 def _unflatten(static: tuple, children: Any) -> Objective:
     """An instance made without the constructor: pytree operations may put other things in the place of the data."""
     objective = object.__new__(Objective)
-    (losses, chunk, shares), (data, rest) = static, children
+    (losses, chunk, draws, shares), (data, rest) = static, children
     losses = losses if rest is None else Completed(losses, rest)
     noted = {} if shares is None or not _is_traced(data) else {"_noted": shares}
-    for name, value in {"losses": losses, "chunk": chunk, "data": data, **noted}.items():
+    for name, value in {"losses": losses, "chunk": chunk, "draws": draws, "data": data, **noted}.items():
         object.__setattr__(objective, name, value)
     return objective
+
+
+def _open(losses: Any) -> tuple[Any, Rest | None]:
+    """The losses that a user gave, and what completes their parameters."""
+    return (losses.function, losses.rest) if isinstance(losses, Completed) else (losses, None)
 
 
 def _is_traced(data: PyTree) -> bool:

@@ -22,7 +22,7 @@ from jaxflow.dynamics.clock import step_times
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import Step, take_step
 from jaxflow.solve.iteration_request import IterationRequest
-from jaxflow.solve.optimizer_steps import IterationState, finish, start
+from jaxflow.solve.optimizer_steps import IterationState, finish, keep_key, key_of_losses, start
 from jaxflow.solve.trajectory import INTERRUPTED, STREAM_ENDED, Trajectory, is_finite
 from jaxflow.solve.watching import Watcher
 
@@ -44,19 +44,21 @@ def refuse_streams() -> Iterator[None]:
 
 
 @compiled
-def _begin(*, optimizer, objective, params, state, record, metrics, batch):
+def _begin(*, optimizer, objective, params, state, record, metrics, batch, key):
     """The step that the run begins from, what is seen there, and the memory."""
     watcher = Watcher(record, metrics)
-    take = lambda step: _take(watcher, optimizer, objective, step, batch)
+    take = lambda step: _take(watcher, optimizer, objective, step, batch, key, state.step)
     return watcher.begin(params, state.optimizer, take, state.step, state.watch)
 
 
 @compiled
-def _stream_step(*, optimizer, objective, step, record, metrics, batch):
-    return _take(Watcher(record, metrics), optimizer, objective, step, batch)
+def _stream_step(*, optimizer, objective, step, record, metrics, batch, key, number):
+    return _take(Watcher(record, metrics), optimizer, objective, step, batch, key, number)
 
 
-def _take(watcher: Watcher, optimizer, objective, step: Step, batch) -> Step:
+def _take(watcher: Watcher, optimizer, objective, step: Step, batch, key, number) -> Step:
+    if key is not None:
+        objective = objective.with_key(key_of_losses(jax.random.fold_in(key, number)))
     loss = lambda params: objective.over(params, batch)
     return watcher.keep(take_step(optimizer, step.params, step.state, loss, last_updates=step.updates))
 
@@ -93,7 +95,8 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
         raise ValueError("The stream of batches is empty.")
     with transfers():
         state = start(optimizer, request.params) if request.state is None else request.state
-    asked = {"optimizer": optimizer, "objective": objective}
+    key = request.key if objective.is_random else None
+    asked = {"optimizer": optimizer, "objective": objective, "key": key}
     steps: Any = request.settings.steps
     watched = {"record": request.record, "metrics": request.metrics}
     step, seen, memory = _begin(params=request.params, state=state, batch=first, **asked, **watched)
@@ -111,7 +114,8 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
     with Bar("iterate", steps, "steps", shown=progress) as bar:
         try:
             for last, batch in enumerate(itertools.islice(itertools.chain([first], stream), steps), 1):
-                step = _stream_step(step=step, batch=batch, **asked, **watched)
+                number = None if key is None else state.step + (last - 1)
+                step = _stream_step(step=step, batch=batch, number=number, **asked, **watched)
                 if last % request.settings.interval == 0:
                     memory = observe(last, memory)
                 bar.advance(1)
@@ -128,7 +132,9 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
         found, bad = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
         values, observed = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), seen, found)
         watch = Watcher(**watched).remember(memory, records[-1][0], step.updates if compares else None)
-        final = IterationState(state.step + last, times[-1], step.state, state.estimator, watch=watch)
+        final = IterationState(
+            state.step + last, times[-1], step.state, state.estimator, keep_key(request.key), watch
+        )
         taken = jnp.asarray(last, jnp.int32)
         run = finish(times, values, step.params, final, taken, lambda: bad, observed=observed)
     if interrupted:

@@ -16,6 +16,7 @@ import optax
 from jaxflow._compiled import compiled
 from jaxflow._models import Trainable
 from jaxflow.dynamics.clock import step_times
+from jaxflow.objective import Objective
 from jaxflow.optim.updates import take_step
 from jaxflow.recording import Recorder, Recording
 from jaxflow.solve.estimators import Draws, Estimator
@@ -23,7 +24,7 @@ from jaxflow.solve.host_batches import iterate_stream
 from jaxflow.solve.iteration_loops import Carry, loop, loop_with_records, scan_steps
 from jaxflow.solve.iteration_pieces import iterate_in_pieces
 from jaxflow.solve.iteration_request import IterationRequest, check_iteration
-from jaxflow.solve.optimizer_steps import IterationState, end_time, finish, keep_key, start
+from jaxflow.solve.optimizer_steps import IterationState, end_time, finish, keep_key, key_of_losses, start
 from jaxflow.solve.stopping import holds
 from jaxflow.solve.trajectory import DIVERGED, MAX_STEPS, STOPPED, Trajectory, complete_run, identity
 from jaxflow.solve.watching import Watcher
@@ -188,11 +189,15 @@ def _set_up(*, optimizer, objective, params, estimator, key, record, metrics, st
     if state is None:
         state = start(optimizer, params, draws.init(objective, key))
     watcher = Watcher(record, metrics, conditions)
+    random = isinstance(objective, Objective) and objective.is_random
 
     def advance(carry: Carry, k) -> Carry:
         last, estimator_state = carry
         step_key = None if key is None else jax.random.fold_in(key, k)
-        loss, estimator_state = draws.draw(objective, estimator_state, k, step_key)
+        asked = objective
+        if random and step_key is not None:
+            asked = objective.with_key(key_of_losses(step_key))
+        loss, estimator_state = draws.draw(asked, estimator_state, k, step_key)
         step = take_step(optimizer, last.params, last.state, loss, last_updates=last.updates)
         return Carry(watcher.keep(step), estimator_state)
 

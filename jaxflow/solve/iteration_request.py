@@ -9,7 +9,7 @@ import optax
 
 from jaxflow import _check
 from jaxflow._models import Rest, split_model
-from jaxflow.objective import complete
+from jaxflow.objective import Objective, complete
 from jaxflow.optim import learning_rate_of
 from jaxflow.recording import complete_record
 from jaxflow.solve.estimator_checks import as_estimator, check_data, draws_at_random
@@ -118,6 +118,10 @@ def check_iteration(
         key = kept_key(state) if key is None else key
         state = state._replace(key=None)
     estimator = as_estimator(estimator)
+    if key is None and isinstance(objective, Objective) and objective.is_random:
+        raise ValueError(
+            "key must be a PRNG key such as jax.random.key(0) when losses draw random numbers, got None."
+        )
     if estimator is None or isinstance(estimator, Estimator):
         if key is not None:
             _check.random_key(key)

@@ -46,6 +46,11 @@ def kept_key(state: IterationState) -> jax.Array | None:
     return None if state.key is None else jax.random.wrap_key_data(state.key)
 
 
+def key_of_losses(key: jax.Array) -> jax.Array:
+    """The key of a step from which its random losses are drawn, another than that of its batch."""
+    return jax.random.fold_in(key, 2**31 - 1)
+
+
 def end_time(rate, first, time, steps) -> jax.Array:
     """The time after a traced number of steps; a scalar.
 

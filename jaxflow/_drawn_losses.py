@@ -1,0 +1,81 @@
+"""Losses that draw random numbers, as losses of parameters and a batch alone.
+
+Every example has a key of its own, which depends on its place among the data, so that neither chunks nor devices
+change what is drawn.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxflow._checkpoint import checkpoint
+from jaxflow._shapes import show
+
+PyTree = Any
+
+
+class Numbered(NamedTuple):
+    """Examples with their numbers (B,), from which their keys are made."""
+
+    examples: PyTree
+    number: jax.Array
+
+
+def takes_key(losses: Callable) -> bool:
+    """Whether losses are random: they have an argument named `key`."""
+    try:
+        return "key" in inspect.signature(losses).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _keys(key: jax.Array, batch: PyTree) -> tuple[PyTree, jax.Array]:
+    """The examples of a batch and a key for each; those of a bare batch are numbered in their order."""
+    if not isinstance(batch, Numbered):
+        batch = Numbered(batch, jnp.arange(jax.tree.leaves(batch)[0].shape[0]))
+    return batch.examples, jax.vmap(lambda number: jax.random.fold_in(key, number))(batch.number)
+
+
+@dataclass(frozen=True)
+class MeanOfDraws:
+    """The mean of random losses over a fixed number of draws: a function of the parameters, the same every time."""
+
+    losses: Callable[..., jax.Array]
+    draws: int | None
+
+    def __repr__(self):
+        return show(self.losses)
+
+    def __call__(self, params: PyTree, batch: PyTree) -> jax.Array:
+        if self.draws is None:
+            raise ValueError(
+                "draws must be given to an Objective whose losses draw random numbers, where it stands for its "
+                "expectation: the mean over draws=n draws takes its place. Steps of iterate draw their own; got "
+                f"{show(self.losses)} without draws."
+            )
+
+        @checkpoint
+        def one(number):
+            examples, keys = _keys(jax.random.fold_in(jax.random.key(0), number), batch)
+            return jnp.asarray(self.losses(params, examples, key=keys))
+
+        return lax.map(one, jnp.arange(self.draws)).mean(0)
+
+
+class LossesOfStep:
+    """Random losses with the key of one step."""
+
+    def __init__(self, losses: Callable[..., jax.Array], key: jax.Array):
+        self.losses, self.key = losses, key
+
+    def __repr__(self):
+        return show(self.losses)
+
+    def __call__(self, params: PyTree, batch: PyTree) -> jax.Array:
+        examples, keys = _keys(self.key, batch)
+        return self.losses(params, examples, key=keys)
