@@ -15,11 +15,12 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
+from jaxflow._gradients import gradient
 from jaxflow._half import widen
 from jaxflow._traceable import traceable
 from jaxflow.dynamics import Dynamics, Field, gradient_covariance
 from jaxflow.dynamics.noise.batch_temperature import batch_factor, check_batch
-from jaxflow.objective import Objective, gradient, open_model, require_data
+from jaxflow.objective import Objective, open_model, require_data
 from jaxflow.solve.sde.brownian import is_bits
 from jaxflow.solve.trajectory import as_parameters
 

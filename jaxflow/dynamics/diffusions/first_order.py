@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxflow._gradients import gradient
 from jaxflow._norms import root
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.dynamics.noise.batch_temperature import batch_factor, check_batch
 from jaxflow.dynamics.noise.minibatch import FULL, Noise, gradient_and_noise
-from jaxflow.objective import Objective, gradient, require_data
+from jaxflow.objective import Objective, require_data
 from jaxflow.optim.schedules import check_rate, value_at
 
 PyTree = Any

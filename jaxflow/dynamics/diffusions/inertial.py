@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._gradients import gradient
 from jaxflow._moved import alias_of
 from jaxflow._norms import root
 from jaxflow._traceable import traceable
@@ -18,7 +19,7 @@ from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.dynamics.diffusions.first_order import noise_amplitude
 from jaxflow.dynamics.flows.damped_oscillators import InertialState, rest_state
 from jaxflow.dynamics.noise.minibatch import FULL, Noise, gradient_and_noise
-from jaxflow.objective import Objective, gradient
+from jaxflow.objective import Objective
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any

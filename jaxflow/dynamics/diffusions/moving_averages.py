@@ -5,12 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxflow._gradients import gradient
 from jaxflow.dynamics.base import scale, widen_tree
 from jaxflow.dynamics.diffusions.first_order import noise_amplitude
 from jaxflow.dynamics.flows.moments import Gradients, Moments, cast
 from jaxflow.dynamics.noise.coordinatewise import gradient_variance, mix, mixing, pair_of_gradients
 from jaxflow.dynamics.noise.minibatch import Noise
-from jaxflow.objective import gradient
 from jaxflow.optim.moments import root
 from jaxflow.optim.schedules import value_at
 

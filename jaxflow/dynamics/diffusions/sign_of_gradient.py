@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._gradients import gradient
 from jaxflow._norms import root as rooted
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, cast_like, scale, widen_tree
 from jaxflow.dynamics.diffusions.first_order import noise_amplitude, normal_shape
 from jaxflow.dynamics.noise.coordinatewise import gradient_variance, mix, mixing, pair_of_gradients
 from jaxflow.dynamics.noise.minibatch import FULL, Noise
-from jaxflow.objective import Objective, gradient
+from jaxflow.objective import Objective
 from jaxflow.optim.moments import root
 from jaxflow.optim.schedules import value_at
 

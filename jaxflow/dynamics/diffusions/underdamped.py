@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._gradients import gradient
 from jaxflow._norms import root
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.dynamics.diffusions.first_order import normal_shape
-from jaxflow.objective import gradient
 from jaxflow.optim.schedules import check_rate, value_at
 
 PyTree = Any

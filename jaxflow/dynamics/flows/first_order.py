@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._gradients import gradient
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, add, scale
-from jaxflow.objective import gradient
 from jaxflow.optim.schedules import check_rate, value_at
 
 PyTree = Any

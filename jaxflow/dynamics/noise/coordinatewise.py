@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxflow._gradients import gradient
 from jaxflow._half import widen
 from jaxflow.dynamics.noise.minibatch import Sampling, gradient_and_noise
-from jaxflow.objective import Objective, gradient
+from jaxflow.objective import Objective
 from jaxflow.optim.moments import TINY, square
 
 PyTree = Any

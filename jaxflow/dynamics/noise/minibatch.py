@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._gradients import gradient
 from jaxflow._half import widen
 from jaxflow._norms import root
 from jaxflow._traceable import Bound, kind, traceable
 from jaxflow.dynamics.base import add, scale
 from jaxflow.dynamics.noise.batch_temperature import batch_factor, check_batch
-from jaxflow.objective import Objective, gradient, require_data
+from jaxflow.objective import Objective, require_data
 
 PyTree = Any
 BITS = jax.ShapeDtypeStruct((2,), jnp.uint32)  # random bits: the data of a key of its own
