@@ -51,7 +51,7 @@ class MeanOfDraws:
     def __repr__(self):
         return show(self.losses)
 
-    def __call__(self, params: PyTree, batch: PyTree) -> jax.Array:
+    def __call__(self, params: PyTree, batch: PyTree, **state: PyTree) -> Any:
         if self.draws is None:
             raise ValueError(
                 "draws must be given to an Objective whose losses draw random numbers, where it stands for its "
@@ -62,9 +62,11 @@ class MeanOfDraws:
         @checkpoint
         def one(number):
             examples, keys = _keys(jax.random.fold_in(jax.random.key(0), number), batch)
-            return jnp.asarray(self.losses(params, examples, key=keys))
+            found = self.losses(params, examples, key=keys, **state)
+            return jnp.asarray(found[0] if state else found)
 
-        return lax.map(one, jnp.arange(self.draws)).mean(0)
+        mean = lax.map(one, jnp.arange(self.draws)).mean(0)
+        return (mean, state["state"]) if state else mean
 
 
 class LossesOfStep:
@@ -76,6 +78,6 @@ class LossesOfStep:
     def __repr__(self):
         return show(self.losses)
 
-    def __call__(self, params: PyTree, batch: PyTree) -> jax.Array:
+    def __call__(self, params: PyTree, batch: PyTree, **state: PyTree) -> Any:
         examples, keys = _keys(self.key, batch)
-        return self.losses(params, examples, key=keys)
+        return self.losses(params, examples, key=keys, **state)

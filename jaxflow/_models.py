@@ -132,8 +132,8 @@ class Completed:
     def __init__(self, function: Callable, rest: Rest):
         self.function, self.rest = function, rest
 
-    def __call__(self, trained: PyTree, *others: Any) -> Any:
-        return self.function(join_model(trained, self.rest), *others)
+    def __call__(self, trained: PyTree, *others: Any, **named: Any) -> Any:
+        return self.function(join_model(trained, self.rest), *others, **named)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in ("function", "rest"):  # not yet set, while it is copied

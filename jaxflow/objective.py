@@ -45,6 +45,11 @@ class Objective:
       (static). Each step of `iterate` draws its own, from the step's key. Flows, SDEs, curvature and
       `objective(params)` need a function of the parameters alone: there a loss is its mean over as many draws, the
       same ones every time, and is refused without `draws`.
+    - `state`: what the model carries in addition to its parameters, such as the running averages of a batch
+      normalisation; a pytree of arrays. The losses are then `losses(params, batch, state) -> ((B,), state)`, with an
+      argument of this name. A step of `iterate` takes the gradient with the state it has and hands on the new one: a
+      run's `state.model` is the last. Everywhere else, in flows, SDEs, `modified`, curvature, noise and
+      `objective(params)`, the state stays as it is given here. With `chunk` it is refused.
 
     Data may lie on several devices, laid over a mesh by their leading axis: `jax.device_put(objective,
     NamedSharding(mesh, PartitionSpec("data")))`. Each device then computes its share of all sums over examples. JAX
@@ -73,6 +78,7 @@ class Objective:
     data: PyTree = None
     chunk: int | None = None
     draws: int | None = None
+    state: PyTree = None
 
     def __post_init__(self):
         if not callable(self.losses):
@@ -92,6 +98,10 @@ class Objective:
                 "data must be a pytree of arrays that share their leading axis N, "
                 f"got leaves of shape {', '.join(map(str, shapes))}."
             )
+        if self.state is not None and self.chunk is not None:
+            raise ValueError(
+                f"chunk must be None for losses with a state, which a batch changes as a whole, got {self.chunk}."
+            )
         if random:
             object.__setattr__(self, "losses", MeanOfDraws(self.losses, self.draws))
             if shapes:
@@ -107,6 +117,23 @@ class Objective:
     def is_random(self) -> bool:
         """Whether its losses draw random numbers."""
         return isinstance(_open(self.losses)[0], MeanOfDraws)
+
+    @property
+    def function_given(self) -> Any:
+        """The losses as the user wrote them."""
+        losses = _open(self.losses)[0]
+        return losses.losses if isinstance(losses, (MeanOfDraws, LossesOfStep)) else losses
+
+    @property
+    def _given_state(self) -> dict[str, PyTree]:
+        return {} if self.state is None else {"state": self.state}
+
+    def carrying(self, state: PyTree) -> "tuple[Objective, list[PyTree]]":
+        """The objective with another state of its model, and a list to which each new state is appended."""
+        seen: list[PyTree] = []
+        objective = replace(self, state=state)
+        object.__setattr__(objective, "_seen", seen)
+        return objective, seen
 
     def with_key(self, key: jax.Array) -> "Objective":
         """The objective of one step, whose random losses are drawn from its key."""
@@ -125,7 +152,11 @@ class Objective:
     def per_example(self, params: PyTree, batch: PyTree) -> jax.Array:
         """The losses of `batch`, checked to be one per example; shape (B,)."""
         params, batch = at_home((params, batch))
-        losses = jnp.asarray(self.losses(params, batch))
+        losses = self.losses(params, batch, **self._given_state)
+        if self.state is not None:
+            losses, state = _check_state(losses, self.state)
+            self.__dict__.get("_seen", []).append(state)
+        losses = jnp.asarray(losses)
         size = np.shape(jax.tree.leaves(batch)[0])[0]
         if losses.shape != (size,):
             raise ValueError(
@@ -238,20 +269,31 @@ class Objective:
 
 def _flatten(objective: Objective) -> tuple[tuple, tuple]:
     losses, rest = _open(objective.losses)
-    keys = map(jax.tree_util.GetAttrKey, ("data", "rest"))
+    keys = map(jax.tree_util.GetAttrKey, ("data", "rest", "state"))
     static = losses, objective.chunk, objective.draws, objective._shares
-    return tuple(zip(keys, (objective.data, rest), strict=True)), static
+    return tuple(zip(keys, (objective.data, rest, objective.state), strict=True)), static
 
 
 def _unflatten(static: tuple, children: Any) -> Objective:
     """An instance made without the constructor: pytree operations may put other things in the place of the data."""
     objective = object.__new__(Objective)
-    (losses, chunk, draws, shares), (data, rest) = static, children
+    (losses, chunk, draws, shares), (data, rest, state) = static, children
     losses = losses if rest is None else Completed(losses, rest)
     noted = {} if shares is None or not _is_traced(data) else {"_noted": shares}
-    for name, value in {"losses": losses, "chunk": chunk, "draws": draws, "data": data, **noted}.items():
+    named = {"losses": losses, "chunk": chunk, "draws": draws, "data": data, "state": state}
+    for name, value in (named | noted).items():
         object.__setattr__(objective, name, value)
     return objective
+
+
+def _check_state(found: Any, state: PyTree) -> tuple[Any, PyTree]:
+    """What losses with a state return, checked: the losses and a state like the one they were given."""
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(
+            f"losses with a state must return a pair, the losses and the new state, got {type(found).__name__}."
+        )
+    _check.require_like("state", found[1], state, "be returned by the losses as it was given to them")
+    return found
 
 
 def _open(losses: Any) -> tuple[Any, Rest | None]:

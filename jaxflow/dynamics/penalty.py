@@ -34,10 +34,12 @@ class _PenalizedLosses:
     def __repr__(self):
         return f"penalized({show(self.losses)})"
 
-    def __call__(self, params: PyTree, batch: PyTree) -> jax.Array:
+    def __call__(self, params: PyTree, batch: PyTree, **state: PyTree) -> Any:
         examples, strength = batch
-        losses = jnp.asarray(self.losses(params, examples))
-        return losses + strength.astype(losses.dtype) * half_square(params).astype(losses.dtype)
+        found = self.losses(params, examples, **state)
+        losses = jnp.asarray(found[0] if state else found)
+        losses = losses + strength.astype(losses.dtype) * half_square(params).astype(losses.dtype)
+        return (losses, found[1]) if state else losses
 
 
 @jax.tree_util.register_dataclass

@@ -1,6 +1,7 @@
 """Many runs at once: one compiled program vmapped over keys, spread over the available devices."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,14 +15,22 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxflow import _check
 from jaxflow._compiled import transfers
 from jaxflow._meshes import automatic
+from jaxflow._progress import Bar
 from jaxflow.solve import host_batches
+from jaxflow.solve.long_runs import check_host
 from jaxflow.solve.trajectory import Trajectory
 
 PyTree = Any
+GROUPS = 10  # shown in a bar
 
 
 def ensemble(
-    run: Callable[[Any], PyTree], keys: PyTree, mesh: Mesh | None = None, *, at_once: int | None = None
+    run: Callable[[Any], PyTree],
+    keys: PyTree,
+    mesh: Mesh | None = None,
+    *,
+    at_once: int | None = None,
+    progress: bool = False,
 ) -> PyTree:
     """Run `run(key)` for every key in one vmapped program, with the keys spread over the devices.
 
@@ -35,6 +44,10 @@ def ensemble(
       axis by their examples, every member's gradients are shared out among the devices of that axis.
     - `at_once`: the number of members that run together, one group after another. It helps where all of them would
       not fit in memory or, on a CPU, in its cache. By default all run together.
+
+    - `progress`: whether to show a bar, over groups of `at_once` members, by default a tenth of them (more where
+      there are more devices). Ctrl-C ends the ensemble after the groups that are done, which are returned, with a
+      warning.
 
     **Returns** what `run` returns, with a leading axis n on every leaf. A `Trajectory` keeps its `times` only once,
     as all members share one clock. A member that diverges is marked so and costs the others nothing.
@@ -65,8 +78,12 @@ def ensemble(
             )
     if at_once is not None:
         _check.require_integer("at_once", at_once, 1)
-        if at_once < n:
-            return _run_in_groups(run, keys, mesh, n, at_once)
+    if progress:
+        check_host(progress=(progress, keys))
+        devices = len(jax.local_devices()) if mesh is None else mesh.devices.size
+        at_once = at_once or devices * -(-n // (devices * GROUPS))
+    if at_once is not None and at_once < n:
+        return _run_in_groups(run, keys, mesh, n, at_once, progress)
     if mesh is not None and not (isinstance(mesh, Mesh) and mesh.axis_names):
         raise TypeError(f"mesh must be a jax.sharding.Mesh with at least one axis, got {mesh!r}.")
     if mesh is None:
@@ -85,13 +102,23 @@ def ensemble(
     )
 
 
-def _run_in_groups(run, keys, mesh, n: int, size: int) -> PyTree:
+def _run_in_groups(run, keys, mesh, n: int, size: int, progress: bool) -> PyTree:
     """Run an ensemble one group at a time; the last group is filled up, as another size would compile anew."""
     parts = []
-    for first in range(0, n, size):
-        with transfers():
-            chosen = _choose_members(keys, np.arange(first, first + size) % n)
-        parts.append(ensemble(run, chosen, mesh))
+    with Bar("ensemble", n, "members", shown=progress) as bar:
+        for first in range(0, n, size):
+            with transfers():
+                chosen = _choose_members(keys, np.arange(first, first + size) % n)
+            try:
+                part = ensemble(run, chosen, mesh)
+                parts.append(jax.block_until_ready(part) if progress else part)
+            except KeyboardInterrupt:
+                if not (progress and parts):
+                    raise
+                warnings.warn(f"The ensemble was interrupted after {first} of {n} members.", stacklevel=3)
+                n = first
+                break
+            bar.advance(min(size, n - first))
     with transfers():
         whole = _join_groups(parts, n)
     return jax.tree.map(

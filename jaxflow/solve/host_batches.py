@@ -44,23 +44,29 @@ def refuse_streams() -> Iterator[None]:
 
 
 @compiled
-def _begin(*, optimizer, objective, params, state, record, metrics, batch, key):
+def _begin(*, optimizer, objective, params, state, record, metrics, batch, key, model):
     """The step that the run begins from, what is seen there, and the memory."""
     watcher = Watcher(record, metrics)
-    take = lambda step: _take(watcher, optimizer, objective, step, batch, key, state.step)
+    take = lambda step: _take(watcher, optimizer, objective, step, batch, key, state.step, model)[0]
     return watcher.begin(params, state.optimizer, take, state.step, state.watch)
 
 
 @compiled
-def _stream_step(*, optimizer, objective, step, record, metrics, batch, key, number):
-    return _take(Watcher(record, metrics), optimizer, objective, step, batch, key, number)
+def _stream_step(*, optimizer, objective, step, record, metrics, batch, key, number, model):
+    return _take(Watcher(record, metrics), optimizer, objective, step, batch, key, number, model)
 
 
-def _take(watcher: Watcher, optimizer, objective, step: Step, batch, key, number) -> Step:
+def _take(watcher: Watcher, optimizer, objective, step: Step, batch, key, number, model):
+    """A step on a batch, and the state of the model after it."""
     if key is not None:
         objective = objective.with_key(key_of_losses(jax.random.fold_in(key, number)))
+    states = [model]
+    if model is not None:
+        objective, states = objective.carrying(model)
+        objective.over(step.params, batch)  # for the new state; the compiler does not do it again
+    model = states[0]
     loss = lambda params: objective.over(params, batch)
-    return watcher.keep(take_step(optimizer, step.params, step.state, loss, last_updates=step.updates))
+    return watcher.keep(take_step(optimizer, step.params, step.state, loss, last_updates=step.updates)), model
 
 
 @compiled
@@ -97,9 +103,12 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
         state = start(optimizer, request.params) if request.state is None else request.state
     key = request.key if objective.is_random else None
     asked = {"optimizer": optimizer, "objective": objective, "key": key}
+    model = objective.state if state.model is None else state.model
     steps: Any = request.settings.steps
     watched = {"record": request.record, "metrics": request.metrics}
-    step, seen, memory = _begin(params=request.params, state=state, batch=first, **asked, **watched)
+    step, seen, memory = _begin(
+        params=request.params, state=state, batch=first, model=model, **asked, **watched
+    )
     compares = step.updates is not None  # a metric with the updates before
     records, ends, last = [], [], 0
 
@@ -115,7 +124,9 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
         try:
             for last, batch in enumerate(itertools.islice(itertools.chain([first], stream), steps), 1):
                 number = None if key is None else state.step + (last - 1)
-                step = _stream_step(step=step, batch=batch, number=number, **asked, **watched)
+                step, model = _stream_step(
+                    step=step, batch=batch, number=number, model=model, **asked, **watched
+                )
                 if last % request.settings.interval == 0:
                     memory = observe(last, memory)
                 bar.advance(1)
@@ -133,7 +144,7 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
         values, observed = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), seen, found)
         watch = Watcher(**watched).remember(memory, records[-1][0], step.updates if compares else None)
         final = IterationState(
-            state.step + last, times[-1], step.state, state.estimator, keep_key(request.key), watch
+            state.step + last, times[-1], step.state, state.estimator, keep_key(request.key), watch, model
         )
         taken = jnp.asarray(last, jnp.int32)
         run = finish(times, values, step.params, final, taken, lambda: bad, observed=observed)

@@ -180,7 +180,7 @@ class _Setting(NamedTuple):
         """What the run goes on from."""
         watch = self.watcher.remember(memory, seen, self.watcher.hand_on(carry.step).updates)
         return IterationState(
-            self.first + taken, time, carry.step.state, carry.estimator, keep_key(key), watch
+            self.first + taken, time, carry.step.state, carry.estimator, keep_key(key), watch, carry.model
         )
 
 
@@ -192,18 +192,27 @@ def _set_up(*, optimizer, objective, params, estimator, key, record, metrics, st
     random = isinstance(objective, Objective) and objective.is_random
 
     def advance(carry: Carry, k) -> Carry:
-        last, estimator_state = carry
+        last, estimator_state, model = carry
         step_key = None if key is None else jax.random.fold_in(key, k)
         asked = objective
         if random and step_key is not None:
             asked = objective.with_key(key_of_losses(step_key))
+        states = [model]
+        if model is not None:
+            asked, states = asked.carrying(model)
         loss, estimator_state = draws.draw(asked, estimator_state, k, step_key)
+        if model is not None:
+            loss(last.params)  # for the new state; the compiler does not do it again
+        model = states[0]
         step = take_step(optimizer, last.params, last.state, loss, last_updates=last.updates)
-        return Carry(watcher.keep(step), estimator_state)
+        return Carry(watcher.keep(step), estimator_state, model)
 
-    take = lambda step: advance(Carry(step, state.estimator), state.step).step
+    model = objective.state if state.model is None and isinstance(objective, Objective) else state.model
+    take = lambda step: advance(Carry(step, state.estimator, model), state.step).step
     step, begun, memory = watcher.begin(params, state.optimizer, take, state.step, state.watch)
-    return _Setting(advance, Carry(step, state.estimator), state.step, state.time, watcher, begun, memory)
+    return _Setting(
+        advance, Carry(step, state.estimator, model), state.step, state.time, watcher, begun, memory
+    )
 
 
 @compiled

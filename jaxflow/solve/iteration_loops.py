@@ -24,6 +24,7 @@ class Carry(NamedTuple):
 
     step: Step
     estimator: PyTree
+    model: PyTree
 
 
 class Ended(NamedTuple):

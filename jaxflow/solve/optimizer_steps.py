@@ -23,6 +23,7 @@ class IterationState(NamedTuple):
     - `key`: the raw numbers of the run's random key, which NumPy and files hold; the run goes on with it unless it
       is given another one. `None` for raw keys and other kinds than JAX's default, which must be given again.
     - `watch`: what metrics and recorders remember of what they have seen; `()` where nothing does.
+    - `model`: the state of the model, where the objective has one.
     """
 
     step: jax.Array
@@ -31,6 +32,7 @@ class IterationState(NamedTuple):
     estimator: PyTree
     key: jax.Array | None = None
     watch: PyTree = ()
+    model: PyTree = None
 
 
 def keep_key(key: jax.Array | None) -> jax.Array | None:

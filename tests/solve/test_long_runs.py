@@ -210,3 +210,21 @@ def test_what_the_host_does_is_refused_in_a_program(tmp_path):
         run(checkpoint=tmp_path / "file")
     with pytest.raises(ValueError, match="event must be None for a solve with progress= or checkpoint="):
         jf.integrate(flow, PARAMS, [0.0, 1.0], event=jf.gradient_norm_below(0.1), progress=True)
+
+
+def test_an_ensemble_shows_groups_and_returns_those_that_are_done(monkeypatch):
+    alone = lambda key: jf.iterate(
+        jf.optim.gd(0.1), DATA, PARAMS, steps=3, batch_size=2, key=key, record=DATA
+    )
+    keys = jax.random.split(jax.random.key(0), 25)
+    whole = jf.ensemble(alone, keys)
+    close = lambda a, b: np.testing.assert_allclose(
+        a, b, rtol=1e-12
+    )  # other sizes are summed in another order
+    close(jf.ensemble(alone, keys, progress=True).values, whole.values)
+    Pressed(monkeypatch, 4)
+    with pytest.warns(UserWarning, match="The ensemble was interrupted after 12 of 25 members"):
+        part = jf.ensemble(alone, keys, progress=True)
+    close(part.values, whole.values[:12])
+    with pytest.raises(ValueError, match="progress must not be given under jit, vmap or grad"):
+        jax.jit(lambda keys: jf.ensemble(alone, keys, progress=True).values)(keys)

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
+from jaxflow._companions import warn_of_companions
 from jaxflow._compiled import compiled
 from jaxflow._gradients import gradient
 from jaxflow._half import widen
@@ -63,6 +64,7 @@ def _prepare(objective: Any, params: PyTree, trainable: Trainable) -> tuple[Any,
     for leaf in jax.tree.leaves(params):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"params must be real floats to have a covariance, got dtype {leaf.dtype}.")
+    warn_of_companions(objective, params)
     return objective, params, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

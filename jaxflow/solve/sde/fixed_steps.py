@@ -16,6 +16,7 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._checkpoint import checkpoint
+from jaxflow._companions import warn_of_companions
 from jaxflow._compiled import compiled
 from jaxflow.dynamics import Dynamics, Field
 from jaxflow.recording import keeper, replay_records
@@ -47,6 +48,8 @@ def diffuse(request: Request) -> Trajectory:
     if key is None:
         raise ValueError(f"key must be a PRNG key such as jax.random.key(0) for {_name(dynamics)}, got None.")
     _check.random_key(key)
+    for value in dynamics.hyperparameters.values():
+        warn_of_companions(value, request.params)
     heun = _scheme(dynamics, request.solver)
     substeps = _substeps(dynamics, times, request.substeps, request.step_size)
     check_resolved(times, substeps, "substeps", times.elapsed.dtype)
@@ -66,7 +69,7 @@ def diffuse(request: Request) -> Trajectory:
 def fix_steps(request: Request) -> tuple[Request, int]:
     """A request whose number of steps is chosen, so that all parts of it take the same, and a number of intervals.
 
-    Parts of a multiple of so many intervals draw the noise that the whole does.
+    Parts of a multiple of that many intervals draw the noise that the whole does.
     """
     substeps = _substeps(request.dynamics, request.times, request.substeps, request.step_size)
     shape = jax.eval_shape(
@@ -113,9 +116,16 @@ def _substeps(dynamics: Dynamics, times: Times, substeps: int | None, step_size:
         substeps = _ceil(np.diff(times.elapsed).max() / float(step_size))
     if substeps is None:
         if share is None:
+            if times.is_traced or isinstance(dynamics.time_step, Tracer):
+                what = "times are" if times.is_traced else "time step is"
+                raise ValueError(
+                    f"substeps must be given for {_name(dynamics)} under jit, such as {PER_TIME_STEP} for each "
+                    f"discrete step between two times, as its {what} traced; with times and time step as plain "
+                    "numbers it is chosen."
+                )
             raise ValueError(
                 f"substeps or step_size must be given for {_name(dynamics)}, as there is no concrete time step "
-                "(or times) from which to choose them."
+                "from which to choose them."
             )
         return _ceil(PER_TIME_STEP * share)
     if share is not None and share >= substeps * (1 - 1e-6):

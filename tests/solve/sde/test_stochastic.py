@@ -360,3 +360,20 @@ def test_steps_that_square_their_increments_share_no_path(name):
     dynamics = getattr(jf.dynamics, name)(PAIR, 0.1, 1)
     with pytest.raises(ValueError, match=f"noise_substeps must be None for {name}, whose step squares"):
         jf.integrate(dynamics, 1.0, TIMES, key=KEY, substeps=16, noise_substeps=64)
+
+
+@pytest.mark.parametrize("traced", ["time step is", "times are"])
+def test_steps_that_cannot_be_chosen_under_jit_are_asked_for(traced):
+    data = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    times = np.linspace(0.0, 1.0, 11)
+
+    def path(rate, **more):
+        sgd = jf.dynamics.sgd(data, rate if traced == "time step is" else 0.1, 1)
+        at = times if traced == "time step is" else times * rate
+        return jf.integrate(sgd, 0.0, at, key=KEY, **more).params
+
+    with pytest.raises(
+        ValueError, match=f"substeps must be given for sgd under jit.* as its {traced} traced"
+    ):
+        jax.jit(path)(0.1)
+    assert jnp.isfinite(jax.jit(lambda rate: path(rate, substeps=16))(0.1))
