@@ -223,8 +223,10 @@ def test_an_ensemble_shows_groups_and_returns_those_that_are_done(monkeypatch):
     )  # other sizes are summed in another order
     close(jf.ensemble(alone, keys, progress=True).values, whole.values)
     Pressed(monkeypatch, 4)
-    with pytest.warns(UserWarning, match="The ensemble was interrupted after 12 of 25 members"):
+    with pytest.warns(UserWarning, match=r"The ensemble was interrupted after \d+ of 25 members"):
         part = jf.ensemble(alone, keys, progress=True)
-    close(part.values, whole.values[:12])
+    done = part.values.shape[0]  # four groups, whose size is a multiple of the number of devices
+    assert done in (12, 16)
+    close(part.values, whole.values[:done])
     with pytest.raises(ValueError, match="progress must not be given under jit, vmap or grad"):
         jax.jit(lambda keys: jf.ensemble(alone, keys, progress=True).values)(keys)
