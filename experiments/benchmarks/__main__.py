@@ -12,7 +12,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.benchmarks import accuracy, compilation, curvature, modified, speed, stochastic, sweeps
+from experiments.benchmarks import (
+    accuracy,
+    compilation,
+    curvature,
+    modified,
+    speed,
+    stochastic,
+    sweeps,
+    watching,
+)
 from experiments.common import start
 from jaxflow import _results as results
 
@@ -67,6 +76,14 @@ FIGURES = (
     Figure(
         "iterate / hand-written scan, 2-D function, every = 10", speed.iterate_plane, most=1.10, unit=" ×"
     ),
+    Figure(
+        "iterate with four cheap metrics / none, digits network, all data, every step",
+        partial(watching.cheap_metrics, None, 1),
+        most=1.03,
+        unit=" ×",
+    ),
+    Figure("the same, batch 32, every = 10", partial(watching.cheap_metrics, 32, 10), most=1.03, unit=" ×"),
+    Figure("iterate of an Equinox module / of a dict, digits", watching.module, most=1.02, unit=" ×"),
     Figure("overhead of one plain call of iterate", speed.plain_call, most=150, unit=" µs"),
     Figure(
         "integrate / evaluations × one gradient, digits network",
