@@ -18,6 +18,7 @@ from jaxflow.sweeps.axes import Axis, Design, design
 from jaxflow.sweeps.compiled_batch import Program, Trial, local_mesh
 from jaxflow.sweeps.dataset import attributes, dataset
 from jaxflow.sweeps.disk import check_directory
+from jaxflow.sweeps.interruption import explain_interrupt
 from jaxflow.sweeps.store import Store
 from jaxflow.sweeps.trial_result import Layout, difference
 
@@ -77,7 +78,8 @@ def sweep(
     **Raises** `ValueError` for empty axes, values given twice, names that collide, trials that return different
     things, a directory of another sweep (saying in what it differs), or results larger than memory; `TypeError` for a
     trial that needs the concrete value of an axis (saying which); `OSError` where the directory cannot be written. A
-    damaged file in it is named in a warning and its trials are run again.
+    damaged file in it is named in a warning and its trials are run again. Ctrl-C raises `KeyboardInterrupt` with two
+    lines that say what is kept and how to go on; where nothing catches it, these are all that is printed.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> def trial(hyperparameters, key):
@@ -99,19 +101,20 @@ def sweep(
     _check.require_integer("seeds", seeds, 1)
     if batch is not None:
         _check.require_integer("batch", batch, 1)
-    key, mesh = _key(key), local_mesh(mesh)
-    programs = [Program(trial, made, group, seeds, key, mesh) for group in made.groups()]
-    versions = [] if directory is None else [program.pin() for program in programs]
-    layout, store = _layout(programs), None
-    if directory is not None:
-        store = Store(directory, _identity(made, programs, versions, layout), results.versions())
-    found = batch_loop.Results(layout, made.size * seeds, store)
-    with batch_loop.progress(found.diverged.size, progress) as bar:
-        sizes = batch_loop.run(programs, store, batch, found, bar)
-    batch_loop.gather_processes(programs, sizes, store, found)
-    table = dataset(made, layout, found.arrays, found.diverged, seeds)
-    table.attrs = attributes(trial, _settings(made, seeds, key), found.seconds, found.diverged.size)
-    return table
+    with explain_interrupt(directory):
+        key, mesh = _key(key), local_mesh(mesh)
+        programs = [Program(trial, made, group, seeds, key, mesh) for group in made.groups()]
+        versions = [] if directory is None else [program.pin() for program in programs]
+        layout, store = _layout(programs), None
+        if directory is not None:
+            store = Store(directory, _identity(made, programs, versions, layout), results.versions())
+        found = batch_loop.Results(layout, made.size * seeds, store)
+        with batch_loop.progress(found.diverged.size, progress) as bar:
+            sizes = batch_loop.run(programs, store, batch, found, bar)
+        batch_loop.gather_processes(programs, sizes, store, found)
+        table = dataset(made, layout, found.arrays, found.diverged, seeds)
+        table.attrs = attributes(trial, _settings(made, seeds, key), found.seconds, found.diverged.size)
+        return table
 
 
 def _layout(programs: list[Program]) -> Layout:
