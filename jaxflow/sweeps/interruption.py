@@ -1,7 +1,7 @@
 """Ctrl-C in a sweep: it ends in two lines, which say what is kept and how to go on.
 
-What is raised is a plain `KeyboardInterrupt`, so that code that catches it still does, and that a script that does
-not catch it ends as Python lets it end, by the signal. Only what is printed is ours: a traceback would name the line of
+What is raised is a plain `KeyboardInterrupt`. So code that catches it still does, and a script that does not catch it
+ends as Python lets it end, by the signal. Only what is printed is ours: a traceback would name the line of
 JAX that happened to be at work.
 """
 
@@ -24,7 +24,9 @@ def explain_interrupt(directory: str | os.PathLike | None) -> Iterator[None]:
     """Inside, Ctrl-C raises a `KeyboardInterrupt` that says what is kept in the folder of the sweep."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as pressed:
+        if type(pressed) is not KeyboardInterrupt or pressed.args:  # raised by a program, in its own words
+            raise
         lines = _say_what_is_kept(directory)
         error = KeyboardInterrupt("\n".join(lines))
         setattr(error, LINES, functools.partial(list, lines))

@@ -19,6 +19,7 @@ from jaxflow.sweeps.compiled_batch import Program, Trial, local_mesh
 from jaxflow.sweeps.dataset import attributes, dataset
 from jaxflow.sweeps.disk import check_directory
 from jaxflow.sweeps.interruption import explain_interrupt
+from jaxflow.sweeps.reading import describe
 from jaxflow.sweeps.store import Store
 from jaxflow.sweeps.trial_result import Layout, difference
 
@@ -52,7 +53,8 @@ def sweep(
     - `key`: the random key from which the seeds are made; default `jax.random.key(0)`.
     - `directory`: a folder in which every finished batch is kept. The same call goes on from what it holds: after
       an exception, a kill or a full disk, at most the batch in flight is lost. Processes that sweep in one
-      directory at the same time share the work. Results too large for memory need a directory.
+      directory at the same time share the work. `jf.sweeps.read` reads a finished one in less time, as the same
+      call traces the trial to check that it is the same. Results too large for memory need a directory.
     - `batch`: roughly the number of trials run at once. Default: a sixteenth of them, from 64 to 4,096, or fewer
       where the compiled program would take more than half of a device's memory.
     - `mesh`: the devices over which a batch is spread; all local ones by default.
@@ -114,6 +116,8 @@ def sweep(
         batch_loop.gather_processes(programs, sizes, store, found)
         table = dataset(made, layout, found.arrays, found.diverged, seeds)
         table.attrs = attributes(trial, _settings(made, seeds, key), found.seconds, found.diverged.size)
+        if store is not None:
+            describe(store, made, layout, seeds, table.attrs)
         return table
 
 
