@@ -30,6 +30,13 @@ def test_the_tour_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
     assert jnp.isfinite(jnp.asarray(names["flow"].params[0]["w"])).all()
 
 
+def test_code_that_needs_what_is_not_installed_is_python():
+    """Blocks marked `py` are shown and not run, as flax is no dependency."""
+    (block,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    compile(block, "README.md", "exec")
+    assert block.count("jf.problems.wrap(") == 3
+
+
 def test_every_dependency_has_a_reason():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     listed = re.split(r"## Dependencies, and why each", README)[1]

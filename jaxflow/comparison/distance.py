@@ -17,6 +17,7 @@ from jaxflow.comparison.checks import (
     check_times,
     warn_of_clocks,
 )
+from jaxflow.comparison.entries import find_entry
 from jaxflow.solve.trajectory import Trajectory
 
 PyTree = Any
@@ -66,7 +67,7 @@ class Comparison:
         )
 
 
-def compare(a: Trajectory, b: Trajectory) -> Comparison:
+def compare(a: Trajectory, b: Trajectory, *, entry: str | None = None) -> Comparison:
     """The distance $|a(t) - b(t)|$ at every time, absolute and relative to the path that a has travelled.
 
     The norm is the global 2-norm over the recorded pytree. The path travelled is the length of the polygon
@@ -78,12 +79,15 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
 
     - `a`, `b`: trajectories with the same record at the same times, in any unit. An ensemble is compared member by
       member, with a single trajectory or with another ensemble of the same number of members.
+    - `entry`: the name of the only entry of the records to compare, such as `"w"` in a dict, or its path in a pytree,
+      such as `"layers/0/weight"`; `"layers/0"` is all that is below it. By default all entries are compared.
 
     **Returns** a `Comparison`. It works under `jit` and `vmap`; the times' values are checked when concrete.
 
     **Raises** `TypeError` unless both are trajectories of numbers; `ValueError` when times (beyond rounding in
-    their dtype) or the structures or shapes of the values differ, saying how, or when no number is recorded. It warns
-    where the times of only one count steps, as no learning rate was found: give `time_step=` to `iterate`.
+    their dtype) or the structures or shapes of the values differ, saying how, when no number is recorded, or when
+    there is no such `entry`, naming those there are. It warns where the times of only one count steps, as no learning
+    rate was found: give `time_step=` to `iterate`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -95,6 +99,11 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
     for name, value in (("a", a), ("b", b)):
         if not isinstance(value, Trajectory):
             raise TypeError(f"{name} must be a Trajectory, got {type(value).__name__}.")
+    if entry is not None:
+        a, b = (
+            dataclasses.replace(run, values=find_entry(name, run.values, entry))
+            for name, run in (("a", a), ("b", b))
+        )
     if a.counts_steps != b.counts_steps:
         warn_of_clocks(stacklevel=3)
         a, b = (dataclasses.replace(run, counts_steps=False) for run in (a, b))

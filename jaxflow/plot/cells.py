@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxflow.plot.scales import Scale, colours, round_ticks, spans_decades
-from jaxflow.plot.style import COLOURS, stroke, tidy
+from jaxflow.plot.scales import Scale, round_ticks, spans_decades
+from jaxflow.plot.style import COLOURS, legend_above, stroke, tidy
 
 PALETTE = "viridis"  # lightness rises all along, and none of its colours is the grey of a diverged cell
 
@@ -28,6 +28,11 @@ class Cells(NamedTuple):
     @property
     def partly(self) -> np.ndarray:
         return (self.diverged > 0) & (self.diverged < 1)
+
+    def panel(self, place: tuple[int, ...]) -> "Cells":
+        """The part at a place along the leading axes."""
+        low, middle, high, diverged = (a[place] for a in (self.low, self.middle, self.high, self.diverged))
+        return self._replace(low=low, middle=middle, high=high, diverged=diverged)
 
     @property
     def all_diverged(self) -> str:
@@ -59,7 +64,7 @@ def line(ax: Any, cells: Cells, across: Scale) -> None:
     _edge_crosses(ax, cells, at)
     tidy(ax, legend=not cells.diverged.any())
     if cells.diverged.any():
-        _legend_above(ax, room=0.8)
+        legend_above(ax, room=0.8)
 
 
 def _edge_crosses(ax: Any, cells: Cells, at: np.ndarray) -> None:
@@ -74,13 +79,13 @@ def _edge_crosses(ax: Any, cells: Cells, at: np.ndarray) -> None:
             ax.plot(at[where], top, transform=place, label=name, markerfacecolor=fill, **style)
 
 
-def map_(ax: Any, cells: Cells, across: Scale, up: Scale) -> None:
-    """A heat map over two axes."""
+def map_(ax: Any, cells: Cells, across: Scale, up: Scale, norm: Any) -> Any:
+    """A heat map over two axes, without its colour bar and legend; returns what the bar is made of."""
     from matplotlib.patches import Rectangle
 
     columns, rows = across.edges(), up.edges()
     shown = np.ma.masked_invalid(cells.middle)
-    image = ax.pcolormesh(columns, rows, shown, cmap=PALETTE, norm=colours(cells.middle, cells.shares))
+    image = ax.pcolormesh(columns, rows, shown, cmap=PALETTE, norm=norm)
     lost = cells.lost
     fills: tuple[tuple[np.ndarray, dict[str, Any], str], ...] = (
         (lost, {"facecolor": "0.85", "edgecolor": "0.45", "hatch": "////"}, cells.all_diverged),
@@ -94,20 +99,22 @@ def map_(ax: Any, cells: Cells, across: Scale, up: Scale) -> None:
     row, column = np.nonzero(cells.partly)
     _mark_partly_lost(ax, across.points[column], up.points[row])
     ax.set(xlim=columns[[0, -1]], ylim=rows[[0, -1]])
-    _finish(ax, image, cells)
+    tidy(ax, legend=False).grid(False)
+    return image
 
 
-def points(ax: Any, cells: Cells, across: Scale, up: Scale) -> None:
-    """Samples in the plane of two hyperparameters."""
+def points(ax: Any, cells: Cells, across: Scale, up: Scale, norm: Any) -> Any:
+    """Samples in the plane of two hyperparameters, as `map_`."""
     seen, lost, partly = np.isfinite(cells.middle), cells.lost, cells.partly
-    at, norm = np.stack([across.points, up.points]), colours(cells.middle, cells.shares)
+    at = np.stack([across.points, up.points])
     image = ax.scatter(
         *at[:, seen], c=cells.middle[seen], cmap=PALETTE, norm=norm, s=40, edgecolors="0.3", linewidths=0.5
     )
     if lost.any():
         ax.plot(*at[:, lost], "x", color="0.5", markersize=6, label=cells.all_diverged)
     _mark_partly_lost(ax, *at[:, partly], size=4)
-    _finish(ax, image, cells)
+    tidy(ax, legend=False).grid(False)
+    return image
 
 
 def _mark_partly_lost(ax: Any, at: np.ndarray, height: np.ndarray, size: float = 6) -> None:
@@ -118,21 +125,14 @@ def _mark_partly_lost(ax: Any, at: np.ndarray, height: np.ndarray, size: float =
         ax.plot(at, height, label="some seeds diverged", **style, **face)
 
 
-def _finish(ax: Any, image: Any, cells: Cells) -> None:
-    """The colour bar, if any colour is shown, and the legend above the map."""
+def colour_bar(ax: Any, image: Any, cells: Cells) -> None:
+    """The colour bar of Axes, or a list of them, if any colour is shown."""
     from matplotlib.colors import LogNorm
 
     seen = cells.middle[np.isfinite(cells.middle)]
     if seen.size:
-        bar = ax.get_figure().colorbar(image, ax=ax, label=cells.label)
+        figure = (ax[0] if isinstance(ax, list) else ax).get_figure()
+        bar = figure.colorbar(image, ax=ax, label=cells.label)
         if isinstance(image.norm, LogNorm):
             round_ticks(bar.ax.yaxis, seen.max() / seen.min())
         bar.outline.set_visible(False)
-    tidy(ax, legend=False).grid(False)
-    _legend_above(ax, room=0.1)
-
-
-def _legend_above(ax: Any, room: float) -> None:
-    if ax.get_legend_handles_labels()[0]:
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": room, "ncols": 2}
-        ax.legend(frameon=False, fontsize="small", handletextpad=0.5, columnspacing=1.2, **place)

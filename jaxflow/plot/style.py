@@ -9,6 +9,7 @@ COLOURS = ("#000000", "#D55E00", "#56B4E9", "#009E73", "#E69F00", "#0072B2", "#C
 STROKES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)), (0, (8, 3)))
 LARGEST = 1e250  # past it matplotlib's margins overflow
 CLOCK = "time t (steps × learning rate)"
+STEPS = "time t (steps)"  # where no learning rate is known
 
 
 def stroke(i: int) -> dict[str, Any]:
@@ -42,6 +43,19 @@ def axes(ax: Any) -> Any:
     return ax
 
 
+def several_axes(ax: Any, count: int, what: str) -> list[Any]:
+    """As many Axes as there are panels: the given ones, or new ones under each other on a new figure."""
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        figure = plt.figure(figsize=(6.4, 1 + 2.2 * count), layout="constrained")
+        return list(figure.subplots(count, 1, sharex=True))
+    given = list(np.ravel(np.asarray(ax, object)))
+    if len(given) != count:
+        raise ValueError(f"ax must be {count} Axes, or be left out, for the panels {what}, got {len(given)}.")
+    return given
+
+
 def tidy(ax: Any, legend: bool = True) -> Any:
     """A light grid, no box, and a legend if anything is named."""
     ax.grid(True, which="major", color="0.88", linewidth=0.6)
@@ -50,3 +64,10 @@ def tidy(ax: Any, legend: bool = True) -> Any:
     if legend and ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, fontsize="small")
     return ax
+
+
+def legend_above(ax: Any, room: float, columns: int = 2) -> None:
+    """A legend above the axes, where it hides nothing, if anything is named."""
+    if ax.get_legend_handles_labels()[0]:
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": room, "ncols": columns}
+        ax.legend(frameon=False, fontsize="small", handletextpad=0.5, columnspacing=1.2, **place)

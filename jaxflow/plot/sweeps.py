@@ -5,40 +5,45 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxflow import _check
-from jaxflow.plot.cells import Cells, line, map_, points
-from jaxflow.plot.scales import Scale, is_numeric, label_of
-from jaxflow.plot.style import axes, drawable_values
+from jaxflow.plot import facets
+from jaxflow.plot.cells import Cells, colour_bar, line, map_, points
+from jaxflow.plot.scales import Scale, colours, is_numeric, label_of
+from jaxflow.plot.style import axes, drawable_values, legend_above
 
 if TYPE_CHECKING:
     import xarray
+
+MOST = 4  # hyperparameters in one picture
 
 
 def sweep(
     dataset: "xarray.Dataset", metric: str, ax: Any = None, *, x: str | None = None, y: str | None = None
 ) -> Any:
-    """One number per trial against the hyperparameters swept: a line over one of them, a heat map over two.
+    """One number per trial against the hyperparameters swept: a line over one of them, heat maps over two to four.
 
     **Arguments**
 
-    - `dataset`: what a sweep returns. The axes drawn are those with more than one value left, one or two;
-      of three, fix one first: `dataset.sel(batch_size=32)`. The samples of a random sweep are drawn as points.
+    - `dataset`: what a sweep returns. The axes drawn are those with more than one value left, one to four;
+      of five, fix one first: `dataset.sel(batch_size=32)`. A third axis makes a map for each of its values, side by
+      side, and a fourth makes rows of them. The samples of a random sweep are drawn as points.
     - `metric`: a variable of the dataset, at its last time if it has times. Numbers are drawn as their median over
       seeds, a line with the band of the middle 80 %. For a true/false variable, such as `diverged`, the share of
       all seeds where it is true is drawn.
-    - `ax`: the Axes to draw on, default the current ones; a map takes some of their room for its colour bar.
-    - `x`, `y`: the axes that run across and up, by default in the dataset's order. For samples with more than
-      two hyperparameters, those to draw; with `x` alone the metric itself runs up.
+    - `ax`: the Axes to draw on, default the current ones; a map takes some of their room for its colour bar. For
+      several maps as many Axes, (rows, columns), by default those of a new figure.
+    - `x`, `y`: the axes that run across and up, by default in the dataset's order, in which the third and the fourth
+      follow. For samples with more than two hyperparameters, those to draw; with `x` alone the metric itself runs up.
 
-    **Returns** the Axes.
+    **Returns** the Axes; for several maps an array of them, (rows, columns).
 
-    **Raises** `ValueError` for an unknown name, no axis or more than two, or a metric that is not
-    one number per trial; `TypeError` for anything but a Dataset.
+    **Raises** `ValueError` for an unknown name, no axis or more than four, a metric that is not one number per trial,
+    or another number of Axes than there are maps; `TypeError` for anything but a Dataset.
 
     Positive values evenly spaced in their logarithm over a factor of ten or more get a logarithmic axis, and a
-    metric over a factor of 30 a logarithmic scale. With 0 or negative values among them, the axis is linear up to the
-    smallest magnitude and logarithmic beyond. Cells of a map end half-way between values, so a curve drawn over it
-    runs where it should. Names are evenly spaced, and so are values one of which is NaN, infinite or there twice;
-    samples with such a value are left out.
+    metric over a factor of 30 a logarithmic scale. With 0 or negative values among them, the axis is linear up to
+    the smallest magnitude and logarithmic beyond. Cells of a map end half-way between values, so a curve drawn
+    over it runs where it should. Several maps share one scale of colours. Names are evenly spaced, and so are
+    values one of which is NaN, infinite or there twice; samples with such a value are left out.
 
     Seeds that diverged, or whose number is NaN or infinite, enter no median and no band. Where all diverged,
     a cell is hatched in grey, a sample is a grey cross, and a line stops, with a filled cross at the top edge.
@@ -61,8 +66,8 @@ def sweep(
     """
     _check_dataset(dataset, metric)
     sampled = "trial" in dataset["diverged"].dims
-    x, y = (_coordinates if sampled else _axes)(dataset, x, y)
-    dims = ("trial",) if sampled else (x,) if y is None else (y, x)
+    x, y, *others = (_coordinates if sampled else _axes)(dataset, x, y)
+    dims = ("trial",) if sampled else tuple(name for name in (*others[::-1], y, x) if name is not None)
     if "seed" not in dataset.dims:  # one was selected
         dataset = dataset.drop_vars("seed", errors="ignore").expand_dims("seed")
     if not sampled:
@@ -70,11 +75,23 @@ def sweep(
         dataset = dataset.sortby([name for name in dims if is_numeric(dataset[name])])
     cells = _cells(dataset, metric, dims)
     scales = {w: Scale.of(dataset[name], sampled) for w, name in (("x", x), ("y", y)) if name is not None}
+    if others:
+        columns, rows = dataset[others[0]], dataset[others[1]] if others[1:] else None
+        every = facets.panels(ax, columns, rows)
+        facets.maps(every, cells, (scales["x"], scales["y"]), columns, rows)
+        if ax is None:
+            for one in every.flat:
+                one.label_outer()
+        return every
     ax = axes(ax)
     for which, scale in scales.items():
         scale.put(ax, which)
-    draw = line if y is None else points if sampled else map_
-    draw(ax, cells, *scales.values())
+    if y is None:
+        line(ax, cells, scales["x"])
+    else:
+        draw, norm = points if sampled else map_, colours(cells.middle, cells.shares)
+        colour_bar(ax, draw(ax, cells, scales["x"], scales["y"], norm), cells)
+        legend_above(ax, room=0.1)
     for which, scale in scales.items():
         scale.tick(ax, which)
     return ax
@@ -96,16 +113,16 @@ def _check_dataset(dataset: Any, metric: Any) -> None:
         raise ValueError(f"metric must be a variable of numbers, got {metric!r} of {dataset[metric].dtype}.")
 
 
-def _axes(dataset: Any, x: str | None, y: str | None) -> tuple[str, str | None]:
-    """Which axes of a grid run across and up."""
-    sizes = {name: dataset.sizes[name] for name in dataset["diverged"].dims if name != "seed"}
+def _axes(dataset: Any, x: str | None, y: str | None) -> tuple[str | None, ...]:
+    """Which axes of a grid run across and up, and over the columns and the rows of panels."""
+    sizes = {str(name): dataset.sizes[name] for name in dataset["diverged"].dims if name != "seed"}
     wide = [name for name, size in sizes.items() if size > 1]
     if not wide:
         raise ValueError(f"sweep needs an axis of more than one value, got {sizes or 'no axes'}.")
-    if len(wide) > 2:
+    if len(wide) > MOST:
         fix = [name for name in wide if name not in (x, y)][-1]
         raise ValueError(
-            f"sweep draws one or two axes and the dataset has {len(wide)}, {', '.join(wide)}: select a value"
+            f"sweep draws one to {MOST} axes and the dataset has {len(wide)}, {', '.join(wide)}: select a value"
             f" of the others first, as in dataset.sel({fix}={dataset[fix][0].item()!r})."
         )
     _check_names(wide, x, y)
@@ -114,10 +131,11 @@ def _axes(dataset: Any, x: str | None, y: str | None) -> tuple[str, str | None]:
             raise ValueError(f"y must be left out for a line over the only axis, got {y!r}.")
         return wide[0], None
     across = x or next(name for name in wide if name != y)
-    return across, next(name for name in wide if name != across)
+    up = y or next(name for name in wide if name != across)
+    return across, up, *[name for name in wide if name not in (across, up)]
 
 
-def _coordinates(dataset: Any, x: str | None, y: str | None) -> tuple[str, str | None]:
+def _coordinates(dataset: Any, x: str | None, y: str | None) -> tuple[str | None, ...]:
     """Which hyperparameters of a sampled sweep run across and up."""
     names = [str(name) for name, c in dataset.coords.items() if c.dims == ("trial",) and name != "trial"]
     _check_names(names, x, y)

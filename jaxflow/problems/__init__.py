@@ -20,6 +20,7 @@ from jaxflow.problems.surfaces import beale as beale
 from jaxflow.problems.surfaces import himmelblau as himmelblau
 from jaxflow.problems.surfaces import muller_brown as muller_brown
 from jaxflow.problems.surfaces import rosenbrock as rosenbrock
+from jaxflow.problems.wrapping import wrap as wrap
 
 # The functions that need no argument, by name, for whoever lets a user choose one.
 FUNCTIONS = {

@@ -67,7 +67,7 @@ class Design:
         if not fixed:
             return [Group((), cells)]
         places = self.places(cells)
-        codes = np.stack([_codes(axis.values)[places[name]] for name, axis in fixed.items()])
+        codes = np.stack([number_alike(axis.values)[places[name]] for name, axis in fixed.items()])
         kinds, members = np.unique(codes, axis=1, return_inverse=True)
         members = members.ravel()
         return [
@@ -203,7 +203,7 @@ def _label(value: Any) -> str:
 
 def _number_labels(values: list) -> list[str]:
     """Labels; those of different values that look alike are numbered."""
-    kinds = _codes(tuple(values))
+    kinds = number_alike(tuple(values))
     labels = [_label(value) for value in values]
     alike = Counter(labels[i] for i in set(kinds.tolist()))
     seen: dict[str, list[int]] = {}
@@ -216,7 +216,7 @@ def _number_labels(values: list) -> list[str]:
     return told
 
 
-def _codes(values: tuple) -> np.ndarray:
+def number_alike(values: tuple) -> np.ndarray:
     """For each value the place of the first that equals it, type included: 1, 1.0 and True differ."""
     first: dict[Any, int] = {}
     return np.array([first.setdefault((type(value), value), i) for i, value in enumerate(values)])

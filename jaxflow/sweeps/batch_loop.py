@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxflow._memory import physical_memory
 from jaxflow.sweeps import processes
-from jaxflow.sweeps.compiled_batch import Block, Program
+from jaxflow.sweeps.blocks import Block
+from jaxflow.sweeps.compiled_batch import Program
 from jaxflow.sweeps.store import Batch, Store
 from jaxflow.sweeps.trial_result import Layout
 

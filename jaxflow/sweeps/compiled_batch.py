@@ -13,6 +13,7 @@ from jaxflow._compiled import Static, combine, partition, transfers
 from jaxflow._memory import physical_memory
 from jaxflow._meshes import check_reachable, layout_of
 from jaxflow.sweeps.axes import Design, Group
+from jaxflow.sweeps.blocks import Block, block_shape, cut
 from jaxflow.sweeps.trial_result import Layout, layout, name_arrays
 
 PyTree = Any
@@ -83,23 +84,6 @@ def _remember(key: tuple, make: Callable[[], Any]) -> Any:
     return _KNOWN[key]
 
 
-def _even_length(n: int, most: int) -> int:
-    """The length of the parts into which n things are cut, nearly equal and of at most `most` each."""
-    parts = -(-n // min(n, most))
-    return -(-n // parts)
-
-
-class Block(NamedTuple):
-    """Some cells, by number, with some seeds: what one batch runs."""
-
-    cells: np.ndarray
-    seeds: np.ndarray
-
-    def places(self, seeds: int) -> np.ndarray:
-        """The places of its trials among all of the sweep, which has `seeds` seeds."""
-        return (self.cells[:, None] * seeds + self.seeds[None]).ravel()
-
-
 class Program:
     """The program of one group of cells."""
 
@@ -122,18 +106,12 @@ class Program:
         return self.group.cells.size * self.seeds
 
     def shape(self, size: int) -> tuple[int, int]:
-        """The most cells and seeds of a batch of `size` trials: all seeds, if there is room, of some cells."""
-        seeds = _even_length(self.seeds, size)
-        return _even_length(self.group.cells.size, max(1, size // seeds)), seeds
+        """The most cells and seeds of a batch of `size` trials."""
+        return block_shape(self.group.cells.size, self.seeds, size)
 
     def blocks(self, size: int) -> list[Block]:
-        """The batches, all of one shape except for the last cells and the last seeds."""
-        cells, seeds = self.shape(size)
-        return [
-            Block(self.group.cells[i : i + cells], np.arange(j, min(j + seeds, self.seeds)))
-            for i in range(0, self.group.cells.size, cells)
-            for j in range(0, self.seeds, seeds)
-        ]
+        """The batches of at most `size` trials."""
+        return cut(self.group.cells, self.seeds, size)
 
     @functools.cached_property
     def traced(self) -> Any:

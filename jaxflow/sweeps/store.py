@@ -2,6 +2,7 @@
 
     manifest.json            what is swept, by fingerprint, and the batch sizes
     batches/0000-000012.npz  a finished batch: group 0, batch 12; an .npz with a checksum behind it
+    description.json         what `read` needs besides, once all batches are there; see reading.py
     lock                     a byte for each batch, locked while a process runs it; a killed process lets go
 
 Every file appears whole, by a rename. What is there and right is never written again.

@@ -19,6 +19,8 @@ from jaxflow.sweeps.axes import Axis, Design, design
 from jaxflow.sweeps.compiled_batch import Program, Trial, local_mesh
 from jaxflow.sweeps.dataset import attributes, dataset
 from jaxflow.sweeps.disk import check_directory
+from jaxflow.sweeps.interruption import explain_interrupt
+from jaxflow.sweeps.reading import describe
 from jaxflow.sweeps.store import Store
 from jaxflow.sweeps.trial_result import Layout, difference
 
@@ -52,7 +54,8 @@ def sweep(
     - `key`: the random key from which the seeds are made; default `jax.random.key(0)`.
     - `directory`: a folder in which every finished batch is kept. The same call goes on from what it holds: after
       an exception, a kill or a full disk, at most the batch in flight is lost. Processes that sweep in one
-      directory at the same time share the work. Results too large for memory need a directory.
+      directory at the same time share the work. `jf.sweeps.read` reads a finished one in less time, as the same
+      call traces the trial to check that it is the same. Results too large for memory need a directory.
     - `batch`: roughly the number of trials run at once. Default: a sixteenth of them, from 64 to 4,096, or fewer
       where the compiled program would take more than half of a device's memory.
     - `mesh`: the devices over which a batch is spread; all local ones by default. Each runs trials of its own, so
@@ -80,6 +83,8 @@ def sweep(
     things, a directory of another sweep (saying in what it differs), data on devices of other processes, or results
     larger than memory; `TypeError` for a trial that needs the concrete value of an axis (saying which); `OSError`
     where the directory cannot be written. A damaged file in it is named in a warning and its trials are run again.
+    Ctrl-C raises `KeyboardInterrupt` with two lines that say what is kept and how to go on; where nothing catches it,
+    these are all that is printed.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> def trial(hyperparameters, key):
@@ -101,19 +106,22 @@ def sweep(
     _check.require_integer("seeds", seeds, 1)
     if batch is not None:
         _check.require_integer("batch", batch, 1)
-    key, mesh = _key(key), local_mesh(mesh)
-    programs = [Program(trial, made, group, seeds, key, mesh) for group in made.groups()]
-    versions = [] if directory is None else [program.pin() for program in programs]
-    layout, store = _layout(programs), None
-    if directory is not None:
-        store = Store(directory, _identity(made, programs, versions, layout), results.versions())
-    found = batch_loop.Results(layout, made.size * seeds, store)
-    with batch_loop.progress(found.diverged.size, progress) as bar:
-        sizes = batch_loop.run(programs, store, batch, found, bar)
-    batch_loop.gather_processes(programs, sizes, store, found)
-    table = dataset(made, layout, found.arrays, found.diverged, seeds)
-    table.attrs = attributes(trial, _settings(made, seeds, key), found.seconds, found.diverged.size)
-    return table
+    with explain_interrupt(directory):
+        key, mesh = _key(key), local_mesh(mesh)
+        programs = [Program(trial, made, group, seeds, key, mesh) for group in made.groups()]
+        versions = [] if directory is None else [program.pin() for program in programs]
+        layout, store = _layout(programs), None
+        if directory is not None:
+            store = Store(directory, _identity(made, programs, versions, layout), results.versions())
+        found = batch_loop.Results(layout, made.size * seeds, store)
+        with batch_loop.progress(found.diverged.size, progress) as bar:
+            sizes = batch_loop.run(programs, store, batch, found, bar)
+        batch_loop.gather_processes(programs, sizes, store, found)
+        table = dataset(made, layout, found.arrays, found.diverged, seeds)
+        table.attrs = attributes(trial, _settings(made, seeds, key), found.seconds, found.diverged.size)
+        if store is not None:
+            describe(store, made, layout, seeds, table.attrs)
+        return table
 
 
 def _layout(programs: list[Program]) -> Layout:

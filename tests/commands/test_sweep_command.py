@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tyro
 import xarray
 from jax.flatten_util import ravel_pytree
 
@@ -16,6 +17,7 @@ import jaxflow as jf
 from jaxflow.__main__ import main
 from jaxflow.commands.shared.settings_file import read_settings
 from jaxflow.commands.sweep import command as sweep
+from jaxflow.commands.sweep import kept_flow
 from jaxflow.commands.sweep.laws import inhomogeneity
 from jaxflow.commands.sweep.report import table
 
@@ -139,8 +141,9 @@ def test_a_folder_of_trials_is_not_written_to_unless_told(job, capsys):
     assert (folder / "summary.json").stat() == before
 
 
-def test_resuming_reads_the_trials_that_are_there(job, capsys):
+def test_resuming_reads_the_trials_and_the_flow_that_are_there(job, capsys, monkeypatch):
     folder, _ = job
+    monkeypatch.setattr(sweep, "follow", lambda *_: pytest.fail("the flow is followed again"))
     trials = lambda: [
         (f, f.stat().st_ino, f.stat().st_mtime_ns) for f in (folder / "trials/batches").iterdir()
     ]
@@ -156,6 +159,28 @@ def test_resuming_reads_the_trials_that_are_there(job, capsys):
     assert len(error.strip().splitlines()) == 1
     assert re.search(r"holds another sweep: .*seeds is 3 there, 4 here.*--output", error)
     assert trials() == before
+
+
+@pytest.mark.parametrize("kept", ["damaged", "of another problem"])
+def test_a_flow_that_is_not_this_one_is_followed_again(tmp_path, kept):
+    made = lambda *words: sweep.prepare(tyro.cli(sweep.Sweep, args=[*SMALL, *GRID, *words]))
+    settings, problem, _ = made("--output", str(tmp_path))
+    key = kept_flow.key_of(settings, problem)
+    parts = {"start": np.arange(3.0), "message": ""}
+    kept_flow.write(tmp_path, key, parts)
+    read = kept_flow.read(tmp_path, key)
+    np.testing.assert_array_equal(read["start"], parts["start"])
+    assert (read["message"], sorted(read)) == ("", ["message", "start"])
+    if kept == "damaged":
+        path = tmp_path / kept_flow.NAME
+        path.write_bytes(path.read_bytes()[:-40])
+    others = [
+        made(*words) for words in (["--seed", "3"], ["--steps", "3"], ["--learning-rates", "0.1", "0.3"])
+    ]
+    keys = {kept_flow.key_of(*other[:2]) for other in others} | {key}
+    assert len(keys) == 4
+    for other in keys - {key} if kept == "of another problem" else keys:
+        assert kept_flow.read(tmp_path, other) is None
 
 
 def test_a_fault_of_ours_is_not_hidden(tmp_path, monkeypatch, capsys):

@@ -36,6 +36,47 @@ def test_distance_relative_final_and_largest_by_hand():
     assert repr(gap) == ("Comparison(distance 1 at t = 2, 11.1 % of the path travelled; largest 5 at t = 1)")
 
 
+def test_one_entry_of_a_record_by_hand():
+    t = np.array([0.0, 1.0, 2.0])
+    deep = [{"w": jnp.array([[0.0, 0], [3, 4], [0, 0]])}, {"w": jnp.array([0.0, 0, 5])}]
+    a = made(t, {"w": jnp.array([0.0, 3.0, 3.0]), "loss": jnp.array([9.0, 4.0, 1.0]), "deep": deep})
+    b = made(t, {"w": jnp.zeros(3), "deep": jax.tree.map(jnp.zeros_like, deep)})
+    gap = jf.compare(a, b, entry="w")
+    np.testing.assert_allclose(gap.distance, [0, 3, 3])
+    np.testing.assert_allclose(gap.relative, [0, 1, 1])
+    np.testing.assert_allclose(jf.compare(a, b, entry="deep/0/w").distance, [0, 5, 0])
+    np.testing.assert_allclose(jf.compare(a, b, entry="deep/1").distance, [0, 0, 5])
+    np.testing.assert_allclose(jf.compare(a, b, entry="deep").distance, [0, 5, 5])
+    with pytest.raises(ValueError, match="differ in structure"):
+        jf.compare(a, b)
+
+
+def test_an_entry_of_an_ensemble_and_of_a_record_with_names():
+    run = lambda x: jf.iterate(jf.optim.gd(0.1), loss, x, steps=3, record=lambda x: {"loss": loss(x), "x": x})
+    starts = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+    many, one = jax.vmap(run)(starts), run(jnp.zeros(2))
+    gap = jf.compare(many, one, entry="loss")
+    way = (1 - 0.1 * np.asarray(RATES)) ** (2 * np.arange(4)[:, None])
+    np.testing.assert_allclose(gap.distance, 0.5 * (np.asarray(starts) ** 2 * np.asarray(RATES)) @ way.T)
+    sharp = jf.iterate(jf.optim.gd(0.1), loss, starts[0], steps=2, record=jf.curvature.record_sharpness(loss))
+    assert jf.compare(sharp, sharp, entry="eigenvalues").final == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "entry", "error", "message"),
+    [
+        ({"w": jnp.zeros(2), "b": [jnp.ones(2)]}, "v", ValueError, "that a recorded, 'b/0', 'w', got 'v'"),
+        ({"w": jnp.zeros(2)}, "", ValueError, "that a recorded, 'w', got ''"),
+        (jnp.zeros(2), "w", ValueError, "entry must be left out, as a recorded a single array, got 'w'"),
+        (jnp.zeros(2), "", ValueError, "entry must be left out"),
+        ({"w": jnp.zeros(2)}, 0, TypeError, "entry must be the name of an entry, .*, got 0"),
+    ],
+)
+def test_an_entry_that_is_not_there_is_refused(values, entry, error, message):
+    with pytest.raises(error, match=message):
+        jf.compare(made([0.0, 1], values), made([0.0, 1], values), entry=entry)
+
+
 def test_gradient_descent_leaves_the_flow_by_the_closed_form():
     run = jf.iterate(jf.optim.gd(0.1), loss, jnp.ones(2), steps=20)
     flow = jf.integrate(jf.dynamics.gradient_flow(loss), jnp.ones(2), run.times, rtol=1e-10, atol=1e-10)

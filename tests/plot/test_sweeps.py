@@ -407,12 +407,12 @@ def test_axes_that_cannot_be_drawn_are_refused(ax, grid):
         jf.plot.sweep(grid.isel(learning_rate=[0], batch_size=0), "test_loss", ax)
     with pytest.raises(ValueError, match=r"more than one value, got no axes"):
         jf.plot.sweep(grid.isel(learning_rate=0, batch_size=0), "test_loss", ax)
-    three = grid.expand_dims(schedule=np.array(["constant", "cosine"], object)).copy()
+    five = grid.expand_dims(schedule=["constant", "cosine"], width=[8, 16], depth=[1, 2]).copy()
     with pytest.raises(
         ValueError,
-        match=r"has 3, schedule, learning_rate, batch_size: select .*dataset\.sel\(schedule='constant'\)",
+        match=r"one to 4 axes and the dataset has 5, .*: select .*dataset\.sel\(batch_size=4\)",
     ):
-        jf.plot.sweep(three, "test_loss", ax, x="learning_rate", y="batch_size")
+        jf.plot.sweep(five, "test_loss", ax, x="learning_rate")
     with pytest.raises(ValueError, match=r"x must be one of .*Did you mean 'learning_rate'"):
         jf.plot.sweep(grid, "test_loss", ax, x="learning_rates")
     with pytest.raises(ValueError, match="x and y must differ, got 'batch_size' for both"):

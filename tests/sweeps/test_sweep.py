@@ -230,7 +230,12 @@ def test_results_that_would_fill_the_memory_stay_on_disk(tmp_path, monkeypatch):
         array = getattr(array, "base", getattr(array, "obj", None))
     assert array is not None
     np.testing.assert_array_equal(table["x"].values[:, 0], np.arange(50.0)[:, None] * np.ones(100))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["batches", "lock", "manifest.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "batches",
+        "description.json",
+        "lock",
+        "manifest.json",
+    ]
 
 
 def test_a_batch_that_needs_too_much_memory_is_made_smaller(monkeypatch):

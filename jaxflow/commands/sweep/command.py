@@ -17,7 +17,7 @@ from jaxflow import _check
 from jaxflow import _results as results
 from jaxflow.commands.shared.interruption import keep_on_interrupt
 from jaxflow.commands.shared.training import Training, count
-from jaxflow.commands.sweep import report
+from jaxflow.commands.sweep import kept_flow, report
 from jaxflow.commands.sweep.cells import number_of
 from jaxflow.commands.sweep.laws import FEWEST
 from jaxflow.solve.trajectory import FINISHED
@@ -133,11 +133,16 @@ def run(settings: Sweep, made: Sweep, problem: Any, optimizer: jf.optim.Optimize
         f"{' '.join((made.optimizer, *made.set))}, {cells}, {made.steps} steps each",
         flush=True,
     )
-    flow = follow(made, problem)
+    key = kept_flow.key_of(made, problem)
+    known = kept_flow.read(made.trials, key)
+    flow = follow(made, problem) if known is None else Flow(**known)
     if flow.message:
         print(flow.message)
     with keep_on_interrupt(lambda: _kept_sentence(made)):
-        dataset = report.add_distances(trials(made, problem, optimizer), flow)
+        dataset = trials(made, problem, optimizer)
+        if known is None:  # after the trials, which refuse the folder of another sweep
+            kept_flow.write(made.trials, key, flow._asdict())
+        dataset = report.add_distances(dataset, flow)
     report.write(made, problem, optimizer, dataset)
     report.say(made, problem, optimizer, dataset)
     print(f"Wrote sweep.png, sweep.nc and summary.json to {made.output}")
