@@ -18,7 +18,7 @@ from jaxflow.comparison.checks import (
     warn_of_clocks,
 )
 from jaxflow.comparison.entries import find_entry
-from jaxflow.solve.trajectory import Trajectory
+from jaxflow.solve.trajectories.trajectory import Trajectory
 
 PyTree = Any
 

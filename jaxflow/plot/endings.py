@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.solve.trajectory import DIVERGED, FINISHED, LEFT, MEANING, STOPPED, Trajectory
+from jaxflow.solve.trajectories.trajectory import DIVERGED, FINISHED, LEFT, MEANING, STOPPED, Trajectory
 
 MARKS = {STOPPED: "s", DIVERGED: "X", LEFT: "X"}  # any other early end is a diamond
 OTHER = "D"

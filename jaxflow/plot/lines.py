@@ -21,7 +21,7 @@ from jaxflow.plot.style import (
     tidy,
 )
 from jaxflow.solve import Trajectory
-from jaxflow.solve.trajectory import FINISHED
+from jaxflow.solve.trajectories.trajectory import FINISHED
 
 
 def trajectories(

@@ -16,9 +16,9 @@ from jaxflow import _check
 from jaxflow._compiled import transfers
 from jaxflow._meshes import automatic
 from jaxflow._progress import Bar
-from jaxflow.solve import host_batches
-from jaxflow.solve.long_runs import check_host
-from jaxflow.solve.trajectory import Trajectory
+from jaxflow.solve.discrete import host_batches
+from jaxflow.solve.trajectories.long_runs import check_host
+from jaxflow.solve.trajectories.trajectory import Trajectory
 
 PyTree = Any
 GROUPS = 10  # shown in a bar

@@ -20,7 +20,7 @@ from jaxflow.solve.ode.flow import follow_flow
 from jaxflow.solve.one_step_map import follow_map
 from jaxflow.solve.request import Request, check_dynamics, check_request
 from jaxflow.solve.sde.fixed_steps import diffuse
-from jaxflow.solve.trajectory import Trajectory, complete_run
+from jaxflow.solve.trajectories.trajectory import Trajectory, complete_run
 
 if TYPE_CHECKING:
     import diffrax

@@ -10,8 +10,11 @@ import numpy as np
 
 from jaxflow._compiled import compiled
 from jaxflow.recording import as_recorder
-from jaxflow.solve.kept_pieces import KeptPieces
-from jaxflow.solve.long_runs import (
+from jaxflow.solve.request import Request
+from jaxflow.solve.sde.fixed_steps import fix_steps
+from jaxflow.solve.times import Times
+from jaxflow.solve.trajectories.kept_pieces import KeptPieces
+from jaxflow.solve.trajectories.long_runs import (
     PIECES,
     Piece,
     check_host,
@@ -21,10 +24,7 @@ from jaxflow.solve.long_runs import (
     run_pieces,
     shapes_of,
 )
-from jaxflow.solve.request import Request
-from jaxflow.solve.sde.fixed_steps import fix_steps
-from jaxflow.solve.times import Times
-from jaxflow.solve.trajectory import FINISHED, Trajectory
+from jaxflow.solve.trajectories.trajectory import FINISHED, Trajectory
 
 PyTree = Any
 

@@ -1,7 +1,7 @@
 """Discrete time: run an optimizer and keep what is asked for, on the clock t = k·learning_rate.
 
 One compiled program holds all steps. The optimizer, objective, parameters and key are its arguments, so other
-numbers of the same shapes compile nothing. Host-side streams of batches are in `host_batches.py`.
+numbers of the same shapes compile nothing. Host-side streams of batches are in `discrete/host_batches.py`.
 """
 
 import dataclasses
@@ -19,15 +19,29 @@ from jaxflow.dynamics.clock import step_times
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import take_step
 from jaxflow.recording import Recorder, Recording
-from jaxflow.solve.estimators import Draws, Estimator
-from jaxflow.solve.host_batches import iterate_stream
-from jaxflow.solve.iteration_loops import Carry, loop, loop_with_records, scan_steps
-from jaxflow.solve.iteration_pieces import iterate_in_pieces
-from jaxflow.solve.iteration_request import IterationRequest, check_iteration
-from jaxflow.solve.optimizer_steps import IterationState, end_time, finish, keep_key, key_of_losses, start
-from jaxflow.solve.stopping import holds
-from jaxflow.solve.trajectory import DIVERGED, MAX_STEPS, STOPPED, Trajectory, complete_run, identity
-from jaxflow.solve.watching import Watcher
+from jaxflow.solve.discrete.estimators import Draws, Estimator
+from jaxflow.solve.discrete.host_batches import iterate_stream
+from jaxflow.solve.discrete.iteration_pieces import iterate_in_pieces
+from jaxflow.solve.discrete.iteration_request import IterationRequest, check_iteration
+from jaxflow.solve.discrete.loops import Carry, loop, loop_with_records, scan_steps
+from jaxflow.solve.discrete.optimizer_steps import (
+    IterationState,
+    end_time,
+    finish,
+    keep_key,
+    key_of_losses,
+    start,
+)
+from jaxflow.solve.discrete.stopping import holds
+from jaxflow.solve.discrete.watching import Watcher
+from jaxflow.solve.trajectories.trajectory import (
+    DIVERGED,
+    MAX_STEPS,
+    STOPPED,
+    Trajectory,
+    complete_run,
+    identity,
+)
 
 PyTree = Any
 

@@ -8,9 +8,9 @@ from jax import lax
 
 from jaxflow._compiled import compiled
 from jaxflow.recording import as_recorder
-from jaxflow.solve.optimizer_steps import finish
+from jaxflow.solve.discrete.optimizer_steps import finish
 from jaxflow.solve.request import Request
-from jaxflow.solve.trajectory import Trajectory, is_finite
+from jaxflow.solve.trajectories.trajectory import Trajectory, is_finite
 
 PyTree = Any
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow.dynamics import Dynamics
-from jaxflow.solve.optimizer_steps import IterationState, check_state
+from jaxflow.solve.discrete.optimizer_steps import IterationState, check_state
 from jaxflow.solve.times import Times, check_times, clock_dtype
-from jaxflow.solve.trajectory import as_parameters, identity
+from jaxflow.solve.trajectories.trajectory import as_parameters, identity
 
 PyTree = Any
 

@@ -10,12 +10,12 @@ import optax
 from jaxflow import _check
 from jaxflow._models import Trainable
 from jaxflow.recording import Recorder, Recording
-from jaxflow.solve.estimators import Draws, Estimator
+from jaxflow.solve.discrete.estimators import Draws, Estimator
+from jaxflow.solve.discrete.iteration_request import Settings, check_iteration
+from jaxflow.solve.discrete.optimizer_steps import IterationState
+from jaxflow.solve.discrete.stopping import check_until
 from jaxflow.solve.iteration import run_request
-from jaxflow.solve.iteration_request import Settings, check_iteration
-from jaxflow.solve.optimizer_steps import IterationState
-from jaxflow.solve.stopping import check_until
-from jaxflow.solve.trajectory import Trajectory, complete_run
+from jaxflow.solve.trajectories.trajectory import Trajectory, complete_run
 
 PyTree = Any
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxflow import _results as results
+from jaxflow._fingerprint import hash_bytes
 from jaxflow.sweeps.axes import Axis, Design, number_alike
 from jaxflow.sweeps.batch_loop import Results
 from jaxflow.sweeps.blocks import cut
 from jaxflow.sweeps.dataset import dataset
 from jaxflow.sweeps.disk import MANIFEST
-from jaxflow.sweeps.fingerprint import hash_bytes
 from jaxflow.sweeps.store import Store
 from jaxflow.sweeps.trial_result import Layout, Variable
 

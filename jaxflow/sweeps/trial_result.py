@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow._compiled import is_numeric
-from jaxflow.solve.trajectory import Trajectory
+from jaxflow.solve.trajectories.trajectory import Trajectory
 from jaxflow.sweeps.axes import SEED, TIME, TRIAL
 
 PyTree = Any

@@ -200,7 +200,7 @@ def test_arrays_and_picture_are_whole(job):
 def test_chunks_change_nothing(job):
     """37 steps are no multiple of a chunk, 41 no multiple of the steps between two records."""
     from jaxflow.commands.shared.progress import Progress, iterate_in_chunks, solve_in_chunks
-    from jaxflow.solve.optimizer_steps import start
+    from jaxflow.solve.discrete.optimizer_steps import start
 
     loss, point = jf.problems.rosenbrock().objective, jnp.array([-0.5, 0.5])
     gradient_flow = jf.dynamics.gradient_flow(loss)

@@ -13,7 +13,7 @@ import pytest
 from tqdm import tqdm
 
 import jaxflow as jf
-from jaxflow.solve.trajectory import FINISHED, INTERRUPTED, MAX_STEPS
+from jaxflow.solve.trajectories.trajectory import FINISHED, INTERRUPTED, MAX_STEPS
 
 jax.config.update("jax_enable_x64", True)  # in the processes that are killed, too
 pytestmark = pytest.mark.promotes

@@ -131,7 +131,7 @@ def test_a_traced_size_that_is_none_shows_as_a_diverged_run():
     key = jax.random.key(0)
     lanes = jax.vmap(lambda size: masked(size, key))(jnp.array([*sizes, 3.0]))
     assert np.isnan(lanes.values[:-1, 1:]).all()
-    assert (lanes.status[:-1] == jf.solve.trajectory.DIVERGED).all()
+    assert (lanes.status[:-1] == jf.solve.trajectories.trajectory.DIVERGED).all()
     np.testing.assert_allclose(lanes.values[-1], static(3, key).values, rtol=1e-12, atol=1e-12)
 
 

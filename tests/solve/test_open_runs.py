@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
-from jaxflow.solve.trajectory import DIVERGED, FINISHED, MAX_STEPS, STOPPED
+from jaxflow.solve.trajectories.trajectory import DIVERGED, FINISHED, MAX_STEPS, STOPPED
 
 pytestmark = pytest.mark.promotes
 LOSS = lambda x: 0.5 * jnp.sum(x**2)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxflow.solve.pieces import Start, cut, join_pieces, run_pieces
-from jaxflow.solve.trajectory import DIVERGED, FINISHED, Trajectory
+from jaxflow.solve.trajectories.pieces import Start, cut, join_pieces, run_pieces
+from jaxflow.solve.trajectories.trajectory import DIVERGED, FINISHED, Trajectory
 
 
 def decay(before, times):

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import jv
 
 import jaxflow as jf
-from jaxflow.solve.trajectory import DIVERGED, FINISHED, LEFT, TOO_SMALL
+from jaxflow.solve.trajectories.trajectory import DIVERGED, FINISHED, LEFT, TOO_SMALL
 
 ONE = jnp.ones(1, jnp.float32)
 DECAY = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))

@@ -21,7 +21,7 @@ from jaxflow.commands.shared.training import Training, count
 from jaxflow.dynamics.modified_equations.equation import HIGHEST, warm_steps
 from jaxflow.dynamics.modified_equations.smoothness import roughness
 from jaxflow.problems.networks import compute_by_columns
-from jaxflow.solve.optimizer_steps import start
+from jaxflow.solve.discrete.optimizer_steps import start
 
 RECORDS = 200
 FILES = report.FILES

@@ -13,7 +13,7 @@ from jaxflow import _results as results
 from jaxflow._text_table import text_table
 from jaxflow.commands.shared.interruption import NOTHING
 from jaxflow.commands.shared.programs import jit_once
-from jaxflow.solve.trajectory import FINISHED
+from jaxflow.solve.trajectories.trajectory import FINISHED
 
 ARRAYS = "trajectories.npz"
 FILES = ("comparison.png", "summary.json", ARRAYS)

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 import jaxflow as jf
-from jaxflow.solve.pieces import Start, cut, join_pieces, run_pieces
+from jaxflow.solve.trajectories.pieces import Start, cut, join_pieces, run_pieces
 
 CHUNKS = 25
 

@@ -20,7 +20,7 @@ from jaxflow.commands.shared.training import Training, count
 from jaxflow.commands.sweep import kept_flow, report
 from jaxflow.commands.sweep.cells import number_of
 from jaxflow.commands.sweep.laws import FEWEST
-from jaxflow.solve.trajectory import FINISHED
+from jaxflow.solve.trajectories.trajectory import FINISHED
 from jaxflow.sweeps import sweep
 from jaxflow.sweeps.axes import design
 from jaxflow.sweeps.disk import BATCHES, DirectoryError

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxflow import _results as results
-from jaxflow.sweeps.fingerprint import hash_arrays, hash_bytes, hash_constants, hash_program
+from jaxflow._fingerprint import hash_arrays, hash_bytes, hash_constants, hash_program
 
 NAME, KEY = "flow.npz", "of"
 

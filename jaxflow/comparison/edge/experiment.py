@@ -27,11 +27,11 @@ from jaxflow.dynamics.edge.central import central_flow
 from jaxflow.dynamics.edge.methods import method_of
 from jaxflow.dynamics.edge.stable import stable_flow
 from jaxflow.dynamics.edge.state_conversion import flow_state, optimizer_state
+from jaxflow.solve.discrete.optimizer_steps import begin
 from jaxflow.solve.integration import integrate
 from jaxflow.solve.iteration import iterate
-from jaxflow.solve.optimizer_steps import begin
-from jaxflow.solve.pieces import Start, cut, join_pieces, run_pieces
-from jaxflow.solve.trajectory import Trajectory
+from jaxflow.solve.trajectories.pieces import Start, cut, join_pieces, run_pieces
+from jaxflow.solve.trajectories.trajectory import Trajectory
 
 PyTree = Any
 PIECES, SHORTEST = 20, 10  # the pieces in which a flow is solved, and the least steps of one

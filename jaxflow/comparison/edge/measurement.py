@@ -19,7 +19,7 @@ from jaxflow.curvature.stability.sharpness_record import sharpness_along
 from jaxflow.dynamics.edge.methods import flat_moment, method_of, moment_of
 from jaxflow.dynamics.edge.stable import StableState, post_update, step_rate
 from jaxflow.recording import Recorder
-from jaxflow.solve.trajectory import Trajectory
+from jaxflow.solve.trajectories.trajectory import Trajectory
 
 PyTree = Any
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxflow.dynamics.clock import step_times
 from jaxflow.dynamics.edge.stable import StableState
-from jaxflow.solve.trajectory import Trajectory
+from jaxflow.solve.trajectories.trajectory import Trajectory
 
 PyTree = Any
 RISE = 1.2  # a rise in sharpness that another learning rate is advised for

@@ -16,7 +16,7 @@ from jaxflow.comparison.laws.one_dimensional import distances_of_columns
 from jaxflow.comparison.laws.samples import Samples, coordinates, gather, matrix, precision, records_at, width
 from jaxflow.comparison.laws.standardised import project, row_mask, standardise
 from jaxflow.comparison.laws.verdict import EnsembleComparison
-from jaxflow.solve.trajectory import DIVERGED
+from jaxflow.solve.trajectories.trajectory import DIVERGED
 
 PyTree = Any
 # The number of members down to which the panel was seen to keep its level.

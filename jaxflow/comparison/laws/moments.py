@@ -22,7 +22,7 @@ from jaxflow.dynamics import Dynamics, Field, gradient_covariance
 from jaxflow.dynamics.noise.batch_temperature import batch_factor, check_batch
 from jaxflow.objective import Objective, open_model, require_data
 from jaxflow.solve.sde.brownian import is_bits
-from jaxflow.solve.trajectory import as_parameters
+from jaxflow.solve.trajectories.trajectory import as_parameters
 
 PyTree = Any
 

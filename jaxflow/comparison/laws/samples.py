@@ -17,7 +17,7 @@ from jaxflow.comparison.checks import (
     warn_of_clocks,
 )
 from jaxflow.solve.ensembles import share_clock
-from jaxflow.solve.trajectory import Trajectory
+from jaxflow.solve.trajectories.trajectory import Trajectory
 
 PyTree = Any
 

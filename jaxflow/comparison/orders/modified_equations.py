@@ -36,7 +36,7 @@ from jaxflow.objective import open_model
 from jaxflow.optim import Optimizer
 from jaxflow.solve.integration import integrate
 from jaxflow.solve.iteration import iterate
-from jaxflow.solve.trajectory import as_parameters
+from jaxflow.solve.trajectories.trajectory import as_parameters
 
 PyTree = Any
 

@@ -18,7 +18,7 @@ from jaxflow.solve.ode.problem import Solution, pose
 from jaxflow.solve.ode.stiffness import is_stiff
 from jaxflow.solve.request import Request
 from jaxflow.solve.times import Times, check_resolved
-from jaxflow.solve.trajectory import FINISHED, STOPPED, WARMING, Trajectory, identity, is_finite
+from jaxflow.solve.trajectories.trajectory import FINISHED, STOPPED, WARMING, Trajectory, identity, is_finite
 
 PyTree = Any
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.solve.ode.problem import Problem, Solution, largest
-from jaxflow.solve.trajectory import DIVERGED, FINISHED, LEFT, TOO_SMALL, is_finite
+from jaxflow.solve.trajectories.trajectory import DIVERGED, FINISHED, LEFT, TOO_SMALL, is_finite
 
 PyTree = Any
 

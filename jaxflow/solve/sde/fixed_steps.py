@@ -20,11 +20,11 @@ from jaxflow._companions import warn_of_companions
 from jaxflow._compiled import compiled
 from jaxflow.dynamics import Dynamics, Field
 from jaxflow.recording import keeper, replay_records
-from jaxflow.solve.optimizer_steps import finish
+from jaxflow.solve.discrete.optimizer_steps import finish
 from jaxflow.solve.request import Request
 from jaxflow.solve.sde.brownian import coarsen, increments, is_bits, pages
 from jaxflow.solve.times import Times, check_resolved
-from jaxflow.solve.trajectory import Trajectory, is_finite
+from jaxflow.solve.trajectories.trajectory import Trajectory, is_finite
 
 PyTree = Any
 

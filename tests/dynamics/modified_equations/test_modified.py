@@ -10,7 +10,7 @@ import pytest
 import jaxflow as jf
 from jaxflow.dynamics import ModifiedState, modified, modified_sde
 from jaxflow.dynamics.modified_equations.step_logarithm import weights
-from jaxflow.solve.trajectory import FINISHED, LEFT, WARMING
+from jaxflow.solve.trajectories.trajectory import FINISHED, LEFT, WARMING
 
 pytestmark = pytest.mark.promotes
 CURVATURES = np.array([1.0, 3.0])

@@ -8,7 +8,7 @@ import pytest
 
 import jaxflow as jf
 from jaxflow._compiled import programs
-from jaxflow.solve.trajectory import DIVERGED, FINISHED, LEFT, MAX_STEPS, STOPPED
+from jaxflow.solve.trajectories.trajectory import DIVERGED, FINISHED, LEFT, MAX_STEPS, STOPPED
 
 pytestmark = pytest.mark.promotes
 CURVATURE = jnp.array([1.0, 10.0])

@@ -14,7 +14,7 @@ from jaxflow.solve.ode.diffrax_solves.rkc import RKC2, evaluations
 from jaxflow.solve.ode.ours.explicit import FLOAT32
 from jaxflow.solve.ode.ours.step_sizes import INTEGRAL, PROPORTIONAL, first_step
 from jaxflow.solve.ode.problem import Problem, Solution, blank_unreached
-from jaxflow.solve.trajectory import FAILED, FINISHED, LEFT, MAX_STEPS, STOPPED, TOO_SMALL
+from jaxflow.solve.trajectories.trajectory import FAILED, FINISHED, LEFT, MAX_STEPS, STOPPED, TOO_SMALL
 
 CODES = {
     FINISHED: RESULTS.successful,

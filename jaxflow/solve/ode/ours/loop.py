@@ -13,7 +13,7 @@ from jax import lax
 
 from jaxflow.solve.ode.ours.step_sizes import Plan, Sizes
 from jaxflow.solve.ode.problem import Problem, Solution, blank_unreached
-from jaxflow.solve.trajectory import FINISHED, MAX_STEPS
+from jaxflow.solve.trajectories.trajectory import FINISHED, MAX_STEPS
 
 PyTree = Any
 Field = Callable[[Any, jax.Array], jax.Array]

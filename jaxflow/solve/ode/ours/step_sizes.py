@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxflow.solve.trajectory import FINISHED, LEFT, TOO_SMALL
+from jaxflow.solve.trajectories.trajectory import FINISHED, LEFT, TOO_SMALL
 
 PROPORTIONAL, INTEGRAL = 0.3, 0.4  # gains on the logarithm of the error, each over its order
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0

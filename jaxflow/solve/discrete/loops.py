@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow.optim.updates import Step
-from jaxflow.solve.iteration_request import Settings
-from jaxflow.solve.trajectory import is_finite
-from jaxflow.solve.watching import Watcher
+from jaxflow.solve.discrete.iteration_request import Settings
+from jaxflow.solve.discrete.watching import Watcher
+from jaxflow.solve.trajectories.trajectory import is_finite
 
 PyTree = Any
 

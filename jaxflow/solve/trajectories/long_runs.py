@@ -12,9 +12,9 @@ from jax.core import Tracer
 
 from jaxflow import _fingerprint
 from jaxflow._progress import Bar
-from jaxflow.solve.kept_pieces import KeptPieces, host
-from jaxflow.solve.pieces import join_pieces
-from jaxflow.solve.trajectory import FINISHED, INTERRUPTED, Trajectory
+from jaxflow.solve.trajectories.kept_pieces import KeptPieces, host
+from jaxflow.solve.trajectories.pieces import join_pieces
+from jaxflow.solve.trajectories.trajectory import FINISHED, INTERRUPTED, Trajectory
 
 PyTree = Any
 PIECES = 50

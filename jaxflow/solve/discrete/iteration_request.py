@@ -12,11 +12,11 @@ from jaxflow._models import Rest, split_model
 from jaxflow.objective import Objective, complete
 from jaxflow.optim import learning_rate_of
 from jaxflow.recording import complete_record
-from jaxflow.solve.estimator_checks import as_estimator, check_data, draws_at_random
-from jaxflow.solve.estimators import Estimator, full_batch, with_replacement
+from jaxflow.solve.discrete.estimator_checks import as_estimator, check_data, draws_at_random
+from jaxflow.solve.discrete.estimators import Estimator, full_batch, with_replacement
+from jaxflow.solve.discrete.optimizer_steps import IterationState, check_state, kept_key
 from jaxflow.solve.metrics import check_metrics, complete_metric
-from jaxflow.solve.optimizer_steps import IterationState, check_state, kept_key
-from jaxflow.solve.trajectory import as_parameters, identity
+from jaxflow.solve.trajectories.trajectory import as_parameters, identity
 
 PyTree = Any
 EVERYTHING = full_batch()

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.dynamics.clock import step_times
-from jaxflow.solve.iteration_request import IterationRequest, Settings
-from jaxflow.solve.kept_pieces import KeptPieces
-from jaxflow.solve.long_runs import (
+from jaxflow.solve.discrete.iteration_request import IterationRequest, Settings
+from jaxflow.solve.discrete.watching import Watch
+from jaxflow.solve.metrics import loss
+from jaxflow.solve.trajectories.kept_pieces import KeptPieces
+from jaxflow.solve.trajectories.long_runs import (
     PIECES,
     SHOWN,
     Piece,
@@ -22,9 +24,7 @@ from jaxflow.solve.long_runs import (
     run_pieces,
     shapes_of,
 )
-from jaxflow.solve.metrics import loss
-from jaxflow.solve.trajectory import FINISHED, Trajectory
-from jaxflow.solve.watching import Watch
+from jaxflow.solve.trajectories.trajectory import FINISHED, Trajectory
 
 
 def iterate_in_pieces(

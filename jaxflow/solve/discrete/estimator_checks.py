@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxflow._shapes import show
 from jaxflow._traceable import traceable
 from jaxflow.objective import require_data
-from jaxflow.solve.estimators import Draws, Estimator
+from jaxflow.solve.discrete.estimators import Draws, Estimator
 
 
 @traceable(structural=("batch_size",))

@@ -21,10 +21,10 @@ from jaxflow._progress import Bar
 from jaxflow.dynamics.clock import step_times
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import Step, take_step
-from jaxflow.solve.iteration_request import IterationRequest
-from jaxflow.solve.optimizer_steps import IterationState, finish, keep_key, key_of_losses, start
-from jaxflow.solve.trajectory import INTERRUPTED, STREAM_ENDED, Trajectory, is_finite
-from jaxflow.solve.watching import Watcher
+from jaxflow.solve.discrete.iteration_request import IterationRequest
+from jaxflow.solve.discrete.optimizer_steps import IterationState, finish, keep_key, key_of_losses, start
+from jaxflow.solve.discrete.watching import Watcher
+from jaxflow.solve.trajectories.trajectory import INTERRUPTED, STREAM_ENDED, Trajectory, is_finite
 
 PyTree = Any
 _REFUSED = contextvars.ContextVar("refused", default=False)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow import _check
-from jaxflow.solve.trajectory import DIVERGED, FINISHED, Trajectory, is_finite
+from jaxflow.solve.trajectories.trajectory import DIVERGED, FINISHED, Trajectory, is_finite
 
 PyTree = Any
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxflow.solve.trajectory import FINISHED, Trajectory
+from jaxflow.solve.trajectories.trajectory import FINISHED, Trajectory
 
 PyTree = Any
 

@@ -13,7 +13,7 @@ import jax
 
 from jaxflow import _results
 from jaxflow._tree_files import read_header, read_tree, write_tree
-from jaxflow.solve.trajectory import Trajectory
+from jaxflow.solve.trajectories.trajectory import Trajectory
 
 STATE, FACTS = "state.npz", "run.json"
 
