@@ -19,11 +19,9 @@ from jaxflow import _check, _half
 from jaxflow._checkpoint import checkpoint
 from jaxflow._drawn_losses import LossesOfStep, MeanOfDraws, Numbered, takes_key
 from jaxflow._meshes import at_home, within_explicit_axes, within_one_device
-from jaxflow._models import Completed, Rest, Trainable, has_static, join_model, split_model
+from jaxflow._models import Completed, Rest, has_static, split_model
 from jaxflow._shapes import show
 from jaxflow._shares import Shares, fill_up, shares_of, take
-from jaxflow._traceable import Bound
-from jaxflow.games import VectorField
 
 PyTree = Any
 
@@ -128,6 +126,10 @@ class Objective:
     def _given_state(self) -> dict[str, PyTree]:
         return {} if self.state is None else {"state": self.state}
 
+    def completed(self, rest: Rest) -> "Objective":
+        """The objective of whole models as one of their trained part; the rest is one of its leaves."""
+        return replace(self, losses=Completed(self.losses, rest))
+
     def carrying(self, state: PyTree) -> "tuple[Objective, list[PyTree]]":
         """The objective with another state of its model, and a list to which each new state is appended."""
         seen: list[PyTree] = []
@@ -146,7 +148,10 @@ class Objective:
         """The number of examples N."""
         leaves = jax.tree.leaves(self.data)
         if not leaves:
-            raise ValueError("This objective has no data: it can only be minimised over a stream of batches.")
+            raise ValueError(
+                "This objective has no data: it can only be minimised over a stream of batches. Its full gradient "
+                "and its noise need all examples in memory, as data=; there is no Objective.from_stream."
+            )
         return leaves[0].shape[0]
 
     def per_example(self, params: PyTree, batch: PyTree) -> jax.Array:
@@ -308,55 +313,12 @@ def _is_traced(data: PyTree) -> bool:
 jax.tree_util.register_pytree_with_keys(Objective, _flatten, _unflatten)
 
 
-@dataclass(frozen=True)
-class _FieldOfTrained:
-    """A vector field over whole models as one over their trained part; the rest is its last datum."""
-
-    field: Callable[..., PyTree]
-
-    def __call__(self, trained: PyTree, *data: Any) -> PyTree:
-        velocity = self.field(join_model(trained, data[-1]), *data[:-1])
-        return jax.tree.map(
-            lambda mine, part: None if mine is None else part, trained, velocity, is_leaf=lambda x: x is None
-        )
-
-
-def complete(objective: Any, rest: Rest) -> Any:
-    """An objective of whole models as one of their trained part."""
-    if isinstance(objective, VectorField):
-        return VectorField(_FieldOfTrained(objective.field), (*objective.data, rest))
-    if isinstance(objective, Objective):
-        return replace(objective, losses=Completed(objective.losses, rest))
-    return Completed(objective, rest) if callable(objective) else objective
-
-
-def complete_arguments(bound: Bound, rest: Rest) -> Any:
-    """A dynamics or recorder of whole models as one of their trained part: the objectives it was made with are."""
-    changes: dict[str, Any] = {}
-    for name, value in bound.hyperparameters.items():
-        if name == "objective" or isinstance(value, (Objective, VectorField)):
-            changes[name] = complete(value, rest)
-        elif name == "record" and callable(value):
-            changes[name] = Completed(value, rest)
-        elif isinstance(value, Bound) and type(value) is type(bound):
-            changes[name] = complete_arguments(value, rest)
-        elif isinstance(value, dict):
-            inside = {
-                key: complete_arguments(x, rest) for key, x in value.items() if isinstance(x, type(bound))
-            }
-            changes[name] = value | inside
-    return bound.replace(**changes)
-
-
-def open_model(objective: Any, params: PyTree, trainable: Trainable = None) -> tuple[Any, PyTree]:
-    """An objective and the trained part of a model, of which the objective is a function."""
-    trained, rest = split_model(params, trainable)
-    return (objective if rest is None else complete(objective, rest)), trained
-
-
 def _open_static(objective: Objective, params: PyTree) -> tuple[Objective, PyTree]:
     """An objective and parameters without functions and the like, which no transformation of JAX takes."""
-    return open_model(objective, params) if has_static(params) else (objective, params)
+    if not has_static(params):
+        return objective, params
+    trained, rest = split_model(params)
+    return (objective if rest is None else objective.completed(rest)), trained
 
 
 def require_data(objective: Any, purpose: str) -> int:

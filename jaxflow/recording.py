@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 
+from jaxflow._completion import complete_arguments
 from jaxflow._models import Completed, Rest, join_model
 from jaxflow._traceable import Bound, kind, traceable
-from jaxflow.objective import complete_arguments
 
 PyTree = Any
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 
+from jaxflow._completion import complete_arguments
 from jaxflow._models import split_model
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Dynamics, Field
-from jaxflow.objective import complete_arguments
 
 PyTree = Any
 

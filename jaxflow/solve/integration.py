@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from jaxflow._completion import complete_arguments
 from jaxflow._models import Trainable, split_model
 from jaxflow.dynamics import Dynamics
-from jaxflow.objective import complete_arguments
 from jaxflow.optim import learning_rate_of
 from jaxflow.recording import Recorder, Recording, complete_record
 from jaxflow.solve.integration_pieces import integrate_in_pieces

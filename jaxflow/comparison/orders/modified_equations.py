@@ -17,6 +17,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxflow._compiled import compiled, transfers
+from jaxflow._completion import open_model
 from jaxflow._norms import difference, norm
 from jaxflow._text_table import text_table
 from jaxflow._traceable import traceable
@@ -32,7 +33,6 @@ from jaxflow.dynamics.modified_equations.step_logarithm import (
     modified_state,
     weights,
 )
-from jaxflow.objective import open_model
 from jaxflow.optim import Optimizer
 from jaxflow.solve.integration import integrate
 from jaxflow.solve.iteration import iterate

@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
+from jaxflow._completion import open_model
 from jaxflow._gradients import gradient
 from jaxflow._norms import norm, norms
 from jaxflow.dynamics.base import add, scale
@@ -19,7 +20,6 @@ from jaxflow.dynamics.modified_equations.expansion import fit, rate, reach
 from jaxflow.dynamics.modified_equations.slow_flow import fixed_clock, settle_memory, slow_manifold
 from jaxflow.dynamics.modified_equations.step_logarithm import increment
 from jaxflow.games import VectorField
-from jaxflow.objective import open_model
 from jaxflow.optim import hyperparameters
 
 PyTree = Any

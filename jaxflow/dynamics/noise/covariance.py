@@ -13,13 +13,14 @@ from jax.flatten_util import ravel_pytree
 from jaxflow import _check
 from jaxflow._companions import warn_of_companions
 from jaxflow._compiled import compiled
+from jaxflow._completion import open_model
 from jaxflow._gradients import gradient
 from jaxflow._half import widen
 from jaxflow._models import Trainable
 from jaxflow.curvature.spectrum.krylov import leading_pairs
 from jaxflow.dynamics.noise.coordinatewise import NUMBERS, gradient_variance
 from jaxflow.dynamics.noise.minibatch import weighted_gradient
-from jaxflow.objective import Objective, open_model, require_data
+from jaxflow.objective import Objective, require_data
 
 PyTree = Any
 MOST = 20_000  # parameters of a dense matrix: 3.2 GB in float64

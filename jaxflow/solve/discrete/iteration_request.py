@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow import _check
+from jaxflow._completion import complete
 from jaxflow._models import Rest, split_model
-from jaxflow.objective import Objective, complete
+from jaxflow.objective import Objective
 from jaxflow.optim import learning_rate_of
 from jaxflow.recording import complete_record
 from jaxflow.solve.discrete.estimator_checks import as_estimator, check_data, draws_at_random
