@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from jaxflow._compiled import compiled
 from jaxflow.objective import Objective
 
 PyTree = Any
@@ -32,17 +33,17 @@ def warn_of_companions(objective: Any, params: PyTree) -> None:
         _LOOKED_AT.add(losses)
     except TypeError:  # of a kind that cannot be remembered
         return
-    among, alone = _two_ways(objective, params)
+    among, alone = map(float, jax.device_get(_two_ways(objective, params)))
     if not abs(among - alone) <= DIFFERENT * (abs(among) + abs(alone)):
         warnings.warn(
             "The loss of an example depends on the others in its batch, as with batch normalisation: here it is "
-            f"{float(alone):.4g} alone and {float(among):.4g} among {BATCH}. The mini-batch noise of this objective "
+            f"{alone:.4g} alone and {among:.4g} among {BATCH}. The mini-batch noise of this objective "
             "is then not that of training. Make one example of each ghost batch, or freeze the statistics (state=).",
             stacklevel=5,
         )
 
 
-@jax.jit
+@compiled
 def _two_ways(objective: Objective, params: PyTree) -> tuple[jax.Array, jax.Array]:
     first = lambda count: objective.per_example(params, objective.take(jnp.arange(count)))[0]
     return first(min(BATCH, objective.size)), first(1)
