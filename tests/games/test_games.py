@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
+from jaxflow._gradients import value_and_gradient
 from jaxflow.comparison.orders.slope import fit
 from jaxflow.dynamics import modified
 
@@ -129,4 +130,4 @@ def test_a_vector_field_has_no_value_and_passes_through_jit():
     field = jf.VectorField(lambda z, c: c * z, (2.0,))
     assert jax.tree.leaves(field) == [2.0]
     np.testing.assert_allclose(jax.jit(lambda v, z: v(z))(field, jnp.ones(2)), [2.0, 2.0])
-    assert np.isnan(jf.objective.value_and_gradient(field, jnp.ones(2))[0])
+    assert np.isnan(value_and_gradient(field, jnp.ones(2))[0])

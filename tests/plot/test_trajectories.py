@@ -74,7 +74,7 @@ def test_where_a_run_ended_early_there_is_a_mark_and_a_word(runs):
     descent, flow, wild = ax.lines
     assert labels(ax) == [
         "descent",
-        f"flow: stopped by the event at t = {float(runs['flow'].stopped):.6g}",
+        f"flow: stopped by the condition at t = {float(runs['flow'].stopped):.6g}",
         f"wild: diverged at t = {float(runs['wild'].stopped):.6g}",
     ]
     assert (descent.get_marker(), flow.get_marker(), wild.get_marker()) == ("None", "s", "X")
