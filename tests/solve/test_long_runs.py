@@ -22,10 +22,21 @@ DATA = jf.Objective(
     lambda p, x: jnp.log(jnp.cosh(x @ p["w"] + p["b"])), jnp.linspace(-1, 2, 24).reshape(8, 3)
 )
 PARAMS = {"w": jnp.array([0.3, -0.2, 0.5]), "b": jnp.array(0.1)}
-WATCHED = {
-    "cosine": metrics.update_cosine,
-    "sharpness": metrics.at_stride(jf.curvature.record_sharpness(DATA), 4),
-}
+
+
+@jf.optim.traceable
+def way(scale):
+    """A recorder with a memory: the length of the way so far."""
+
+    def look(memory, params, state):
+        last, length = memory
+        length = length + scale * jnp.linalg.norm(params["w"] - last)
+        return length, (params["w"], length)
+
+    return jf.Recorder(begin=lambda params, state: (params["w"], jnp.zeros(())), look=look)
+
+
+WATCHED = {"cosine": metrics.update_cosine, "way": metrics.at_stride(way(1.0), 4)}
 COSINE = {"cosine": metrics.update_cosine}
 SUM = lambda p: jnp.sum(p["w"] ** 2)
 KILLS, WAIT = 10, 60
@@ -178,7 +189,7 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(tmp_path):
         (lambda: run(rate=0.1, checkpoint=folder), r"its optimizer is adam\(learning_rate=0.05.*, not adam\(l.*=0.1"),
         (lambda: run(steps=121, checkpoint=folder), "its steps is 120, not 121"),
         (lambda: run(key=jax.random.key(3), checkpoint=folder), "its key differs"),
-        (lambda: run(metrics=None, checkpoint=folder), r"its metrics is \['cosine', 'sharpness'\], not None"),
+        (lambda: run(metrics=None, checkpoint=folder), r"its metrics is \['cosine', 'way'\], not None"),
         (
             lambda: jf.iterate(jf.optim.adam(0.05), SUM, {"w": jnp.ones(3)}, steps=3, checkpoint=folder),
             r"its params is .*, not",
