@@ -16,7 +16,8 @@ import jaxflow as jf
 from jaxflow.sweeps.compiled_batch import Program
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 import jaxflow as jf
 from jaxflow.sweeps.compiled_batch import Program
 run = Program.run
