@@ -18,10 +18,10 @@ from jaxflow.solve.trajectories.long_runs import (
     PIECES,
     Piece,
     check_host,
+    finish_pieces,
     hash_of,
     hash_of_program,
     plain,
-    run_pieces,
     shapes_of,
 )
 from jaxflow.solve.trajectories.trajectory import FINISHED, Trajectory
@@ -52,7 +52,7 @@ def integrate_in_pieces(
         state=request.state,
     )
     pieces = [_piece(request, solve, begin, end) for begin, end in _cut(request, page)]
-    return run_pieces(begun, pieces, label="integrate", unit="records", progress=progress, kept=kept)
+    return finish_pieces(begun, pieces, label="integrate", unit="records", progress=progress, kept=kept)
 
 
 @compiled

@@ -141,6 +141,58 @@ def test_ctrl_c_returns_what_is_done_and_a_checkpoint_goes_on(monkeypatch, tmp_p
     assert (nothing.steps, nothing.status, nothing.times.size) == (0, INTERRUPTED, 1)
 
 
+@pytest.mark.parametrize("every", [50, None])
+def test_a_run_that_is_interrupted_between_records_goes_on_from_where_it_is(monkeypatch, every):
+    alone = lambda params, steps, **more: jf.iterate(
+        jf.optim.adam(0.05), DATA, params, steps=steps, every=every, batch_size=2, record=DATA, **more
+    )
+    whole = alone(PARAMS, 120, key=jax.random.key(1))
+    with monkeypatch.context() as context:
+        Pressed(context, 11)
+        part = alone(PARAMS, 120, key=jax.random.key(1), progress=True)
+    done = int(part.steps)
+    assert 0 < done < 50
+    assert (part.status, part.times[-1], part.stopped) == (INTERRUPTED, part.state.time, part.state.time)
+    np.testing.assert_allclose(part.times, [0, done * 0.05])
+    np.testing.assert_allclose(part.values, [DATA(PARAMS), DATA(part.params)], rtol=1e-14)
+    rest = alone(part.params, 120 - done, state=part.state)
+    same(rest.params, whole.params)
+    assert jf.solve.join(part, rest).steps == 120
+
+
+def test_ctrl_c_before_a_step_of_a_stream_leaves_it_out():
+    drawn, optimizer = jf.Objective(DATA.losses), jf.optim.gd(0.1)
+    batches = [DATA.data[:2], DATA.data[2:4], DATA.data[4:6]]
+
+    def stopped():
+        yield from batches[:2]
+        raise KeyboardInterrupt
+
+    go = lambda stream, **more: jf.iterate(optimizer, drawn, PARAMS, steps=3, estimator=stream, **more)
+    part = go(stopped(), progress=True)
+    assert (part.steps, part.status, part.times.size) == (2, INTERRUPTED, 3)
+    same(part.values, jax.tree.map(lambda x: x[:3], go(batches).values))
+    with pytest.raises(KeyboardInterrupt):
+        go(stopped())
+
+
+def test_ctrl_c_while_records_are_kept_loses_no_more_than_that_piece(monkeypatch, tmp_path):
+    from jaxflow.solve.trajectories.kept_pieces import KeptPieces
+
+    add = KeptPieces.add
+
+    def pressed(self, number, *others):
+        if number == 5:
+            raise KeyboardInterrupt
+        add(self, number, *others)
+
+    with monkeypatch.context() as context:
+        context.setattr(KeptPieces, "add", pressed)
+        part = run(every=1, checkpoint=tmp_path / "run")
+    assert (part.status, part.steps) == (INTERRUPTED, 5 * 3)
+    same(run(every=1, checkpoint=tmp_path / "run").params, run(every=1).params)
+
+
 def child(folder, output):
     """The run in a process of its own, on a slow disk."""
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind

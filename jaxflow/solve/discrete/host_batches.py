@@ -122,11 +122,12 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
     interrupted = False
     with Bar("iterate", steps, "steps", shown=progress) as bar:
         try:
-            for last, batch in enumerate(itertools.islice(itertools.chain([first], stream), steps), 1):
-                number = None if key is None else state.step + (last - 1)
+            for batch in itertools.islice(itertools.chain([first], stream), steps):
+                number = None if key is None else state.step + last
                 step, model = _stream_step(
                     step=step, batch=batch, number=number, model=model, **asked, **watched
                 )
+                last += 1  # only now: Ctrl-C may come before
                 if last % request.settings.interval == 0:
                     memory = observe(last, memory)
                 bar.advance(1)

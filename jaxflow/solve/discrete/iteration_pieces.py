@@ -18,13 +18,13 @@ from jaxflow.solve.trajectories.long_runs import (
     SHOWN,
     Piece,
     check_host,
+    finish_pieces,
     hash_of,
     hash_of_program,
     plain,
-    run_pieces,
     shapes_of,
 )
-from jaxflow.solve.trajectories.trajectory import FINISHED, Trajectory
+from jaxflow.solve.trajectories.trajectory import FINISHED, INTERRUPTED, Trajectory
 
 
 def iterate_in_pieces(
@@ -53,9 +53,30 @@ def iterate_in_pieces(
 
     pieces = [piece(settings) for settings in cut_steps(request.settings)]
     begun = begin(shown)
-    whole = run_pieces(begun, pieces, label="iterate", unit="steps", progress=progress, kept=kept)
-    whole = _on_one_clock(whole, begun, request)
+    whole = finish_pieces(begun, pieces, label="iterate", unit="steps", progress=progress, kept=kept)
+    whole = _on_one_clock(_up_to_its_end(whole, shown, begin), begun, request)
     return _without_shown(whole, request) if progress else whole
+
+
+def _up_to_its_end(
+    run: Trajectory, request: IterationRequest, begin: Callable[[IterationRequest], Trajectory]
+) -> Trajectory:
+    """A run that was interrupted between two records, with a record of where it is.
+
+    Metrics of a step are NaN there, and what remembers begins anew.
+    """
+    taken, every = int(run.steps), request.settings.interval
+    if taken % every == 0 or taken == request.settings.steps:
+        return run
+    here = begin(request._replace(params=run.params, state=go_on(run.state)._replace(watch=())))
+    last = lambda a, b: jax.tree.map(lambda x, y: jnp.concatenate([x, y]), a, b)
+    return replace(
+        run,
+        times=last(run.times, here.times),
+        values=last(run.values, here.values),
+        observed=last(run.observed, here.observed),
+        state=here.state,
+    )
 
 
 def _on_one_clock(run: Trajectory, begun: Trajectory, request: IterationRequest) -> Trajectory:
@@ -68,7 +89,8 @@ def _on_one_clock(run: Trajectory, begun: Trajectory, request: IterationRequest)
         np.asarray(step_times(request.rate, begun.state.step, taken, ends, time.dtype)) if taken else 0 * ends
     )
     times = jnp.asarray(time + passed, time.dtype)
-    stopped = jnp.where(run.status == FINISHED, times[-2], run.stopped)
+    lasted = (run.status == FINISHED) | (run.status == INTERRUPTED)
+    stopped = jnp.where(lasted, times[-2], run.stopped)
     return replace(run, times=times[:-1], stopped=stopped, state=run.state._replace(time=times[-1]))
 
 

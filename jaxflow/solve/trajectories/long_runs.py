@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxflow import _fingerprint
 from jaxflow._progress import Bar
 from jaxflow.solve.trajectories.kept_pieces import KeptPieces, host
-from jaxflow.solve.trajectories.pieces import join_pieces
+from jaxflow.solve.trajectories.pieces import join_pieces, run_pieces
 from jaxflow.solve.trajectories.trajectory import FINISHED, INTERRUPTED, Trajectory
 
 PyTree = Any
@@ -41,7 +41,7 @@ def check_host(**arguments: Any) -> None:
             )
 
 
-def run_pieces(
+def finish_pieces(
     begun: Trajectory, pieces: list[Piece], *, label: str, unit: str, progress: bool, kept: KeptPieces | None
 ) -> Trajectory:
     """Run pieces one after another from a run of no steps; Ctrl-C ends them, with what is done so far."""
@@ -50,19 +50,19 @@ def run_pieces(
     before = sum(piece.size for piece in pieces[: len(done)])
     interrupted = False
     with Bar(label, sum(piece.size for piece in pieces), unit, before, progress) as bar:
-        for number in range(len(done), len(pieces)):
-            piece = pieces[number]
-            try:
-                last = jax.block_until_ready(piece.run(last))
-            except KeyboardInterrupt:
-                interrupted = True
-                break
-            records = host(last if piece.recorded else last[:1])
-            if kept is not None:
-                kept.add(number, records, last)
-            parts.append(records)
-            told = last.observed.get(SHOWN) if isinstance(last.observed, dict) else None
-            bar.advance(piece.size, **({} if told is None else {"loss": float(np.mean(told[..., -1]))}))
+        left = pieces[len(done) :]
+        try:
+            ran = run_pieces(lambda before, piece: piece.run(before), last, left)
+            for number, (piece, after) in enumerate(zip(left, ran, strict=True), len(done)):
+                records = host(after if piece.recorded else after[:1])
+                if kept is not None:
+                    kept.add(number, records, after)
+                parts.append(records)
+                last = after
+                told = last.observed.get(SHOWN) if isinstance(last.observed, dict) else None
+                bar.advance(piece.size, **({} if told is None else {"loss": float(np.mean(told[..., -1]))}))
+        except KeyboardInterrupt:
+            interrupted = True
     whole = join_pieces(parts or [host(begun)])
     if interrupted:
         stopped = np.asarray(whole.times)[..., -1]
