@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxflow as jf
 
@@ -154,3 +155,30 @@ def test_what_is_missing_is_said():
         jf.Objective(lambda w, x: w * x, X[:, 0], draws=3)
     with pytest.raises(ValueError, match="draws must be an integer at least 1, got 0"):
         jf.Objective(losses, (X, Y), draws=0)
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("batch", [None, 8, 6])
+def test_the_numbers_drawn_are_those_of_one_device_to_the_bit(kind, batch):
+    """Losses of whole numbers, whose sums are exact: any other draw would show."""
+    whole = lambda w, x, key: x * jax.vmap(lambda k: jax.random.randint(k, (), 0, 1000))(key) + 0.0 * w
+    data = jnp.arange(1.0, 13.0)
+    mesh = Mesh(np.array(jax.devices()[:4]), ("data",), axis_types=(getattr(AxisType, kind),))
+    plain = jf.Objective(whole, data, draws=3)
+    laid = jax.device_put(plain, NamedSharding(mesh, PartitionSpec("data")))
+    told = {"loss": jf.solve.metrics.loss}
+    go = lambda objective: jf.iterate(
+        jf.optim.gd(0.1),
+        objective,
+        jnp.array(0.0),
+        steps=4,
+        batch_size=batch,
+        key=jax.random.key(4),
+        metrics=told,
+    )
+    size = batch or 12
+    found, expected = (np.asarray(go(objective).metrics["loss"][1:]) * size for objective in (laid, plain))
+    np.testing.assert_array_equal(np.round(found), np.round(expected))
+    np.testing.assert_allclose(found, np.round(found), rtol=1e-13)
+    assert np.unique(np.round(found)).size == 4
+    np.testing.assert_allclose(laid(jnp.array(0.0)), plain(jnp.array(0.0)), rtol=1e-14)
