@@ -11,7 +11,7 @@ import numpy as np
 from jaxflow._compiled import compiled
 from jaxflow.recording import as_recorder
 from jaxflow.solve.request import Request
-from jaxflow.solve.sde.fixed_steps import fix_steps
+from jaxflow.solve.sde.step_choice import fix_steps
 from jaxflow.solve.times import Times
 from jaxflow.solve.trajectories.kept_pieces import KeptPieces
 from jaxflow.solve.trajectories.long_runs import (

@@ -22,7 +22,7 @@ from jaxflow.recording import Recorder, Recording
 from jaxflow.solve.discrete.estimators import Draws, Estimator
 from jaxflow.solve.discrete.host_batches import iterate_stream
 from jaxflow.solve.discrete.iteration_pieces import iterate_in_pieces
-from jaxflow.solve.discrete.iteration_request import IterationRequest, check_iteration
+from jaxflow.solve.discrete.iteration_request import Inputs, IterationRequest, Settings, check_iteration
 from jaxflow.solve.discrete.loops import Carry, loop, loop_with_records, scan_steps
 from jaxflow.solve.discrete.optimizer_steps import (
     IterationState,
@@ -149,34 +149,12 @@ def iterate(
 
 
 def _begin(request: IterationRequest) -> Trajectory:
-    return _begin_run(
-        optimizer=request.optimizer,
-        objective=request.objective,
-        params=request.params,
-        estimator=request.estimator,
-        key=request.key,
-        record=request.record,
-        metrics=request.metrics,
-        state=request.state,
-    )
+    return _begin_run(inputs=request.inputs)
 
 
 def run_request(request: IterationRequest, until: dict[str, Any] | None = None) -> Trajectory:
     """Run what was asked: all steps, or those `until` a condition holds."""
-    return _iterate(
-        settings=request.settings,
-        optimizer=request.optimizer,
-        objective=request.objective,
-        params=request.params,
-        rate=request.rate,
-        estimator=request.estimator,
-        key=request.key,
-        record=request.record,
-        metrics=request.metrics,
-        state=request.state,
-        limit=request.limit,
-        until=until,
-    )
+    return _iterate(settings=request.settings, inputs=request.inputs, until=until)
 
 
 class _Setting(NamedTuple):
@@ -198,11 +176,12 @@ class _Setting(NamedTuple):
         )
 
 
-def _set_up(*, optimizer, objective, params, estimator, key, record, metrics, state, conditions) -> _Setting:
-    draws = estimator.build()
+def _set_up(inputs: Inputs, conditions: bool) -> _Setting:
+    optimizer, objective, params, key = inputs.optimizer, inputs.objective, inputs.params, inputs.key
+    draws, state = inputs.estimator.build(), inputs.state
     if state is None:
         state = start(optimizer, params, draws.init(objective, key))
-    watcher = Watcher(record, metrics, conditions)
+    watcher = Watcher(inputs.record, inputs.metrics, conditions)
     random = isinstance(objective, Objective) and objective.is_random
 
     def advance(carry: Carry, k) -> Carry:
@@ -230,40 +209,20 @@ def _set_up(*, optimizer, objective, params, estimator, key, record, metrics, st
 
 
 @compiled
-def _begin_run(*, optimizer, objective, params, estimator, key, record, metrics, state) -> Trajectory:
+def _begin_run(*, inputs: Inputs) -> Trajectory:
     """A run of no steps: its first record, and the state from which all pieces of it go on."""
-    run = _set_up(
-        optimizer=optimizer,
-        objective=objective,
-        params=params,
-        estimator=estimator,
-        key=key,
-        record=record,
-        metrics=metrics,
-        state=state,
-        conditions=False,
-    )
+    run = _set_up(inputs, conditions=False)
     none = jnp.zeros([], jnp.int32)
-    final = run.state(run.carry, run.time, none, key, run.memory, run.begun)
+    final = run.state(run.carry, run.time, none, inputs.key, run.memory, run.begun)
     values, observed = jax.tree.map(lambda x: jnp.asarray(x)[None], run.begun)
-    return finish(run.time[None], values, params, final, none, lambda: jnp.zeros(0, bool), observed=observed)
+    return finish(
+        run.time[None], values, inputs.params, final, none, lambda: jnp.zeros(0, bool), observed=observed
+    )
 
 
 @compiled(static=("settings",))
-def _iterate(
-    *, settings, optimizer, objective, params, rate, estimator, key, record, metrics, state, limit, until
-):
-    run = _set_up(
-        optimizer=optimizer,
-        objective=objective,
-        params=params,
-        estimator=estimator,
-        key=key,
-        record=record,
-        metrics=metrics,
-        state=state,
-        conditions=until is not None,
-    )
+def _iterate(*, settings: Settings, inputs: Inputs, until: dict[str, Any] | None) -> Trajectory:
+    run, rate, limit = _set_up(inputs, conditions=until is not None), inputs.rate, inputs.limit
     first, begun, dtype = run.first, run.begun, run.time.dtype
     if settings.blind:
         run.watcher.close(begun)
@@ -280,13 +239,13 @@ def _iterate(
         )
         times = run.time + passed[reached]
     else:
-        ended, seen, bad = scan_steps(*start_of, settings=settings, kept=record is identity, **looks)
+        ended, seen, bad = scan_steps(*start_of, settings=settings, kept=inputs.record is identity, **looks)
         ends = np.minimum(np.arange(settings.intervals + 1) * settings.interval, settings.steps)
         times = run.time + step_times(rate, first, settings.steps, ends, dtype)
     values, observed = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), begun, seen)
     last = times.size - 1 if reached is None else jnp.searchsorted(reached, ended.taken)
     seen = jax.tree.map(lambda x: x[last], (values, observed))
-    state = run.state(ended.carry, times[last], ended.taken, key, ended.memory, seen)
+    state = run.state(ended.carry, times[last], ended.taken, inputs.key, ended.memory, seen)
     params = ended.carry.step.params
     done = finish(times, values, params, state, ended.taken, bad, observed=observed, last=last)
     if reached is None:

@@ -50,6 +50,21 @@ class Settings(NamedTuple):
         return -(-self.steps // self.interval)
 
 
+class Inputs(NamedTuple):
+    """What is traced of a run, as far as it is numbers: the values of an `IterationRequest`."""
+
+    optimizer: Any
+    objective: Any
+    params: PyTree
+    rate: Any
+    estimator: Estimator
+    key: jax.Array | None
+    record: Any
+    metrics: dict | None
+    state: IterationState | None
+    limit: Any
+
+
 class IterationRequest(NamedTuple):
     """The arguments of `iterate`, which describes them, checked.
 
@@ -75,6 +90,11 @@ class IterationRequest(NamedTuple):
     def is_stream(self) -> bool:
         """Whether batches come from the host, one by one."""
         return not isinstance(self.estimator, Estimator)
+
+    @property
+    def inputs(self) -> Inputs:
+        """What enters the compiled program as an argument."""
+        return Inputs(**{name: getattr(self, name) for name in Inputs._fields})
 
 
 def check_iteration(
