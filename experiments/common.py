@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from jaxflow import _results as results
-from jaxflow._cache import keep_programs
+from jaxflow._disk import results
+from jaxflow._disk.program_cache import keep_programs
 from jaxflow._text_table import text_table
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from jaxflow._cache import keep_programs
+from jaxflow._disk.program_cache import keep_programs
 from jaxflow.commands import edge, order, temperature
 from jaxflow.commands.compare import command as compare
 from jaxflow.commands.shared import output as streams

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxflow._meshes import at_home, let_compiler_choose, within_explicit_axes
+from jaxflow._devices.meshes import at_home, let_compiler_choose, within_explicit_axes
 
 try:
     from jax.extend.core import get_opaque_trace_state

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {
+    "_models": "_losses.models",
     "optim._moments": "optim.moments",
     "comparison.families": "optim.rules.families",
     "comparison.scaling": "optim.rules.batch_size",
@@ -70,7 +71,7 @@ MOVED = {
     "solve.estimators": "solve.discrete.estimators",
     "solve.trajectory": "solve.trajectories.trajectory",
     "solve.pieces": "solve.trajectories.pieces",
-    "sweeps.fingerprint": "_fingerprint",
+    "sweeps.fingerprint": "_disk.fingerprint",
     "comparison.compare": "comparison.distance",
     "comparison.columns": "comparison.laws.standardised",
     "comparison.divergence": "comparison.laws.lost_runs",

@@ -17,12 +17,12 @@ from jax.core import Tracer
 
 from jaxflow import _check, _half
 from jaxflow._checkpoint import checkpoint
-from jaxflow._drawn_losses import LossesOfStep, MeanOfDraws, Numbered, takes_key
-from jaxflow._meshes import at_home, within_explicit_axes, within_one_device
-from jaxflow._models import Completed, Rest, has_static, split_model
+from jaxflow._devices.meshes import at_home, within_explicit_axes, within_one_device
+from jaxflow._devices.shares import Shares, fill_up, shares_of, take
+from jaxflow._losses.drawn_losses import LossesOfStep, MeanOfDraws, Numbered, takes_key
+from jaxflow._losses.models import Completed, Rest, has_static, split_model
 from jaxflow._moved import forward_names
 from jaxflow._shapes import show
-from jaxflow._shares import Shares, fill_up, shares_of, take
 
 PyTree = Any
 __getattr__ = forward_names("jaxflow.objective", "jaxflow._gradients")  # `gradient` was here

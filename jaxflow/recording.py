@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 
-from jaxflow._completion import complete_arguments
-from jaxflow._models import Completed, Rest, join_model
+from jaxflow._losses.completion import complete_arguments
+from jaxflow._losses.models import Completed, Rest, join_model
 from jaxflow._traceable import Bound, kind, traceable
 
 PyTree = Any

@@ -23,7 +23,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import jax
 import pytest
 
-from jaxflow._cache import keep_programs
+from jaxflow._disk.program_cache import keep_programs
 
 jax.config.update("jax_enable_x64", True)
 keep_programs()  # JAX_ENABLE_COMPILATION_CACHE=false compiles everything anew

@@ -7,19 +7,19 @@ import sys
 
 import pytest
 
-from jaxflow._cache import keep_programs
+from jaxflow._disk.program_cache import keep_programs
 
 CODE = """
 import jax, jax.numpy as jnp
 import jaxflow as jf
-from jaxflow import _cache
+from jaxflow._disk import program_cache
 hits = []
 def heard(event, **_):
     if event.endswith("cache_hits"):
         hits.append(event)
 jax.monitoring.register_event_listener(heard)
-_cache.SHORTEST = 0.0
-folder = _cache.keep_programs()
+program_cache.SHORTEST = 0.0
+folder = program_cache.keep_programs()
 loss = lambda x: jnp.sum(x**4)
 path = jf.integrate(jf.dynamics.gradient_flow(loss), jnp.ones(3), jnp.linspace(0.0, 1.0, 5))
 run = jf.iterate(jf.optim.gd(0.1), loss, jnp.ones(3), steps=5)

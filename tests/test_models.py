@@ -13,7 +13,7 @@ import pytest
 
 import jaxflow as jf
 from jaxflow._compiled import programs
-from jaxflow._models import join_model, split_model
+from jaxflow._losses.models import join_model, split_model
 from jaxflow.comparison.edge.study_plan import plan
 
 pytestmark = pytest.mark.promotes

@@ -23,7 +23,7 @@ from experiments.benchmarks import (
     watching,
 )
 from experiments.common import start
-from jaxflow import _results as results
+from jaxflow._disk import results
 
 
 @dataclass(frozen=True)

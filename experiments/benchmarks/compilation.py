@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import Any
 
 from experiments.common import start, table
-from jaxflow import _results as results
+from jaxflow._disk import results
 
 STAGES = {
     "/jax/core/compile/jaxpr_trace_duration": "trace",

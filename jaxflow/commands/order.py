@@ -11,7 +11,7 @@ import tyro
 
 import jaxflow as jf
 from jaxflow import _check
-from jaxflow import _results as results
+from jaxflow._disk import results
 from jaxflow.commands.shared.interruption import NOTHING, keep_on_interrupt
 from jaxflow.commands.shared.progress import Progress
 from jaxflow.commands.shared.training import Training

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow import _check, _memory
+from jaxflow import _check
+from jaxflow._devices import memory
 from jaxflow.objective import Objective
 from jaxflow.problems.datasets import load, split
 from jaxflow.problems.losses import LOSSES, PredictionLosses, cross_entropy, cross_entropy_of_columns
@@ -132,7 +133,7 @@ def mlp(
     outputs = dataset.y.shape[1] if dataset.classes is None else len(dataset.classes)
     widths = (dataset.x.shape[1], *map(int, hidden), outputs)
     weights = sum((m + 1) * n for m, n in itertools.pairwise(widths))
-    _memory.require_fit(
+    memory.require_fit(
         "hidden", tuple(hidden), 2 * weights * jnp.result_type(float).itemsize
     )  # draws and parameters
     loss = loss or ("mse" if dataset.classes is None else "cross_entropy")

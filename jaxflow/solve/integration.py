@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from jaxflow._completion import complete_arguments
-from jaxflow._models import Trainable, split_model
+from jaxflow._losses.completion import complete_arguments
+from jaxflow._losses.models import Trainable, split_model
 from jaxflow.dynamics import Dynamics
 from jaxflow.optim import learning_rate_of
 from jaxflow.recording import Recorder, Recording, complete_record

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jaxflow._compiled import compiled
-from jaxflow._models import Trainable
+from jaxflow._losses.models import Trainable
 from jaxflow.dynamics.clock import step_times
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import take_step

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._models import Rest, join_model
+from jaxflow._losses.models import Rest, join_model
 from jaxflow._traceable import traceable
 from jaxflow.optim.updates import Step as Step
 from jaxflow.recording import WITH_MEMORY, Recorder, Recording, complete_record

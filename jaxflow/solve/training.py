@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow import _check
-from jaxflow._models import Trainable
+from jaxflow._losses.models import Trainable
 from jaxflow.recording import Recorder, Recording
 from jaxflow.solve.discrete.estimators import Draws, Estimator
 from jaxflow.solve.discrete.iteration_request import Settings, check_iteration

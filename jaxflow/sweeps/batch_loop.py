@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxflow._memory import physical_memory
+from jaxflow._devices.memory import physical_memory
 from jaxflow.sweeps import processes
 from jaxflow.sweeps.blocks import Block
 from jaxflow.sweeps.compiled_batch import Program

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxflow import _fingerprint as fingerprint
 from jaxflow._compiled import Static, combine, partition, transfers
-from jaxflow._memory import physical_memory
-from jaxflow._meshes import check_reachable, layout_of
+from jaxflow._devices.memory import physical_memory
+from jaxflow._devices.meshes import check_reachable, layout_of
+from jaxflow._disk import fingerprint
 from jaxflow.sweeps.axes import Design, Group
 from jaxflow.sweeps.blocks import Block, block_shape, cut
 from jaxflow.sweeps.trial_result import Layout, layout, name_arrays

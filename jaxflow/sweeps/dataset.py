@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow import _results as results
+from jaxflow._disk import results
 from jaxflow.sweeps.axes import SEED, TRIAL, Design
 from jaxflow.sweeps.trial_result import Layout
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxflow import _results as results
+from jaxflow._disk import results
 
 MANIFEST, BATCHES, LOCK = "manifest.json", "batches", "lock"
 

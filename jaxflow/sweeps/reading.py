@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxflow import _results as results
-from jaxflow._fingerprint import hash_bytes
+from jaxflow._disk import results
+from jaxflow._disk.fingerprint import hash_bytes
 from jaxflow.sweeps.axes import Axis, Design, number_alike
 from jaxflow.sweeps.batch_loop import Results
 from jaxflow.sweeps.blocks import cut

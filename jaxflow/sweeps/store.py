@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxflow import _results as results
-from jaxflow._fingerprint import hash_bytes
+from jaxflow._disk import results
+from jaxflow._disk.fingerprint import hash_bytes
 from jaxflow.sweeps.disk import BATCHES, LOCK, MANIFEST, DirectoryError, check_directory, explain_trouble
 
 try:

@@ -11,8 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxflow import _check
-from jaxflow import _fingerprint as fingerprint
-from jaxflow import _results as results
+from jaxflow._disk import fingerprint, results
 from jaxflow.problems.problem import as_key
 from jaxflow.sweeps import batch_loop
 from jaxflow.sweeps.axes import Axis, Design, design

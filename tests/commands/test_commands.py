@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
-from jaxflow import _results as results
 from jaxflow.__main__ import main
+from jaxflow._disk import results
 
 pytestmark = pytest.mark.promotes
 SMALL = [

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxflow import _results as results
 from jaxflow.__main__ import main
+from jaxflow._disk import results
 from jaxflow.commands import edge, order, temperature
 from jaxflow.commands.compare import command as compare
 from jaxflow.commands.sweep import command as sweep

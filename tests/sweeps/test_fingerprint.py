@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow import _fingerprint as fingerprint
+from jaxflow._disk import fingerprint
 
 
 class Host:

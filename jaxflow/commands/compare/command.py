@@ -12,7 +12,7 @@ import numpy as np
 
 import jaxflow as jf
 from jaxflow import _check
-from jaxflow import _results as results
+from jaxflow._disk import results
 from jaxflow.commands.compare import report
 from jaxflow.commands.shared.interruption import keep_on_interrupt
 from jaxflow.commands.shared.programs import jit_once

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow as jf
-from jaxflow import _results as results
+from jaxflow._disk import results
 from jaxflow._text_table import text_table
 from jaxflow.commands.shared.interruption import NOTHING
 from jaxflow.commands.shared.programs import jit_once

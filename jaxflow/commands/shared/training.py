@@ -7,7 +7,8 @@ import jax
 import tyro
 
 import jaxflow as jf
-from jaxflow import _check, _memory
+from jaxflow import _check
+from jaxflow._devices import memory
 from jaxflow.commands.shared.optimizer_names import make_optimizer
 
 MOST = 2**31 - 1  # steps or members, as JAX counts them in 32 bits
@@ -65,7 +66,7 @@ class Training:
         objective: Any = problem.objective
         example = sum(leaf.nbytes for leaf in jax.tree.leaves(objective.data)) / objective.size
         params = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.params))
-        _memory.require_fit(
+        memory.require_fit(
             name, batch_size if value is None else value, members * (batch_size * example + params)
         )
 

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
 from jaxflow import _check
-from jaxflow import _results as results
+from jaxflow._disk import results
 from jaxflow.commands.shared.interruption import keep_on_interrupt
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.commands.sweep import kept_flow, report

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxflow import _results as results
-from jaxflow._fingerprint import hash_arrays, hash_bytes, hash_constants, hash_program
+from jaxflow._disk import results
+from jaxflow._disk.fingerprint import hash_arrays, hash_bytes, hash_constants, hash_program
 
 NAME, KEY = "flow.npz", "of"
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 import jaxflow as jf
-from jaxflow import _results as results
+from jaxflow._disk import results
 from jaxflow._text_table import text_table
 from jaxflow.commands.compare.report import score_name
 from jaxflow.commands.sweep.cells import CELL, RUN, mean, number_of, sharpness, unit

@@ -8,7 +8,7 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._models import Trainable
+from jaxflow._losses.models import Trainable
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import Loss, Operator, operator
 from jaxflow.curvature.spectrum.density import check_arguments, check_key, quadrature

@@ -19,8 +19,8 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._completion import open_model
 from jaxflow._half import widen
+from jaxflow._losses.completion import open_model
 from jaxflow._norms import norm
 from jaxflow.curvature.spectrum.powers import power_iteration
 from jaxflow.dynamics.base import add

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow import _check
-from jaxflow._completion import complete
-from jaxflow._models import Rest, split_model
+from jaxflow._losses.completion import complete
+from jaxflow._losses.models import Rest, split_model
 from jaxflow.objective import Objective
 from jaxflow.optim import learning_rate_of
 from jaxflow.recording import complete_record

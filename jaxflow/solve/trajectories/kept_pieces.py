@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
-from jaxflow import _results
-from jaxflow._tree_files import read_header, read_tree, write_tree
+from jaxflow._disk import results
+from jaxflow._disk.tree_files import read_header, read_tree, write_tree
 from jaxflow.solve.trajectories.trajectory import Trajectory
 
 STATE, FACTS = "state.npz", "run.json"
@@ -23,15 +23,15 @@ class KeptPieces:
 
     def __init__(self, folder: Any, facts: dict[str, Any]):
         self.folder = Path(folder)
-        _results.check_folder(self.folder, STATE, FACTS, argument="checkpoint")
-        facts = json.loads(json.dumps({**facts, "versions": _results.versions()}))
+        results.check_folder(self.folder, STATE, FACTS, argument="checkpoint")
+        facts = json.loads(json.dumps({**facts, "versions": results.versions()}))
         path = self.folder / FACTS
         if not path.exists():
             if (self.folder / STATE).exists():
                 raise ValueError(
                     f"checkpoint {self.folder} holds a state without the description of its run, {FACTS}."
                 )
-            _results.write_json(path, facts)
+            results.write_json(path, facts)
             return
         try:
             before = json.loads(path.read_text())

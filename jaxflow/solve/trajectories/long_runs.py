@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxflow import _fingerprint
+from jaxflow._disk import fingerprint
 from jaxflow._progress import Bar
 from jaxflow.solve.trajectories.kept_pieces import KeptPieces, host
 from jaxflow.solve.trajectories.pieces import join_pieces, run_pieces
@@ -79,7 +79,7 @@ def plain(thing: Any) -> str:
 
 def hash_of(arrays: PyTree) -> dict[str, str]:
     """What tells arrays from others."""
-    return {"hash": _fingerprint.hash_arrays(arrays)}
+    return {"hash": fingerprint.hash_arrays(arrays)}
 
 
 def hash_of_program(function: Callable, *arguments: Any) -> dict[str, str] | None:
@@ -88,8 +88,8 @@ def hash_of_program(function: Callable, *arguments: Any) -> dict[str, str] | Non
         closed = jax.make_jaxpr(function)(*arguments)
     except Exception:
         return None
-    parts = (_fingerprint.hash_program(closed), _fingerprint.hash_constants(closed))
-    return {"hash": _fingerprint.hash_bytes(*(part.encode() for part in parts))}
+    parts = (fingerprint.hash_program(closed), fingerprint.hash_constants(closed))
+    return {"hash": fingerprint.hash_bytes(*(part.encode() for part in parts))}
 
 
 def shapes_of(params: PyTree) -> dict[str, str]:

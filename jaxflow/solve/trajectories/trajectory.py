@@ -10,8 +10,8 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxflow._compiled import combine, partition
-from jaxflow._models import Rest, join_model
-from jaxflow._tree_files import read_header, read_tree, write_tree
+from jaxflow._disk.tree_files import read_header, read_tree, write_tree
+from jaxflow._losses.models import Rest, join_model
 from jaxflow.solve.trajectories.tables import dataset_of, frame_of
 
 if TYPE_CHECKING:

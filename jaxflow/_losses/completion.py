@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jaxflow._models import Completed, Rest, Trainable, join_model, split_model
+from jaxflow._losses.models import Completed, Rest, Trainable, join_model, split_model
 from jaxflow._traceable import Bound
 from jaxflow.games import VectorField
 from jaxflow.objective import Objective

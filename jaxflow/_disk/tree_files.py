@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow import _results
+from jaxflow._disk import results
 
 PyTree = Any
 FORMAT = 1
@@ -30,11 +30,11 @@ def write_tree(path: Path, tree: PyTree, **notes: Any) -> None:
         if numbers is not None:
             arrays[str(len(leaves))] = numbers
             leaves.append({"path": _path(where), "kind": kind, "shape": list(np.shape(leaf))})
-    header = {"format": FORMAT, "versions": _results.versions(), "leaves": leaves, **notes}
+    header = {"format": FORMAT, "versions": results.versions(), "leaves": leaves, **notes}
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(header).encode(), np.uint8)
     np.savez(buffer, allow_pickle=False, header=text, **arrays)
-    _results.write(path, buffer.getvalue())
+    results.write(path, buffer.getvalue())
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxflow._meshes import automatic, layout_of, within_explicit_axes
+from jaxflow._devices.meshes import automatic, layout_of, within_explicit_axes
 
 PyTree = Any
 WORDS = {8: jnp.uint64, 4: jnp.uint32}  # by their bytes; others travel as bytes, as few devices add 16 bits

@@ -1,0 +1,1 @@
+"""Arrays on several devices, and the memory there is."""

@@ -1,0 +1,1 @@
+"""Losses as people have them: of whole models, with random numbers, with companions in a batch."""
