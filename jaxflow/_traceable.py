@@ -140,14 +140,19 @@ def _canonicalise(leaf: Any) -> Any:
     return float(leaf) if isinstance(leaf, (int, float, np.number)) else leaf
 
 
+def function_of(constructor: Callable) -> Any:
+    """The function that a constructor calls: what a `functools.partial`, such as `optax.nadam`, completes."""
+    return function_of(constructor.func) if isinstance(constructor, functools.partial) else constructor
+
+
 @functools.cache
 def _traceable(function: Callable, structural: tuple[str, ...]) -> Callable:
-    signature = inspect.signature(function)
+    signature, called = inspect.signature(function), function_of(function).__name__
     for name in structural:
         if name not in signature.parameters:
-            raise ValueError(f"structural names {name!r}, which is not an argument of {function.__name__}.")
+            raise ValueError(f"structural names {name!r}, which is not an argument of {called}.")
 
-    @functools.wraps(function)
+    @functools.wraps(function_of(function))
     def construct(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -155,7 +160,7 @@ def _traceable(function: Callable, structural: tuple[str, ...]) -> Callable:
         cls = next((cls for accepts, cls in Bound.kinds if accepts(result)), None)
         if cls is None:
             raise TypeError(
-                f"{function.__name__} must return an optax transformation, a schedule, a dynamics "
+                f"{called} must return an optax transformation, a schedule, a dynamics "
                 f"or an estimator, got {result!r}."
             )
         fixed = tuple((name, bound.arguments.pop(name)) for name in structural)
@@ -177,7 +182,8 @@ STRUCTURAL = {
 
 def _structural_names(function: Callable) -> tuple[str, ...]:
     """The arguments a constructor declares structural: those annotated `int`, and seeds."""
-    known = STRUCTURAL.get(f"{function.__module__}.{function.__name__}", ())
+    called = function_of(function)
+    known = STRUCTURAL.get(f"{called.__module__}.{called.__name__}", ())
     parameters = inspect.signature(function).parameters.values()
     found = (p.name for p in parameters if p.annotation in (int, "int") or p.name == "seed")
     return tuple(dict.fromkeys((*known, *found)))  # older versions of optax annotate what newer do not

@@ -13,6 +13,8 @@ from pathlib import Path
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    # Programs this small take longer to make in parts, and the other core has tests of its own.
+    + " --xla_cpu_parallel_codegen_split_count=1"
     # Later versions refuse this one.
     + " --xla_cpu_use_fusion_emitters=false" * (tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)),
 )

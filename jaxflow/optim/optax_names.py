@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow import _check
+from jaxflow._traceable import function_of
 from jaxflow.optim import adaptive, descent, gradients, squared_gradients
 from jaxflow.optim.optimizer import Optimizer
 from jaxflow.optim.table import Without
@@ -133,7 +134,9 @@ def as_ours(optimizer: Any) -> Any:
     >>> as_ours(jf.optim.traceable(optax.sgd)(0.1, momentum=0.9))
     momentum(learning_rate=0.1, beta=0.9, ema=False, debias=False)
     """
-    translate = TRANSLATIONS.get(optimizer.constructor.body) if isinstance(optimizer, Optimizer) else None
+    if not isinstance(optimizer, Optimizer):
+        return optimizer
+    translate = TRANSLATIONS.get(function_of(optimizer.constructor.body))  # optax.nadam is a partial of optax.adam
     return optimizer if translate is None else translate(**optimizer.hyperparameters)
 
 
