@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxflow._losses.completion import complete_arguments
@@ -76,7 +78,40 @@ def complete_record(record: Any, rest: Rest) -> Any:
         return None
     if isinstance(record, Recording) and "objective" in record.hyperparameters:
         return complete_arguments(record, rest)
-    return _recorder_of_model(record, rest) if isinstance(record, WITH_MEMORY) else Completed(record, rest)
+    if isinstance(record, WITH_MEMORY):
+        return _recorder_of_model(record, rest)
+    return Completed(_ArraysAlone(record), rest)
+
+
+@jax.tree_util.register_pytree_node_class
+class _ArraysAlone:
+    """A record of whole models with `None` in the place of what has no values over time: functions, strings, keys."""
+
+    def __init__(self, record: Any):
+        self.record = record
+
+    def __call__(self, model: PyTree) -> PyTree:
+        kept = lambda leaf: _is_array(leaf) and not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+        return jax.tree.map(lambda leaf: leaf if kept(leaf) else None, self.record(model))
+
+    def tree_flatten(self):
+        return (self.record,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex))
+
+
+def _as_arrays(value: PyTree) -> PyTree:
+    """What a record returned, as arrays."""
+    for leaf in jax.tree.leaves(value):
+        if not _is_array(leaf):
+            raise TypeError(f"record must return a pytree of numbers and arrays, got {leaf!r} in it.")
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf), value)
 
 
 class _Plain(NamedTuple):
@@ -88,7 +123,7 @@ class _Plain(NamedTuple):
         return ()
 
     def look(self, memory: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-        return self.record(params), memory
+        return _as_arrays(self.record(params)), memory
 
 
 def as_recorder(record: Any) -> Any:
@@ -100,7 +135,7 @@ def keeper(record: Any, params_of: Callable[[PyTree], PyTree]) -> Callable[[PyTr
     """What to save of a state: the record or, for a recorder, all that `replay_records` will show to it later."""
     if isinstance(record, WITH_MEMORY):
         return lambda state: (params_of(state), state)
-    return lambda state: record(params_of(state))
+    return lambda state: _as_arrays(record(params_of(state)))
 
 
 def replay_records(record: Any, values: PyTree) -> PyTree:

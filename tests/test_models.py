@@ -115,6 +115,23 @@ def test_records_see_the_whole_model():
 
     flow = jf.integrate(jf.dynamics.gradient_flow(OBJECTIVE), MODEL, TIMES, record=count(0.0))
     np.testing.assert_array_equal(flow.values, [9, 11, 13])
+    both = jf.integrate(jf.dynamics.gradient_flow(OBJECTIVE), MODEL, TIMES, record=lambda model: (model, 1.5))
+    same(
+        both.values[0]["first"],
+        jf.integrate(jf.dynamics.gradient_flow(OBJECTIVE), MODEL, TIMES).values["first"],
+    )
+    np.testing.assert_array_equal(both.values[0]["calls"], [7, 7, 7])
+    np.testing.assert_array_equal(both.values[1], [1.5, 1.5, 1.5])
+    assert both.values[0]["activation"] is None
+
+
+def test_the_sharpness_along_a_path_of_models():
+    path = jf.iterate(GD, OBJECTIVE, MODEL, steps=2)
+    along = jf.curvature.sharpness_along(OBJECTIVE, path.values, model=path.params)
+    plain = jf.curvature.sharpness_along(PLAIN_OBJECTIVE, {name: path.values[name] for name in LAYERS})
+    same(along.eigenvalues, plain.eigenvalues, 1e-9)
+    with pytest.raises(ValueError, match="model must be one that the path is the trained part of"):
+        jf.curvature.sharpness_along(OBJECTIVE, {"first": jnp.ones((2, 3))}, model=path.params)
 
 
 def test_under_transformations():
@@ -328,6 +345,8 @@ def test_plain_numbers_are_trained_unless_they_are_settings(params, trained):
 
 def test_bad_input():
     run = lambda model, trainable=None: jf.iterate(GD, OBJECTIVE, model, steps=1, trainable=trainable)
+    with pytest.raises(TypeError, match="record must return a pytree of numbers and arrays, got 'a' in it"):
+        jf.iterate(GD, PLAIN_OBJECTIVE, PLAIN, steps=1, record=lambda params: {"name": "a"})
     with pytest.raises(TypeError, match=r"array to train, got \['a'\] has dtype int64; \['f'\] has"):
         run({"a": jnp.arange(3), "f": jnp.tanh})
     with pytest.raises(ValueError, match=r"one of which trainable must leave, got .* has dtype float64"):

@@ -82,6 +82,16 @@ def split_model(params: PyTree, trainable: Trainable = None) -> tuple[PyTree, Re
     return trained, Rest(*partition(rest, lambda leaf: isinstance(leaf, _ARRAYS)))
 
 
+def rest_of(model: PyTree, trained: PyTree) -> Rest:
+    """What a model holds besides its trained part, which has `None` in the place of it."""
+    absent = lambda leaf: leaf is None
+    try:
+        rest = jax.tree.map(lambda part, leaf: leaf if part is None else None, trained, model, is_leaf=absent)
+    except ValueError as error:
+        raise ValueError(f"model must be one that the path is the trained part of: {error}") from None
+    return Rest(*partition(rest, lambda leaf: isinstance(leaf, _ARRAYS)))
+
+
 def join_model(trained: PyTree, rest: Rest | None) -> PyTree:
     """The whole model again: `split_model` undone."""
     if rest is None:

@@ -136,7 +136,9 @@ def as_ours(optimizer: Any) -> Any:
     """
     if not isinstance(optimizer, Optimizer):
         return optimizer
-    translate = TRANSLATIONS.get(function_of(optimizer.constructor.body))  # optax.nadam is a partial of optax.adam
+    translate = TRANSLATIONS.get(
+        function_of(optimizer.constructor.body)
+    )  # optax.nadam is a partial of optax.adam
     return optimizer if translate is None else translate(**optimizer.hyperparameters)
 
 

@@ -8,8 +8,8 @@ import pytest
 from cases import START, loss
 
 import jaxflow as jf
-from jaxflow.curvature import preconditioner_of
 from jaxflow._traceable import function_of
+from jaxflow.curvature import preconditioner_of
 from jaxflow.optim.optax_names import TRANSLATIONS, as_ours
 from jaxflow.optim.table import Without
 

@@ -13,6 +13,8 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
+from jaxflow._losses.completion import complete
+from jaxflow._losses.models import rest_of
 from jaxflow._moved import alias_of
 from jaxflow._traceable import traceable
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
@@ -138,7 +140,12 @@ def record_sharpness(
 
 
 def sharpness_along(
-    objective: Callable[[PyTree], jax.Array], path: PyTree, k: int = 1, *, preconditioners: PyTree = None
+    objective: Callable[[PyTree], jax.Array],
+    path: PyTree,
+    k: int = 1,
+    *,
+    preconditioners: PyTree = None,
+    model: PyTree = None,
 ) -> SharpnessRecord:
     """The k largest Hessian eigenvalues along a path that was recorded, each found from the one before.
 
@@ -149,19 +156,23 @@ def sharpness_along(
     - `k`: the number of eigenvalues, at most the number of parameters (static).
     - `preconditioners`: for the eigenvalues of $P^{-1/2}HP^{-1/2}$ a positive P for each time, leaves (T, …), or (T,)
       numbers.
+    - `model`: the whole model of which `path` holds the trained part, such as `run.params`. It is needed only where
+      `run.values` have `None` in the place of what was not trained.
 
     **Returns** a `SharpnessRecord` with leaves (T, …). It is compiled when called plainly, and works under `jit` and
     `vmap`.
 
     **Raises** `TypeError` for an objective that is not a loss or a path that is not of real numbers; `ValueError`
-    for k < 1 or above the number of parameters, leaves whose numbers of times differ, or preconditioners that are
-    not positive.
+    for k < 1 or above the number of parameters, leaves whose numbers of times differ, preconditioners that are not
+    positive, or a `model` of which `path` is no part.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> print(jf.curvature.sharpness_along(lambda x: jnp.sum(x**4) / 12, jnp.array([[1.0], [2.0]])).sharpness)
     [1. 4.]
     """
     check_objective(objective)
+    if model is not None:
+        objective = complete(objective, rest_of(model, path))
     path = real_parameters(path, "path")
     lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(path)}
     if len(lengths) != 1 or lengths & {(), (0,)}:
