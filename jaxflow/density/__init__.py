@@ -1,0 +1,8 @@
+"""Laws instead of paths: how the density of a noisy run moves, where it rests, and the geometry it moves in."""
+
+from jaxflow.density.transport.distances import bures as bures
+from jaxflow.density.transport.distances import wasserstein as wasserstein
+from jaxflow.density.transport.gaussian_steps import GaussianPath as GaussianPath
+from jaxflow.density.transport.gaussian_steps import gaussian_jko as gaussian_jko
+from jaxflow.density.transport.minimising_movements import QuantilePath as QuantilePath
+from jaxflow.density.transport.minimising_movements import jko as jko
