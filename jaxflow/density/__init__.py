@@ -6,3 +6,4 @@ from jaxflow.density.transport.gaussian_steps import GaussianPath as GaussianPat
 from jaxflow.density.transport.gaussian_steps import gaussian_jko as gaussian_jko
 from jaxflow.density.transport.minimising_movements import QuantilePath as QuantilePath
 from jaxflow.density.transport.minimising_movements import jko as jko
+from jaxflow.density.transport.particles import particle_flow as particle_flow
