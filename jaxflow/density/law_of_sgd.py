@@ -14,7 +14,13 @@ from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import open_real, operator
 from jaxflow.curvature.spectrum.eigenpairs import Eigenpairs, find_pairs, top_eigenpairs
 from jaxflow.curvature.spectrum.traces import DENSE, matrix
-from jaxflow.density.ou_law import OULaw, curved_directions, effective_rank, law_of, share_left_out
+from jaxflow.density.ornstein_uhlenbeck import (
+    OULaw,
+    curved_directions,
+    effective_rank,
+    law_of,
+    share_left_out,
+)
 from jaxflow.dynamics import batch_factor, gradient_covariance, noise_scale
 from jaxflow.objective import Objective, require_data
 
