@@ -77,7 +77,7 @@ def area_rate(paths: Any, directions: PyTree = None, *, skip: int = 0) -> AreaRa
 
     >>> import jax.numpy as jnp
     >>> from jaxflow.density import area_rate
-    >>> angles = 0.1 * jnp.arange(630.0) + jnp.array([[0.0], [1.0], [2.0]])  # three chains on a circle
+    >>> angles = 0.1 * jnp.arange(630.0)[None] + jnp.array([[0.0], [1.0], [2.0]])  # three chains on a circle
     >>> print(area_rate(jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)).rate.round(2))
     [[ 0.   0.1]
      [-0.1  0. ]]

@@ -14,13 +14,7 @@ from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import open_real, operator
 from jaxflow.curvature.spectrum.eigenpairs import Eigenpairs, find_pairs, top_eigenpairs
 from jaxflow.curvature.spectrum.traces import DENSE, matrix
-from jaxflow.density.ornstein_uhlenbeck import (
-    OULaw,
-    curved_directions,
-    effective_rank,
-    law_of,
-    share_left_out,
-)
+from jaxflow.density.ornstein_uhlenbeck import OULaw, law_of
 from jaxflow.dynamics import batch_factor, gradient_covariance, noise_scale
 from jaxflow.objective import Objective, require_data
 
@@ -95,15 +89,16 @@ def ou_limit(
     _check.require_nonnegative(tolerance=tolerance)
     warn_unless_twice_differentiable(objective, params)
     if k is None and count <= DENSE:
-        law, scale = _dense(objective, params, learning_rate, factor, tolerance)
+        found = _dense(objective, params, learning_rate, factor, tolerance)
     else:
         pairs = top_eigenpairs(objective, params, min(k or LEADING, count))
-        law, scale = _in_span(objective, params, learning_rate, factor, tolerance, pairs)
-    return _at_minimum(law, scale, tolerance)
+        found = _in_span(objective, params, learning_rate, factor, tolerance, pairs)
+    return _at_minimum(found, tolerance)
 
 
-def _at_minimum(law: OULaw, scale: jax.Array, tolerance: Any) -> OULaw:
+def _at_minimum(found: tuple[OULaw, jax.Array], tolerance: Any) -> OULaw:
     """The law, refused where there is none; where that cannot be told yet its numbers become NaN."""
+    law, scale = found  # the scale is the largest |eigenvalue|
     lowest, largest, allowed = (_check.values(x) for x in (law.lowest, scale, tolerance))
     if lowest is not None and largest is not None and allowed is not None:
         if lowest < -allowed * largest:
@@ -129,22 +124,17 @@ def _dense(objective, params, learning_rate, factor, tolerance) -> tuple[OULaw, 
     hessian = matrix(operator(objective, params))
     noise = gradient_covariance(objective, params).astype(hessian.dtype)
     slope = ravel_pytree(gradient(objective)(params))[0]
-    projection, flat, lowest = curved_directions(hessian, tolerance)
-    temperature = rate * factor / 2
-    law = OULaw(
-        **law_of(hessian, noise, projection, temperature=temperature, gradient=slope),
-        hessian=hessian,
-        noise=noise,
-        directions=None,
-        temperature=temperature,
+    return law_of(
+        hessian,
+        noise,
+        slope,
+        temperature=rate * factor / 2,
         learning_rate=rate,
-        effective_rank=effective_rank(jnp.trace(noise), jnp.sum(noise**2)),
-        flat=flat,
-        left_out=share_left_out(noise, projection, jnp.trace(noise)),
-        lowest=lowest,
+        tolerance=tolerance,
+        trace=jnp.trace(noise),
+        trace_of_square=jnp.sum(noise**2),
         largest_rank=min(objective.size - 1, slope.size),
     )
-    return law, jnp.linalg.norm(hessian, 2)
 
 
 @compiled
@@ -164,19 +154,16 @@ def _in_span(
     slope = ravel_pytree(gradient(objective)(params))[0]
     flat_vectors = jax.vmap(lambda v: ravel_pytree(v)[0])(pairs.vectors)
     spread = noise_scale(objective, params, eigenpairs=min(len(noise), objective.size, slope.size))
-    projection, flat, _ = curved_directions(hessian, tolerance)
-    temperature = rate * factor / 2
-    law = OULaw(
-        **law_of(hessian, noise, projection, temperature=temperature, gradient=flat_vectors @ slope),
-        hessian=hessian,
-        noise=noise,
-        directions=pairs.vectors,
-        temperature=temperature,
+    return law_of(
+        hessian,
+        noise,
+        flat_vectors @ slope,
+        temperature=rate * factor / 2,
         learning_rate=rate,
-        effective_rank=effective_rank(spread.trace, jnp.sum(spread.eigenvalues**2)),
-        flat=flat,
-        left_out=share_left_out(noise, projection, spread.trace),
-        lowest=lowest,
+        tolerance=tolerance,
+        trace=spread.trace,
+        trace_of_square=jnp.sum(spread.eigenvalues**2),
         largest_rank=min(objective.size - 1, slope.size),
+        directions=pairs.vectors,
+        lowest=lowest,
     )
-    return law, pairs.values[0]

@@ -116,43 +116,62 @@ def _support(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(values > rounding, values, 0), vectors
 
 
-def curved_directions(hessian: jax.Array, tolerance: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The projection on what is curved, the number of flat directions, and the least eigenvalue.
+def law_of(
+    hessian,
+    noise,
+    gradient,
+    *,
+    temperature,
+    tolerance,
+    trace,
+    trace_of_square,
+    largest_rank: int,
+    learning_rate: Any = jnp.nan,
+    directions: PyTree = None,
+    lowest=None,
+) -> tuple[OULaw, jax.Array]:
+    """The law at rest of given matrices, in the curved directions, and the largest |eigenvalue| of the Hessian.
 
-    Flat is an eigenvalue within `tolerance` of 0, as a part of the largest |eigenvalue|.
+    Flat is an eigenvalue within `tolerance` of 0, as a part of the largest |eigenvalue|. `trace` and
+    `trace_of_square` are those of all of the noise, `noise` may be a part of it.
     """
     values, vectors = lax.stop_gradient(jnp.linalg.eigh(lax.stop_gradient(hessian)))
-    curved = values > tolerance * jnp.abs(values).max()
+    scale = jnp.abs(values).max()
+    curved = values > tolerance * scale
     kept = jnp.where(curved[None], vectors, 0)
-    return kept @ kept.T, jnp.sum(~curved), values[0]
+    project = lambda matrix: symmetric(kept @ (kept.T @ matrix @ kept) @ kept.T)
+    inside, bent = project(noise), project(hessian)
+    covariance = symmetric(
+        solve_lyapunov(bent, 2 * temperature * inside, (jnp.where(curved, values, 0), vectors))
+    )
+    drift = bent @ covariance
+    current = temperature * inside - drift
+    left = jnp.where(trace > 0, 1 - jnp.trace(inside) / jnp.where(trace > 0, trace, 1), 0)
+    downhill = kept.T @ gradient
+    law = OULaw(
+        covariance=covariance,
+        current=0.5 * (current - current.T),
+        hessian=hessian,
+        noise=noise,
+        directions=directions,
+        temperature=temperature,
+        learning_rate=jnp.asarray(learning_rate, hessian.dtype),
+        entropy=_entropy(covariance),
+        excess_loss=0.5 * jnp.trace(drift),
+        effective_rank=jnp.where(trace > 0, trace**2 / jnp.where(trace > 0, trace_of_square, 1), 0),
+        flat=jnp.sum(~curved),
+        left_out=jnp.maximum(left, 0),
+        lowest=values[0] if lowest is None else lowest,
+        above_minimum=0.5 * jnp.sum(downhill**2 / jnp.where(curved, values, 1)),
+        largest_rank=largest_rank,
+    )
+    return law, scale
 
 
-def law_of(hessian, noise, projection, *, temperature, gradient) -> dict[str, jax.Array]:
-    """The fields of a law that follow from its matrices, in the directions that the projection keeps."""
-    noise = symmetric(projection @ noise @ projection)
-    hessian = symmetric(projection @ hessian @ projection)
-    covariance = symmetric(solve_lyapunov(hessian, 2 * temperature * noise))
-    drift = hessian @ covariance
-    current = temperature * noise - drift
+def _entropy(covariance: jax.Array) -> jax.Array:
     variances = jnp.linalg.eigvalsh(covariance)
     seen = variances > variances.size * jnp.finfo(variances.dtype).eps * jnp.abs(variances).max()
-    logs = jnp.log(2 * jnp.pi * jnp.e * jnp.where(seen, variances, 1))
-    kept = projection @ gradient
-    # H⁻¹ in the curved directions is twice the solution for the identity.
-    newton = 2 * solve_lyapunov(hessian, projection) @ kept
-    return {
-        "covariance": covariance,
-        "current": 0.5 * (current - current.T),
-        "entropy": 0.5 * jnp.sum(jnp.where(seen, logs, 0)),
-        "excess_loss": 0.5 * jnp.trace(drift),
-        "above_minimum": 0.5 * kept @ newton,
-    }
-
-
-def share_left_out(noise, projection, total) -> jax.Array:
-    """The share of the trace `total` of the noise that the projection of its part does not hold."""
-    kept = jnp.trace(projection @ noise @ projection)
-    return jnp.where(total > 0, jnp.maximum(1 - kept / jnp.where(total > 0, total, 1), 0), 0)
+    return 0.5 * jnp.sum(jnp.where(seen, jnp.log(2 * jnp.pi * jnp.e * jnp.where(seen, variances, 1)), 0))
 
 
 def ou_law(hessian: Any, noise: Any, temperature: Any) -> OULaw:
@@ -190,26 +209,14 @@ def ou_law(hessian: Any, noise: Any, temperature: Any) -> OULaw:
 def _ou_law(hessian, noise, temperature) -> OULaw:
     dtype = jnp.result_type(hessian, noise)
     hessian, noise, temperature = (jnp.asarray(x).astype(dtype) for x in (hessian, noise, temperature))
-    tolerance = 1e-12 if dtype == jnp.float64 else 1e-6
-    projection, flat, lowest = curved_directions(hessian, tolerance)
-    found = law_of(
-        hessian, noise, projection, temperature=temperature, gradient=jnp.zeros(len(hessian), dtype)
-    )
-    return OULaw(
-        **found,
-        hessian=hessian,
-        noise=noise,
-        directions=None,
+    law, _ = law_of(
+        hessian,
+        noise,
+        jnp.zeros(len(hessian), dtype),
         temperature=temperature,
-        learning_rate=jnp.full((), jnp.nan, dtype),
-        effective_rank=effective_rank(jnp.trace(noise), jnp.sum(noise**2)),
-        flat=flat,
-        left_out=share_left_out(noise, projection, jnp.trace(noise)),
-        lowest=lowest,
+        tolerance=1e-12 if dtype == jnp.float64 else 1e-6,
+        trace=jnp.trace(noise),
+        trace_of_square=jnp.sum(noise**2),
         largest_rank=len(hessian),
     )
-
-
-def effective_rank(trace, trace_of_square) -> jax.Array:
-    """(tr D)²/tr D², 0 where there is no noise."""
-    return jnp.where(trace > 0, trace**2 / jnp.where(trace > 0, trace_of_square, 1), 0)
+    return law

@@ -31,13 +31,13 @@ def _root_jvp(primals, tangents):
     return root, solve_lyapunov(root, symmetric(tangents[0]))
 
 
-def solve_lyapunov(a: jax.Array, c: jax.Array) -> jax.Array:
+def solve_lyapunov(a: jax.Array, c: jax.Array, pairs: tuple | None = None) -> jax.Array:
     r"""The X with $A X + X A = C$, for A symmetric and positive semidefinite.
 
     Where two eigenvalues of A add to 0, up to rounding, that entry of X is 0 in their basis: the equation says
-    nothing there, or has no solution.
+    nothing there, or has no solution. `pairs` are the eigenvalues and eigenvectors of A, where they are known.
     """
-    values, vectors = lax.stop_gradient(jnp.linalg.eigh(lax.stop_gradient(a)))
+    values, vectors = lax.stop_gradient(pairs or jnp.linalg.eigh(lax.stop_gradient(a)))
     sums = values[:, None] + values[None]
     rounding = values.size * jnp.finfo(values.dtype).eps * jnp.abs(values).max(initial=0)
     inverse = jnp.where(sums > rounding, 1 / jnp.where(sums > rounding, sums, 1), 0)

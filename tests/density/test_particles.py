@@ -61,7 +61,7 @@ def test_the_error_of_the_bandwidth_falls_as_its_square(runs):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_two_dimensions_by_the_rule_beside_langevin(seed):
+def test_two_dimensions_by_the_rule_and_langevin(seed):
     """Silverman's b = s n^{-1/6} in two dimensions: stationary variance T/h − b², b² = s̄² n^{-1/3}.
 
     The law with many particles is a pair of equations; 500 particles are within 12 % of it. Langevin's paths have

@@ -179,8 +179,8 @@ def _newton(value, slope, curvature, start, tolerance) -> tuple[jax.Array, jax.A
 
     def advance(now: _Search) -> _Search:
         gradient = slope(now.x)
-        diagonal, beside = curvature(now.x)
-        move = -_solve_tridiagonal(diagonal, beside, gradient)
+        diagonal, off = curvature(now.x)
+        move = -_solve_tridiagonal(diagonal, off, gradient)
         # No further than nine tenths of the way to where two quantiles meet.
         gaps, closing = jnp.diff(now.x), -jnp.diff(move)
         allowed = jnp.where(closing > 0, 0.9 * gaps / jnp.where(closing > 0, closing, 1), 1).min(initial=1)
@@ -201,10 +201,10 @@ def _newton(value, slope, curvature, start, tolerance) -> tuple[jax.Array, jax.A
     return last.x, last.error
 
 
-def _solve_tridiagonal(diagonal, beside, right) -> jax.Array:
-    """Solve a symmetric tridiagonal system: `diagonal` and `beside` without its neighbours, whose rows add to 0."""
+def _solve_tridiagonal(diagonal, off, right) -> jax.Array:
+    """Solve a symmetric tridiagonal system: `off` next to the diagonal, which is `diagonal` less its neighbours."""
     zero = jnp.zeros(1, diagonal.dtype)
-    lower, upper = jnp.concatenate([zero, beside]), jnp.concatenate([beside, zero])
+    lower, upper = jnp.concatenate([zero, off]), jnp.concatenate([off, zero])
     return lax.linalg.tridiagonal_solve(lower, diagonal - lower - upper, upper, right[:, None])[:, 0]
 
 
