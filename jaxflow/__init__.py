@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from jaxflow import _moved
 from jaxflow import comparison as comparison
 from jaxflow import curvature as curvature
+from jaxflow import density as density
 from jaxflow import dynamics as dynamics
 from jaxflow import optim as optim
 from jaxflow import plot as plot

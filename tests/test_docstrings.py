@@ -11,7 +11,18 @@ import pytest
 
 import jaxflow as jf
 
-PACKAGES = ("optim", "problems", "curvature", "dynamics", "solve", "comparison", "sweeps", "plot", "games")
+PACKAGES = (
+    "optim",
+    "problems",
+    "curvature",
+    "dynamics",
+    "solve",
+    "comparison",
+    "density",
+    "sweeps",
+    "plot",
+    "games",
+)
 
 
 def public() -> dict[str, object]:

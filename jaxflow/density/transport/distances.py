@@ -12,7 +12,7 @@ from jax import lax
 from jaxflow import _check
 from jaxflow._compiled import compiled
 from jaxflow._norms import root
-from jaxflow.density.symmetric_matrices import as_covariance, as_floats, root_of
+from jaxflow.density.near_minimum.symmetric_matrices import as_covariance, as_floats, root_of
 
 SLIVER = 8  # rounding errors: levels that are closer than this are one
 

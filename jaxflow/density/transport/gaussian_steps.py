@@ -9,7 +9,13 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow.density.symmetric_matrices import as_covariance, as_floats, as_square, root_of, symmetric
+from jaxflow.density.near_minimum.symmetric_matrices import (
+    as_covariance,
+    as_floats,
+    as_square,
+    root_of,
+    symmetric,
+)
 
 
 class GaussianPath(NamedTuple):

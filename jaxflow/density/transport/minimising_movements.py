@@ -14,7 +14,7 @@ from jax import lax
 from jaxflow import _check
 from jaxflow._compiled import compiled
 from jaxflow._norms import root
-from jaxflow.density.symmetric_matrices import as_floats
+from jaxflow.density.near_minimum.symmetric_matrices import as_floats
 from jaxflow.density.transport.gaussian_steps import check_steps
 
 HALVINGS, NEWTON = 60, 200  # at most: of one step of Newton's method, and steps of it

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxflow import _check
 from jaxflow._compiled import Static, combine, partition
 from jaxflow.curvature.products import real_parameters
-from jaxflow.density.symmetric_matrices import as_covariance, as_floats, root_of
+from jaxflow.density.near_minimum.symmetric_matrices import as_covariance, as_floats, root_of
 from jaxflow.dynamics import batch_factor
 from jaxflow.dynamics.noise import full
 from jaxflow.objective import Objective, require_data

@@ -14,7 +14,7 @@ from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import open_real, operator
 from jaxflow.curvature.spectrum.eigenpairs import Eigenpairs, find_pairs, top_eigenpairs
 from jaxflow.curvature.spectrum.traces import DENSE, matrix
-from jaxflow.density.ornstein_uhlenbeck import OULaw, law_of
+from jaxflow.density.near_minimum.ornstein_uhlenbeck import OULaw, law_of
 from jaxflow.dynamics import batch_factor, gradient_covariance, noise_scale
 from jaxflow.objective import Objective, require_data
 

@@ -11,7 +11,12 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow.density.symmetric_matrices import as_covariance, as_square, solve_lyapunov, symmetric
+from jaxflow.density.near_minimum.symmetric_matrices import (
+    as_covariance,
+    as_square,
+    solve_lyapunov,
+    symmetric,
+)
 
 PyTree = Any
 

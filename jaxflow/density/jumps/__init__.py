@@ -1,0 +1,1 @@
+"""A diffusion on a grid as a chain that jumps between cells."""

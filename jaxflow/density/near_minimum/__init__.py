@@ -1,0 +1,1 @@
+"""The law of SGD at a minimum, without a grid: a Gaussian, and the area that it sweeps."""

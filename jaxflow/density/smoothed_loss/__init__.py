@@ -1,0 +1,1 @@
+"""The loss that SGD sees through the noise of a step."""
