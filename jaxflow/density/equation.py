@@ -56,7 +56,7 @@ def fokker_planck(
     anisotropic for the grid, or another wall or method.
 
     Under `jit` and `vmap` the noise is not known when the stencil is chosen: there its matrix, in units of cells,
-    must be one of ratio up to about 10, or the density is NaN.
+    must have eigenvalues that differ by a factor up to 14, or the density is NaN.
 
     Source: Scharfetter & Gummel (1969); Chang & Cooper (1970); Bonnans & Zidani (2003).
 
@@ -165,7 +165,8 @@ def _check_chain(dynamics, grid: Grid, params, offsets, walls) -> None:
             f"dynamics must have a finite drift and noise on the grid, which it has not at {bad.sum()} of {bad.size} "
             f"cells, the first around {place.tolist()}."
         )
-    if not np.asarray(found.leaving).any():
+    if not found.has_noise:
         raise ValueError(
-            f"dynamics must have noise or drift on the grid to move a density, got {dynamics!r} with neither."
+            f"dynamics must have noise on the grid, got {dynamics!r} with none (temperature 0): integrate a gradient "
+            "flow instead."
         )

@@ -132,7 +132,7 @@ class Grid:
         density = jnp.asarray(density)
         if density.shape != self.shape:
             raise ValueError(f"density must have the shape of the grid, {self.shape}, got {density.shape}.")
-        return density.astype(jnp.result_type(density, jnp.float32))
+        return density.astype(self.low.dtype)
 
     def __repr__(self):
         ends = ", ".join(f"{name}={_show(getattr(self, name))}" for name in ("low", "high"))

@@ -23,8 +23,8 @@ from jaxflow.density.jumps.coefficients import Coefficients
 from jaxflow.density.jumps.selling import decompose
 
 NODES, WEIGHTS = (array.tolist() for array in np.polynomial.legendre.leggauss(6))
-# What a base turns to where the noise is not known yet: matrices whose condition is below about 10.
-AROUND = ((1, 0), (0, 1), (1, 1), (1, -1))
+# The vectors where the noise is not known yet. They do for matrices whose eigenvalues differ by a factor up to 14.
+AROUND = ((0, 1), (1, 0), (1, 1), (1, -1), (1, 2), (2, 1), (1, -2), (2, -1))
 
 Offset = tuple[int, ...]
 
@@ -66,6 +66,15 @@ class Chain:
             for k, offset in enumerate(self.offsets)
         ]
         return self.forward * density[None] - jnp.stack(back)
+
+    @property
+    def has_noise(self) -> jax.Array:
+        """Whether something may jump along an edge in both directions; a drift alone jumps in one."""
+        back = [
+            shift(rate, tuple(-e for e in offset))
+            for rate, offset in zip(self.backward, self.offsets, strict=True)
+        ]
+        return jnp.any((self.forward > 0) & (jnp.stack(back) > 0))
 
     def band(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Below, on and above the diagonal of the matrix of `apply`, in one coordinate."""

@@ -42,7 +42,7 @@ def _step(band: tuple, density: jax.Array, dt: jax.Array, poles) -> jax.Array:
     total = jnp.zeros_like(density)
     for pole, residue in poles:
         real = abs(pole.imag) < 1e-12
-        kind = density.dtype if real else (1j * density).dtype
+        kind = density.dtype if real else jnp.dtype(f"complex{16 * density.dtype.itemsize}")
         z, c = (pole.real, residue.real) if real else (pole, 2 * residue)
         solved = lax.linalg.tridiagonal_solve(
             (dt * below).astype(kind),

@@ -21,7 +21,8 @@ def uniformize(chain: Chain, density: jax.Array, dt: Any) -> jax.Array:
     most = 400.0 if dtype == jnp.float64 else 50.0  # jumps in a part: e⁻ᵐᵒˢᵗ must not vanish
     fastest = jnp.max(chain.leaving)
     jumps = fastest * jnp.asarray(dt, dtype)
-    parts = jnp.ceil(jumps / most).astype(jnp.int32)
+    # Rates that are not numbers make a density that is none.
+    parts = jnp.where(jnp.isfinite(jumps), jnp.ceil(jumps / most), 1)
     each = jumps / jnp.maximum(parts, 1)
     scale = jnp.where(fastest > 0, 1 / jnp.where(fastest > 0, fastest, 1), 0)
     tiny = jnp.finfo(dtype).eps / 8
@@ -43,7 +44,7 @@ def uniformize(chain: Chain, density: jax.Array, dt: Any) -> jax.Array:
         _, _, total, _, summed = lax.while_loop(going, jump, begun)
         return total / summed
 
-    return lax.fori_loop(0, parts, part, density)
+    return lax.fori_loop(0, parts.astype(jnp.int32), part, density)
 
 
 def number_of_products(chain: Chain, dt: Any) -> jax.Array:

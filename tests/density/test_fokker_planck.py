@@ -1,0 +1,412 @@
+"""Densities that `integrate` moves: closed forms, an independent exponential, the order in the size of a cell."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.sparse.linalg
+
+import jaxflow as jf
+from jaxflow._compiled import programs
+from jaxflow.density.stepping.implicit import radau
+from jaxflow.density.stepping.uniformization import uniformize
+
+D = jf.density
+WELL = lambda x: (x * x - 1) ** 2
+GRID = D.Grid(-2.2, 2.2, 400)
+START = D.gaussian(GRID, -1.0, 0.05)
+H = jnp.diag(jnp.array([1.0, 3.0]))
+NOISE = jnp.array([[1.0, 0.8], [0.8, 1.2]])
+AT_REST = np.array([[0.5, 0.2], [0.2, 0.2]])  # of H and NOISE at temperature .5
+
+
+@jf.dynamics.traceable
+def linear(hessian, noise):
+    """dx = −Hx dt + σ dW with ½σσᵀ = `noise`."""
+    root = jnp.linalg.cholesky(2 * noise)
+    return jf.dynamics.Field(
+        drift=lambda t, x: -hessian @ x,
+        diffusion=lambda t, x, xi: root @ xi,
+        brownian=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+        additive=True,
+    )
+
+
+@jf.dynamics.traceable
+def multiplicative(temperature):
+    """dx = −x dt + √(2T(1 + x²)) dW."""
+    return jf.dynamics.Field(
+        drift=lambda t, x: -x,
+        diffusion=lambda t, x, xi: jnp.sqrt(2 * temperature * (1 + x * x)) * xi,
+        brownian=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+    )
+
+
+def test_the_double_well_against_a_converged_reference():
+    """Reference: the same equation on 25,600 cells, whose error is 4,096 times smaller."""
+    equation = D.fokker_planck(jf.dynamics.langevin(WELL, 0.15), GRID)
+    path = jf.integrate(equation, START, [0.0, 1.0])
+    p, x = np.asarray(path.params), np.asarray(GRID.centers(0))
+    assert abs(GRID.mass(p) - 1) < 1e-12
+    assert p.min() >= 0
+    h = float(GRID.volume)
+    # MATH section 10, from a converged solution by another scheme.
+    np.testing.assert_allclose((p * x).sum() * h, -0.9639186, atol=1e-6)
+    np.testing.assert_allclose((p * x * x).sum() * h, 0.9556016, atol=1e-6)
+    np.testing.assert_allclose(p[x > 0].sum() * h, 0.00126667, atol=5e-7)
+    assert path.observed.at_walls[-1] < 1e-12
+
+
+def matrix_of(chain):
+    columns = jax.vmap(lambda e: chain.apply(e.reshape(chain.grid.shape)).ravel())(
+        jnp.eye(chain.leaving.size)
+    )
+    return np.asarray(columns).T
+
+
+@pytest.mark.parametrize("start", ["normal", "spike"])
+def test_both_ways_of_stepping_against_scipys_exponential(start):
+    chain = D.chain(D.fokker_planck(jf.dynamics.langevin(WELL, 0.15), D.Grid(-2.2, 2.2, 150)))
+    grid = chain.grid
+    p = D.gaussian(grid, -1.0, 0.05) if start == "normal" else jnp.zeros(150).at[40].set(1 / grid.volume)
+    exact = scipy.sparse.linalg.expm_multiply(scipy.sparse.csr_matrix(matrix_of(chain)), np.asarray(p))
+    by_terms = uniformize(chain, p, 1.0)
+    assert by_terms.min() >= 0
+    assert D.l1_distance(by_terms, exact, grid) < 1e-12
+    for tolerance, error in ((1e-4, 1e-6), (1e-6, 1e-8)):
+        by_steps = radau(chain, p, 1.0, tolerance)
+        assert by_steps.min() >= 0
+        assert abs(grid.mass(by_steps) - 1) < 1e-12
+        assert D.l1_distance(by_steps, exact, grid) < error
+    np.testing.assert_array_equal(radau(chain, p, 0.0), p)
+    np.testing.assert_array_equal(uniformize(chain, p, 0.0), p)
+
+
+@pytest.mark.parametrize("cells", [7, 31, 400])
+def test_gibbs_is_exact_for_isotropic_noise(cells):
+    grid = D.Grid(-2.0, 2.5, cells)
+    chain = D.chain(D.fokker_planck(jf.dynamics.langevin(WELL, 0.15), grid))
+    gibbs = jnp.exp(-WELL(grid.centers(0)) / 0.15)
+    assert jnp.abs(chain.apply(gibbs)).max() <= 1e-13 * (chain.leaving * gibbs).max()
+    np.testing.assert_allclose(D.stationary(chain), gibbs / grid.mass(gibbs), rtol=1e-11)
+
+
+def test_gibbs_is_exact_in_two_coordinates():
+    loss = lambda x: (x[0] ** 2 - 1) ** 2 + 0.5 * (x[1] - x[0] ** 2) ** 2
+    grid = D.Grid((-2.0, -2.0), (2.0, 3.0), (20, 25))
+    chain = D.chain(D.fokker_planck(jf.dynamics.langevin(loss, 0.2), grid))
+    assert chain.offsets == ((0, 1), (1, 0))
+    gibbs = jnp.exp(-jax.vmap(jax.vmap(loss))(grid.points) / 0.2)
+    assert jnp.abs(chain.apply(gibbs)).max() <= 1e-13 * (chain.leaving * gibbs).max()
+    np.testing.assert_allclose(D.stationary(chain), gibbs / grid.mass(gibbs), rtol=1e-9, atol=1e-14)
+    assert D.entropy_production(D.stationary(chain), chain) < 1e-12
+
+
+def orders(errors):
+    return np.diff(-np.log2(np.abs(errors)))
+
+
+def test_noise_that_depends_on_the_place():
+    """p ∝ (1 + x²)^{−(1 + 1/2T)}; m' = −m, (x²)' = −(2 − 2T)x² + 2T."""
+    T, means, squares = 0.1, [], []
+    for cells in (100, 200, 400):
+        grid = D.Grid(-8.0, 8.0, cells)
+        equation = D.fokker_planck(multiplicative(T), grid)
+        chain = D.chain(equation)
+        law = (1 + grid.centers(0) ** 2) ** -(1 + 1 / (2 * T))
+        assert D.l1_distance(D.stationary(chain), law / grid.mass(law), grid) < 1e-12
+        p = jf.integrate(equation, D.gaussian(grid, 1.0, 0.1), [0.0, 0.7]).params
+        means.append(grid.mean(p)[0] - np.exp(-0.7))
+        decay = np.exp(-(2 - 2 * T) * 0.7)
+        squares.append(
+            grid.mean(p, grid.points[..., 0] ** 2) - (1.1 * decay + T / (1 - T) * (1 - decay)),
+        )
+    assert abs(grid.covariance(D.stationary(chain))[0, 0] - T / (1 - T)) < 1e-8
+    np.testing.assert_allclose(orders(means), 2, atol=0.1)
+    np.testing.assert_allclose(orders(squares), 2, atol=0.1)
+
+
+def test_anisotropic_noise_in_two_coordinates():
+    errors, production, turns = [], [], []
+    for cells in (16, 32, 64):
+        grid = D.Grid((-5.0, -3.2), (5.0, 3.2), (cells, cells))
+        chain = D.chain(D.fokker_planck(linear(H, 0.5 * NOISE), grid))
+        p = D.stationary(chain)
+        errors.append(np.abs(grid.covariance(p) - AT_REST).max())
+        production.append(float(D.entropy_production(p, chain)))
+        turns.append(float(D.circulation(p, chain)))
+    np.testing.assert_allclose(orders(errors), 2, atol=0.2)
+    assert errors[-1] < 1.5e-3  # 3.4e-4 at 128 cells
+    np.testing.assert_allclose(production[-1], 8 / 7, rtol=0.02)
+    np.testing.assert_allclose(turns[-1], -2 * 0.2, rtol=0.02)  # −2W₁₂
+    exact = D.gaussian(grid, 0.0, AT_REST)
+    turn = np.array([[0, 0.2], [-0.2, 0]]) @ np.linalg.inv(AT_REST)
+    flow = np.einsum("ij,xyj->xyi", turn, grid.points) * np.asarray(exact)[..., None]
+    assert np.abs(D.current(p, chain) - flow).max() < 0.03 * np.abs(flow).max()
+    # An equation that moves, in the mean and on the way to rest.
+    start = D.gaussian(grid, jnp.array([1.0, 0.5]), 0.1)
+    path = jf.integrate(D.fokker_planck(linear(H, 0.5 * NOISE), grid), start, [0.0, 0.5])
+    decay = scipy.linalg.expm(-0.5 * np.asarray(H))
+    np.testing.assert_allclose(grid.mean(path.params), decay @ [1.0, 0.5], atol=8e-3)
+    covariance = AT_REST + decay @ (0.1 * np.eye(2) - AT_REST) @ decay
+    np.testing.assert_allclose(grid.covariance(path.params), covariance, atol=8e-3)
+    assert path.params.min() >= 0
+    assert abs(grid.mass(path.params) - 1) < 1e-12
+
+
+def test_sgd_with_its_own_noise():
+    """One weight, losses ½aᵢ(w − cᵢ)²: the moments of dw = −L' dt + √(η/B Σ(w)) dW close."""
+    a, c = jnp.array([1.0, 2.0, 0.5, 1.5]), jnp.array([-1.0, 0.3, 1.0, 0.5])
+    objective = jf.Objective(lambda w, d: 0.5 * d["a"] * (w - d["c"]) ** 2, {"a": a, "c": c})
+    rate, batch = 0.2, 2
+    slope = np.polynomial.Polynomial([float(-(a * c).mean()), float(a.mean())])
+    each = [np.polynomial.Polynomial([-float(x * y), float(x)]) - slope for x, y in zip(a, c, strict=True)]
+    spread = rate / batch * sum(g * g for g in each) / 4
+
+    def moving(t, moments):
+        raw = [1, *moments]
+        of = lambda f: sum(k * raw[i] for i, k in enumerate(f.coef))
+        x = np.polynomial.Polynomial([0, 1])
+        return [-of(slope), of(spread - 2 * x * slope)]
+
+    exact = scipy.integrate.solve_ivp(moving, (0, 0.6), [1.0, 1.05], rtol=1e-10, atol=1e-12).y[:, -1]
+    errors = []
+    for cells in (150, 300):
+        grid = D.Grid(-3.0, 3.0, cells)
+        equation = D.fokker_planck(jf.dynamics.sgd(objective, rate, batch), grid)
+        p = jf.integrate(equation, D.gaussian(grid, 1.0, 0.05), [0.0, 0.6]).params
+        errors.append([grid.mean(p)[0] - exact[0], grid.mean(p, grid.points[..., 0] ** 2) - exact[1]])
+    assert np.abs(errors[-1]).max() < 1.5e-3
+    np.testing.assert_allclose(np.log2(np.divide(*errors)), 2, atol=0.1)
+
+
+def test_phase_space_is_of_first_order():
+    """Underdamped Langevin in a quadratic: the law of place and velocity is Gibbs', up to the wind's error."""
+    errors = []
+    for cells in (16, 32):
+        grid = D.Grid((-4.0, -4.0), (4.0, 4.0), (cells, cells))
+        dynamics = jf.dynamics.underdamped_langevin(lambda x: 0.5 * jnp.sum(x**2), 0.5)
+        p = D.stationary(D.fokker_planck(dynamics, grid))
+        errors.append(np.abs(grid.covariance(p) - 0.5 * np.eye(2)).max())
+        assert p.min() >= 0
+    assert 0.7 < orders(errors)[0] < 1.3
+    # A step in time against SciPy's exponential of the same chain.
+    grid = D.Grid((-3.0, -3.0), (3.0, 3.0), (12, 12))
+    equation = D.fokker_planck(dynamics, grid)
+    start = D.gaussian(grid, jnp.array([1.0, 0.0]), 0.2)
+    moved = jf.integrate(equation, start, [0.0, 0.3]).params
+    exact = scipy.linalg.expm(0.3 * matrix_of(D.chain(equation))) @ np.asarray(start).ravel()
+    np.testing.assert_allclose(moved.ravel(), exact, atol=1e-12)
+
+
+def test_a_temperature_that_falls_with_time():
+    """dx = −x dt + √(2T(t)) dW with T = ½ − ¼t: v' = −2v + 2T."""
+    grid = D.Grid(-5.0, 5.0, 200)
+    langevin = jf.dynamics.langevin(lambda x: 0.5 * x**2, lambda t: 0.5 - 0.25 * t)
+    equation = D.fokker_planck(langevin, grid)
+    start = D.gaussian(grid, 0.0, 0.3)
+    exact = scipy.integrate.solve_ivp(lambda t, v: -2 * v + 1 - 0.5 * t, (0, 1), [0.3], rtol=1e-10).y[0, -1]
+    error = [
+        float(grid.covariance(jf.integrate(equation, start, [0.0, 1.0], substeps=n).params)[0, 0] - exact)
+        for n in (2, 4)
+    ]
+    assert abs(error[1]) < 3e-3
+    assert 3 < error[0] / error[1] < 5  # the temperature in the middle of a step is of second order
+    assert jf.integrate(equation, start, [0.0, 1.0]).state.chain is None
+
+
+def test_temperatures_in_one_program():
+    grid, start = D.Grid(-2.2, 2.2, 60), D.gaussian(D.Grid(-2.2, 2.2, 60), -1.0, 0.05)
+    move = jax.jit(
+        lambda T: jf.integrate(D.fokker_planck(jf.dynamics.langevin(WELL, T), grid), start, [0.0, 0.3]).params
+    )
+    temperatures = jnp.linspace(0.1, 0.4, 4)
+    together = jax.vmap(move)(temperatures)
+    for T, p in zip(temperatures, together, strict=True):
+        np.testing.assert_allclose(p, move(T), rtol=1e-9, atol=1e-12)
+    before = programs()
+    for T in (0.2, 0.3):
+        jf.integrate(D.fokker_planck(jf.dynamics.langevin(WELL, T), grid), start, [0.0, 0.3])
+    made = {name: count - before.get(name, 0) for name, count in programs().items()}
+    assert {name: count for name, count in made.items() if count} == {
+        "solve.one_step_map.follow": 1,
+        "density.density_dynamics.chain_of": 1,
+    }
+
+
+@pytest.mark.parametrize("T", [0.3, 0.15])
+def test_first_passage_by_quadrature(T):
+    """τ(x) = 1/T ∫ₓ⁰ e^{L(y)/T} ∫^y e^{−L(z)/T} dz dy from a reflecting wall at −2.2 to one that absorbs at 0."""
+    grid = D.Grid(-2.2, 0.0, 400)
+    equation = D.fokker_planck(jf.dynamics.langevin(WELL, T), grid, walls=("reflecting", "absorbing"))
+    x = np.linspace(-2.2, 0, 200_001)
+    inner = scipy.integrate.cumulative_trapezoid(np.exp(-WELL(x) / T), x, initial=0)
+    outer = scipy.integrate.cumulative_trapezoid(np.exp(WELL(x) / T) * inner / T, x, initial=0)
+    exact = outer[-1] - np.interp(grid.centers(0), x, outer)
+    found = D.mean_first_passage_time(equation)
+    np.testing.assert_allclose(found[200], exact[200], rtol=1e-4)
+    # The same time from the mass that is left: ∫ mass dt.
+    times = np.linspace(0, 12 * exact[200], 400)
+    start = jnp.zeros(400).at[200].set(1 / grid.volume)
+    mass = jf.integrate(equation, start, times, record=grid.mass).values
+    assert (np.diff(mass) < 0).all()
+    np.testing.assert_allclose(scipy.integrate.trapezoid(mass, times), exact[200], rtol=0.01)
+
+
+def test_relaxation_tends_to_kramers():
+    ratios = []
+    for T in (0.2, 0.1, 0.05, 0.01):
+        equation = D.fokker_planck(jf.dynamics.langevin(WELL, T), D.Grid(-2.2, 2.2, 800))
+        kramers = np.sqrt(4 * 8) / np.pi * np.exp(-1 / T)
+        ratios.append(float(D.spectral_gap(equation)) / kramers)
+    assert (np.diff(ratios) > 0).all()
+    assert abs(ratios[-1] - 1) < 0.004
+    chain = D.chain(D.fokker_planck(jf.dynamics.langevin(WELL, 0.3), D.Grid(-2.2, 2.2, 60)))
+    exact = np.sort(-np.linalg.eigvals(matrix_of(chain)).real)[1]
+    np.testing.assert_allclose(D.spectral_gap(chain), exact, rtol=1e-9)
+    grid = D.Grid((-5.0, -3.2), (5.0, 3.2), (40, 40))
+    np.testing.assert_allclose(D.spectral_gap(D.fokker_planck(linear(H, 0.5 * NOISE), grid)), 1, rtol=0.03)
+
+
+def at_rest(matrix):
+    """The law at rest, every entry to its last digits: elimination without a subtraction (Grassmann et al. 1985)."""
+    rates = matrix.T.copy()
+    for n in range(len(rates) - 1, 0, -1):
+        rates[:n, n] /= rates[n, :n].sum()
+        rates[:n, :n] += np.outer(rates[:n, n], rates[n, :n])
+    law = np.ones(len(rates))
+    for n in range(1, len(rates)):
+        law[n] = law[:n] @ rates[:n, n]
+    return law / law.sum()
+
+
+def test_free_energy_never_rises():
+    """Random equations with any drift and noise: KL to the law at rest falls at every step. (200 were tried once.)"""
+    keys = jax.random.split(jax.random.key(0), 60)
+    grid = D.Grid((-1.5, -1.5), (1.5, 1.5), (10, 10))
+
+    @jf.dynamics.traceable
+    def random_equation(linear_part, cubic, root):
+        drift = lambda t, x: linear_part @ x + cubic @ jnp.sin(2 * x) - x**3
+        diffusion = lambda t, x, xi: (1 + 0.3 * jnp.sin(x[0])) * root @ xi
+        return jf.dynamics.Field(
+            drift, diffusion=diffusion, brownian=lambda x: jax.ShapeDtypeStruct((2,), x.dtype)
+        )
+
+    def chain_and_path(key):
+        a, b, c, d = jax.random.split(key, 4)
+        spread = jax.random.normal(c, (2, 2))
+        root = jnp.linalg.cholesky(0.6 * jnp.eye(2) + spread @ spread.T)
+        dynamics = random_equation(jax.random.normal(a, (2, 2)), jax.random.normal(b, (2, 2)), root)
+        equation = D.fokker_planck(dynamics, grid)
+        start = jax.random.exponential(d, grid.shape)
+        path = jf.integrate(equation, start / grid.mass(start), jnp.linspace(0, 1, 12))
+        return path.state.chain, path.values
+
+    chains, paths = jax.jit(jax.vmap(chain_and_path))(keys)
+    fine = np.isfinite(np.asarray(paths)).all((1, 2, 3))
+    assert fine.sum() > 45  # the others have noise that needs longer jumps than are known under a vmap
+    largest = -np.inf
+    for i in np.flatnonzero(fine):
+        rest = at_rest(matrix_of(jax.tree.map(lambda leaf, i=i: leaf[i], chains))).reshape(grid.shape)
+        rest = rest / grid.mass(rest)
+        divergence = [float(D.kl(p, rest, grid)) for p in np.asarray(paths[i])[[0, 1, 2, 5, 11]]]
+        largest = max(largest, np.diff(divergence).max())
+    assert largest <= 1e-12
+
+
+def test_functionals_of_gaussians():
+    grid = D.Grid((-7.0, -7.0), (7.0, 7.0), (80, 80))
+    S = np.array([[0.8, 0.3], [0.3, 0.5]])
+    p, q = D.gaussian(grid, jnp.array([0.3, -0.2]), S), D.gaussian(grid, 0.0, 1.0)
+    np.testing.assert_allclose(
+        D.entropy(p, grid), 0.5 * np.log(np.linalg.det(2 * np.pi * np.e * S)), rtol=1e-9
+    )
+    exact = 0.5 * (np.trace(S) - 2 - np.log(np.linalg.det(S)) + 0.3**2 + 0.2**2)
+    np.testing.assert_allclose(D.kl(p, q, grid), exact, rtol=1e-9)
+    well = D.potential(q, 0.7, grid)
+    square = (grid.points**2).sum(-1)
+    np.testing.assert_allclose(well - well[40, 40], 0.35 * (square - square[40, 40]), atol=1e-9)
+    rise = D.free_energy(p, well, 0.7, grid) - D.free_energy(q, well, 0.7, grid)
+    np.testing.assert_allclose(rise, 0.7 * exact, rtol=1e-9)
+    assert D.kl(q.at[:5].set(0), p.at[:50].set(0), grid) == np.inf
+
+
+def test_histograms():
+    grid = D.Grid((0.0, 0.0), (2.0, 3.0), (2, 3))
+    points = jnp.array([[0.5, 0.5], [1.5, 2.5], [1.9, 2.9], [jnp.nan, 1.0], [5.0, 1.0]])
+    counts = D.histogram(points, grid)
+    np.testing.assert_allclose(counts, [[0.2, 0, 0], [0, 0, 0.4]])
+    shared = D.histogram(jnp.array([[1.0, 1.5]]), grid, spread=True)
+    np.testing.assert_allclose(shared, [[0, 0.5, 0], [0, 0.5, 0]])
+    sample = jax.random.normal(jax.random.key(0), (20_000,))
+    fine = D.Grid(-6.0, 6.0, 24)
+    for spread in (False, True):
+        p = D.histogram(sample, fine, spread=spread)
+        np.testing.assert_allclose(fine.mass(p), 1, rtol=1e-12)
+        np.testing.assert_allclose(fine.mean(p), [sample.mean()], atol=2e-12 if spread else 0.01)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (
+            lambda: D.Grid(0.0, 1.0, (2, 2, 2)),
+            ValueError,
+            "one or two coordinates, got .2, 2, 2.: beyond two",
+        ),
+        (lambda: D.Grid(1.0, 0.0, 4), ValueError, "high must be finite and above low"),
+        (lambda: D.Grid(0.0, 1.0, 4.5), TypeError, "shape must be an integer"),
+        (lambda: D.fokker_planck(WELL, GRID), TypeError, "dynamics must be a Dynamics"),
+        (
+            lambda: D.fokker_planck(jf.dynamics.gradient_flow(WELL), GRID),
+            ValueError,
+            "integrate a gradient flow",
+        ),
+        (lambda: D.fokker_planck(jf.dynamics.langevin(WELL, 0.0), GRID), ValueError, "temperature 0"),
+        (
+            lambda: D.fokker_planck(jf.dynamics.langevin(lambda x: jnp.sqrt(x), 0.1), D.Grid(-1.0, 1.0, 5)),
+            ValueError,
+            "finite drift and noise on the grid, which it has not at",
+        ),
+        (
+            lambda: D.fokker_planck(jf.dynamics.langevin(WELL, 0.1), GRID, walls="soft"),
+            ValueError,
+            "walls must be",
+        ),
+        (
+            lambda: D.fokker_planck(jf.dynamics.langevin(WELL, 0.1), GRID, method="cn"),
+            ValueError,
+            "method must be",
+        ),
+        (
+            lambda: D.fokker_planck(jf.dynamics.langevin(lambda x: x @ x, 0.1), GRID, params=jnp.zeros(3)),
+            ValueError,
+            "as many numbers as the grid has coordinates, 1",
+        ),
+        (
+            lambda: jf.integrate(
+                D.fokker_planck(jf.dynamics.langevin(WELL, 0.1), GRID), jnp.ones(3), [0.0, 1.0]
+            ),
+            ValueError,
+            "density must have the shape of the grid",
+        ),
+        (lambda: D.chain(jf.dynamics.langevin(WELL, 0.1)), TypeError, "what fokker_planck returned"),
+        (
+            lambda: D.stationary(D.fokker_planck(jf.dynamics.langevin(WELL, 0.1), GRID, walls="absorbing")),
+            ValueError,
+            "reflecting walls to have a law at rest",
+        ),
+        (
+            lambda: D.mean_first_passage_time(D.fokker_planck(jf.dynamics.langevin(WELL, 0.1), GRID)),
+            ValueError,
+            "a wall that absorbs",
+        ),
+        (lambda: D.gaussian(GRID, 0.0, -1.0), ValueError, "positive definite"),
+        (lambda: D.histogram(jnp.ones((3, 2)), GRID), ValueError, r"values must have shape \(n, 1\)"),
+    ],
+)
+def test_bad_input(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
