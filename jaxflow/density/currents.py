@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxflow._compiled import compiled
 from jaxflow.density.equation import as_chain
-from jaxflow.density.jumps.rates import shift
+from jaxflow.density.jumps.rates import Chain, shift
 
 
 def current(density: Any, equation: Any) -> jax.Array:
@@ -32,7 +33,11 @@ def current(density: Any, equation: Any) -> jax.Array:
     True
     """
     chain = as_chain(equation)
-    density = chain.grid.as_density(density)
+    return _current(chain.grid.as_density(density), chain)
+
+
+@compiled
+def _current(density: jax.Array, chain: Chain) -> jax.Array:
     spacing, total = chain.grid.spacing, 0.0
     for flux, offset in zip(chain.fluxes(density), chain.offsets, strict=True):
         shared = 0.5 * (flux + shift(flux, offset))
@@ -63,7 +68,11 @@ def entropy_production(density: Any, equation: Any) -> jax.Array:
     2.0
     """
     chain = as_chain(equation)
-    density = chain.grid.as_density(density)
+    return _entropy_production(chain.grid.as_density(density), chain)
+
+
+@compiled
+def _entropy_production(density: jax.Array, chain: Chain) -> jax.Array:
     tiny = jnp.finfo(density.dtype).tiny
     total = jnp.zeros((), density.dtype)
     for k, offset in enumerate(chain.offsets):
@@ -102,6 +111,11 @@ def circulation(density: Any, equation: Any) -> jax.Array:
     chain = as_chain(equation)
     if chain.grid.dimensions != 2:
         raise ValueError("equation must have two coordinates to circulate in, got one.")
+    return _circulation(chain.grid.as_density(density), chain)
+
+
+@compiled
+def _circulation(density: jax.Array, chain: Chain) -> jax.Array:
     away = chain.grid.points - chain.grid.as_points(chain.grid.mean(density))
     flow = current(density, chain)
     return jnp.sum(away[..., 0] * flow[..., 1] - away[..., 1] * flow[..., 0]) * chain.grid.volume

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._compiled import compiled
 from jaxflow.density.grid import Grid
 
 
@@ -31,7 +32,11 @@ def entropy(density: Any, grid: Grid) -> jax.Array:
     >>> print(jf.density.entropy(jf.density.gaussian(grid, 0.0, 1.0), grid).round(4))  # ½ log 2πe
     1.4189
     """
-    p = grid.as_density(density)
+    return _entropy(grid.as_density(density), grid)
+
+
+@compiled
+def _entropy(p: jax.Array, grid: Grid) -> jax.Array:
     return -jnp.sum(p * _logarithm(p)) * grid.volume
 
 
@@ -53,7 +58,11 @@ def kl(density: Any, other: Any, grid: Grid) -> jax.Array:
     >>> print(jf.density.kl(p, q, grid).round(4))
     0.5
     """
-    p, q = grid.as_density(density), grid.as_density(other)
+    return _kl(grid.as_density(density), grid.as_density(other), grid)
+
+
+@compiled
+def _kl(p: jax.Array, q: jax.Array, grid: Grid) -> jax.Array:
     terms = p * (_logarithm(p) - _logarithm(q))
     return jnp.sum(jnp.where((p > 0) & (q <= 0), jnp.inf, terms)) * grid.volume
 
@@ -81,7 +90,11 @@ def potential(stationary: Any, temperature: Any, grid: Grid) -> jax.Array:
     True
     """
     _check.require_positive(temperature=temperature)
-    p = grid.as_density(stationary)
+    return _potential(grid.as_density(stationary), temperature)
+
+
+@compiled
+def _potential(p: jax.Array, temperature: Any) -> jax.Array:
     well = jnp.where(p > 0, -temperature * _logarithm(p), jnp.inf)
     return well - jnp.min(well)
 
@@ -112,6 +125,10 @@ def free_energy(density: Any, energy: Any, temperature: Any, grid: Grid) -> jax.
     True
     """
     _check.require_nonnegative(temperature=temperature)
-    p, energy = grid.as_density(density), grid.as_density(energy)
+    return _free_energy(grid.as_density(density), grid.as_density(energy), temperature, grid)
+
+
+@compiled
+def _free_energy(p: jax.Array, energy: jax.Array, temperature: Any, grid: Grid) -> jax.Array:
     held = jnp.where(p > 0, p * jnp.where(jnp.isfinite(energy) | (p > 0), energy, 0), 0)
     return jnp.sum(held) * grid.volume - temperature * entropy(p, grid)

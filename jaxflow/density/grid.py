@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxflow import _check
+from jaxflow._compiled import compiled
 
 MOST = 2  # coordinates
 
@@ -108,15 +109,11 @@ class Grid:
 
     def mean(self, density: Any, values: Any = None) -> jax.Array:
         """The mean of an array of values at the cells, shape (*shape, …), by default of the coordinates: (d,)."""
-        density = self.as_density(density)
-        values = self.points if values is None else jnp.asarray(values)
-        weights = density * self.volume
-        return jnp.tensordot(weights, values.astype(weights.dtype), self.dimensions)
+        return _mean(self, self.as_density(density), values)
 
     def covariance(self, density: Any) -> jax.Array:
         """The covariance matrix of the coordinates under a density, (d, d)."""
-        away = self.points - self.as_points(self.mean(density))
-        return self.mean(density, away[..., :, None] * away[..., None, :])
+        return _covariance(self, self.as_density(density))
 
     def as_points(self, vector: Any) -> jax.Array:
         """A vector (d,), to be broadcast over all points, (1, …, d)."""
@@ -143,6 +140,19 @@ def _show(bound: Any) -> str:
     return (
         f"<{np.shape(bound)}>" if isinstance(bound, Tracer) or np.ndim(bound) != 1 else str(np.asarray(bound))
     )
+
+
+@compiled
+def _mean(grid: Grid, density: jax.Array, values: Any) -> jax.Array:
+    values = grid.points if values is None else jnp.asarray(values)
+    weights = density * grid.volume
+    return jnp.tensordot(weights, values.astype(weights.dtype), grid.dimensions)
+
+
+@compiled
+def _covariance(grid: Grid, density: jax.Array) -> jax.Array:
+    away = grid.points - grid.as_points(_mean(grid, density, None))
+    return _mean(grid, density, away[..., :, None] * away[..., None, :])
 
 
 def gaussian(grid: Grid, mean: Any, covariance: Any) -> jax.Array:
@@ -175,6 +185,11 @@ def gaussian(grid: Grid, mean: Any, covariance: Any) -> jax.Array:
     found = _check.values(covariance)
     if found is not None and not (np.linalg.eigvalsh(found) > 0).all():
         raise ValueError(f"covariance must be positive definite, got {found.tolist()}.")
+    return _gaussian(grid, mean, covariance)
+
+
+@compiled
+def _gaussian(grid: Grid, mean: jax.Array, covariance: jax.Array) -> jax.Array:
     away = grid.points - grid.as_points(mean)
     scaled = jnp.einsum("...i,ij,...j", away, jnp.linalg.inv(covariance), away)
     weights = jnp.exp(-0.5 * (scaled - jnp.min(scaled)))
@@ -209,6 +224,11 @@ def histogram(values: Any, grid: Grid, *, spread: bool = False) -> jax.Array:
         raise ValueError(
             f"values must have shape (n, {grid.dimensions}) for this grid, with n at least 1, got {values.shape}."
         )
+    return _histogram(values, grid, spread=bool(spread))
+
+
+@compiled(static=("spread",))
+def _histogram(values: jax.Array, grid: Grid, spread: bool) -> jax.Array:
     places = (values.astype(grid.low.dtype) - grid.low[None]) / grid.spacing[None]
     inside = (places >= 0) & (places <= jnp.asarray([grid.shape], places.dtype))
     weight = jnp.where(inside.all(1), 1 / values.shape[0], 0).astype(places.dtype)
