@@ -1,6 +1,7 @@
 """Ensembles against densities: the rate of false alarms, the power, and the verdict, with samples of known law."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -198,35 +199,36 @@ def test_records_of_any_form_have_one_order():
 
 
 def test_bad_input_is_refused():
+    compare: Any = compare_density
     law, points = gibbs(0.15), draw(0, gibbs(0.15), 20)
     good, densities = members(points), solution(law)
     with pytest.raises(TypeError, match=r"ensemble must be a Trajectory, got ndarray"):
-        compare_density(points, densities, GRID)
+        compare(points, densities, GRID)
     with pytest.raises(ValueError, match=r"ensemble must be made by jf.ensemble, .* got a single run"):
-        compare_density(densities, densities, GRID)
+        compare(densities, densities, GRID)
     with pytest.raises(ValueError, match=r"densities must be one solution, got several"):
-        compare_density(good, good, GRID)
+        compare(good, good, GRID)
     with pytest.raises(ValueError, match=r"grid must be given"):
-        compare_density(good, densities)
+        compare(good, densities)
     with pytest.raises(TypeError, match=r"grid must be a jaxflow.density.Grid, got int"):
-        compare_density(good, densities, 3)
+        compare(good, densities, 3)
     with pytest.raises(ValueError, match=r"coordinates, 2, got 1 in leaves of shape \(1,\)"):
-        compare_density(good, solution(normal(PLANE), PLANE), PLANE)
+        compare(good, solution(normal(PLANE), PLANE), PLANE)
     with pytest.raises(ValueError, match=r"densities must have values of shape \(T, 40, 60\)"):
-        compare_density(members(draw(0, normal(PLANE), 20, PLANE)), densities, PLANE)
+        compare(members(draw(0, normal(PLANE), 20, PLANE)), densities, PLANE)
     with pytest.raises(ValueError, match=r"at least 10 members for a test, got 9"):
-        compare_density(members(points[:9]), densities, GRID)
+        compare(members(points[:9]), densities, GRID)
     with pytest.raises(TypeError, match=r"real numbers, got dtype complex128"):
-        compare_density(members(points + 0j), densities, GRID)
+        compare(members(points + 0j), densities, GRID)
     with pytest.raises(ValueError, match=r"finite and at least 0, which they are not at 1 of 1 times"):
-        compare_density(good, solution(law * np.nan), GRID)
+        compare(good, solution(law * np.nan), GRID)
     for level in (0, 1, "high"):
         with pytest.raises(ValueError, match=r"level must be a number between 0 and 1"):
-            compare_density(good, densities, GRID, level=level)
+            compare(good, densities, GRID, level=level)
     with pytest.raises(ValueError, match=r"cells must be an integer at least 2, got 1"):
-        compare_density(good, densities, GRID, cells=1)
+        compare(good, densities, GRID, cells=1)
     with pytest.warns(UserWarning, match=r"Only one of ensemble and densities is on the clock"):
-        compare_density(dataclasses.replace(good, counts_steps=True), densities, GRID)
-    traced = jax.jit(lambda x: compare_density(dataclasses.replace(good, values=x), densities, GRID))
+        compare(dataclasses.replace(good, counts_steps=True), densities, GRID)
+    traced = jax.jit(lambda x: compare(dataclasses.replace(good, values=x), densities, GRID))
     with pytest.raises(ValueError, match=r"concrete, got traced values"):
         traced(good.values)
