@@ -1,7 +1,7 @@
 """Laws instead of paths: how the density of a noisy run moves, where it rests, and the geometry it moves in."""
 
-from jaxflow.density.agreement import compare_density as compare_density
-from jaxflow.density.agreement_verdict import DensityComparison as DensityComparison
+from jaxflow.density.comparing.agreement import compare_density as compare_density
+from jaxflow.density.comparing.agreement_verdict import DensityComparison as DensityComparison
 from jaxflow.density.currents import circulation as circulation
 from jaxflow.density.currents import current as current
 from jaxflow.density.currents import entropy_production as entropy_production

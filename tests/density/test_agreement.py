@@ -11,7 +11,7 @@ import scipy.stats
 
 import jaxflow as jf
 from jaxflow.density import Grid, compare_density
-from jaxflow.density.merged_cells import merge_cells
+from jaxflow.density.comparing.merged_cells import merge_cells
 
 pytestmark = pytest.mark.promotes  # integrate uses diffrax
 

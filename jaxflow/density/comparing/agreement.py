@@ -10,10 +10,10 @@ import scipy.stats
 from jax.core import Tracer
 
 from jaxflow import _check
-from jaxflow.density.agreement_verdict import DensityComparison
+from jaxflow.density.comparing.agreement_verdict import DensityComparison
+from jaxflow.density.comparing.merged_cells import LEAST, merge_cells
 from jaxflow.density.density_dynamics import DensityState
 from jaxflow.density.grid import Grid
-from jaxflow.density.merged_cells import LEAST, merge_cells
 from jaxflow.solve import Trajectory
 from jaxflow.solve.ensembles import share_clock
 

@@ -1,0 +1,1 @@
+"""An ensemble against the density of its equation."""
