@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax.core import Tracer
 
 from jaxflow import _check
@@ -195,6 +194,8 @@ def _common_times(ensemble: Trajectory, densities: Trajectory) -> tuple[list[int
 
 def _test(points: np.ndarray, masses: np.ndarray, low, high, rounding: float, cells: int) -> dict[str, Any]:
     """All that is said about one time."""
+    import scipy.stats  # here, as it is slow to import
+
     n = len(points)
     inside = (np.isfinite(points) & (points >= low) & (points <= high)).all(1)
     places = (points[inside] - low) / (high - low) * masses.shape
@@ -244,6 +245,8 @@ def _test(points: np.ndarray, masses: np.ndarray, low, high, rounding: float, ce
 
 def _likelihood_ratio(seen: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
     """G with Williams' factor, and its p-value: 1 where there is one box, which tells nothing."""
+    import scipy.stats  # here, as it is slow to import
+
     k, n = len(expected), expected.sum()
     if k < 2:
         return 0.0, 1.0
@@ -254,6 +257,8 @@ def _likelihood_ratio(seen: np.ndarray, expected: np.ndarray) -> tuple[float, fl
 
 def _surprise(counts: np.ndarray, held: np.ndarray, least: float) -> tuple[float, float]:
     """The mean −log p of the members less the entropy, and its p-value; 1 where p is constant."""
+    import scipy.stats  # here, as it is slow to import
+
     n, values = counts.sum(), -np.log(np.maximum(held, least))
     away = values - np.sum(held * values)
     variance = np.sum(held * away**2)
@@ -278,6 +283,8 @@ def _empty_cells(masses: np.ndarray, n: int) -> tuple[np.ndarray, float]:
 
 def _kolmogorov(places: np.ndarray, held: np.ndarray) -> tuple[float, float]:
     """The Kolmogorov–Smirnov distance of the members on the grid, with the density constant in each cell."""
+    import scipy.stats  # here, as it is slow to import
+
     if not len(places):
         return np.nan, np.nan
     edges = np.append(0.0, np.cumsum(held))
