@@ -4,7 +4,7 @@ A program is traced on shapes alone, so reading it costs milliseconds and needs 
 dependence means and which operations matter: for whether an optimizer's update is smooth, or a loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -97,6 +97,13 @@ class Reader:
             return self.choice(inputs[0], inputs[1:])
         number = inputs[0].number if eqn.primitive.name in SAME else None
         return Value(reduce(join_values, inputs, Value()).depends, number, is_nonnegative(eqn, inputs))
+
+
+def reads(function: Callable, argument: Any) -> bool:
+    """Whether anything in what a function computes reads a leaf of its argument."""
+    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
+    read = {id(variable) for eqn in jaxpr.eqns for variable in eqn.invars}
+    return any(id(variable) in read for variable in jaxpr.invars)
 
 
 def is_a(leaf: Any, *kinds: Any) -> bool:

@@ -6,7 +6,7 @@ from jaxflow.density.currents import circulation as circulation
 from jaxflow.density.currents import current as current
 from jaxflow.density.currents import entropy_production as entropy_production
 from jaxflow.density.density_dynamics import DensityState as DensityState
-from jaxflow.density.density_dynamics import Kept as Kept
+from jaxflow.density.density_dynamics import MassOnGrid as MassOnGrid
 from jaxflow.density.equation import chain as chain
 from jaxflow.density.equation import fokker_planck as fokker_planck
 from jaxflow.density.equilibrium import mean_first_passage_time as mean_first_passage_time

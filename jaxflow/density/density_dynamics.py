@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow._compiled import compiled
+from jaxflow._jaxprs import reads
 from jaxflow._traceable import traceable
 from jaxflow.density.grid import Grid
 from jaxflow.density.jumps.coefficients import Coefficients, coefficients_of
@@ -29,7 +30,7 @@ class DensityState(NamedTuple):
     chain: Chain | None
 
 
-class Kept(NamedTuple):
+class MassOnGrid(NamedTuple):
     """What a solved Fokker–Planck equation tells at each time, as `observed`.
 
     - `mass`: the mass on the grid, 1 but for what absorbing walls took.
@@ -67,7 +68,7 @@ def density_equation(
         init=init,
         params=lambda state: state.density,
         step=step,
-        observe=lambda state: Kept(grid.mass(state.density), grid.at_walls(state.density)),
+        observe=lambda state: MassOnGrid(grid.mass(state.density), grid.at_walls(state.density)),
     )
 
 
@@ -86,9 +87,7 @@ def move(chain: Chain, density: jax.Array, dt: Any, method: str) -> jax.Array:
 def is_steady(coefficients: Coefficients, grid: Grid) -> bool:
     """Whether the coefficients do not depend on time."""
     at = lambda t: (coefficients.drift(t, grid.low), coefficients.diffusion(t, grid.low))
-    jaxpr = jax.make_jaxpr(at)(jnp.zeros((), grid.low.dtype)).jaxpr
-    read = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
-    return all(id(variable) not in read for variable in jaxpr.invars)
+    return not reads(at, jnp.zeros((), grid.low.dtype))
 
 
 @compiled(static=("offsets", "walls"))

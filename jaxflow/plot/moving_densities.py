@@ -1,12 +1,13 @@
 """A density that moves: a picture for each time, written as an animated GIF."""
 
-import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxflow import _check
+from jaxflow._disk.results import write
 from jaxflow.density import Grid
 from jaxflow.plot.densities import FILL, frames_of
 from jaxflow.plot.style import COLOURS, axes, drawable_values, stroke, tidy
@@ -80,12 +81,10 @@ def animate_density(
     from matplotlib.animation import FuncAnimation, PillowWriter
 
     moving = FuncAnimation(ax.figure, show, frames=len(chosen), init_func=lambda: show(0))
-    part = path.with_name(f".{path.stem}.{os.getpid()}.gif")
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / path.name
         moving.save(part, writer=PillowWriter(fps=max(1, round(len(chosen) / seconds))))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        write(path, part.read_bytes())
     return ax
 
 

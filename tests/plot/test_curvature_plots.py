@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -13,14 +12,6 @@ from jaxflow.curvature.spectrum.density import SpectralDensity
 
 pytestmark = pytest.mark.promotes
 TIMES = np.arange(6) * 0.1
-
-
-@pytest.fixture
-def ax():
-    figure, ax = plt.subplots()
-    yield ax
-    figure.canvas.draw()  # a picture that cannot be rendered fails here
-    plt.close(figure)
 
 
 def density(nodes, weights, size):

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -45,14 +44,6 @@ def plane_run(law):
     return jf.Trajectory(
         jnp.arange(3.0), jnp.stack([p, p[::-1], p]), p, None, none, none, none, jnp.array(2.0)
     )
-
-
-@pytest.fixture
-def ax():
-    figure, ax = plt.subplots()
-    yield ax
-    figure.canvas.draw()  # a picture that cannot be rendered fails here
-    plt.close(figure)
 
 
 def test_curves_are_the_densities_at_five_times(run, ax):

@@ -17,14 +17,6 @@ PROBLEM = jf.problems.ravine()
 LOSS, START = PROBLEM.objective, PROBLEM.params
 
 
-@pytest.fixture
-def ax():
-    figure, ax = plt.subplots()
-    yield ax
-    figure.canvas.draw()  # a picture that cannot be rendered fails here
-    plt.close(figure)
-
-
 @pytest.fixture(scope="module")
 def runs():
     discrete = jf.iterate(jf.optim.gd(0.01), LOSS, START, steps=30)

@@ -15,14 +15,6 @@ RATES, BATCHES, SEEDS = np.geomspace(1e-3, 1.0, 7), np.array([4, 16, 64, 256]), 
 
 
 @pytest.fixture
-def ax():
-    figure, ax = plt.subplots()
-    yield ax
-    figure.canvas.draw()  # a picture that cannot be rendered fails here
-    plt.close(figure)
-
-
-@pytest.fixture
 def grid():
     """Seven rates by four batch sizes by five seeds: a corner diverged, and one cell in part."""
     rng = np.random.default_rng(0)

@@ -211,13 +211,8 @@ def _test(points: np.ndarray, masses: np.ndarray, low, high, rounding: float, ce
     hoped = np.array([expected[box].sum() for box in boxes] + [n * gone] * own)
     g, p = _likelihood_ratio(seen, hoped)
     # What is beyond a wall that reflects is not known; it is taken to be as much as touches the wall.
-    beyond = (
-        0.0
-        if own
-        else gone
-        if gone > rounding
-        else masses.sum() - masses[(slice(1, -1),) * masses.ndim].sum()
-    )
+    touching = masses.sum() - masses[(slice(1, -1),) * masses.ndim].sum()
+    beyond = 0.0 if own else (gone if gone > rounding else touching)
     empty, chance = _empty_cells(masses, n)
     strays = int(counts[empty].sum()) + (0 if own else lost)
     p_stray = float(scipy.stats.binom.sf(strays - 1, n, min(beyond + chance, 1.0)))

@@ -45,8 +45,3 @@ def uniformize(chain: Chain, density: jax.Array, dt: Any) -> jax.Array:
         return total / summed
 
     return lax.fori_loop(0, parts.astype(jnp.int32), part, density)
-
-
-def number_of_products(chain: Chain, dt: Any) -> jax.Array:
-    """About how many products a step costs."""
-    return jnp.max(chain.leaving) * dt

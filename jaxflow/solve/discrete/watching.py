@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxflow._jaxprs import reads
 from jaxflow.optim.updates import Step
 from jaxflow.recording import WITH_MEMORY, as_recorder
 from jaxflow.solve.metrics import Strided
@@ -72,7 +73,7 @@ class Watcher:
         begun = {name: _begin(metric, step) for name, metric in (self.metrics or {}).items()}
         begun = self.record.begin(params, state), begun
         if self.metrics is not None:
-            self.compares = _depends(
+            self.compares = reads(
                 lambda updates: self.look(begun, step._replace(last_updates=updates), number), step.updates
             )
         seen, memory = self.look(begun, step, number)
@@ -144,13 +145,6 @@ def _blank_step(step: Step, shapes: Step) -> Step:
     blank = lambda tree: jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), tree)
     unknown = {name: blank(getattr(shapes, name)) for name in ("loss", "gradient", "updates")}
     return step._replace(**unknown, last_updates=unknown["updates"])
-
-
-def _depends(function: Callable, argument: PyTree) -> bool:
-    """Whether anything in what a function computes reads a leaf of its argument."""
-    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
-    read = {id(variable) for eqn in jaxpr.eqns for variable in eqn.invars}
-    return any(id(variable) in read for variable in jaxpr.invars)
 
 
 def _same_shapes(given: PyTree, expected: PyTree) -> bool:
