@@ -58,9 +58,10 @@ def test_the_work_and_the_errors_are_those_of_diffrax(dtype):
         ]
         exact = jf.integrate(flow, start.astype(float), times, rtol=1e-12, solver=diffrax.Dopri8()).values
         ours, theirs = (float(np.abs(np.asarray(path.values, float) - exact).max()) for path in pair)
-        # In single precision rounding moves the steps, by other amounts in every version of the compiler.
-        share = 1.1 if dtype == "float64" else 1.25
-        assert ours <= share * theirs + 4 * float(jnp.finfo(dtype).eps), flow
+        # In single precision rounding moves diffrax's steps, by other amounts in every version of the compiler.
+        double = jf.integrate(flow, start.astype(float), times, rtol=rtol, solver=diffrax.Tsit5()).values
+        theirs = max(theirs, float(np.abs(double - exact).max()))
+        assert ours <= 1.1 * theirs + 4 * float(jnp.finfo(dtype).eps), flow
         work += [int(path.evaluations) for path in pair]
     assert work[0] <= 1.02 * work[1]
 
