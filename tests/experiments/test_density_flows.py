@@ -10,7 +10,7 @@ from experiment_files import check_files
 
 pytestmark = pytest.mark.promotes
 
-NAMES = ("free_energy",)
+NAMES = ("free_energy", "wasserstein_flow")
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +90,80 @@ def test_how_often_it_rises(measured):
         "noise of ratio 1 to 10: share of problems in which E[L] − T·entropy rises"
     ]
     assert found == pytest.approx(share, abs=4 * 0.031)
+
+
+def test_steps_tend_to_the_equation_at_first_order_and_pay_for_their_way(measured):
+    numbers = measured("wasserstein_flow")
+    slopes = [value for name, value in numbers.items() if "slope" in name]
+    assert slopes == pytest.approx([1, 1], abs=0.05)
+    assert numbers["½x²: largest deviation of Gaussian steps from the closed form"] < 1e-10
+    assert numbers["all steps: largest F(q) + W₂²/2τ − F(p)"] <= 1e-12
+    excess = np.array(numbers["double well: F lost until t = 1 / ΣW₂²/τ, τ = 0.2, 0.1, 0.05"]) - 1
+    assert excess[0] < 0.15
+    assert np.log2(excess[:-1] / excess[1:]) == pytest.approx([1, 1], abs=0.06)
+
+
+CELLS, TEMPERATURE = 700, 0.15
+EDGES = np.linspace(-3.2, 3.2, CELLS + 1)
+MIDDLES = (EDGES[1:] + EDGES[:-1]) / 2
+
+
+def moved(slope, laws, time):
+    """Cell masses (law, cell) of Gaussians moved by the Fokker–Planck equation: central differences, SciPy's expm."""
+    width, push = EDGES[1] - EDGES[0], slope(EDGES[1:-1])
+    # The flow through an inner edge is −V′ (p + q)/2 − T (q − p)/h.
+    right, left = TEMPERATURE / width - push / 2, TEMPERATURE / width + push / 2
+    flow = np.zeros((CELLS + 1, CELLS))
+    inner = np.arange(1, CELLS)
+    flow[inner, inner - 1], flow[inner, inner] = right, -left
+    matrix = (flow[:-1] - flow[1:]) / width
+    starts = np.array([np.exp(-((MIDDLES - mean) ** 2) / (2 * s**2)) for mean, s in laws])
+    return starts / starts.sum(1, keepdims=True) @ scipy.linalg.expm(time * matrix).T
+
+
+def quantiles(masses, number=4000):
+    below = np.concatenate([[0.0], np.cumsum(masses)])
+    return np.interp((np.arange(number) + 0.5) / number, below / below[-1], EDGES)
+
+
+def apart(slope, *laws, time=3.0):
+    """W₂ of two solutions at a time, over that at the start."""
+    later = [quantiles(masses) for masses in moved(slope, laws, time)]
+    first = np.hypot(laws[0][0] - laws[1][0], laws[0][1] - laws[1][1])
+    return np.sqrt(np.mean((later[0] - later[1]) ** 2)) / first
+
+
+def test_solutions_come_closer(run, measured):
+    numbers = measured("wasserstein_flow")
+    assert numbers["½x², equal variances: largest deviation of W₂ eᵗ / its start from 1"] < 1e-3
+    variance = lambda s: TEMPERATURE + (s**2 - TEMPERATURE) * np.exp(-6)
+    gap = np.hypot(0.6 * np.exp(-3), np.sqrt(variance(0.2)) - np.sqrt(variance(0.9)))
+    exact = gap / np.hypot(0.6, 0.7) * np.exp(3)
+    pair = run("wasserstein_flow")[0]["headlines"]["½x², unequal variances: W₂ eᵗ / its start, t = 3"]
+    assert pair["expected"] == pytest.approx(exact, rel=1e-9)
+    assert pair["measured"] == pytest.approx(exact, rel=2e-3)
+    largest, end = numbers["½x² + ¼x⁴: W₂ eᵗ / its start, largest from t = .1 on, at t = 3"]
+    assert end < largest < 1
+    assert end == pytest.approx(apart(lambda x: x + x**3, (1.5, 0.3), (-1.0, 0.3)) * np.exp(3), rel=0.01)
+    assert numbers["½x² + ¼x⁴: largest W₂ after a step × (1 + τ) / before"] < 1
+
+
+def test_between_two_wells_solutions_move_apart(measured):
+    numbers = measured("wasserstein_flow")
+    end = apart(lambda x: x**3 - x, (0.1, 0.1), (-0.1, 0.1))
+    assert numbers["double well: largest W₂ / its start"] == pytest.approx(end, rel=0.01)
+    assert end > 1.9
+    assert 0.9 < numbers["double well: W₂ e⁻ᵗ / its start, largest from t = .1 on"] < 1
+
+
+def test_particles_without_noise_are_nearer_to_the_law_than_langevins(measured):
+    """Langevin's are as far as exact draws: the mean of four runs, false alarms 2 in 10⁴."""
+    without, noisy = measured("wasserstein_flow")["266 particles: W₂ from the law, without noise, Langevin's"]
+    masses = moved(lambda x: x**3 - x, [(-0.5, 0.3)], 1.0)[0]
+    law, fine = quantiles(masses, 266), quantiles(masses, 40_000)
+    draws = np.sort(np.random.default_rng(0).choice(fine, (4000, 266)), 1)
+    means = np.sqrt(np.mean((draws - law) ** 2, 1))
+    means = np.random.default_rng(1).choice(means, (100_000, 4)).mean(1)
+    low, high = np.quantile(means, [1e-4, 1 - 1e-4])
+    assert low < noisy < high
+    assert without < 0.6 * np.median(means)
