@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 from experiment_files import check_files
+from scipy.optimize import brentq
 
 pytestmark = pytest.mark.promotes
 
-NAMES = ("free_energy", "wasserstein_flow")
+NAMES = ("free_energy", "smoothed_loss", "wasserstein_flow")
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +168,71 @@ def test_particles_without_noise_are_nearer_to_the_law_than_langevins(measured):
     low, high = np.quantile(means, [1e-4, 1 - 1e-4])
     assert low < noisy < high
     assert without < 0.6 * np.median(means)
+
+
+def test_minima_of_the_smoothed_loss_vanish_at_two_sizes_of_the_noise(measured):
+    """At κ = √(1 + u²), tan u = u, and at κ = 1; κ = 10.8 e^{−18 v}."""
+    numbers = measured("smoothed_loss")
+    u = brentq(lambda u: np.tan(u) - u, 7.5, 7.8)
+    exact = [np.log(10.8 / np.hypot(1, u)) / 18, np.log(10.8) / 18]
+    assert exact == pytest.approx([0.018152, 0.132197], abs=1e-6)
+    found = [numbers[f"η²s² at which minima vanish, {name}"] for name in ("4 → 2", "2 → 1")]
+    assert found == pytest.approx(exact, rel=1e-3)
+    assert numbers["minima of f̃ at η²s² = 0, .05, .2"] == [4, 2, 1]
+    # The mean steps of 200,000 pairs tell both to .6 %: a false alarm in 10⁴.
+    seen = [
+        numbers[f"mean steps of runs: η²s² at which minima vanish, {name}"] for name in ("4 → 2", "2 → 1")
+    ]
+    assert seen == pytest.approx(exact, rel=0.025)
+    assert numbers["mean steps of runs: slope of log κ in η²s²"] == pytest.approx(-18, abs=0.5)
+
+
+STATES = np.linspace(-3.0, 3.0, 1001)
+PULL = lambda x: x - 1.8 * np.sin(6 * x)
+OUTER, TOP = brentq(PULL, 1.3, 1.5), brentq(PULL, 1.0, 1.3)
+
+
+def law_of_sgd(v, steps):
+    """Probabilities of the states after steps of x′ = x − .15 f′(x) + √v ξ from the outermost minimum."""
+    kernel = np.exp(-((STATES[:, None] - STATES + 0.15 * PULL(STATES)) ** 2) / (2 * v))
+    kernel /= kernel.sum(0)
+    law = (np.abs(STATES - OUTER) == np.abs(STATES - OUTER).min()).astype(float)
+    for _ in range(steps):
+        law = kernel @ law
+    return law
+
+
+def test_runs_leave_minima_that_the_smoothed_loss_has_not(run, measured):
+    """1,000 runs each against their exact law: 4.5 standard errors, for eight numbers a false alarm in 10⁴."""
+    numbers = measured("smoothed_loss")
+    vanish = np.log(10.8) / 18
+    for v in (0.002, 0.009, 1.05 * 0.0181524):
+        share = numbers[f"η²s² = {v:.3g}: share of runs in an outer minimum after 33, 198 steps"]
+        for found, steps in zip(share, (33, 198), strict=True):
+            exact = law_of_sgd(v, steps)[np.abs(STATES) > TOP].sum()
+            assert found == pytest.approx(exact, abs=4.5 * np.sqrt(exact * (1 - exact) / 1000) + 0.002)
+    assert share[1] < 0.01
+    below = numbers[f"η²s² = {1.05 * vanish:.3g}: share of runs below 0 after 198 steps"]
+    assert below == pytest.approx(0.5, abs=4.5 * 0.5 / 1000**0.5)
+    name = f"η²s² = {v:.3g}: median |x| after 198 steps, against the minimum of f̃"
+    pair = run("smoothed_loss")[0]["headlines"][name]
+    law = law_of_sgd(v, 198)
+    below = lambda x: law[np.abs(STATES) < x].sum()
+    assert abs(below(pair["measured"]) - 0.5) < 4.5 * 0.5 / 1000**0.5 + 0.03  # a state has up to .03
+    wave = 1.8 * np.exp(-18 * v)
+    low = brentq(lambda y: y - wave * np.sin(6 * y), 0.3, 0.6)
+    assert pair["expected"] == pytest.approx(low, abs=2.2e-3)  # the places are as far apart
+    assert pair["measured"] == pytest.approx(low, abs=0.06)
+
+
+def test_only_the_smoothed_loss_is_convex_along_a_run(run, measured):
+    of_loss, smoothed = measured("smoothed_loss")[
+        "along a run: share of steps with one-point convexity below 0, f, f̃"
+    ]
+    assert of_loss > 0.4
+    assert smoothed == 0
+    pair = run("smoothed_loss")[0]["headlines"][
+        "along a run: least one-point convexity of f̃, against its bound"
+    ]
+    assert pair["expected"] == pytest.approx(1 - 10.8 * np.exp(-3.6), rel=1e-9)
+    assert pair["expected"] <= pair["measured"] < 0.8
