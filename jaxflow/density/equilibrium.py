@@ -81,7 +81,7 @@ def _sparse(chain: Chain) -> Any:
         )
     shape = chain.grid.shape
     cells = np.arange(np.prod(shape)).reshape(shape)
-    rows, columns, values = [cells.ravel()], [cells.ravel()], [-np.asarray(chain.leaving).ravel()]
+    rows, columns, values = [], [], []
     for k, offset in enumerate(chain.offsets):
         for rate, sign in ((chain.forward[k], 1), (chain.backward[k], -1)):
             rate = np.asarray(rate).ravel()
@@ -90,6 +90,12 @@ def _sparse(chain: Chain) -> Any:
             rows.append(from_cell + step)
             columns.append(from_cell)
             values.append(rate[rate > 0])
+    # Jumps that are all oblique may leave a corner out. It is taken as emptied: nothing else depends on it.
+    leaving = np.asarray(chain.leaving).ravel()
+    alone = (leaving == 0) & (np.bincount(np.concatenate(rows), minlength=cells.size) == 0)
+    rows.append(cells.ravel())
+    columns.append(cells.ravel())
+    values.append(-np.where(alone, leaving.max(), leaving))
     parts = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
     return scipy.sparse.csr_matrix(parts, shape=(cells.size, cells.size)).tolil()
 

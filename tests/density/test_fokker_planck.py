@@ -154,6 +154,18 @@ def test_anisotropic_noise_in_two_coordinates():
     assert abs(grid.mass(path.params) - 1) < 1e-12
 
 
+def test_corners_that_no_jump_reaches_spoil_nothing():
+    """All vectors but those along the axes, whose weights are 0, lead from two of the corners out of the grid."""
+    noise = jnp.array([[0.2, 0.3], [0.3, 0.5]])  # = (1, 1)(1, 1)ᵀ/10 + (1, 2)(1, 2)ᵀ/10
+    grid = D.Grid((-2.5, -4.0), (2.5, 4.0), (60, 96))
+    chain = D.chain(D.fokker_planck(linear(jnp.eye(2), noise), grid))
+    assert np.asarray(chain.leaving == 0).sum() == 2
+    law = D.stationary(chain)
+    np.testing.assert_allclose(grid.covariance(law), noise, atol=2e-3)  # HS + SH = 2A
+    assert abs(chain.apply(law)).max() < 1e-12
+    np.testing.assert_allclose(D.spectral_gap(chain), 1, rtol=0.02)
+
+
 def test_sgd_with_its_own_noise():
     """One weight, losses ½aᵢ(w − cᵢ)²: the moments of dw = −L' dt + √(η/B Σ(w)) dW close."""
     a, c = jnp.array([1.0, 2.0, 0.5, 1.5]), jnp.array([-1.0, 0.3, 1.0, 0.5])
