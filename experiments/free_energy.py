@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 import jaxflow as jf
 from experiments import common
-from jaxflow.plot.style import CLOCK, COLOURS, tidy
+from jaxflow.plot.style import CLOCK, COLOURS, stroke, tidy
 
 TEMPERATURE = 0.5
 TIMES = np.concatenate([[0.0], np.geomspace(0.01, 10.0, 60)])
@@ -142,9 +142,9 @@ def on_grid(found, cells):
 def draw_random(ax, divergence):
     """KL along every random equation, some of them in colour."""
     ax.semilogy(TIMES, (divergence / divergence[:, :1]).T, color="0.75", linewidth=0.5)
-    for i in range(3):
-        ax.semilogy(TIMES, divergence[i] / divergence[i, 0], color=COLOURS[i], linewidth=1.7)
-    title = f"{len(divergence)} random equations, three of them in colour: none rises"
+    for i, line in enumerate((0, 1, 5)):
+        ax.semilogy(TIMES, divergence[i] / divergence[i, 0], **stroke(line))
+    title = f"{len(divergence)} random equations (three of them bold): none rises"
     ax.set(title=title, xlabel=CLOCK, ylabel="KL(p‖p at rest) / its start", ylim=(1e-10, 1.5))
     tidy(ax)
 
