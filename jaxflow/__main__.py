@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxflow compare`, `sweep`, `order`, `edge`, `temperature` and `optimizers`."""
+"""The command line: `python -m jaxflow` and compare, sweep, order, edge, density, temperature or optimizers."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ import tyro
 from jaxflow._disk.program_cache import keep_programs
 from jaxflow.commands import edge, order, temperature
 from jaxflow.commands.compare import command as compare
+from jaxflow.commands.density import command as density
 from jaxflow.commands.shared import output as streams
 from jaxflow.commands.shared.interruption import CODE, Stopped, Written, keep_on_interrupt, stop_on_interrupt
 from jaxflow.commands.shared.optimizer_names import listing
@@ -30,6 +31,7 @@ def commands(swept: sweep.Sweep) -> Any:
         | Annotated[sweep.Sweep, tyro.conf.subcommand("sweep", default=swept, prefix_name=False)]
         | Annotated[order.Orders, tyro.conf.subcommand("order", prefix_name=False)]
         | Annotated[edge.Edge, tyro.conf.subcommand("edge", prefix_name=False)]
+        | Annotated[density.Density, tyro.conf.subcommand("density", prefix_name=False)]
         | Annotated[temperature.Temperature, tyro.conf.subcommand("temperature", prefix_name=False)]
         | Annotated[Optimizers, tyro.conf.subcommand("optimizers", prefix_name=False)]
     )
@@ -41,6 +43,7 @@ JOBS: dict[type, tuple[str, Any]] = {
     sweep.Sweep: ("sweep", sweep),
     order.Orders: ("order", order),
     edge.Edge: ("edge", edge),
+    density.Density: ("density", density),
     temperature.Temperature: ("temperature", temperature),
 }
 

@@ -19,8 +19,8 @@ MOST = 10_000  # iterations for the slowest mode
 def stationary(equation: Any) -> jax.Array:
     r"""The law at rest, $p_t = 0$.
 
-    In one coordinate it is a product of ratios of rates, exact to rounding however small it is. In two it is the
-    solution of a sparse linear system, by SciPy, which needs concrete numbers.
+    In one coordinate it is a product of ratios of rates. In two it is the solution of a sparse linear system, by
+    SciPy, which needs concrete numbers. In both it is right to rounding however small it is.
 
     **Arguments**
 
@@ -44,17 +44,16 @@ def stationary(equation: Any) -> jax.Array:
         return _at_rest(chain)
     import scipy.sparse.linalg
 
-    matrix = _sparse(chain)
-    # The last equation is a sum of the others; in its place the density there is 1.
+    matrix = _sparse(chain).tocsc()
     size = matrix.shape[0]
+    # One equation is the sum of the others; in its place the density there is 1.
     place = size // 2 + chain.grid.shape[1] // 2
-    matrix[place] = 0
-    matrix[place, place] = 1
-    right = np.zeros(size)
-    right[place] = 1
-    solved: Any = scipy.sparse.linalg.spsolve(matrix.tocsc(), right)
-    # Where the law is 0 but for rounding its sign is not known.
-    found = np.maximum(np.asarray(solved).reshape(chain.grid.shape), 0)
+    others = np.arange(size) != place
+    flows = np.asarray(matrix[others][:, [place]].todense()).ravel()
+    # Pivots on the diagonal: then nothing is subtracted, and small densities keep their digits.
+    diagonal: Any = {"diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
+    factors = scipy.sparse.linalg.splu(-matrix[others][:, others], permc_spec="MMD_AT_PLUS_A", **diagonal)
+    found = np.insert(factors.solve(flows), place, 1.0).reshape(chain.grid.shape)
     return jnp.asarray(found / (found.sum() * float(chain.grid.volume)))
 
 
@@ -97,7 +96,7 @@ def _sparse(chain: Chain) -> Any:
     columns.append(cells.ravel())
     values.append(-np.where(alone, leaving.max(), leaving))
     parts = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-    return scipy.sparse.csr_matrix(parts, shape=(cells.size, cells.size)).tolil()
+    return scipy.sparse.csr_matrix(parts, shape=(cells.size, cells.size))
 
 
 def spectral_gap(equation: Any) -> jax.Array:

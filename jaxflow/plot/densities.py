@@ -188,7 +188,7 @@ def _contours(ax: Any, frame: Frames, grid: Grid, currents: Any, points: Any, le
         few = {"s": 9, "alpha": 0.8} if len(points) < 300 else {"s": 3, "alpha": 0.4}
         ax.scatter(*points.T, color=COLOURS[1], linewidths=0, zorder=3, label=f"{len(points)} points", **few)
     if currents is not None:
-        _arrows(ax, x, y, currents)
+        draw_currents(ax, x, y, currents)
     (left, bottom), (right, top) = np.asarray(grid.low), np.asarray(grid.high)
     title = "" if frame.times is None else f"t = {frame.times[0]:.3g} (steps × learning rate)"
     ax.set(xlabel="$x_1$", ylabel="$x_2$", xlim=(left, right), ylim=(bottom, top), title=title)
@@ -199,8 +199,13 @@ def _contours(ax: Any, frame: Frames, grid: Grid, currents: Any, points: Any, le
     return ax
 
 
-def _arrows(ax: Any, x: np.ndarray, y: np.ndarray, currents: np.ndarray) -> None:
-    """The mean current of each block of cells, where it is not faint; a block is as large as an arrow needs."""
+def draw_currents(
+    ax: Any, x: np.ndarray, y: np.ndarray, currents: np.ndarray, key: Any = (0.08, 1.03)
+) -> None:
+    """The mean current of each block of cells, where it is not faint; a block is as large as an arrow needs.
+
+    An arrow along the axis in which most cells are crossed is drawn at `key`, in shares of the axes, with its size.
+    """
     shape = currents.shape[:2]
     block = max(1, -(-max(shape) // ARROWS))
     some = [(n // block) * block for n in shape]
@@ -214,12 +219,13 @@ def _arrows(ax: Any, x: np.ndarray, y: np.ndarray, currents: np.ndarray) -> None
     if not largest > 0:
         return
     seen = size > FAINT * largest
-    step = min(float(x[1] - x[0]), float(y[1] - y[0])) * block
-    style: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": largest / (1.4 * step)}
+    cells = np.abs(flow[seen]) / (block * np.array([x[1] - x[0], y[1] - y[0]]))
+    axis = int(cells.max(0).argmax())
+    style: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": cells.max() / 1.4}
     drawn = ax.quiver(*places[seen].T, *flow[seen].T, color=COLOURS[0], width=0.0035, zorder=4, **style)
-    ax.quiverkey(
-        drawn, 0.08, 1.03, largest, f"current {largest:.2g}", labelpos="E", fontproperties={"size": 8}
-    )
+    shown = float(np.abs(flow[seen][:, axis]).max())
+    label: dict[str, Any] = {"labelpos": "E", "angle": 90 * axis, "fontproperties": {"size": 8}}
+    ax.quiverkey(drawn, *key, shown, f"current {shown:.2g}", **label)
 
 
 def free_energy(times: Any, values: Any, ax: Any = None, *, rest: float | None = None) -> Any:

@@ -98,7 +98,7 @@ def test_gibbs_is_exact_in_two_coordinates():
     assert chain.offsets == ((0, 1), (1, 0))
     gibbs = jnp.exp(-jax.vmap(jax.vmap(loss))(grid.points) / 0.2)
     assert jnp.abs(chain.apply(gibbs)).max() <= 1e-13 * (chain.leaving * gibbs).max()
-    np.testing.assert_allclose(D.stationary(chain), gibbs / grid.mass(gibbs), rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(D.stationary(chain), gibbs / grid.mass(gibbs), rtol=1e-10)  # down to e^{−110}
     assert D.entropy_production(D.stationary(chain), chain) < 1e-12
 
 
@@ -126,6 +126,49 @@ def test_noise_that_depends_on_the_place():
     np.testing.assert_allclose(orders(squares), 2, atol=0.1)
 
 
+@jf.dynamics.traceable
+def turning(law, turn):
+    """Noise A whose axes turn from place to place, and the drift that has the law N(0, S) and the current p·ΩS⁻¹x."""
+    inverse = jnp.linalg.inv(law)
+
+    def noise(x):
+        c, s = jnp.cos(0.7 * x[0] + 0.4 * x[1]), jnp.sin(0.7 * x[0] + 0.4 * x[1])
+        axes = jnp.array([[c, -s], [s, c]])
+        return axes @ jnp.diag(jnp.array([0.5, 0.1])) @ axes.T
+
+    def drift(t, x):
+        return -noise(x) @ inverse @ x + jnp.einsum("ijj->i", jax.jacfwd(noise)(x)) + turn @ inverse @ x
+
+    return jf.dynamics.Field(
+        drift=drift,
+        diffusion=lambda t, x, xi: jnp.linalg.cholesky(2 * noise(x)) @ xi,
+        brownian=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+        observe=noise,
+    )
+
+
+def test_anisotropic_noise_that_turns_from_place_to_place():
+    """Entropy production ∫ p vᵀA⁻¹v with v = ΩS⁻¹x, 2.42908; a sum over edges tends to another number."""
+    law, turn = np.array([[0.5, 0.15], [0.15, 0.4]]), np.array([[0.0, 0.3], [-0.3, 0.0]])
+    equation, apart, production, turns = turning(law, turn), [], [], []
+    noise = equation.build().observe
+    for cells in (32, 64):
+        grid = D.Grid((-4.0, -4.0), (4.0, 4.0), (cells, cells))
+        chain = D.chain(D.fokker_planck(equation, grid))
+        assert len(chain.offsets) > 2
+        p, exact = D.stationary(chain), D.gaussian(grid, 0.0, law)
+        apart.append(D.l1_distance(p, exact, grid))
+        production.append(float(D.entropy_production(p, chain)))
+        turns.append(float(D.circulation(p, chain)) + 0.6)  # 2Ω₁₂
+    v = np.asarray(grid.points) @ np.linalg.inv(law) @ turn.T
+    inverses = np.linalg.inv(jax.vmap(jax.vmap(noise))(grid.points))
+    expected = np.sum(np.asarray(exact) * np.einsum("xyi,xyij,xyj->xy", v, inverses, v)) * float(grid.volume)
+    np.testing.assert_allclose(orders(apart), 2, atol=0.2)
+    np.testing.assert_allclose(orders(turns), 2, atol=0.2)
+    np.testing.assert_allclose(orders(np.array(production) - expected), 2, atol=0.2)
+    np.testing.assert_allclose(production[-1], expected, rtol=0.03)
+
+
 def test_anisotropic_noise_in_two_coordinates():
     errors, production, turns = [], [], []
     for cells in (32, 64):
@@ -137,7 +180,7 @@ def test_anisotropic_noise_in_two_coordinates():
         turns.append(float(D.circulation(p, chain)))
     np.testing.assert_allclose(orders(errors), 2, atol=0.2)
     assert errors[-1] < 1.5e-3  # 3.4e-4 at 128 cells
-    np.testing.assert_allclose(production[-1], 8 / 7, rtol=0.02)
+    np.testing.assert_allclose(production[-1], 8 / 7, rtol=3e-3)  # 3e-4 at 128 cells
     np.testing.assert_allclose(turns[-1], -2 * 0.2, rtol=0.02)  # −2W₁₂
     exact = D.gaussian(grid, 0.0, AT_REST)
     turn = np.array([[0, 0.2], [-0.2, 0]]) @ np.linalg.inv(AT_REST)

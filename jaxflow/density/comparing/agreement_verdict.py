@@ -73,7 +73,8 @@ class DensityComparison:
         adjusted = self.adjusted
         worst, wrong = int(np.argmin(self.p_value)), int((adjusted <= 1 - self.level).sum())
         count = len(self.times)
-        p = f"(p = {adjusted[worst]:.2g}{' over all times' if count > 1 else ''})"
+        chance = f"= {adjusted[worst]:.2g}" if adjusted[worst] >= 1e-15 else "< 1e-15"
+        p = f"(p {chance}{' over all times' if count > 1 else ''})"
         if wrong:
             where = f"at {wrong} of {_times(count)}" if count > 1 else f"at t = {self.times[0]:.4g}"
             text = f"The {self.members} members do not have the density {where} {p}"

@@ -1,0 +1,1 @@
+"""`python -m jaxflow density`: SGD's runs, paths of its SDE, and the density of its Fokker–Planck equation."""
