@@ -4,7 +4,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxflow import _check
 from jaxflow._compiled import compiled
 from jaxflow._jaxprs import reads
 from jaxflow._traceable import traceable
@@ -16,6 +18,8 @@ from jaxflow.density.stepping.uniformization import uniformize
 from jaxflow.dynamics import Dynamics, Field
 
 PyTree = Any
+MORE = 1e-4  # of mass, what rounding may add
+TOUCHING, TOUCHING_IN_SINGLE = 1e-7, 1e-5  # of mass at the walls: from here on the grid is too small
 STIFF = 500.0  # jumps: from here on implicit steps are cheaper in one coordinate
 
 
@@ -34,16 +38,22 @@ class MassOnGrid(NamedTuple):
     """What a solved Fokker–Planck equation tells at each time, as `observed`.
 
     - `mass`: the mass on the grid, 1 but for what absorbing walls took.
-    - `at_walls`: the mass in the outermost cells. Above 1e-8 the grid is too small for the density.
+    - `at_walls`: the mass in the outermost cells. Above 1e-7 the grid is too small for the density.
     """
 
     mass: jax.Array
     at_walls: jax.Array
 
 
-@traceable(structural=("offsets", "walls", "method"))
+@traceable(structural=("offsets", "walls", "method", "watched"))
 def density_equation(
-    dynamics: Dynamics, grid: Grid, params: PyTree, offsets: tuple[Offset, ...], walls: tuple, method: str
+    dynamics: Dynamics,
+    grid: Grid,
+    params: PyTree,
+    offsets: tuple[Offset, ...],
+    walls: tuple,
+    method: str,
+    watched: bool,
 ) -> Field:
     """What `fokker_planck` makes of its checked arguments."""
     # Read when they are needed, as a dynamics is built several times before anything is solved.
@@ -69,6 +79,43 @@ def density_equation(
         params=lambda state: state.density,
         step=step,
         observe=lambda state: MassOnGrid(grid.mass(state.density), grid.at_walls(state.density)),
+        check=lambda density: check_density(density, grid),
+        remark=(lambda times, observed: _remark(times, observed, grid)) if watched else (lambda *_: None),
+    )
+
+
+def check_density(density: Any, grid: Grid) -> None:
+    """Refuse concrete numbers that are no density, or more than one."""
+    grid.as_density(density)
+    found, low, high = (_check.values(x) for x in (density, grid.low, grid.high))
+    if found is None or low is None or high is None:
+        return
+    spacing = (high - low) / np.array(grid.shape)
+    for name, wrong in (("finite", ~np.isfinite(found)), ("at least 0", found < 0)):
+        if wrong.any():
+            place = low + (np.argwhere(wrong)[0] + 0.5) * spacing
+            raise ValueError(
+                f"params must be a density, which is {name} in every cell, got {found[wrong][0]:.6g} around "
+                f"{place.tolist()}, the first of {wrong.sum()} such cells."
+            )
+    mass = float(found.sum() * spacing.prod())
+    if not 0 < mass <= 1 + MORE:
+        raise ValueError(
+            f"params must be a density, which has a mass above 0 and at most 1 on its grid, got {mass:.6g}; "
+            "params / grid.mass(params) has mass 1."
+        )
+
+
+def _remark(times: Any, observed: MassOnGrid, grid: Grid) -> str | None:
+    touching = np.asarray(observed.at_walls)
+    most = int(np.argmax(np.where(np.isfinite(touching), touching, 0)))
+    allowed = TOUCHING if grid.low.dtype == jnp.float64 else TOUCHING_IN_SINGLE
+    if not touching[most] > allowed:
+        return None
+    return (
+        f"The density reaches the walls of its grid: {touching[most]:.2g} of the mass is in the outermost cells at "
+        f'time {float(np.asarray(times)[most]):.6g}. A larger grid holds it; walls="reflecting" says that they are '
+        "meant."
     )
 
 

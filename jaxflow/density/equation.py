@@ -21,7 +21,7 @@ FARTHEST = 12  # cells that a jump may span
 
 
 def fokker_planck(
-    dynamics: Dynamics, grid: Grid, *, params: PyTree = None, walls: Any = "reflecting", method: str = "auto"
+    dynamics: Dynamics, grid: Grid, *, params: PyTree = None, walls: Any = None, method: str = "auto"
 ) -> Dynamics:
     r"""The law of $dx = b\,dt + \sigma\,dW$: $p_t = -\nabla\cdot(b\,p) + \sum_{ij}\partial_i\partial_j(A_{ij}\,p)$.
 
@@ -43,6 +43,8 @@ def fokker_planck(
       tries a number, then an array of as many numbers as the grid has coordinates.
     - `walls`: what the ends of the grid do (static): "reflecting", "absorbing", which takes the mass that
       arrives, or a pair of these for the low and the high end of one coordinate; of two, a pair of such pairs.
+      Default: they reflect, but are not meant to be reached, and `integrate` warns where more than 1e-7 of the mass
+      (1e-5 in float32) is in the outermost cells.
     - `method`: how time is stepped (static). "uniformization" is exact and positive from any start, for Λ·dt
       products, Λ the largest rate of leaving a cell. "radau" is for one coordinate: of order 5, with steps whose
       error of order 3 is below 1e-6 in L1 (1e-4 in float32); negative values, which a spike may leave, are set to 0
@@ -50,6 +52,8 @@ def fokker_planck(
 
     **Returns** a `Dynamics`. The `observed` of a solution holds the mass, and that in the outermost cells, at each
     time.
+
+    `integrate` refuses a start that is no density: negative, not finite, or of a mass above 1.
 
     **Raises** `TypeError` for what is no dynamics or grid; `ValueError` for a dynamics without noise, a state of
     another number of coordinates, a drift or noise that is not finite at a cell (which is named), noise that is too
@@ -75,10 +79,10 @@ def fokker_planck(
     _check.require_choice("method", method, METHODS)
     if method == "radau" and grid.dimensions == 2:
         raise ValueError('method must be "uniformization" for two coordinates, got "radau".')
-    ends = _walls(walls, grid.dimensions)
+    ends = _walls("reflecting" if walls is None else walls, grid.dimensions)
     concrete = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((dynamics, grid, params)))
     offsets = _choose_offsets(dynamics, grid, params, concrete)
-    equation = density_equation(dynamics, grid, params, offsets, ends, method)
+    equation = density_equation(dynamics, grid, params, offsets, ends, method, walls is None)
     if concrete:
         _check_chain(dynamics, grid, params, offsets, ends)
     return equation
@@ -107,7 +111,7 @@ def chain(equation: Dynamics, t: Any = 0.0) -> Chain:
     if not isinstance(equation, Dynamics) or equation.constructor is not density_equation:
         raise TypeError(f"equation must be what fokker_planck returned, got {equation!r}.")
     asked = equation.hyperparameters
-    del asked["method"]
+    del asked["method"], asked["watched"]
     return chain_of(**asked, t=t)
 
 

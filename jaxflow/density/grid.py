@@ -120,7 +120,7 @@ class Grid:
         return jnp.reshape(vector, (1,) * self.dimensions + (-1,))
 
     def at_walls(self, density: Any) -> jax.Array:
-        """The mass in the outermost cells; a scalar. Above 1e-8 the grid is too small for the density."""
+        """The mass in the outermost cells; a scalar. Above 1e-7 the grid is too small for the density."""
         inside = self.as_density(density)[(slice(1, -1),) * self.dimensions]
         return self.mass(density) - jnp.sum(inside) * self.volume
 
@@ -167,7 +167,8 @@ def gaussian(grid: Grid, mean: Any, covariance: Any) -> jax.Array:
     **Returns** a density, an array of the shape of the grid. Its values at the middles of the cells stand for the
     averages, which differ by a relative h²/24σ².
 
-    **Raises** `ValueError` for a covariance that is not positive definite, or of another shape.
+    **Raises** `ValueError` for a covariance that is not positive definite, or of another shape, or a mean outside the
+    grid.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-5.0, 5.0, 100)
@@ -185,6 +186,10 @@ def gaussian(grid: Grid, mean: Any, covariance: Any) -> jax.Array:
     found = _check.values(covariance)
     if found is not None and not (np.linalg.eigvalsh(found) > 0).all():
         raise ValueError(f"covariance must be positive definite, got {found.tolist()}.")
+    low, middle, high = (_check.values(x) for x in (grid.low, mean, grid.high))
+    if low is not None and middle is not None and high is not None:
+        inside = (low <= middle) & (middle <= high)
+        _check.require("mean", middle.tolist(), bool(inside.all()), f"inside the grid, {grid}")
     return _gaussian(grid, mean, covariance)
 
 

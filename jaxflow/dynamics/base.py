@@ -46,6 +46,8 @@ class Field(NamedTuple):
     - `prefix(params) -> Prefix | None`: discrete steps with which a run begins, for an ODE whose `init` is not on
       its flow.
     - `observe(state) -> pytree`: what the state tells in addition to its parameters, for `Trajectory.observed`.
+    - `check(params)`: refuses concrete parameters that are no start, by a `ValueError`, before anything is compiled.
+    - `remark(times, observed) -> str | None`: what to warn of when concrete records of `observe` look wrong.
     """
 
     drift: Callable[[Any, PyTree], PyTree]
@@ -59,6 +61,8 @@ class Field(NamedTuple):
     increments_add: bool = True
     prefix: Callable[[PyTree], Prefix | None] = lambda params: None
     observe: Callable[[PyTree], PyTree] | None = None
+    check: Callable[[PyTree], None] = lambda params: None
+    remark: Callable[[Any, PyTree], str | None] = lambda times, observed: None
 
 
 @kind(lambda result: isinstance(result, Field))

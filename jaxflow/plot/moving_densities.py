@@ -44,7 +44,7 @@ def animate_density(
 
     >>> import pathlib, tempfile, jaxflow as jf
     >>> from matplotlib.figure import Figure
-    >>> grid = jf.density.Grid(-3.0, 3.0, 60)
+    >>> grid = jf.density.Grid(-4.0, 4.0, 80)
     >>> equation = jf.density.fokker_planck(jf.dynamics.langevin(lambda x: 0.5 * x**2, 0.3), grid)
     >>> run = jf.integrate(equation, jf.density.gaussian(grid, -1.0, 0.05), [0.0, 0.5, 1.0])
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "density.gif"

@@ -5,10 +5,13 @@ with noise, `one_step_map.py` for dynamics that come with their own steps. Each 
 arguments are the dynamics, parameters, times, tolerances and key.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
+from jax.core import Tracer
 
 from jaxflow._losses.completion import complete_arguments
 from jaxflow._losses.models import Trainable, split_model
@@ -151,6 +154,7 @@ def integrate(
         path = integrate_in_pieces(request, solve=_solve, progress=progress, checkpoint=checkpoint)
     else:
         path = _solve(request)
+    _warn(dynamics, path)
     return complete_run(path, rest, _counts_steps(dynamics))
 
 
@@ -158,6 +162,15 @@ def _solve(request: Request) -> Trajectory:
     if request.has_noise:
         return diffuse(request)
     return follow_map(request) if request.is_stepped else follow_flow(request)
+
+
+def _warn(dynamics: Dynamics, path: Trajectory) -> None:
+    """Say what the dynamics has to remark on what was observed, where that is concrete and one solution."""
+    leaves = jax.tree.leaves((path.times, path.observed))
+    if path.observed is None or any(isinstance(leaf, Tracer) for leaf in leaves) or np.ndim(path.status):
+        return
+    if (said := dynamics.build().remark(path.times, path.observed)) is not None:
+        warnings.warn(said, stacklevel=3)
 
 
 def _counts_steps(dynamics: Dynamics) -> bool:

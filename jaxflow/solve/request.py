@@ -94,7 +94,9 @@ def check_request(times: Any, params: PyTree, record: Any, **others: Any) -> Req
         raise TypeError(
             "state must be a state of the dynamics, got an optimizer's; dynamics.modified_state(run) makes one of it."
         )
-    if asked.state is not None:
+    if asked.state is None:
+        dynamics.build().check(asked.params)
+    else:
         check_state(
             asked.state, jax.eval_shape(lambda d, p: d.init(p), dynamics, asked.params), repr(dynamics)
         )

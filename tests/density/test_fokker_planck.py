@@ -247,7 +247,7 @@ def test_phase_space_is_of_first_order():
     assert 0.7 < orders(errors)[0] < 1.3
     # A step in time against SciPy's exponential of the same chain.
     grid = D.Grid((-3.0, -3.0), (3.0, 3.0), (12, 12))
-    equation = D.fokker_planck(dynamics, grid)
+    equation = D.fokker_planck(dynamics, grid, walls="reflecting")
     start = D.gaussian(grid, jnp.array([1.0, 0.0]), 0.2)
     moved = jf.integrate(equation, start, [0.0, 0.3]).params
     exact = scipy.linalg.expm(0.3 * matrix_of(D.chain(equation))) @ np.asarray(start).ravel()
@@ -281,7 +281,8 @@ def test_temperatures_in_one_program():
         np.testing.assert_allclose(p, move(T), rtol=1e-9, atol=1e-12)
     before = programs()
     for T in (0.2, 0.3):
-        jf.integrate(D.fokker_planck(jf.dynamics.langevin(WELL, T), grid), start, [0.0, 0.3])
+        equation = D.fokker_planck(jf.dynamics.langevin(WELL, T), grid, walls="reflecting")
+        jf.integrate(equation, start, [0.0, 0.3])
     made = {name: count - before.get(name, 0) for name, count in programs().items()}
     assert {name: count for name, count in made.items() if count} == {
         "solve.one_step_map.follow": 1,
@@ -387,6 +388,22 @@ def test_functionals_of_gaussians():
     assert D.kl(q.at[:5].set(0), p.at[:50].set(0), grid) == np.inf
 
 
+def from_start(density):
+    return jf.integrate(D.fokker_planck(jf.dynamics.langevin(WELL, 0.15), GRID), density, [0.0, 1.0])
+
+
+def test_a_grid_that_the_density_leaves_is_told_of_unless_its_walls_are_meant():
+    spread, narrow = jf.dynamics.langevin(lambda x: 0.0 * x, 0.5), D.gaussian(GRID, 0.0, 0.01)
+    with pytest.warns(
+        UserWarning, match=r"walls of its grid: 0\.00.* in the outermost cells at time 2\. A larger"
+    ):
+        jf.integrate(D.fokker_planck(spread, GRID), narrow, [0.0, 1.0, 2.0])
+    for walls in ("reflecting", "absorbing"):  # a warning is an error here
+        jf.integrate(D.fokker_planck(spread, GRID, walls=walls), narrow, [0.0, 1.0, 2.0])
+    # Mass below 1, as walls that absorb and members outside the grid leave it, is a start.
+    jf.integrate(D.fokker_planck(spread, GRID, walls="absorbing"), 0.5 * narrow, [0.0, 0.1])
+
+
 def test_histograms():
     grid = D.Grid((0.0, 0.0), (2.0, 3.0), (2, 3))
     points = jnp.array([[0.5, 0.5], [1.5, 2.5], [1.9, 2.9], [jnp.nan, 1.0], [5.0, 1.0]])
@@ -458,6 +475,15 @@ def test_histograms():
             "a wall that absorbs",
         ),
         (lambda: D.gaussian(GRID, 0.0, -1.0), ValueError, "positive definite"),
+        (lambda: D.gaussian(GRID, 2.5, 1.0), ValueError, r"mean must be inside the grid, .*, got \[2.5\]"),
+        (lambda: from_start(jnp.ones(400)), ValueError, "a mass above 0 and at most 1 on its grid, got 4.4;"),
+        (lambda: from_start(jnp.zeros(400)), ValueError, "a mass above 0 and at most 1 on its grid, got 0;"),
+        (
+            lambda: from_start(START.at[3].set(-0.25)),
+            ValueError,
+            r"at least 0 in every cell, got -0.25 around \[-2.1615\], the first of 1 such",
+        ),
+        (lambda: from_start(START.at[3].set(jnp.nan)), ValueError, "finite in every cell, got nan around"),
         (lambda: D.histogram(jnp.ones((3, 2)), GRID), ValueError, r"values must have shape \(n, 1\)"),
     ],
 )

@@ -91,7 +91,8 @@ def prepare(settings: Density) -> tuple[NoisyProblem, jf.dynamics.Dynamics]:
                 "is set by learning_rate and batch_size."
             )
         problem = from_data(settings)
-    return problem, jf.density.fokker_planck(problem.sde, problem.grid)
+    # What touches the walls is told with the results.
+    return problem, jf.density.fokker_planck(problem.sde, problem.grid, walls="reflecting")
 
 
 def run(settings: Density, problem: NoisyProblem, equation: jf.dynamics.Dynamics) -> Measures:

@@ -12,10 +12,10 @@ from jaxflow.commands.density import pictures
 from jaxflow.commands.density.levels import Levels, Measures
 from jaxflow.commands.density.noisy_problem import NoisyProblem
 from jaxflow.commands.shared.interruption import NOTHING
+from jaxflow.density.density_dynamics import TOUCHING
 
 ARRAYS = "densities.npz"
 FILES = ("density.png", "density.gif", "summary.json", ARRAYS)
-TOUCHING = 1e-8  # mass at the walls from which on the grid is too small
 NAMES = {"sgd": "SGD", "sde": "SDE", "density": "density"}
 
 

@@ -62,7 +62,7 @@ def compare_density(
     Source: Wilks (1938); Williams (1976), Biometrika 63; Kolmogorov (1933); Holm (1979).
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
-    >>> grid, times = jf.density.Grid(-4.0, 4.0, 160), jnp.array([0.0, 0.5, 1.0])
+    >>> grid, times = jf.density.Grid(-5.0, 5.0, 200), jnp.array([0.0, 0.5, 1.0])
     >>> langevin = jf.dynamics.langevin(lambda x: 0.5 * x**2, temperature=0.5)
     >>> equation = jf.density.fokker_planck(langevin, grid)
     >>> densities = jf.integrate(equation, jf.density.gaussian(grid, 1.0, 0.1), times)
