@@ -33,6 +33,7 @@ from jaxflow.density.transport.distances import bures as bures
 from jaxflow.density.transport.distances import wasserstein as wasserstein
 from jaxflow.density.transport.gaussian_steps import GaussianPath as GaussianPath
 from jaxflow.density.transport.gaussian_steps import gaussian_jko as gaussian_jko
+from jaxflow.density.transport.in_more_dimensions import sinkhorn as sinkhorn
 from jaxflow.density.transport.minimising_movements import QuantilePath as QuantilePath
 from jaxflow.density.transport.minimising_movements import jko as jko
 from jaxflow.density.transport.particles import particle_flow as particle_flow

@@ -1,5 +1,7 @@
 """Distances of laws against SciPy and closed forms."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,16 +10,18 @@ import scipy.linalg
 import scipy.optimize
 import scipy.stats
 
-from jaxflow.density import bures, wasserstein
+from jaxflow.density import bures, sinkhorn, wasserstein
+
+
+def linear_program(costs, a, b):
+    """The least cost of a coupling: an independent answer."""
+    n, m = costs.shape
+    rows = np.vstack([np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))])
+    return scipy.optimize.linprog(costs.ravel(), A_eq=rows, b_eq=np.concatenate([a, b]), method="highs").fun
 
 
 def transport_cost(x, y, a, b, p):
-    """The linear program over couplings: an independent answer."""
-    n, m = len(x), len(y)
-    cost = np.abs(x[:, None] - y[None]) ** p
-    rows = np.vstack([np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))])
-    found = scipy.optimize.linprog(cost.ravel(), A_eq=rows, b_eq=np.concatenate([a, b]), method="highs")
-    return found.fun ** (1 / p)
+    return linear_program(np.abs(x[:, None] - y[None]) ** p, a, b) ** (1 / p)
 
 
 @pytest.mark.parametrize("p", [1, 2, 3.5])
@@ -32,6 +36,49 @@ def test_weighted_samples_against_the_linear_program(p, seed):
     np.testing.assert_allclose(found, transport_cost(x, y, a, b, p), rtol=1e-7)
     if p == 1:
         np.testing.assert_allclose(found, scipy.stats.wasserstein_distance(x, y, a, b), rtol=1e-12)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_samples_in_three_dimensions_against_the_best_assignment_and_the_linear_program(p):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 3)), rng.normal(size=(40, 3)) + 0.3
+    costs = np.linalg.norm(x[:, None] - y[None], axis=-1) ** p
+    best = costs[scipy.optimize.linear_sum_assignment(costs)].mean() ** (1 / p)
+    np.testing.assert_allclose(wasserstein(x, y, p=p), best, rtol=1e-9)
+    np.testing.assert_allclose(wasserstein(x, x + np.array([3.0, 4.0, 0.0]), p=p), 5, rtol=1e-9)
+    a, b = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(5))
+    few = np.linalg.norm(x[:6, None] - y[None, :5], axis=-1)
+    exact = linear_program(few**p, a, b) ** (1 / p)
+    np.testing.assert_allclose(wasserstein(x[:6], y[:5], p=p, x_weights=2 * a, y_weights=b), exact, rtol=1e-7)
+    # A column is a line.
+    np.testing.assert_allclose(
+        wasserstein(x[:, :1], y[:, :1], p=p), wasserstein(x[:, 0], y[:, 0], p=p), rtol=1e-12
+    )
+
+
+def test_sinkhorns_plan_against_its_scaling_form_and_its_limit():
+    """P = diag(u) K diag(v) with K = exp(−cost/ε), by NumPy; as ε → 0 the distance is Wasserstein's, from above."""
+    rng = np.random.default_rng(1)
+    x, y, b = rng.normal(size=(9, 2)), rng.normal(size=(7, 2)), rng.dirichlet(np.ones(7))
+    costs = ((x[:, None] - y[None]) ** 2).sum(-1)
+    kernel, v = np.exp(-costs / 0.5), np.ones(7)
+    for _ in range(3000):
+        u = 1 / 9 / (kernel @ v)
+        v = b / (kernel.T @ u)
+    expected = np.sqrt((u[:, None] * kernel * v * costs).sum())
+    np.testing.assert_allclose(sinkhorn(x, y, 0.5, y_weights=b), expected, rtol=1e-7)
+    exact = wasserstein(x, y, y_weights=b)
+    near, far = (float(sinkhorn(x, y, epsilon, y_weights=b)) for epsilon in (0.02, 0.5))
+    assert exact <= near + 1e-9
+    assert near < far
+    assert near - exact < 0.01 * exact
+    np.testing.assert_allclose(sinkhorn(x[:, 0], y[:, :1].ravel(), 0.5), sinkhorn(x[:, :1], y[:, :1], 0.5))
+
+
+def test_without_the_optional_package_a_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    with pytest.raises(ImportError, match=r"POT: pip install 'jaxflow\[transport\]'"):
+        wasserstein(jnp.ones((2, 2)), jnp.ones((3, 2)))
 
 
 def test_equal_samples_and_repeated_ones_are_at_distance_0():
@@ -118,7 +165,20 @@ def test_slopes_of_bures_where_eigenvalues_repeat():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: wasserstein(jnp.ones((2, 2)), jnp.ones(2)), "x must be a sample on a line"),
+        (
+            lambda: wasserstein(jnp.ones((2, 2)), jnp.ones(2)),
+            r"points of one dimension, got samples of \(2, 2\) and",
+        ),
+        (
+            lambda: wasserstein(jnp.ones((2, 2, 2)), jnp.ones(2)),
+            r"x must be a sample of shape \(n,\) or \(n, d\)",
+        ),
+        (
+            lambda: jax.jit(wasserstein)(jnp.ones((2, 2)), jnp.ones((3, 2))),
+            "x and its weights must be concrete",
+        ),
+        (lambda: sinkhorn(jnp.ones(2), jnp.ones(2), 0.0), "regularization must be"),
+        (lambda: wasserstein(jnp.full((2, 2), jnp.nan), jnp.ones((3, 2))), "x must be finite"),
         (lambda: wasserstein(jnp.ones(2), jnp.ones(0)), "y must be a sample"),
         (
             lambda: wasserstein(jnp.ones(2), jnp.ones(2), p=0.5),
