@@ -28,8 +28,8 @@ def stationary(equation: Any) -> jax.Array:
 
     **Returns** a density, an array of the shape of the grid.
 
-    **Raises** `TypeError` for another equation; `ValueError` for walls that absorb, or traced numbers in two
-    coordinates: under `jit` integrate for long instead.
+    **Raises** `TypeError` for another equation; `ValueError` for walls that absorb, noise that is too weak for the
+    cells, or traced numbers in two coordinates: under `jit` integrate for long instead.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> grid = jf.density.Grid(-2.0, 2.0, 40)
@@ -41,7 +41,7 @@ def stationary(equation: Any) -> jax.Array:
     chain = as_chain(equation)
     _refuse_absorbing(chain)
     if chain.grid.dimensions == 1:
-        return _at_rest(chain)
+        return _resolved(_at_rest(chain))
     import scipy.sparse.linalg
 
     matrix = _sparse(chain).tocsc()
@@ -54,7 +54,17 @@ def stationary(equation: Any) -> jax.Array:
     diagonal: Any = {"diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
     factors = scipy.sparse.linalg.splu(-matrix[others][:, others], permc_spec="MMD_AT_PLUS_A", **diagonal)
     found = np.insert(factors.solve(flows), place, 1.0).reshape(chain.grid.shape)
-    return jnp.asarray(found / (found.sum() * float(chain.grid.volume)))
+    return _resolved(jnp.asarray(found / (found.sum() * float(chain.grid.volume))))
+
+
+def _resolved(law: jax.Array) -> jax.Array:
+    """A law, refused where rates of jumps that are too small for a number left it undefined."""
+    if not isinstance(law, Tracer) and not np.isfinite(np.asarray(law)).all():
+        raise ValueError(
+            "equation must have noise that its cells resolve, got a drift against which a jump of one cell is less "
+            "likely than a number can say: more cells, or a higher temperature, help."
+        )
+    return law
 
 
 def _refuse_absorbing(chain: Chain) -> None:

@@ -134,6 +134,7 @@ def test_levels_that_are_finished_are_kept_and_named(tmp_path, monkeypatch, caps
         (["doublewell"], "Did you mean 'double_well'"),
         (["beale"], "problem must be one of"),
         (["--temperature", "0"], "temperature must be a finite number above 0, got 0.0"),
+        (["--temperature", "1e-6"], "equation must have noise that its cells resolve"),
         (["--learning-rate", "nan"], "learning_rate must be"),
         (["--seeds", "9"], "seeds must be an integer at least 10, got 9"),
         (["--steps", "0"], "steps must be an integer at least 1, got 0"),

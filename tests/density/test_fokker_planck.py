@@ -470,6 +470,11 @@ def test_histograms():
             "reflecting walls to have a law at rest",
         ),
         (
+            lambda: D.stationary(D.fokker_planck(jf.dynamics.langevin(WELL, 1e-6), GRID)),
+            ValueError,
+            "noise that its cells resolve",
+        ),
+        (
             lambda: D.mean_first_passage_time(D.fokker_planck(jf.dynamics.langevin(WELL, 0.1), GRID)),
             ValueError,
             "a wall that absorbs",

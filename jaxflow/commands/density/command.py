@@ -69,8 +69,8 @@ class Density:
     x64: tyro.conf.Suppress[bool] = True
 
 
-def prepare(settings: Density) -> tuple[NoisyProblem, jf.dynamics.Dynamics]:
-    """The problem and its Fokker–Planck equation; every bad setting is refused here."""
+def prepare(settings: Density) -> tuple[NoisyProblem, jf.dynamics.Dynamics, jax.Array]:
+    """The problem, its Fokker–Planck equation and the law at rest; every bad setting is refused here."""
     for name, least in (("batch_size", 1), ("seeds", FEWEST), ("substeps", 4), ("examples", 3)):
         count(name, getattr(settings, name), least)
     if settings.steps is not None:
@@ -92,22 +92,25 @@ def prepare(settings: Density) -> tuple[NoisyProblem, jf.dynamics.Dynamics]:
             )
         problem = from_data(settings)
     # What touches the walls is told with the results.
-    return problem, jf.density.fokker_planck(problem.sde, problem.grid, walls="reflecting")
+    equation = jf.density.fokker_planck(problem.sde, problem.grid, walls="reflecting")
+    return problem, equation, jf.density.stationary(equation)
 
 
-def run(settings: Density, problem: NoisyProblem, equation: jf.dynamics.Dynamics) -> Measures:
+def run(
+    settings: Density, problem: NoisyProblem, equation: jf.dynamics.Dynamics, rest: jax.Array
+) -> Measures:
     """Run what `prepare` made, print and write everything."""
     print(report.heading(settings, problem), flush=True)
     levels: dict[str, Any] = {}
     with (
         Progress(
-            {"SGD": 1.0, "paths of the SDE": 4.0, "density": 1.0, "law at rest": 1.0, "animation": 2.0}
+            {"SGD": 1.0, "paths of the SDE": 4.0, "density": 1.0, "measures": 1.0, "animation": 2.0}
         ) as bar,
-        keep_on_interrupt(lambda: report.keep(settings, problem, levels)),
+        keep_on_interrupt(lambda: report.keep(settings, levels)),
     ):
         _runs(settings, problem, equation, levels, bar)
         done = Levels(**levels)
-        measures, _ = time_run(lambda: measure(problem, equation, done), bar)
+        measures, _ = time_run(lambda: measure(problem, equation, rest, done), bar)
         report.write(settings, problem, done, measures)
         time_run(lambda: report.animate(settings, problem, done), bar)
     print(report.text(problem, done, measures))

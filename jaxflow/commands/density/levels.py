@@ -85,11 +85,10 @@ class Measures:
     at_walls: float
 
 
-def measure(problem: NoisyProblem, equation: Any, levels: Levels) -> Measures:
-    """Measure what the levels are."""
+def measure(problem: NoisyProblem, equation: Any, rest: jax.Array, levels: Levels) -> Measures:
+    """Measure what the levels are, also against the law at rest."""
     grid, shown = problem.grid, levels.shown
     chain = jf.density.chain(equation)
-    rest = jf.density.stationary(chain)
     loss = jit_once(lambda points: jax.vmap(problem.loss)(points))(grid.points.reshape(-1, grid.dimensions))
     loss = loss.reshape(grid.shape)
     functionals = jax.jit(_functionals)

@@ -114,17 +114,13 @@ def _over_time(panels: Any, problem: NoisyProblem, levels: Levels, measures: Mea
     curves = {"T·KL, by the potential at rest": over.free_energy, "mean loss − T·entropy": naive}
     jf.plot.free_energy(times, curves, free, rest=0.0)
     free.set_ylabel("free energy above that at rest")
-    _log(produced, times, over.production, "entropy production (nats / time)")
+    production = drawable_values(over.production)
+    produced.plot(times, production, label="density", **stroke(0))
+    set_logarithmic(produced, production)
+    produced.set(xlabel=CLOCK, ylabel="entropy production (nats / time)")
     if not problem.isotropic:
         produced.axhline(
             float(measures.at_rest.production), color="0.5", linestyle=":", linewidth=1, label="at rest"
         )
     for ax in (losses, entropy, produced):
         tidy(ax)
-
-
-def _log(ax: Any, times: np.ndarray, values: Any, name: str) -> None:
-    values = drawable_values(values)
-    ax.plot(times, values, label="density", **stroke(0))
-    set_logarithmic(ax, values)
-    ax.set(xlabel=CLOCK, ylabel=name)

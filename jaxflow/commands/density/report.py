@@ -94,7 +94,7 @@ def _apart(problem: NoisyProblem, measures: Measures) -> float:
     return float(np.sqrt((weight * (gap - mean) ** 2).sum()) / problem.temperature)
 
 
-def keep(settings: Any, problem: NoisyProblem, levels: dict[str, Any]) -> str:
+def keep(settings: Any, levels: dict[str, Any]) -> str:
     """Write the levels that are finished when the command is interrupted, and say which they are."""
     if not levels:
         return NOTHING

@@ -231,7 +231,7 @@ def _test(points: np.ndarray, masses: np.ndarray, low, high, rounding: float, ce
         "kolmogorov": ks,
         "kolmogorov_p_value": ks_p,
         "l1": np.abs(found - shares).sum(),
-        "l1_by_chance": np.sqrt(2 * shares * (1 - shares) / (np.pi * n)).sum(),
+        "l1_by_chance": np.sqrt(2 * shares * np.maximum(1 - shares, 0) / (np.pi * n)).sum(),
         "outside": lost,
         "expected_outside": n * (gone if own else beyond),
         "strays": strays,
