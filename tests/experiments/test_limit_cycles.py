@@ -1,0 +1,110 @@
+"""Two experiments on laws at rest in their quick form, once: headline numbers against independent formulas."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+import scipy.linalg
+from experiment_files import check_files
+
+from experiments import limit_cycles
+
+pytestmark = pytest.mark.promotes
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """`run(name)`: what the script returned and where it wrote; each script runs once."""
+    done = {}
+
+    def once(name):
+        if name not in done:
+            output = tmp_path_factory.mktemp(name)
+            with jax.numpy_dtype_promotion("standard"):
+                module = importlib.import_module(f"experiments.{name}")
+                done[name] = module.main(["--quick", "--output", str(output)]), output
+        return done[name]
+
+    return once
+
+
+@pytest.fixture
+def measured(run):
+    return lambda name: {key: pair["measured"] for key, pair in run(name)[0]["headlines"].items()}
+
+
+@pytest.mark.parametrize("name", ["limit_cycles"])
+def test_figure_and_numbers_are_written_whole(run, name):
+    check_files(name, *run(name))
+
+
+def test_a_grid_finds_the_current_of_an_ornstein_uhlenbeck_process(measured):
+    """S by SciPy's Lyapunov equation, W = TD − HS, and tr Wᵀ(TD)⁻¹WS⁻¹ = 8/7."""
+    numbers = measured("limit_cycles")
+    h, spread = np.diag([1.0, 3.0]), 0.5 * np.array([[1.0, 0.8], [0.8, 1.2]])
+    s = scipy.linalg.solve_continuous_lyapunov(h, 2 * spread)
+    w = spread - h @ s
+    produced = np.trace(w.T @ np.linalg.inv(spread) @ w @ np.linalg.inv(s))
+    assert produced == pytest.approx(8 / 7)
+    exact = {"S₁₁": s[0, 0], "S₁₂": s[0, 1], "S₂₂": s[1, 1], "W₁₂": w[0, 1], "entropy production": produced}
+    for name, value in exact.items():
+        plain, extrapolated = numbers[f"grid: {name}, on the finer grid and extrapolated"]
+        assert plain == pytest.approx(value, rel=0.01), name
+        assert extrapolated == pytest.approx(value, rel=5e-4), name
+    assert numbers["grid: largest error of Φ where it is below 4T, in T"] < 0.03
+    # Both integrands are of degree 2 in the distance, whose integral over a ray leaves (xᵀS⁻¹x)⁻² of the angle.
+    angles = np.linspace(0, 2 * np.pi, 20_001)[:-1]
+    x = np.stack([np.cos(angles), np.sin(angles)])
+    flow, slope, weight = w @ np.linalg.inv(s) @ x, h @ x, (x * (np.linalg.inv(s) @ x)).sum(0) ** -2
+    sizes = np.linalg.norm(flow, axis=0) * np.linalg.norm(slope, axis=0)
+    crossing = (weight * abs((flow * slope).sum(0))).sum() / (weight * sizes).sum()
+    along, across = numbers["grid: |cos| of current and gradient of Φ, of L"]
+    assert along < 0.01
+    assert across == pytest.approx(crossing, rel=0.01)
+    assert crossing > 0.3
+
+
+def test_the_law_of_iterates_and_the_planes_of_a_current():
+    rng = np.random.default_rng(0)
+    h, c = (a @ a.T / 30 for a in rng.normal(size=(2, 30, 30)))
+    s, root = limit_cycles.covariance_of_iterates(h, c)
+    rate, one = limit_cycles.RATE, np.eye(30)
+    exact = scipy.linalg.solve_discrete_lyapunov(one - rate * h, rate**2 * c)
+    np.testing.assert_allclose(s, exact, atol=1e-10 * abs(exact).max())
+    np.testing.assert_allclose(root @ root.T, s, atol=1e-12 * abs(s).max())
+    current = c - c.T + h @ c - c @ h
+    directions, share = limit_cycles.turning_planes(current)
+    np.testing.assert_allclose(directions @ directions.T, np.eye(20), atol=1e-12)
+    inside = directions @ current @ directions.T
+    turns = np.sort(abs(np.linalg.eigvals(current)))[::-1][:20:2]
+    np.testing.assert_allclose(-limit_cycles.in_planes(inside), turns, rtol=1e-10)
+    np.testing.assert_allclose(np.linalg.norm(inside) ** 2, 2 * np.sum(turns**2), rtol=1e-10)
+    assert share == pytest.approx(2 * turns.sum() / abs(np.linalg.eigvals(current)).sum())
+
+
+def test_sgd_of_a_network_at_rest_circulates(run, measured):
+    """4 standard errors of 64 chains, 32 of isotropic noise: false alarms 2e-4, 4e-4 for each of ten planes."""
+    numbers = measured("limit_cycles")
+    assert numbers["network: loss above the minimum, by ½gᵀH⁻¹g"] < 1e-20
+    double, single = numbers["network: rank of D in float64, in float32"]
+    assert double == 249 > single
+    assert 1 < numbers["network: effective rank of D"] < 249 / 4
+    assert numbers["B = 128: largest |z| from η(HS − SH), from −2ηW"][0] < 4
+    assert np.allclose(numbers["B = 128: area a step / η(HS − SH), ten planes"], 1, atol=0.2)
+    for b in (32, 128):
+        ratio, error = numbers[f"B = {b}: sum over planes / predicted, standard error"]
+        assert ratio == pytest.approx(1, abs=0.05)
+        assert error < ratio / 50
+    end, error = numbers["the same as 1/B → 0, standard error"]
+    assert abs(end - 1) < 4 * error
+    assert error < 0.03
+    assert numbers["reversed in time: sum over planes / forwards"] == pytest.approx(-1, abs=0.02)
+    assert max(numbers["isotropic noise: largest |z| of ten planes, |z| of the sum"]) < 4
+    ratio, error = numbers["isotropic noise: sum / SGD's, standard error"]
+    assert abs(ratio) < 4 * error < 0.05
+    # For small η the two predictions are one.
+    content = run("limit_cycles")[0]
+    exact, limit = (np.array(content[f"{name}_at_batch_one"]) for name in ("predicted", "limit"))
+    assert (exact > 0).all()
+    assert np.allclose(limit / exact, 1, atol=0.05)
