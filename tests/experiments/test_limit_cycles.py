@@ -5,6 +5,7 @@ import importlib
 import jax
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.linalg
 from experiment_files import check_files
 
@@ -34,7 +35,7 @@ def measured(run):
     return lambda name: {key: pair["measured"] for key, pair in run(name)[0]["headlines"].items()}
 
 
-@pytest.mark.parametrize("name", ["limit_cycles"])
+@pytest.mark.parametrize("name", ["limit_cycles", "temperature_is_everything"])
 def test_figure_and_numbers_are_written_whole(run, name):
     check_files(name, *run(name))
 
@@ -108,3 +109,56 @@ def test_sgd_of_a_network_at_rest_circulates(run, measured):
     exact, limit = (np.array(content[f"{name}_at_batch_one"]) for name in ("predicted", "limit"))
     assert (exact > 0).all()
     assert np.allclose(limit / exact, 1, atol=0.05)
+
+
+def wells(x):
+    """The loss of the asymmetric double well."""
+    return -np.logaddexp(-0.6 * (x + 10) ** 2, -4.5 - 0.0375 * (x - 6) ** 2) / 30
+
+
+def integral(f, low, high):
+    inside = [point for point in (-10, 6) if low < point < high]
+    return scipy.integrate.quad(f, low, high, points=inside, limit=400, epsabs=1e-13)[0]
+
+
+def at_rest(temperature):
+    """The probability beyond the ridge, and the entropy, of exp(−L/T), by adaptive quadrature."""
+    weight = lambda x: np.exp(-wells(x) / temperature)
+    total = integral(weight, -60, 110)
+    mean = integral(lambda x: wells(x) * weight(x), -60, 110) / total
+    return integral(weight, -5.5, 110) / total, np.log(total) + mean / temperature
+
+
+def test_the_wide_well_has_what_the_free_energies_say(run):
+    content = run("temperature_is_everything")[0]
+    pair = lambda name: content["headlines"][name].values()
+    law = {name: np.array(values) for name, values in content["at_rest"].items()}
+    exact = np.array([at_rest(t) for t in law["temperature"][::5]])
+    np.testing.assert_allclose(law["wide"][::5], exact[:, 0], rtol=1e-3)
+    np.testing.assert_allclose(law["entropy"][::5], exact[:, 1], rtol=1e-3)
+    assert max(pair("wide well: probability less that by exp(−ΔF/T), largest")) < 1e-9
+    found, by_curvature = pair("wide well, T = 1/32: probability, and that by Δ − ½T log 16")
+    assert by_curvature == pytest.approx(1 / (1 + np.exp(0.15 * 32) / 4))
+    assert found == pytest.approx(by_curvature, rel=2e-3)
+    half, estimated = pair("temperature at which both wells have half, and 2Δ/log 16")
+    assert at_rest(half)[0] == pytest.approx(0.5, abs=1e-3)
+    assert half == pytest.approx(estimated, rel=0.05)
+    grown, by_variance = pair("entropy at T = 1/2 less at 1/32, and ∫ Var(L)/T² dlog T")
+    assert grown == pytest.approx(by_variance, rel=1e-4)
+    assert max(pair("temperatures from which to the next the entropy falls")) == 0
+
+
+def test_density_depends_on_rate_over_batch_size(measured):
+    """p > .002 of two tests: a false alarm in 250. Means within 4 standard errors: 6e-5 for each of four."""
+    numbers = measured("temperature_is_everything")
+    assert numbers["η ≤ 1: smallest p of equal densities, adjusted"] > 0.004
+    assert numbers["η/B = ¼, B = 64: p of the density of T = 1/8"] < 1e-4
+    own, other = numbers["η = 1, B = 2: p of the density of T = 0.25, of T = 1/8"]
+    assert other < 1e-10 < own
+    for temperature in (0.125, 0.25):
+        names = ("probability of the wide well", "entropy")
+        # At the end e⁻⁵ of the start, or less, is left.
+        for name, exact, left in zip(names, at_rest(temperature), (0.005, 0.03), strict=True):
+            value, error = numbers[f"SGD, T = {temperature:g}: {name}, standard error"]
+            assert abs(value - exact) < 4 * error + left
+            assert error < 0.04
