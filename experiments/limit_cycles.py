@@ -12,12 +12,13 @@ where H and D do not commute a current WS⁻¹x p, W = TD − HS, runs for ever 
   momentum, then Newton's method). The antisymmetric W is a turn in each of P/2 planes that it does not mix; looked at
   are the ten in which it is fastest. In these E[θ_k θ_{k+1}ᵀ − θ_{k+1} θ_kᵀ], twice the area that a step sweeps, is
   measured in chains of SGD that start from the predicted law. Prediction: −2ηW for small η, and for iterates
-  η(HS − SH) with their own covariance, HS + SH − ηHSH = ηD/B. What that leaves out (examples differ in curvature, and
-  the loss has higher derivatives) falls as T, that is as 1/B. Chains read backwards sweep the opposite area, steps of
-  all data with isotropic noise of the same trace none.
+  η(HS − SH) with their own covariance, HS + SH − ηHSH = ηD/B. That leaves out what is of the order of T, so that the
+  rest falls as 1/B: examples differ in curvature, which adds E[(H_i − H)S(H_i − H)] to D, and makes up the excess of
+  the sum over planes; in single planes the loss's higher derivatives count as much. Chains read backwards sweep the
+  opposite area, steps of all data with isotropic noise of the same trace none.
 
 D has at most the rank N − 1, and has it in float64; float32 sees less. What counts is the effective rank
-(tr D)²/tr D², which is far smaller. The quick version: 310 parameters (a hidden layer of 4), 250 digits.
+(tr D)²/tr D², which is far smaller. The quick version: 610 parameters (a hidden layer of 8), 250 digits.
 
 Sources: Chaudhari & Soatto (2018, 1710.11029), whose β is 1/T; areas: Ghanta, Neu & Teitsworth (2017).
 """
@@ -33,13 +34,12 @@ from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 
 import jaxflow as jf
-from experiments import common
+from experiments import common, swept_areas
+from experiments.swept_areas import PLANES, in_planes
 from jaxflow.plot.style import COLOURS, stroke, tidy
 
 HESSIAN, NOISE, TEMPERATURE = np.diag([1.0, 3.0]), np.array([[1.0, 0.8], [0.8, 1.2]]), 0.5
 PENALTY, RATE = 0.02, 0.2  # µ, η
-PLANES, BURN = 10, 300  # planes that are looked at, and records that are left out at the start
-GROUPS = 16  # of chains, for the standard error of a sum over planes
 
 
 class Settings(NamedTuple):
@@ -52,17 +52,7 @@ class Settings(NamedTuple):
 
 
 FULL = Settings(16, 500, (8, 32, 128), (160, 3000), (64, 1000), (64, 128))
-QUICK = Settings(4, 250, (32, 128), (64, 1000), (32, 600), (32, 64))
-
-
-class Areas(NamedTuple):
-    """Areas a step (PLANES,), their sum, the standard errors of both, and the areas of the chains read backwards."""
-
-    rate: np.ndarray
-    error: np.ndarray
-    total: float
-    total_error: float
-    back: np.ndarray
+QUICK = Settings(8, 250, (16, 64), (64, 1000), (32, 600), (32, 64))
 
 
 @dataclass(frozen=True)
@@ -134,46 +124,11 @@ def digits(settings):
     return objective, params
 
 
-def covariance_of_iterates(hessian, noise):
-    """S of HS + SH − ηHSH = η · `noise`, the covariance of a step's gradient, and a square root of S."""
-    h, across = np.linalg.eigh(hessian)
-    inside = RATE * (across.T @ noise @ across) / (np.add.outer(h, h) - RATE * np.outer(h, h))
-    s = across @ inside @ across.T
-    variances, axes = np.linalg.eigh(s)
-    return s, axes * np.sqrt(np.maximum(variances, 0))
+def sweep(settings, objective, params, directions, noise, roots):
+    """The areas of SGD by batch size, and of isotropic noise of the same trace as that of the largest batch.
 
-
-def turning_planes(current):
-    """Orthonormal u₁, v₁, u₂, … of the planes in which W turns fastest (2 PLANES, P), and their part of all turns."""
-    turns, vectors = np.linalg.eigh(1j * current)
-    fastest = vectors[:, np.argsort(-turns)[:PLANES]].T * np.sqrt(2)
-    pairs = np.stack([fastest.real, fastest.imag], 1).reshape(2 * PLANES, -1)
-    return pairs, np.sort(turns)[-PLANES:].sum() / turns[turns > 0].sum()
-
-
-def in_planes(matrix):
-    """The entries (u, v) of a matrix, one for each plane."""
-    return np.asarray(matrix)[..., range(0, 2 * PLANES, 2), range(1, 2 * PLANES, 2)]
-
-
-def measured(run, params, root, directions, number, key):
-    """The areas of chains `run(start, key, record)` from `number` draws of the law whose covariance has that root."""
-    centre, unravel = ravel_pytree(params)
-    begin, go = jax.random.split(key)
-    starts = centre[None] + jax.random.normal(begin, (number, centre.size)) @ root.T
-    record = lambda p: directions @ (ravel_pytree(p)[0] - centre)
-    each = lambda start: run(unravel(start[0]), start[1], record)
-    paths = jf.ensemble(each, (starts, jax.random.split(go, number))).values
-    area = lambda x: jf.density.area_rate(x, skip=BURN)
-    found, back = area(paths), area(paths[:, ::-1])
-    sums = in_planes(jax.vmap(area)(paths.reshape(GROUPS, -1, *paths.shape[1:])).rate).sum(1)
-    rate, error = in_planes(found.rate), in_planes(found.error)
-    return Areas(rate, error, rate.sum(), sums.std(ddof=1) / np.sqrt(GROUPS), in_planes(back.rate))
-
-
-def sweep(settings, objective, params, law, directions):
-    """The areas of SGD by batch size, and those of isotropic noise of the trace that the largest batch has."""
-    hessian, noise = np.asarray(law.hessian), np.asarray(law.noise)
+    `roots` are those of the covariances of iterates with D, and with its mean eigenvalue times 1.
+    """
     *keys, key = jax.random.split(jax.random.key(0), len(settings.batch_sizes) + 1)
     number, steps = settings.chains
     found = {}
@@ -182,18 +137,19 @@ def sweep(settings, objective, params, law, directions):
         descend = lambda start, key, record, options=options: jf.iterate(
             jf.optim.gd(RATE), objective, start, key=key, record=record, **options
         )
-        root = covariance_of_iterates(hessian, noise / b)[1]
-        found[b] = measured(descend, params, root, directions, number, k)
+        found[b] = swept_areas.measured(descend, params, roots[0] / b**0.5, directions, number, k)
     number, steps = settings.isotropic
-    level = np.trace(noise) / len(noise) / settings.batch_sizes[-1]
-    process, times = jf.dynamics.langevin(objective, RATE * level / 2), RATE * np.arange(steps + 1)
+    temperature, times = jf.dynamics.temperature(RATE, b), RATE * np.arange(steps + 1)
+    process = jf.dynamics.langevin(objective, temperature * np.trace(noise) / len(noise))
     diffuse = lambda start, k, record: jf.integrate(process, start, times, substeps=1, key=k, record=record)
-    root = covariance_of_iterates(hessian, level * np.eye(len(noise)))[1]
-    return found, measured(diffuse, params, root, directions, number, key)
+    return found, swept_areas.measured(diffuse, params, roots[1] / b**0.5, directions, number, key)
 
 
-def tell(headlines, found, isotropic, exact, limit):
-    """The headlines of the areas; `exact` and `limit` are the predictions for batches of one example."""
+def tell(headlines, found, isotropic, exact, limit, excess):
+    """The headlines of the areas.
+
+    `exact` and `limit` are predictions for batches of one example, `excess` is that of the sum, in parts of `exact`.
+    """
     sizes, last = np.array(list(found)), list(found.values())[-1]
     whole = []
     for b, areas in found.items():
@@ -205,7 +161,10 @@ def tell(headlines, found, isotropic, exact, limit):
     ratio, error = np.transpose(whole)
     (slope, end), spread = np.polyfit(1 / sizes, ratio, 1, w=1 / error, cov="unscaled")
     headlines["the same as 1/B → 0, standard error"] = ((end, spread[1, 1] ** 0.5), (1, None))
-    headlines["its slope in 1/B, standard error"] = ((slope, spread[0, 0] ** 0.5), None)
+    headlines["its slope in 1/B, standard error; that by curvatures"] = (
+        (slope, spread[0, 0] ** 0.5),
+        (excess, None),
+    )
     headlines["reversed in time: sum over planes / forwards"] = (last.back.sum() / last.total, -1)
     z = [abs(isotropic.rate / isotropic.error).max(), abs(isotropic.total / isotropic.total_error)]
     headlines["isotropic noise: largest |z| of ten planes, |z| of the sum"] = (z, None)
@@ -213,15 +172,17 @@ def tell(headlines, found, isotropic, exact, limit):
     headlines["isotropic noise: sum / SGD's, standard error"] = (pair, (0, None))
 
 
-def draw_spectrum(ax, noise, law):
-    """The eigenvalues of D, with its rank and its effective rank."""
-    values = np.linalg.eigvalsh(noise)[::-1]
-    ax.loglog(np.arange(len(values)) + 1, np.maximum(values, 1e-20), label="eigenvalues of D", **stroke(0))
-    effective, rank = float(law.effective_rank), law.largest_rank
-    ax.axvline(effective, label=f"effective rank {effective:.1f}", **stroke(1))
-    ax.axvline(rank, label=f"N − 1 = {rank}", **stroke(2))
-    ax.set(xlabel="number of the eigenvalue", ylabel="eigenvalue", ylim=(1e-19, 3))
-    tidy(ax).legend(frameon=False, fontsize="small", loc="lower left")
+def draw_sums(ax, found, exact, excess):
+    """The sum over planes, in parts of its prediction, against 1/B."""
+    x = np.array([0, 1.1 / min(found)])
+    ax.plot(x, 1 + excess * x, label="with the noise of curvatures", **stroke(1))
+    ax.axhline(1, label="η(HS − SH)", **stroke(0))
+    for i, (b, areas) in enumerate(found.items()):
+        style = {"marker": "osD"[i], "color": COLOURS[i], "markerfacecolor": "none", "linestyle": ""}
+        value, error = areas.total * b / exact.sum(), areas.total_error * b / exact.sum()
+        ax.errorbar(1 / b, value, 2 * error, capsize=3, label=f"SGD, B = {b}", **style)
+    ax.set(xlabel="1 / batch size B", ylabel="sum over planes / predicted, ± 2 SE", xlim=x)
+    tidy(ax).legend(frameon=False, fontsize="small", loc="upper left")
 
 
 def draw_areas(ax, found, isotropic, exact, limit):
@@ -252,23 +213,28 @@ def main(arguments=None):
     objective, params = digits(settings)
     law = jf.density.ou_limit(objective, params, RATE, 1)
     hessian, noise = np.asarray(law.hessian), np.asarray(law.noise)
-    directions, share = turning_planes(np.asarray(law.current))
-    covariance, _ = covariance_of_iterates(hessian, noise)
-    exact = RATE * in_planes(directions @ (hessian @ covariance - covariance @ hessian) @ directions.T)
-    limit = in_planes(directions @ law.area_per_step @ directions.T)
+    directions, share = swept_areas.turning_planes(np.asarray(law.current))
+    modes = np.linalg.eigh(hessian)
+    spread = lambda matrix: swept_areas.covariance_of_iterates(modes, matrix, RATE)
+    area = lambda s: RATE * in_planes(directions @ (hessian @ s - s @ hessian) @ directions.T)
+    even = np.trace(noise) / len(noise) * np.eye(len(noise))
+    roots = [swept_areas.root_of(spread(matrix)) for matrix in (noise, even)]
+    exact, limit = area(spread(noise)), in_planes(directions @ law.area_per_step @ directions.T)
+    added = swept_areas.noise_of_curvatures(objective, params, roots[0])
+    excess = float(area(spread(added)).sum() / exact.sum())
     headlines["network: loss above the minimum, by ½gᵀH⁻¹g"] = (float(law.above_minimum), 0)
     ranks = [int(np.linalg.matrix_rank(noise.astype(dtype))) for dtype in (np.float64, np.float32)]
     headlines["network: rank of D in float64, in float32"] = (ranks, [law.largest_rank, None])
     headlines["network: effective rank of D"] = (float(law.effective_rank), None)
     headlines["network: share of all turns in the ten planes"] = (share, None)
-    found, isotropic = sweep(settings, objective, params, law, jnp.asarray(directions))
-    tell(headlines, found, isotropic, exact, limit)
+    found, isotropic = sweep(settings, objective, params, jnp.asarray(directions), noise, roots)
+    tell(headlines, found, isotropic, exact, limit, excess)
 
-    draw_spectrum(axes[1], noise, law)
-    draw_areas(axes[2], found, isotropic, exact, limit)
-    titles = ("law at rest and its current", f"{len(noise):,} parameters: noise of the gradients")
-    for ax, title in zip(axes, (*titles, f"ten planes with {share:.0%} of all turns"), strict=True):
-        ax.set_title(title, loc="right")
+    draw_areas(axes[1], found, isotropic, exact, limit)
+    draw_sums(axes[2], found, exact, excess)
+    axes[0].set_title("law at rest and its current", loc="right")
+    axes[1].set_title(f"{len(noise):,} parameters: ten planes with {100 * share:.0f} % of all turns")
+    axes[2].set_title("the rest falls as the temperature")
     return run.save(figure, headlines, predicted_at_batch_one=exact, limit_at_batch_one=limit)
 
 
