@@ -1,7 +1,8 @@
 """Measure every figure the library claims, print them next to what is asked, and write them as JSON.
 
 Run it on a machine that is doing nothing else: ratios of medians are of turns taken in one process, but a busy
-machine still disturbs them. `--quick` makes sure that everything runs; its timings mean little.
+machine still disturbs them. `--quick` makes sure that everything runs; its timings mean little. The name of one
+module first, such as `density`, measures the figures of that one.
 """
 
 import sys
@@ -16,6 +17,8 @@ from experiments.benchmarks import (
     accuracy,
     compilation,
     curvature,
+    density,
+    density_peers,
     modified,
     speed,
     stochastic,
@@ -203,16 +206,54 @@ FIGURES = (
         unit=" s",
     ),
     Figure("central flow: eight learning rates vmapped / one", curvature.eight_rates, most=8, unit=" ×"),
+    Figure("density of a double well, 400 cells, t = 1: L1 error", density.double_well, most=1e-6),
+    Figure("its order in the size of a cell", density.double_well_order, 1.8, 2.2),
+    *(
+        Figure(f"{peer} / ours, the same double well", partial(density.faster, peer), least=100, unit=" ×")
+        for peer in density_peers.INSTALLED
+    ),
+    *(
+        Figure(
+            f"{peer} / ours on {density.COARSE} cells",
+            partial(density.faster, peer, cells=density.COARSE),
+            least=1,
+            unit=" ×",
+        )
+        for peer in density_peers.INSTALLED
+        if peer == "py-pde, LSODA"
+    ),
+    Figure("16 temperatures vmapped / one", density.temperatures, most=16, unit=" ×"),
+    Figure("Gibbs' law: what the chain moves of it / rate", density.gibbs, most=1e-13),
+    Figure("Ornstein–Uhlenbeck law on 128²: error of the covariance at rest", density.covariance, most=5e-4),
+    Figure("its order in the size of a cell, 32² … 128²", density.covariance_order, 1.8, 2.2),
+    Figure("its entropy production against 8/7: relative error", density.production, most=0.02),
+    Figure(
+        "seconds a cell and product, 64², 128², 256² cells: largest / smallest",
+        density.seconds_a_cell,
+        most=1.2,
+        unit=" ×",
+    ),
+    Figure("memory a cell, the same: largest / smallest", density.memory_a_cell, most=1.2, unit=" ×"),
 )
+
+
+def chosen(module: str) -> list[Figure]:
+    """The figures that a module of this folder measures."""
+    functions = {figure: getattr(figure.measure, "func", figure.measure) for figure in FIGURES}
+    return [figure for figure, measure in functions.items() if measure.__module__.endswith(f".{module}")]
 
 
 def main(arguments: list[str] | None = None) -> Any:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["compilation"]:
         return compilation.main(arguments[1:])
+    one_module = chosen(arguments[0]) if arguments else []
+    arguments, figures = (arguments[1:], one_module) if one_module else (arguments, FIGURES)
     run = start("benchmarks", __doc__, [*arguments, "--no-cache"])  # some figures are compilation
+    if density_peers.MISSING and chosen("density")[0] in figures:
+        print(f"Left out, as they are not installed: {'; '.join(density_peers.MISSING)}.")
     rows = []
-    for figure in tqdm(FIGURES, file=sys.stderr, disable=None, leave=False):
+    for figure in tqdm(figures, file=sys.stderr, disable=None, leave=False):
         rows.append(figure.row(run.quick))
         row = rows[-1]
         more = "".join(

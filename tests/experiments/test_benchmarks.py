@@ -2,10 +2,11 @@
 
 import time
 
+import numpy as np
 import pytest
 
-from experiments.benchmarks import compilation, speed
-from experiments.benchmarks.__main__ import FIGURES, Figure
+from experiments.benchmarks import compilation, density, density_peers, speed
+from experiments.benchmarks.__main__ import FIGURES, Figure, chosen
 from experiments.benchmarks.timing import medians
 
 pytestmark = pytest.mark.promotes
@@ -47,6 +48,44 @@ def test_details_are_kept_beside_the_ratio():
 def test_every_figure_has_a_bound_and_its_own_name():
     assert all(figure.least > -float("inf") or figure.most < float("inf") for figure in FIGURES)
     assert len({figure.what for figure in FIGURES}) == len(FIGURES)
+
+
+def test_the_figures_of_one_module_are_chosen_by_its_name():
+    named = {figure.what for figure in chosen("modified")}
+    assert len(named) == 4
+    assert "its compile time, order 4 / order 1" in named
+    assert len(chosen("density")) >= 8  # and more where peers are installed
+    assert not chosen("--quick")
+
+
+def test_the_double_wells_reference_is_converged():
+    """Fewer modes and poles say the same; moments are those of another scheme, converged, and a law's."""
+    (values, averages), x = density_peers.reference(4000), density_peers.middles(4000)
+    for fewer, found in zip(density_peers.reference(4000, 160, 24), (values, averages), strict=True):
+        assert np.abs(fewer - found).mean() < 1e-11
+    assert values.min() > -1e-12
+    moments = [(averages * power).mean() * 2 * density_peers.END for power in (1, x, x * x, x > 0)]
+    moments[1:3] = np.array(moments[1:3]) - [-0.9639186, 0.9556016]
+    np.testing.assert_allclose(moments, [1, 0, 0, 0.00126667], rtol=3e-5, atol=2e-7)
+
+
+def test_quick_figures_of_densities_run():
+    error = density.double_well(quick=True)
+    assert error["ratio"] < 1e-6
+    assert 1e-4 < error["taken as averages over cells"] < 4e-4  # h² ∫|p″| / 24
+    assert density.gibbs(quick=True) < 1e-13
+    assert abs(density.covariance_order(quick=True) - 2) < 0.3
+    assert density.memory_a_cell(quick=True)["ratio"] < 1.2
+
+
+def test_a_peer_is_timed_beside_ours(monkeypatch):
+    """With one that knows the answer, whatever is installed."""
+    known = density_peers.reference(density.CELLS)[0]
+    knows = ("", lambda cells: lambda: known, density.CELLS)
+    monkeypatch.setitem(density.INSTALLED, "one who knows", knows)
+    found = density.faster("one who knows", quick=True)
+    assert found["its error"] == 0 < found["ours"] < 1e-6
+    assert found["ratio"] == pytest.approx(found["its ms"] / found["our ms"])
 
 
 def test_a_quick_timing_runs():
