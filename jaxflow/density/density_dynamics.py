@@ -20,7 +20,7 @@ from jaxflow.dynamics import Dynamics, Field
 PyTree = Any
 MORE = 1e-4  # of mass, what rounding may add
 TOUCHING, TOUCHING_IN_SINGLE = 1e-7, 1e-5  # of mass at the walls: from here on the grid is too small
-STIFF = 500.0  # jumps: from here on implicit steps are cheaper in one coordinate
+STIFF = 2000.0  # jumps: from here on implicit steps are cheaper in one coordinate
 
 
 class DensityState(NamedTuple):

@@ -47,8 +47,9 @@ def fokker_planck(
       (1e-5 in float32) is in the outermost cells.
     - `method`: how time is stepped (static). "uniformization" is exact and positive from any start, for Λ·dt
       products, Λ the largest rate of leaving a cell. "radau" is for one coordinate: of order 5, with steps whose
-      error of order 3 is below 1e-6 in L1 (1e-4 in float32); negative values, which a spike may leave, are set to 0
-      and the mass restored. "auto" takes the first, and in one coordinate the second from 500 jumps on.
+      error of order 3 is below 1e-5 in L1 (1e-4 in float32), and whose own is some 500 times smaller; negative
+      values, which a spike may leave, are set to 0 and the mass restored. "auto" takes the first, and in one
+      coordinate the second from 2,000 jumps on.
 
     **Returns** a `Dynamics`. The `observed` of a solution holds the mass, and that in the outermost cells, at each
     time.
