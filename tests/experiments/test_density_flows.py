@@ -1,8 +1,5 @@
 """Experiments on moving densities in their quick form, once each: headline numbers against theory."""
 
-import importlib
-
-import jax
 import numpy as np
 import pytest
 import scipy.linalg
@@ -12,27 +9,6 @@ from scipy.optimize import brentq
 pytestmark = pytest.mark.promotes
 
 NAMES = ("fokker_planck", "free_energy", "smoothed_loss", "wasserstein_flow")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """`run(name)`: what the script returned and where it wrote; each script runs once."""
-    done = {}
-
-    def once(name):
-        if name not in done:
-            output = tmp_path_factory.mktemp(name)
-            with jax.numpy_dtype_promotion("standard"):
-                module = importlib.import_module(f"experiments.{name}")
-                done[name] = module.main(["--quick", "--output", str(output)]), output
-        return done[name]
-
-    return once
-
-
-@pytest.fixture
-def measured(run):
-    return lambda name: {key: pair["measured"] for key, pair in run(name)[0]["headlines"].items()}
 
 
 @pytest.mark.parametrize("name", NAMES)

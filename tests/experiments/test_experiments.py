@@ -3,10 +3,8 @@
 That of `hypergradients` has a file of its own.
 """
 
-import importlib
 import itertools
 
-import jax
 import numpy as np
 import pytest
 from experiment_files import check_files
@@ -36,27 +34,6 @@ NAMES = (
     "spectra",
     "temperature",
 )
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """`run(name)`: what the script returned and where it wrote; each script runs once."""
-    done = {}
-
-    def once(name):
-        if name not in done:
-            output = tmp_path_factory.mktemp(name)
-            with jax.numpy_dtype_promotion("standard"):
-                module = importlib.import_module(f"experiments.{name}")
-                done[name] = module.main(["--quick", "--output", str(output)]), output
-        return done[name]
-
-    return once
-
-
-@pytest.fixture
-def measured(run):
-    return lambda name: {key: pair["measured"] for key, pair in run(name)[0]["headlines"].items()}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,28 @@
+"""Experiments in their quick form, each run once for all tests of a file."""
+
+import importlib
+
+import jax
+import pytest
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """`run(name)`: what the script returned and where it wrote; each script runs once."""
+    done = {}
+
+    def once(name):
+        if name not in done:
+            output = tmp_path_factory.mktemp(name)
+            with jax.numpy_dtype_promotion("standard"):
+                module = importlib.import_module(f"experiments.{name}")
+                done[name] = module.main(["--quick", "--output", str(output)]), output
+        return done[name]
+
+    return once
+
+
+@pytest.fixture
+def measured(run):
+    """`measured(name)`: the headline numbers that were measured."""
+    return lambda name: {key: pair["measured"] for key, pair in run(name)[0]["headlines"].items()}
