@@ -19,6 +19,7 @@ PACKAGES = (
     "solve",
     "comparison",
     "density",
+    "landscape",
     "sweeps",
     "plot",
     "games",
