@@ -1,5 +1,6 @@
 """Paths between minima against closed forms, an independent NumPy band, and saddles that are known to all digits."""
 
+import dataclasses
 from functools import partial
 
 import equinox as eqx
@@ -12,6 +13,7 @@ import scipy.integrate
 import jaxflow as jf
 from jaxflow._compiled import programs
 from jaxflow.landscape import Path, SpanningTree, connect, curve, fire, interpolate, neb, refine
+from jaxflow.landscape.paths.band_forces import Band, pull_on
 
 pytestmark = pytest.mark.promotes
 
@@ -210,6 +212,20 @@ def test_a_band_goes_on_from_a_path():
     assert again.evaluations <= 9 + 7 + 7
 
 
+def test_folds_come_undone():
+    """A path that turns back on itself has no force across it: there an image feels all of its forces."""
+    images = jnp.array([[0.0, 0.0], [1.0, 0.5], [0.0, 0.0]])
+    band = Band(images, jnp.array([0.0, 0.5, 1.0]), jnp.asarray(3), jnp.zeros(2))
+    pull = pull_on(jax.value_and_grad(lambda x: 0.5 * x @ x), band, jnp.asarray(3.0), None)
+    np.testing.assert_allclose(pull.slope, images[1:2] + 2 * 3.0 * images[1:2], rtol=1e-12)
+    line = interpolate(valley, A, B, points=8)
+    order = jnp.array([0, 2, 4, 3, 2, 5, 6, 7])
+    folded = dataclasses.replace(line, params=jax.tree.map(lambda x: x[order], line.params))
+    path = neb(valley, A, B, start=folded, tolerance=1e-6)
+    np.testing.assert_allclose(path.saddle, 1, rtol=1e-9)
+    assert path.arclength[-1] < 1.4 * line.arclength[-1]
+
+
 def test_fire_minimises_at_any_first_step():
     bowl = lambda x: 0.5 * (x[0] ** 2 + 400 * x[1] ** 2)
     for first in (1e-4, 0.03, 10.0):
@@ -275,6 +291,39 @@ def test_a_network_on_mini_batches():
     assert scores.shape == (51,)
     band = neb(problem.objective, run.params, other, points=7, max_steps=200, tolerance=1e-3)
     assert band.barrier < straight.barrier / 3
+
+
+class Decayed:
+    """Losses with a penalty, without which a network that fits all has no minimum; one object compiles once."""
+
+    def __init__(self, losses):
+        self.losses = losses
+
+    def __call__(self, params, batch):
+        return self.losses(params, batch) + 5e-4 * sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
+
+
+def test_two_networks_on_digits_are_connected():
+    """As published for such networks: a line is blocked, a curve and a band are not, and accuracy stays."""
+    make = lambda seed: jf.problems.mlp("digits", (32,), key=jax.random.key(seed))
+    problem = jax.tree.map(
+        lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, make(0)
+    )
+    objective = jf.problems.networks.compute_by_columns(problem.objective)
+    objective = dataclasses.replace(objective, losses=Decayed(objective.losses))
+    single = lambda params: jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    train = lambda seed: jf.iterate(
+        jf.optim.momentum(0.1, 0.9), objective, single(make(seed).params), steps=1000, every=None
+    )
+    a, b = train(0).params, train(1).params
+    assert interpolate(objective, a, b).barrier > 0.15
+    bent = curve(objective, a, b, key=KEY, optimizer=jf.optim.adam(3e-3), steps=2000)
+    band = refine(objective, neb(objective, a, b, points=17, max_steps=200))
+    assert bent.barrier < 0.006
+    assert band.barrier < 0.0025
+    for path in (bent, band):
+        scores = jax.vmap(problem.score)(path.params)
+        assert scores.min() > jnp.minimum(scores[0], scores[-1]) - 0.005
 
 
 def test_modules_keep_what_is_not_trained():

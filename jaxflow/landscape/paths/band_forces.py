@@ -48,19 +48,28 @@ def pull_on(value_and_slope: Any, band: Band, spring: jax.Array, climbing: jax.A
     tangents = unit_tangents(images, losses)
     along = jnp.sum(slopes * tangents, 1, keepdims=True) * tangents
     across = slopes - along
-    lengths = _lengths(images[1:] - images[:-1])
+    steps = images[1:] - images[:-1]
+    lengths = _lengths(steps)
     shares = jnp.diff(band.places)
     both = shares[1:] + shares[:-1]
     # At even places this is the difference of the two lengths, as usual; at others it rests where they have the
     # ratio of the places.
     stretch = 2 * (lengths[1:] * shares[:-1] - lengths[:-1] * shares[1:]) / jnp.where(both > 0, both, 1)
-    slope, effective = across - spring * stretch[:, None] * tangents, across
+    # Where the path turns back on itself a tangent tells nothing, and no force across it would undo the fold: the
+    # image falls down the whole gradient, and whole springs pull it between its neighbours.
+    product = lengths[1:] * lengths[:-1]
+    cosine = jnp.sum(steps[1:] * steps[:-1], 1) / jnp.where(product > 0, product, 1)
+    ratio = lambda part: (2 * part / jnp.where(both > 0, both, 1))[:, None]
+    whole = spring * (ratio(shares[:-1]) * steps[1:] - ratio(shares[1:]) * steps[:-1])
+    fold = jnp.maximum(-cosine, 0)[:, None]
+    effective = across + fold * (along - whole)
+    slope = effective - (1 - fold) * spring * stretch[:, None] * tangents
     if climbing is not None:
         top = jnp.argmax(jnp.where(active, values, -jnp.inf))
         # A path that falls all the way has no saddle to climb.
-        is_top = (jnp.arange(inner.size) == top) & (values > band.ends.max()) & climbing
+        is_top = (jnp.arange(inner.size) == top) & (values > band.ends.max()) & (cosine > 0) & climbing
         slope = jnp.where(is_top[:, None], across - along, slope)
-        effective = jnp.where(is_top[:, None], across - along, across)
+        effective = jnp.where(is_top[:, None], across - along, effective)
     slope = jnp.where(active[:, None], slope, 0)
     largest = jnp.max(jnp.where(active, _lengths(effective), 0))
     return Pull(losses, slope, largest, ~(finite | ~active).all())

@@ -17,12 +17,11 @@ from jaxflow.landscape.paths.band_forces import Band, Pull, pull_on, stiffness
 from jaxflow.landscape.paths.ends import as_end, open_ends, require_like_end
 from jaxflow.landscape.paths.fire import fire
 from jaxflow.landscape.paths.insertion import BETWEEN, insert_images
-from jaxflow.landscape.paths.path import CONVERGED, MAX_STEPS, OFF_PATH, Path, dtype_of, is_traced, make_path
+from jaxflow.landscape.paths.path import CONVERGED, MAX_STEPS, Path, dtype_of, is_traced, make_path
 from jaxflow.landscape.paths.straight import straight_line
 
 PyTree = Any
 
-WAITING, CLIMBING, OFF = range(3)  # what the highest image does
 READY = (
     0.3  # of the largest gradient at the start: the largest force at which the highest image begins to climb
 )
@@ -53,8 +52,11 @@ def neb(
     tangent τ points to the higher neighbour (the improved tangent). The highest image, where it is above both ends,
     feels $-\nabla L + 2 (\tau^T \nabla L)\,\tau$ instead and climbs to the saddle itself.
 
-    It begins to once no force is above .3 of the largest gradient at the start. It is let go for good where it rises
-    to twice the height of the start, as it does where few images do not tell the direction of the path.
+    It begins to climb once no force is above .3 of the largest gradient at the start.
+
+    In many dimensions a band may fold: where the path turns back on itself, no force across it would undo the fold.
+    So where it bends by an angle φ of more than a right one, the force is mixed with that without any projection,
+    $-\nabla L + k (\theta_{i+1} - 2 \theta_i + \theta_{i-1})$, in the share $-\cos\phi$.
 
     All forces together take the place of a gradient, and an optimizer descends along them. It stops when no force
     but the springs' is above `tolerance`. The climbing image is then a stationary point to this accuracy, and its
@@ -152,7 +154,7 @@ def neb(
 class _Run(NamedTuple):
     band: Band
     pull: Pull
-    mode: jax.Array
+    climbing: jax.Array
     state: PyTree
     steps: jax.Array
     evaluations: jax.Array
@@ -192,8 +194,6 @@ def _neb(
     if tolerance is None:
         tolerance = largest * (1e-10 if dtype == jnp.float64 else 1e-4)
     tolerance = number(tolerance)
-    # The lowest path is nowhere higher than any other; the images at the start may miss the height of theirs.
-    ceiling = 2 * values.max() - jnp.minimum(values[0], values[-1])
     fill = lambda x: jnp.concatenate([x, jnp.broadcast_to(x[-1:], (insert, *x.shape[1:]))])
     count = jnp.asarray(points, jnp.int32)
     band = Band(fill(images), fill(places.astype(dtype)), count, jnp.stack([values[0], values[-1]]))
@@ -210,35 +210,31 @@ def _neb(
         return pull_on(value_and_slope, band, spring, climbing if climb else None)
 
     def advance(run: _Run) -> _Run:
-        band = run.band
+        band, climbing = run.band, run.climbing
         move = lambda inner: band._replace(images=jnp.concatenate([band.images[:1], inner, band.images[-1:]]))
-        field = lambda tree: as_trees(inspect(move(as_rows(tree)), run.mode == CLIMBING).slope)
+        field = lambda tree: as_trees(inspect(move(as_rows(tree)), climbing).slope)
         inner, slope = as_trees(band.images[1:-1]), as_trees(run.pull.slope)
         no_value = jnp.asarray(jnp.nan, dtype)
         updates, state = method.update(slope, run.state, inner, value=no_value, grad=slope, grad_fn=field)
         new = as_rows(optax.apply_updates(inner, updates))
         used = jnp.arange(1, new.shape[0] + 1) < band.count - 1
         band = move(jnp.where(used[:, None], new, band.images[-1]))
+        if climb:  # far from the path the highest image would climb to anywhere
+            climbing |= run.pull.largest <= jnp.maximum(READY * largest, tolerance)
         evaluations = run.evaluations + band.count - 2
-        # A highest image far from the path would climb to anywhere.
-        ready = run.pull.largest <= jnp.maximum(READY * largest, tolerance)
-        off = (run.mode == OFF) | (run.pull.losses.max() > ceiling) & (run.mode == CLIMBING)
-        mode = jnp.where(off, OFF, jnp.where(ready, CLIMBING, run.mode))
-        return _Run(band, inspect(band, mode == CLIMBING), mode, state, run.steps + 1, evaluations)
+        return _Run(band, inspect(band, climbing), climbing, state, run.steps + 1, evaluations)
 
     def relax(band: Band, evaluations: jax.Array) -> _Run:
-        state = method.init(as_trees(band.images[1:-1]))
-        unfinished = lambda run: (run.pull.largest > tolerance) | (climb & (run.mode == WAITING))
+        climbing, steps = jnp.zeros([], bool), jnp.zeros([], jnp.int32)
+        pull, state = inspect(band, climbing), method.init(as_trees(band.images[1:-1]))
+        unfinished = lambda run: (run.pull.largest > tolerance) | (climb & ~run.climbing)
         go_on = lambda run: unfinished(run) & ~run.pull.lost & (run.steps < max_steps)
-        mode, steps = jnp.asarray(WAITING), jnp.zeros([], jnp.int32)
-        pull = inspect(band, mode == CLIMBING)
-        begun = _Run(band, pull, mode, state, steps, evaluations + band.count - 2)
+        begun = _Run(band, pull, climbing, state, steps, evaluations + band.count - 2)
         return lax.while_loop(go_on, advance, begun)
 
     def add_and_relax(run: _Run) -> _Run:
         looked = BETWEEN * (run.band.count - 1)
-        band = insert_images(value, run.band, run.pull.losses, most)
-        return relax(band, run.evaluations + looked)
+        return relax(insert_images(value, run.band, run.pull.losses, most), run.evaluations + looked)
 
     most = min(-(-insert // rounds), insert, points - 1) if rounds else 0
     run = relax(band, jnp.asarray(points, jnp.int32))
@@ -251,9 +247,7 @@ def _neb(
         run.pull.losses,
         jnp.stack([norm(slopes[0]), norm(slopes[-1])]).astype(dtype),
         evaluations=run.evaluations,
-        status=jnp.where(
-            run.pull.largest <= tolerance, jnp.where(run.mode == OFF, OFF_PATH, CONVERGED), MAX_STEPS
-        ),
+        status=jnp.where(run.pull.largest <= tolerance, CONVERGED, MAX_STEPS),
         residual=run.pull.largest,
     )
     return path, run.band.count

@@ -15,14 +15,13 @@ from jaxflow._norms import norm, norms
 PyTree = Any
 
 # Status codes.
-EVALUATED, CONVERGED, MAX_STEPS, LOST, TRAINED, OFF_PATH = range(6)
+EVALUATED, CONVERGED, MAX_STEPS, LOST, TRAINED = range(5)
 MEANING = {
     EVALUATED: "evaluated as given",
     CONVERGED: "converged",
     MAX_STEPS: "ran out of steps (max_steps)",
     LOST: "lost",
     TRAINED: "trained for all steps",
-    OFF_PATH: "relaxed, but its highest image left the path as it climbed, and was let go",
 }
 TOGETHER = 8  # losses that are evaluated at a time, which bounds the memory of a path with many points
 
