@@ -29,7 +29,7 @@ def test_a_grid_finds_the_current_of_an_ornstein_uhlenbeck_process(measured):
     exact = {"S₁₁": s[0, 0], "S₁₂": s[0, 1], "S₂₂": s[1, 1], "W₁₂": w[0, 1], "entropy production": produced}
     for name, value in exact.items():
         plain, extrapolated = numbers[f"grid: {name}, on the finer grid and extrapolated"]
-        assert plain == pytest.approx(value, rel=0.01), name
+        assert plain == pytest.approx(value, rel=3e-3 if name == "entropy production" else 0.01), name
         # The error of what is produced falls faster than the second order that is extrapolated.
         rounding = 2e-3 if name == "entropy production" else 5e-4
         assert extrapolated == pytest.approx(value, rel=rounding), name

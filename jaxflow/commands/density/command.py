@@ -9,10 +9,11 @@ import tyro
 
 import jaxflow as jf
 from jaxflow import _check
+from jaxflow._devices import memory
 from jaxflow._disk import results
 from jaxflow.commands.density import report
 from jaxflow.commands.density.levels import Levels, Measures, measure
-from jaxflow.commands.density.noisy_problem import SCENES, NoisyProblem, from_data, from_function
+from jaxflow.commands.density.noisy_problem import ON_A_LINE, SCENES, NoisyProblem, from_data, from_function
 from jaxflow.commands.shared.interruption import keep_on_interrupt
 from jaxflow.commands.shared.programs import jit_once
 from jaxflow.commands.shared.progress import CHUNKS, Progress, iterate_in_chunks, solve_in_chunks, time_run
@@ -81,6 +82,7 @@ def prepare(settings: Density) -> tuple[NoisyProblem, jf.dynamics.Dynamics, jax.
     _check.require_positive(**{name: value for name, value in given.items() if value is not None})
     _check.require_positive(penalty=settings.penalty)
     results.check_folder(settings.output, *FILES)
+    _require_fit(settings)
     if settings.data is None:
         _check.require_choice("problem", settings.problem, SCENES)
         problem = from_function(settings)
@@ -94,6 +96,15 @@ def prepare(settings: Density) -> tuple[NoisyProblem, jf.dynamics.Dynamics, jax.
     # What touches the walls is told with the results.
     equation = jf.density.fokker_planck(problem.sde, problem.grid, walls="reflecting")
     return problem, equation, jf.density.stationary(equation)
+
+
+def _require_fit(settings: Density) -> None:
+    """Refuse members, batches or cells that would not fit in memory, as numbers of 8 bytes."""
+    dimensions = 1 if settings.data is None and settings.problem in ON_A_LINE else 2
+    memory.require_fit("seeds", settings.seeds, 8 * settings.seeds * dimensions * 2 * RECORDS)
+    memory.require_fit("batch_size", settings.batch_size, 8 * settings.seeds * settings.batch_size)
+    if settings.cells is not None:
+        memory.require_fit("cells", settings.cells, 8 * float(settings.cells) ** dimensions * RECORDS)
 
 
 def run(

@@ -35,6 +35,7 @@ SCENES = {
     "himmelblau": Scene(8.0, 5e-4, 1620, 0.2, (-6.0, -6.0), (6.0, 6.0)),
     "muller_brown": Scene(8.0, 1e-5, 1620, 0.05, (-1.9, -0.9), (1.5, 2.5)),
 }
+ON_A_LINE = ("double_well", "sines_minus_parabola")
 RATE, STEPS = 0.1, 405  # for data sets
 
 

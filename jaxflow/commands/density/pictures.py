@@ -74,7 +74,7 @@ def _maps(panels: Any, problem: NoisyProblem, levels: Levels, measures: Measures
             else:
                 points = np.asarray(getattr(levels, name).values)[:MOST_POINTS, i]
                 ax.scatter(*points.T, s=2, color=COLOURS[5 if name == "sgd" else 1], linewidths=0)
-            ax.contour(x, y, measures.loss.T, levels=heights, colors="0.6", linewidths=0.5)
+            ax.contour(x, y, measures.loss.T, levels=heights, colors="0.6", linewidths=0.5, linestyles="-")
             ax.set(xlim=reach[0], ylim=reach[1])
             if row == 0:
                 ax.set_title(_title(levels, k))

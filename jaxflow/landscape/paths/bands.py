@@ -126,14 +126,14 @@ def neb(
     if tolerance is not None:
         _check.require_positive(tolerance=tolerance)
     found, count = _neb(
-        objective,
-        first,
-        last,
-        given,
-        optimizer,
-        spring,
-        tolerance,
-        max_steps,
+        objective=objective,
+        first=first,
+        last=last,
+        given=given,
+        optimizer=optimizer,
+        spring=spring,
+        tolerance=tolerance,
+        max_steps=max_steps,
         points=int(points),
         climb=bool(climb),
         insert=int(insert),
@@ -162,6 +162,7 @@ class _Run(NamedTuple):
 
 @compiled(static=("points", "climb", "insert", "rounds"))
 def _neb(
+    *,
     objective,
     first,
     last,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow import _check
+from jaxflow._norms import norm
 from jaxflow._traceable import traceable
 
 PyTree = Any
@@ -87,7 +88,7 @@ def fire(step_size, longest=float("inf")):
 
 def _update(gradient: PyTree, state: FireState, longest: Any) -> tuple[PyTree, FireState]:
     dtype = state.moved.dtype
-    change = _length(jax.tree.map(jnp.subtract, gradient, state.force), dtype)
+    change = norm(jax.tree.map(jnp.subtract, gradient, state.force)).astype(dtype)
     met = jnp.where(state.moved > 0, change / jnp.where(state.moved > 0, state.moved, 1), 0)
     curvature = jnp.maximum(FORGETTING * state.curvature, met)
 
@@ -104,17 +105,13 @@ def _update(gradient: PyTree, state: FireState, longest: Any) -> tuple[PyTree, F
 
     kick = lambda v, g: jnp.where(fine, v, 0) - step.astype(g.dtype) * g
     velocity = jax.tree.map(kick, state.velocity, gradient)
-    speed, slope = _length(velocity, dtype), _length(gradient, dtype)
+    speed, slope = norm(velocity).astype(dtype), norm(gradient).astype(dtype)
     turn = mixing * jnp.where(slope > 0, speed / jnp.where(slope > 0, slope, 1), 0)
     blend = lambda v, g: (1 - mixing).astype(g.dtype) * v - turn.astype(g.dtype) * g
     velocity = jax.tree.map(blend, velocity, gradient)
-    moved = step * _length(velocity, dtype)
+    moved = step * norm(velocity).astype(dtype)
     limit = jnp.asarray(longest).astype(dtype)
     part = jnp.where(moved > limit, limit / jnp.where(moved > limit, moved, 1), 1)
     velocity = jax.tree.map(lambda v: part.astype(v.dtype) * v, velocity)
     updates = jax.tree.map(lambda v: step.astype(v.dtype) * v, velocity)
     return updates, FireState(velocity, gradient, part * moved, step, mixing, downhill, curvature)
-
-
-def _length(tree: PyTree, dtype: Any) -> jax.Array:
-    return jnp.sqrt(sum([jnp.sum(x**2).astype(dtype) for x in jax.tree.leaves(tree)], jnp.zeros((), dtype)))
