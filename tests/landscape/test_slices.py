@@ -1,0 +1,439 @@
+"""Directions, slices and projections against NumPy, closed forms and the symmetries of networks."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import jaxflow as jf
+from jaxflow._compiled import programs
+from jaxflow._progress import Bar
+from jaxflow.landscape import (
+    Directions,
+    between,
+    eigen_directions,
+    principal_directions,
+    project,
+    random_directions,
+    slice,
+)
+from jaxflow.landscape.slices import grids
+
+KEY = jax.random.key(0)
+NETWORK = jf.problems.mlp("iris", hidden=(7, 5), activation="relu", key=jax.random.key(3))
+
+
+def scaled(params, factors):
+    """A ReLU network with the same function: unit i of hidden layer l, and what leads from it, by factors[l][i]."""
+    layers = [dict(layer) for layer in params]
+    for i, factor in enumerate(factors):
+        f = jnp.asarray(factor)
+        layers[i] = {"w": layers[i]["w"] * f[None], "b": layers[i]["b"] * f}
+        layers[i + 1]["w"] = layers[i + 1]["w"] / f[:, None]
+    return tuple(layers)
+
+
+def with_biases(params):
+    rng = np.random.default_rng(5)
+    return tuple({"w": layer["w"], "b": jnp.asarray(rng.normal(size=layer["b"].shape))} for layer in params)
+
+
+def bowl(x):
+    return jnp.sum(jnp.array([1.0, 8.0, 4.0]) * x**2) / 2 + x[0] * x[1]
+
+
+# Directions.
+
+
+def test_every_filter_has_the_norm_of_its_parameters():
+    """Columns of (in, out) kernels, channels of convolutions, rows of weights (out, in); biases have direction 0."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv": {"kernel": (3, 3, 2, 4), "bias": (4,)}, "linear": {"weight": (5, 6), "scale": (5,)}}
+    params = jax.tree.map(
+        lambda s: jnp.asarray(rng.normal(size=s)), shapes, is_leaf=lambda s: isinstance(s, tuple)
+    )
+    found = random_directions(params, KEY, count=3)
+    assert len(found) == 3
+    for i in range(3):
+        d = found[i]
+        np.testing.assert_allclose(
+            np.linalg.norm(np.moveaxis(d["conv"]["kernel"], -1, 0).reshape(4, -1), axis=1),
+            np.linalg.norm(np.moveaxis(params["conv"]["kernel"], -1, 0).reshape(4, -1), axis=1),
+        )
+        np.testing.assert_allclose(
+            np.linalg.norm(d["linear"]["weight"], axis=1), np.linalg.norm(params["linear"]["weight"], axis=1)
+        )
+        assert not np.any(d["conv"]["bias"])
+        assert not np.any(d["linear"]["scale"])
+    whole = random_directions(params, KEY, "layer")
+    np.testing.assert_allclose(
+        np.linalg.norm(whole[0]["linear"]["weight"]), np.linalg.norm(params["linear"]["weight"])
+    )
+    rows = random_directions(
+        params, KEY, filters=lambda path, leaf: (1,) if path == "linear/weight" else None
+    )
+    assert not np.any(rows.vectors["conv"]["kernel"])
+    np.testing.assert_allclose(
+        np.linalg.norm(rows[1]["linear"]["weight"], axis=1),
+        np.linalg.norm(params["linear"]["weight"], axis=1),
+    )
+    plain = random_directions(params, KEY, None)
+    assert np.all(plain[0]["conv"]["bias"] != 0)
+    assert plain.span is None
+    np.testing.assert_array_equal(found.span, [[-1, 1]] * 3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_plain_draw_is_standard_normal(seed):
+    """Mean and variance of 40,000 draws within 5 standard errors: a false alarm in 10⁶."""
+    x = np.asarray(random_directions(jnp.zeros((100, 200)), jax.random.key(seed), None).vectors).ravel()
+    assert abs(x.mean()) < 5 / 200
+    assert abs(x.var() - 1) < 5 * np.sqrt(2) / 200
+
+
+def test_the_order_of_a_dictionary_does_not_matter():
+    a, b = jnp.ones((2, 3)), jnp.ones((3, 2))
+    one = random_directions({"a": a, "b": b}, KEY)
+    # A structure that lists its leaves in another order.
+    other = random_directions(jax.tree.map(lambda x: x, {"b": b, "a": a}), KEY)
+    alone = random_directions({"b": b}, KEY)
+    np.testing.assert_array_equal(one.vectors["b"], other.vectors["b"])
+    np.testing.assert_array_equal(one.vectors["b"], alone.vectors["b"])
+    assert not np.allclose(one.vectors["a"].reshape(2, 6), one.vectors["b"].reshape(2, 6))
+
+
+def test_zero_filters_have_direction_zero_and_are_told():
+    params = {"w": jnp.array([[1.0, 0.0, 2.0], [1.0, 0.0, 0.0]]), "v": jnp.zeros((2, 2))}
+    found = random_directions(params, KEY)
+    assert np.isfinite(found.vectors["w"]).all()
+    assert not np.any(found.vectors["w"][:, :, 1])
+    assert not np.any(found.vectors["v"])
+    assert "filters of norm 0 have direction 0: v (2), w (1)" in found.message
+
+
+@pytest.mark.parametrize("factors", [(3.0, 0.2), (100.0, 1e-3)])
+def test_rescaled_layers_leave_a_filter_normalised_slice_as_it_is(factors):
+    params = with_biases(NETWORK.params)
+    same = scaled(params, [np.full(7, factors[0]), np.full(5, factors[1])])
+    np.testing.assert_allclose(NETWORK.objective(same), NETWORK.objective(params), rtol=1e-12)
+    one, other = (
+        slice(NETWORK.objective, p, random_directions(p, KEY), points=9).losses for p in (params, same)
+    )
+    assert np.max(np.abs(one - other) / np.abs(one)) <= 1e-12
+    raw, changed = (
+        slice(NETWORK.objective, p, random_directions(p, KEY, None), 1.0, 9).losses for p in (params, same)
+    )
+    assert np.max(np.abs(raw - changed)) > 0.1
+
+
+def test_rescaled_units_change_it_unless_the_direction_is_scaled_with_them():
+    """MATH 11: the next layer's columns are not scaled uniformly when units are."""
+    params = with_biases(NETWORK.params)
+    factors = [np.geomspace(0.2, 5, 7), np.geomspace(4, 0.1, 5)]
+    same = scaled(params, factors)
+    directions = random_directions(params, KEY)
+    one = slice(NETWORK.objective, params, directions, points=9).losses
+    drawn = slice(NETWORK.objective, same, random_directions(same, KEY), points=9).losses
+    assert np.max(np.abs(one - drawn)) > 0.1
+    carried = jax.vmap(partial(scaled, factors=factors))(directions.vectors)
+    along = slice(NETWORK.objective, same, carried, 1.0, 9).losses
+    np.testing.assert_allclose(along, one, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_principal_directions_of_a_random_walk(seed):
+    """The shares 6/(πk)² within 2 %. In 50,000 dimensions they scatter by √(2/50000) = .6 %: a false alarm in 10³."""
+    steps = jax.random.normal(jax.random.key(seed), (400, 50_000), jnp.float32)
+    found = principal_directions(jnp.cumsum(steps, 0), 4)
+    k = np.arange(1, 5)
+    np.testing.assert_allclose(found.values, 6 / (np.pi * k) ** 2, rtol=0.02)
+    assert "a random walk's would hold 0.61, 0.15, 0.068, 0.038" in found.message
+
+
+@pytest.mark.parametrize("shape", [(30, 7), (7, 30)])
+def test_principal_directions_against_a_singular_value_decomposition(shape):
+    x = np.random.default_rng(1).normal(size=shape) * np.geomspace(1, 0.01, shape[1])
+    values = {"a": jnp.asarray(x[:, :3].reshape(-1, 1, 3)), "b": jnp.asarray(x[:, 3:])}
+    found = principal_directions(values, 3)
+    _, sizes, rows = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    np.testing.assert_allclose(found.values, (sizes**2 / np.sum(sizes**2))[:3], rtol=1e-10)
+    flat = np.concatenate([found.vectors["a"].reshape(3, 3), found.vectors["b"]], 1)
+    np.testing.assert_allclose(np.abs(np.sum(flat * rows[:3], 1)), 1, rtol=1e-8)
+
+
+def test_principal_directions_of_a_line_and_of_a_lost_run():
+    line = jnp.arange(5.0)[:, None] * jnp.array([[3.0, 4.0, 0.0]])
+    found = principal_directions(line.at[2].set(jnp.nan), 2)
+    np.testing.assert_allclose(found.values, [1, 0], atol=1e-15)
+    np.testing.assert_allclose(np.abs(found.vectors), [[0.6, 0.8, 0], [0, 0, 0]], atol=1e-12)
+
+
+def test_eigen_directions_against_numpy():
+    values, vectors = np.linalg.eigh(np.array([[1, 1, 0], [1, 8, 0], [0, 0, 4.0]]))
+    found = eigen_directions(bowl, jnp.ones(3))
+    np.testing.assert_allclose(found.values, values[::-1][:2], rtol=1e-8)
+    np.testing.assert_allclose(np.abs(found.vectors), np.abs(vectors.T[::-1][:2]), atol=1e-7)
+    top = slice(lambda x: bowl(x), jnp.zeros(3), found, points=3).losses
+    np.testing.assert_allclose(top[0, 1], 1, rtol=1e-8)  # risen by one at the end of the span
+
+
+def test_three_points_span_a_plane_with_true_distances():
+    rng = np.random.default_rng(2)
+    a, b, c = (
+        {"x": jnp.asarray(rng.normal(size=4)), "y": jnp.asarray(rng.normal(size=(2, 2)))} for _ in range(3)
+    )
+    plane = slice(lambda p: jnp.sum(p["x"]), a, between(a, b, c), points=5)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), a, b, c)
+    found = project(stacked, plane)
+    flat = np.stack([np.concatenate([p["x"], p["y"].ravel()]) for p in (a, b, c)])
+    for i in range(3):
+        for j in range(3):
+            apart = np.linalg.norm(found.coordinates[i] - found.coordinates[j])
+            np.testing.assert_allclose(apart, np.linalg.norm(flat[i] - flat[j]), atol=1e-12)
+    np.testing.assert_allclose(found.distances, 0, atol=1e-6)
+    np.testing.assert_allclose(found.share, 1)
+    assert all(x.min() < found.coordinates[:, i].min() for i, x in enumerate(plane.coordinates))
+    assert all(x.max() > found.coordinates[:, i].max() for i, x in enumerate(plane.coordinates))
+
+
+# Slices.
+
+
+def test_a_slice_is_the_losses_one_by_one():
+    params = NETWORK.params
+    directions = random_directions(params, KEY)
+    plane = slice(NETWORK.objective, params, directions, [0.5, (-1.0, 2.0)], (4, 7))
+    assert plane.losses.shape == (4, 7)
+    x, y = plane.coordinates
+    np.testing.assert_allclose(x, np.linspace(-0.5, 0.5, 4), atol=1e-15)
+    np.testing.assert_allclose(y, np.linspace(-1, 2, 7), atol=1e-15)
+    loss = jax.jit(NETWORK.objective.__call__)
+    for i in range(4):
+        for j in range(7):
+            point = jax.tree.map(
+                lambda p, d, i=i, j=j: p + x[i] * d[0] + y[j] * d[1], params, directions.vectors
+            )
+            np.testing.assert_allclose(plane.losses[i, j], loss(point), rtol=1e-12)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), plane[x[3], y[6]], point)
+
+
+def test_a_line_and_a_loss_that_is_lost():
+    line = slice(lambda x: jnp.log(x), 1.0, jnp.ones(1), (-2.0, 1.0), 3)
+    np.testing.assert_allclose(line.losses, [np.nan, np.log(0.5), np.log(2)])
+    assert "1 not finite" in repr(line)
+    assert line.losses.shape == (3,)
+
+
+def test_no_memory_and_no_program_for_more_points():
+    objective, params = NETWORK.objective, NETWORK.params
+    directions = random_directions(params, KEY)
+
+    def memory(points):
+        made = (
+            jax.jit(lambda p, d: slice(objective, p, d, 1.0, points).losses)
+            .lower(params, directions)
+            .compile()
+        )
+        return made.memory_analysis().temp_size_in_bytes
+
+    few, many = memory(5), memory(100)
+    assert many - few < 64 * 100**2  # some numbers for each point, where an evaluation takes 12,000
+    name = "landscape.slices.grids.losses"
+    before = programs()[name]
+    for span in (0.5, 1.0, (-1.0, 3.0)):
+        slice(objective, jax.tree.map(lambda x: x * 1.1, params), directions, span, 11)
+    assert programs()[name] == before + 1
+
+
+def test_points_are_spread_over_devices_whole_or_in_pieces(monkeypatch):
+    seen = []
+    spread = grids._spread
+    monkeypatch.setattr(grids, "_spread", lambda *given: seen.append(spread(*given)) or seen[-1])
+    directions = jnp.eye(3)[:2]
+    whole = slice(bowl, jnp.ones(3), directions, 1.0, (7, 9))
+    assert len(seen) == 1
+    assert len(seen[0].sharding.device_set) == len(jax.local_devices()) > 1
+    pieces = slice(bowl, jnp.ones(3), directions, 1.0, (7, 9), progress=True)
+    assert len(seen) > 5
+    assert len({x.shape for x in seen[1:]}) == 1
+    x, y = np.meshgrid(np.linspace(-1, 1, 7), np.linspace(-1, 1, 9), indexing="ij")
+    exact = ((1 + x) ** 2 + 8 * (1 + y) ** 2 + 4) / 2 + (1 + x) * (1 + y)
+    np.testing.assert_allclose(whole.losses, exact, rtol=1e-14)
+    np.testing.assert_allclose(pieces.losses, exact, rtol=1e-14)
+
+
+def test_an_interrupted_slice_keeps_what_is_done(monkeypatch):
+    advance, count = Bar.advance, []
+
+    def stop(bar, units, **told):
+        advance(bar, units, **told)
+        count.append(units)
+        if len(count) == 3:
+            monkeypatch.setattr(grids, "_losses", interrupt)
+
+    def interrupt(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bar, "advance", stop)
+    with pytest.warns(UserWarning, match="interrupted after 12 of 80 points"):
+        plane = slice(bowl, jnp.ones(3), jnp.eye(3)[:2], 1.0, (8, 10), progress=True)
+    assert np.isfinite(plane.losses.ravel()[:12]).all()
+    assert np.isnan(plane.losses.ravel()[12:]).all()
+
+
+def test_slices_of_models_and_of_parts_of_them():
+    model = eqx.nn.MLP(2, 3, 4, 1, key=KEY)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2)))
+    loss = lambda m: jnp.sum(jax.vmap(m)(x) ** 2)
+    directions = random_directions(model, KEY)
+    plane = slice(loss, model, directions, 0.5, 3)
+    point = plane[0.5, -0.5]
+    assert isinstance(point, eqx.nn.MLP)
+    np.testing.assert_allclose(plane.losses[2, 0], loss(point), rtol=1e-12)
+    last = lambda path, leaf: path.startswith("layers/1")
+    some = random_directions(model, KEY, trainable=last)
+    assert some.vectors.layers[0].weight is None
+    part = slice(loss, model, some, 0.5, 3, trainable=last)
+    np.testing.assert_array_equal(part[0.5, 0.5].layers[0].weight, model.layers[0].weight)
+    np.testing.assert_allclose(part.losses[1, 1], loss(model), rtol=1e-12)
+
+
+def test_slices_through_jit_vmap_grad_and_data_on_several_devices():
+    directions = jnp.eye(3)[:2]
+    starts = jnp.arange(6.0).reshape(2, 3)
+    many = jax.jit(jax.vmap(lambda p: slice(bowl, p, directions, 1.0, 3).losses))(starts)
+    for start, losses in zip(starts, many, strict=True):
+        np.testing.assert_allclose(losses, slice(bowl, start, directions, 1.0, 3).losses, rtol=1e-14)
+    slope = jax.grad(lambda s: slice(bowl, jnp.zeros(3), directions, s, 3).losses[2, 1])(2.0)
+    np.testing.assert_allclose(slope, 2.0)  # ½ s² along the first direction
+    mesh = jax.make_mesh((4,), ("data",))
+    objective = jf.Objective(lambda p, b: (b - p) ** 2, jnp.arange(8.0))
+    laid = jax.device_put(objective, NamedSharding(mesh, PartitionSpec("data")))
+    exact = np.mean((np.arange(8)[None] - np.linspace(-1, 1, 5)[:, None]) ** 2, 1)
+    for one in (objective, laid):
+        np.testing.assert_allclose(slice(one, 0.0, jnp.ones(1), 1.0, 5).losses, exact, rtol=1e-12)
+
+
+# Projections.
+
+
+@pytest.mark.promotes
+def test_runs_on_a_slice():
+    rng = np.random.default_rng(4)
+    basis = rng.normal(size=(2, 5)) * np.array([[1.0], [0.01]])  # oblique, of unlike lengths
+    true, off = rng.normal(size=(30, 2)), rng.normal(size=(30, 5))
+    off -= off @ np.linalg.pinv(basis) @ basis
+    points = 2.0 + true @ basis + off
+    plane = slice(lambda p: jnp.sum(p["x"]), {"x": jnp.full(5, 2.0)}, {"x": jnp.asarray(basis)}, 1.0, 3)
+    found = project({"x": jnp.asarray(points)}, plane)
+    np.testing.assert_allclose(found.coordinates, true, rtol=1e-9)
+    np.testing.assert_allclose(found.distances, np.linalg.norm(off, axis=1), rtol=1e-9)
+    inside = true @ basis
+    share = np.sum((inside - inside.mean(0)) ** 2) / np.sum((points - points.mean(0)) ** 2)
+    np.testing.assert_allclose(found.share, share, rtol=1e-9)
+    assert "random walk" not in found.message
+
+    run = jf.iterate(jf.optim.gd(0.05), bowl, jnp.array([1.0, 1.0, 1.0]), steps=60)
+    plane = slice(bowl, run.params, principal_directions(run), points=3)
+    on = project(run, plane)
+    assert on.coordinates.shape == (61, 2)
+    np.testing.assert_allclose(on.share, plane.directions.values.sum(), rtol=1e-9)
+    assert "a random walk of as many records would have 0.76 of its motion in its own" in on.message
+    lost = project(run.values.at[3].set(jnp.nan), plane)
+    assert np.isnan(lost.coordinates[3]).all()
+    assert np.isfinite(np.delete(lost.coordinates, 3, 0)).all()
+
+
+@pytest.mark.promotes
+def test_several_runs_and_paths_on_one_slice():
+    one = lambda key: jf.iterate(jf.optim.gd(0.05), bowl, jax.random.normal(key, (3,)), steps=10)
+    runs = jf.ensemble(one, jax.random.split(KEY, 4))
+    directions = principal_directions(runs, 3)
+    np.testing.assert_allclose(directions.values.sum(), 1, rtol=1e-9)
+    plane = slice(bowl, jnp.zeros(3), jax.tree.map(lambda x: x[:2], directions.vectors), 1.0, 3)
+    assert project(runs, plane).coordinates.shape == (44, 2)
+    path = jf.landscape.interpolate(bowl, jnp.zeros(3), jnp.ones(3), points=5)
+    assert project(path, plane).coordinates.shape == (5, 2)
+
+
+# Bad input.
+
+POINT = {"w": jnp.ones((2, 3))}
+PAIR = {"w": jnp.ones((2, 2, 3))}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda: random_directions(POINT, 3), TypeError, "key must be"),
+        (
+            lambda: random_directions(POINT, KEY, "units"),
+            ValueError,
+            "normalization must be one of filter, layer",
+        ),
+        (lambda: random_directions(POINT, KEY, count=0), ValueError, "count must be"),
+        (lambda: random_directions(POINT, KEY, filters=3), TypeError, "filters must be a function"),
+        (lambda: random_directions(POINT, KEY, filters=lambda *_: (4,)), TypeError, "axes of the leaf"),
+        (lambda: random_directions({"w": jnp.ones(2, complex)}, KEY), TypeError, "real"),
+        (lambda: principal_directions(jnp.ones((1, 3))), ValueError, "count must be at most 0"),
+        (
+            lambda: principal_directions({"a": jnp.ones((3, 2)), "b": jnp.ones((2, 2))}),
+            ValueError,
+            "one length T",
+        ),
+        (lambda: principal_directions(jnp.ones((5, 3)), 0), ValueError, "count must be"),
+        (lambda: between(POINT, POINT), ValueError, "b must differ from a"),
+        (
+            lambda: between(jnp.zeros(2), jnp.ones(2), 3 * jnp.ones(2)),
+            ValueError,
+            "c must not lie on the line",
+        ),
+        (lambda: between(POINT, {"v": jnp.ones((2, 3))}), TypeError, "b must be a pytree like a"),
+        (lambda: between(jnp.ones(2), jnp.ones(3)), ValueError, "b must have the shapes of a"),
+        (lambda: slice("loss", POINT, PAIR, 1.0), TypeError, "objective must be"),
+        (lambda: slice(lambda p: p["w"], POINT, PAIR, 1.0), ValueError, "objective must return a scalar"),
+        (lambda: slice(jnp.sum, POINT, PAIR), ValueError, "span must be given"),
+        (lambda: slice(jnp.sum, POINT, PAIR, 0.0), ValueError, "span must be a finite number above 0"),
+        (lambda: slice(jnp.sum, POINT, PAIR, (1.0, -1.0)), ValueError, "low below high"),
+        (lambda: slice(jnp.sum, POINT, PAIR, (1.0, np.inf)), ValueError, "span must be finite"),
+        (lambda: slice(jnp.sum, POINT, PAIR, (1.0, 2.0, 3.0)), ValueError, "a number or a pair"),
+        (lambda: slice(jnp.sum, POINT, PAIR, [1.0]), ValueError, "one entry for each of 2"),
+        (lambda: slice(jnp.sum, POINT, PAIR, "wide"), TypeError, "span must be"),
+        (lambda: slice(jnp.sum, POINT, PAIR, 1.0, 1), ValueError, "points must be an integer at least 2"),
+        (lambda: slice(jnp.sum, POINT, PAIR, 1.0, (3, 4, 5)), ValueError, "points must be"),
+        (lambda: slice(jnp.sum, POINT, {"w": jnp.ones((3, 2, 3))}, 1.0), ValueError, "one or two, got 3"),
+        (
+            lambda: slice(jnp.sum, POINT, {"w": jnp.ones((2, 2))}, 1.0),
+            ValueError,
+            "directions must have the shapes",
+        ),
+        (
+            lambda: slice(jnp.sum, POINT, {"v": jnp.ones((2, 2, 3))}, 1.0),
+            TypeError,
+            "directions must be like",
+        ),
+        (lambda: project(PAIR, PAIR), TypeError, "slice must be what"),
+        (
+            lambda: project(jnp.ones((4, 2)), slice(bowl, jnp.ones(3), jnp.eye(3)[:1], 1.0, 3)),
+            ValueError,
+            "shapes",
+        ),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(call, error, said):
+    with pytest.raises(error, match=said) as caught:
+        call()
+    assert str(caught.value).endswith(".")
+
+
+def test_what_is_shown():
+    found = Directions(jnp.eye(2), "principal", jnp.array([0.9, 0.1]), records=5)
+    assert found.labels == ("principal direction 1 (90 %)", "principal direction 2 (10 %)")
+    assert "0.9, 0.1 of the variance of 5 records" in repr(found)
+    said = []
+    jax.make_jaxpr(lambda d: said.append(repr(d)))(found)
+    assert said == ["Directions(<traced>)"]
