@@ -242,7 +242,7 @@ def test_no_memory_and_no_program_for_more_points():
 
     few, many = memory(5), memory(100)
     assert many - few < 64 * 100**2  # some numbers for each point, where an evaluation takes 12,000
-    name = "landscape.slices.grids.losses"
+    name = "landscape.slices.grids.losses_on"
     before = programs()[name]
     for span in (0.5, 1.0, (-1.0, 3.0)):
         slice(objective, jax.tree.map(lambda x: x * 1.1, params), directions, span, 11)
@@ -251,8 +251,8 @@ def test_no_memory_and_no_program_for_more_points():
 
 def test_points_are_spread_over_devices_whole_or_in_pieces(monkeypatch):
     seen = []
-    spread = grids._spread
-    monkeypatch.setattr(grids, "_spread", lambda *given: seen.append(spread(*given)) or seen[-1])
+    spread = grids.spread
+    monkeypatch.setattr(grids, "spread", lambda *given: seen.append(spread(*given)) or seen[-1])
     directions = jnp.eye(3)[:2]
     whole = slice(bowl, jnp.ones(3), directions, 1.0, (7, 9))
     assert len(seen) == 1
@@ -273,7 +273,7 @@ def test_an_interrupted_slice_keeps_what_is_done(monkeypatch):
         advance(bar, units, **told)
         count.append(units)
         if len(count) == 3:
-            monkeypatch.setattr(grids, "_losses", interrupt)
+            monkeypatch.setattr(grids, "losses_on", interrupt)
 
     def interrupt(*given, **named):
         raise KeyboardInterrupt

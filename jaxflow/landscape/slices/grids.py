@@ -33,7 +33,7 @@ def evaluate(objective, center, vectors, coordinates, progress: bool) -> jax.Arr
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given))
     if traced or within_explicit_axes() or within_one_device():
         grid = jnp.stack(jnp.meshgrid(*coordinates, indexing="ij"), -1).reshape(1, -1, len(shape))
-        return _losses(objective, center, vectors, grid, at_once=at_once).reshape(shape)
+        return losses_on(objective, center, vectors, grid, at_once=at_once).reshape(shape)
     with transfers():
         grid = np.stack(np.meshgrid(*map(np.asarray, coordinates), indexing="ij"), -1).reshape(-1, len(shape))
         apart = any(layout_of(leaf) is not None for leaf in jax.tree.leaves(given))
@@ -45,9 +45,9 @@ def evaluate(objective, center, vectors, coordinates, progress: bool) -> jax.Arr
         with Bar("slice", len(grid), "points", shown=progress) as bar:
             for first in range(0, len(grid), each):
                 index = np.arange(first, first + each) % len(grid)
-                part = _spread(grid[index].reshape(len(devices), -1, len(shape)), devices)
+                part = spread(grid[index].reshape(len(devices), -1, len(shape)), devices)
                 try:
-                    losses = np.asarray(_losses(objective, center, vectors, part, at_once=at_once)).ravel()
+                    losses = np.asarray(losses_on(objective, center, vectors, part, at_once=at_once)).ravel()
                 except KeyboardInterrupt:
                     if not (progress and first):
                         raise
@@ -61,7 +61,7 @@ def evaluate(objective, center, vectors, coordinates, progress: bool) -> jax.Arr
         return jnp.asarray(found.reshape(shape))
 
 
-def _spread(grid: np.ndarray, devices: list) -> jax.Array:
+def spread(grid: np.ndarray, devices: list) -> jax.Array:
     """Coordinates (devices, n, k), a part on each device."""
     if len(devices) == 1:
         return jnp.asarray(grid)
@@ -96,7 +96,7 @@ def point_at(center: PyTree, vectors: PyTree, at: jax.Array) -> PyTree:
 
 
 @compiled(static=("at_once",))
-def _losses(objective, center, vectors, grid, at_once: int):
+def losses_on(objective, center, vectors, grid, at_once: int):
     value = lambda at: (
         jnp.asarray(objective(point_at(center, vectors, at))).reshape(()).astype(dtype_of(center))
     )

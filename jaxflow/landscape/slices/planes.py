@@ -63,7 +63,7 @@ class Slice:
 def slice(
     objective: Any,
     params: PyTree,
-    directions: Directions,
+    directions: Directions | PyTree,
     span: Any = None,
     points: int | tuple[int, ...] = 51,
     *,
