@@ -1,5 +1,8 @@
 """The shape of a loss: slices through it, the paths between its minima and the saddles on them."""
+"""The shape of a loss: paths between its minima, the saddles on them, minima that differ by an order of units."""
 
+from jaxflow.landscape.alignment.permuted import Alignment as Alignment
+from jaxflow.landscape.alignment.permuted import align as align
 from jaxflow.landscape.paths.bands import neb as neb
 from jaxflow.landscape.paths.curves import curve as curve
 from jaxflow.landscape.paths.fire import FireState as FireState
