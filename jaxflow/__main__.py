@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxflow` and compare, sweep, order, edge, density, temperature or optimizers."""
+"""The command line: `python -m jaxflow` and a command, such as compare, sweep, density or landscape."""
 
 import os
 import sys
@@ -12,6 +12,7 @@ from jaxflow._disk.program_cache import keep_programs
 from jaxflow.commands import edge, order, temperature
 from jaxflow.commands.compare import command as compare
 from jaxflow.commands.density import command as density
+from jaxflow.commands.landscape import command as landscape
 from jaxflow.commands.shared import output as streams
 from jaxflow.commands.shared.interruption import CODE, Stopped, Written, keep_on_interrupt, stop_on_interrupt
 from jaxflow.commands.shared.optimizer_names import listing
@@ -32,6 +33,7 @@ def commands(swept: sweep.Sweep) -> Any:
         | Annotated[order.Orders, tyro.conf.subcommand("order", prefix_name=False)]
         | Annotated[edge.Edge, tyro.conf.subcommand("edge", prefix_name=False)]
         | Annotated[density.Density, tyro.conf.subcommand("density", prefix_name=False)]
+        | Annotated[landscape.Landscape, tyro.conf.subcommand("landscape", prefix_name=False)]
         | Annotated[temperature.Temperature, tyro.conf.subcommand("temperature", prefix_name=False)]
         | Annotated[Optimizers, tyro.conf.subcommand("optimizers", prefix_name=False)]
     )
@@ -44,6 +46,7 @@ JOBS: dict[type, tuple[str, Any]] = {
     order.Orders: ("order", order),
     edge.Edge: ("edge", edge),
     density.Density: ("density", density),
+    landscape.Landscape: ("landscape", landscape),
     temperature.Temperature: ("temperature", temperature),
 }
 

@@ -1,5 +1,4 @@
-"""The shape of a loss: slices through it, the paths between its minima and the saddles on them."""
-"""The shape of a loss: paths between its minima, the saddles on them, minima that differ by an order of units."""
+"""The shape of a loss: slices, paths between minima, saddles, and networks that differ by the order of units."""
 
 from jaxflow.landscape.alignment.permuted import Alignment as Alignment
 from jaxflow.landscape.alignment.permuted import align as align

@@ -114,7 +114,7 @@ def _contours(ax: Any, slice: Slice, losses: np.ndarray, paths: dict[str, Projec
         # A pale edge, so that every colour is seen on dark and on light.
         ax.plot(line[:, 0], line[:, 1], color="white", linewidth=3.2, zorder=2)
         dash = stroke(i)["linestyle"]
-        named = f"{name} (plane holds {100 * float(path.share):.0f} %)"
+        named = _named(name, path)
         ax.plot(line[:, 0], line[:, 1], label=named, color=colour, linewidth=1.8, linestyle=dash, zorder=3)
         ends = {"color": colour, "markersize": 7, "zorder": 4, "linestyle": ""}
         ax.plot(*line[0], marker="o", markerfacecolor="white", **ends)
@@ -122,6 +122,11 @@ def _contours(ax: Any, slice: Slice, losses: np.ndarray, paths: dict[str, Projec
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     if paths:
         ax.legend(fontsize="small", framealpha=0.85, edgecolor="none", loc="best")
+
+
+def _named(name: str, path: Projection) -> str:
+    percent = 100 * float(path.share)
+    return f"{name} (plane holds {percent:.{0 if percent >= 10 else 2}{'f' if percent >= 10 else 'g'}} %)"
 
 
 def _colour(i: int) -> str:
@@ -163,7 +168,7 @@ def _surface(ax: Any, slice: Slice, losses: np.ndarray, paths: dict[str, Project
         line = drawable_values(path.coordinates)
         up = on(line) + RAISED * size
         ends = {"color": _colour(i), "markersize": 6, "zorder": 4, "linestyle": "", "marker": "o"}
-        named = f"{name} (plane holds {100 * float(path.share):.0f} %)"
+        named = _named(name, path)
         ax.plot(line[:, 0], line[:, 1], up, label=named, zorder=3, **{**stroke(i), "color": _colour(i)})
         ax.plot(*line[:1].T, up[:1], markerfacecolor="white", **ends)
         ax.plot(*line[-1:].T, up[-1:], **ends)

@@ -17,7 +17,7 @@ from jaxflow.commands.compare import report
 from jaxflow.commands.shared.interruption import keep_on_interrupt
 from jaxflow.commands.shared.programs import jit_once
 from jaxflow.commands.shared.progress import CHUNKS, Progress, iterate_in_chunks, solve_in_chunks, time_run
-from jaxflow.commands.shared.training import Training, count
+from jaxflow.commands.shared.training import Training, count, score_name
 from jaxflow.dynamics.modified_equations.equation import HIGHEST, warm_steps
 from jaxflow.dynamics.modified_equations.smoothness import roughness
 from jaxflow.problems.networks import compute_by_columns
@@ -83,7 +83,7 @@ def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[
         gaps = report.distances(runs)
         rows = report.rows(problem, runs, gaps)
     report.write(settings, problem, optimizer, runs, gaps, rows, noise, verdict)
-    print(report.table(rows, report.score_name(problem)))
+    print(report.table(rows, score_name(problem)))
     report.say(settings, optimizer, noise, verdict)
     print(f"Wrote comparison.png, summary.json and trajectories.npz to {settings.output}")
     return rows

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxflow as jf
@@ -13,6 +12,7 @@ from jaxflow._disk import results
 from jaxflow._text_table import text_table
 from jaxflow.commands.shared.interruption import NOTHING
 from jaxflow.commands.shared.programs import jit_once
+from jaxflow.commands.shared.training import score_name
 from jaxflow.solve.trajectories.trajectory import FINISHED
 
 ARRAYS = "trajectories.npz"
@@ -39,11 +39,6 @@ class Row:
     gradients: float
     seconds: float
     status: str
-
-
-def score_name(problem: Any) -> str:
-    """The name of the problem's score."""
-    return "test accuracy" if jnp.issubdtype(problem.test["y"].dtype, jnp.integer) else "test R²"
 
 
 def part(run: jf.Trajectory, name: str) -> jf.Trajectory:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import tyro
 
 import jaxflow as jf
@@ -81,3 +82,8 @@ def count(name: str, value: int, least: int = 1) -> None:
     """Refuse a number of steps or members below 1, or larger than can be counted."""
     _check.require_integer(name, value, least)
     _check.require(name, value, value <= MOST, f"an integer from {least} to {MOST}")
+
+
+def score_name(problem: Any) -> str:
+    """The name of the problem's score."""
+    return "test accuracy" if jnp.issubdtype(problem.test["y"].dtype, jnp.integer) else "test R²"

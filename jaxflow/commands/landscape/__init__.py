@@ -1,0 +1,1 @@
+"""The command that draws where networks were trained and what lies between their minima."""
