@@ -2,6 +2,7 @@
 
 from jaxflow.landscape.alignment.permuted import Alignment as Alignment
 from jaxflow.landscape.alignment.permuted import align as align
+from jaxflow.landscape.paths.band_fields import band_field as band_field
 from jaxflow.landscape.paths.bands import neb as neb
 from jaxflow.landscape.paths.curves import curve as curve
 from jaxflow.landscape.paths.fire import FireState as FireState
@@ -10,6 +11,7 @@ from jaxflow.landscape.paths.path import Path as Path
 from jaxflow.landscape.paths.spanning_tree import SpanningTree as SpanningTree
 from jaxflow.landscape.paths.spanning_tree import connect as connect
 from jaxflow.landscape.paths.straight import interpolate as interpolate
+from jaxflow.landscape.paths.straight import path_through as path_through
 from jaxflow.landscape.paths.straight import refine as refine
 from jaxflow.landscape.slices.directions import Directions as Directions
 from jaxflow.landscape.slices.directions import between as between

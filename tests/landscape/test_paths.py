@@ -12,7 +12,18 @@ import scipy.integrate
 
 import jaxflow as jf
 from jaxflow._compiled import programs
-from jaxflow.landscape import Path, SpanningTree, connect, curve, fire, interpolate, neb, refine
+from jaxflow.landscape import (
+    Path,
+    SpanningTree,
+    band_field,
+    connect,
+    curve,
+    fire,
+    interpolate,
+    neb,
+    path_through,
+    refine,
+)
 from jaxflow.landscape.paths.band_forces import Band, pull_on
 
 pytestmark = pytest.mark.promotes
@@ -446,3 +457,44 @@ def test_a_path_is_a_pytree():
     assert isinstance(same, Path)
     assert jax.tree.map(lambda x: x, path).message == path.message
     assert "traced" in repr(jax.eval_shape(lambda: path))
+
+
+def test_a_band_as_a_flow_and_by_any_optimizer_rests_where_neb_does():
+    """In integrate, on the clock of gradient flow; what falls on the way are the forces, not a loss."""
+    inner = lambda path: jax.tree.map(lambda x: x[1:-1], path.params)
+    line, rest = interpolate(valley, A, B, points=7), neb(valley, A, B, points=7, spring=8.0)
+    field = band_field(valley, A, B, spring=8.0)
+    run = jf.integrate(jf.dynamics.gradient_flow(field), inner(line), jnp.array([0.0, 1.0, 12.0]), rtol=1e-8)
+    stepped = jf.iterate(jf.optim.gd(0.01), field, inner(line), steps=3000, every=None).params
+    for found in (run.params, stepped):
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), found, inner(rest))
+    forces = [
+        np.concatenate(
+            [x.ravel() for x in jax.tree.leaves(field(jax.tree.map(lambda x, t=t: x[t], run.values)))]
+        )
+        for t in range(3)
+    ]
+    assert np.abs(forces[0]).max() > 1 > 0.1 > np.abs(forces[1]).max()
+    assert np.abs(forces[2]).max() < 1e-6
+    still = band_field(valley, A, B, spring=8.0, climb=False)
+    settled = jf.iterate(jf.optim.gd(0.01), still, inner(line), steps=3000, every=None).params
+    without = neb(valley, A, B, points=7, spring=8.0, climb=False)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), settled, inner(without))
+
+
+def test_a_path_through_the_records_of_a_run():
+    run = jf.iterate(jf.optim.gd(0.01), valley, B | {"yz": B["yz"] + 1}, steps=20)
+    path = path_through(valley, run.values)
+    flat = np.concatenate([run.values["x"], run.values["yz"]], 1)
+    np.testing.assert_allclose(path.arclength[-1], np.linalg.norm(np.diff(flat, axis=0), axis=1).sum())
+    np.testing.assert_allclose(path.losses, jax.vmap(valley)(run.values), rtol=1e-12)
+    assert path.barrier == 0
+    for points, error, said in (
+        (jnp.ones((1, 2)), ValueError, "n at least 2"),
+        ({"a": jnp.ones((3, 2)), "b": jnp.ones(2)}, ValueError, "one n"),
+        ({"a": jnp.ones((3, 2), complex)}, TypeError, "real"),
+    ):
+        with pytest.raises(error, match=said):
+            path_through(valley, points)
+    with pytest.raises(ValueError, match="spring must be"):
+        band_field(valley, A, B, spring=-1.0)

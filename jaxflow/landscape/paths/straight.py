@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow._compiled import compiled
 from jaxflow._losses.completion import complete
-from jaxflow._losses.models import Trainable
-from jaxflow.curvature.products import check_objective
+from jaxflow._losses.models import Trainable, split_model
+from jaxflow.curvature.products import check_objective, real_parameters
 from jaxflow.landscape.paths.ends import open_ends
 from jaxflow.landscape.paths.path import Path, dtype_of, losses_at, make_path, slopes_at_ends
 
@@ -68,6 +68,48 @@ def straight_line(first: PyTree, last: PyTree, points: int) -> PyTree:
         return jnp.concatenate([x[None], inner[1:-1], y[None]])
 
     return jax.tree.map(between, first, last)
+
+
+def path_through(objective: Any, points: PyTree, *, trainable: Trainable = None) -> Path:
+    r"""Evaluate a loss at given points one after another, such as the records of a run or the images of a band.
+
+    **Arguments**
+
+    - `objective`: an `Objective` or any differentiable function `loss(params) -> scalar`.
+    - `points`: a pytree of stacked parameters, leaves (n, …) with n at least 2.
+    - `trainable`: what of a model moves, as in `iterate`; only this is stacked.
+
+    **Returns** a `Path` from the first point to the last. It is compiled when called plainly, and works under `jit`
+    and `vmap`.
+
+    **Raises** `TypeError` for an objective that is not a function or points that are not real; `ValueError` for
+    leaves that differ in n, or n < 2.
+
+    >>> import jax.numpy as jnp, jaxflow as jf
+    >>> run = jf.iterate(jf.optim.gd(0.25), lambda x: x**2, 2.0, steps=2)
+    >>> path = jf.landscape.path_through(lambda x: x**2, run.values)
+    >>> print(path.losses, path.arclength)
+    [4. 1. 0.25] [0. 1. 1.5]
+    """
+    check_objective(objective)
+    trained, rest = split_model(points, trainable)
+    trained = real_parameters(trained, "points")
+    shapes = _check.leaf_shapes(trained)
+    sizes = {shape[0] if shape else 0 for shape in shapes}
+    if len(sizes) != 1 or min(sizes) < 2:
+        raise ValueError(
+            f"points must have leaves (n, …) with one n at least 2, got leaves of shapes {shapes}."
+        )
+    given = objective if rest is None else complete(objective, rest)
+    return replace(_evaluate_through(given, trained), rest=rest)
+
+
+@compiled
+def _evaluate_through(objective, points) -> Path:
+    first, last = (jax.tree.map(lambda x, i=i: x[i], points) for i in (0, -1))
+    slopes = slopes_at_ends(objective, first, last)
+    losses = losses_at(objective, points)
+    return make_path(points, losses, slopes, evaluations=losses.shape[0] + 2)
 
 
 def refine(objective: Any, path: Path, between: int = 9) -> Path:
