@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import Jaxpr, Literal
 
 from jaxflow._checkpoint import checkpoint
+from jaxflow._jaxprs import apply_operation
 
 PyTree = Any
 NUMBERS = 2**27  # of examples' gradients held at a time: 256 MiB
@@ -177,10 +178,6 @@ def _evaluate(jaxpr: Jaxpr, consts: Any, inputs: Any) -> list[Any]:
             order = values[0].order
             outputs = [values[0]._replace(order=tuple(order[axis] for axis in eqn.params["permutation"]))]
         else:
-            variables = list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, Literal)))
-            seen.update((v, _array(seen[v])) for v in variables)
-            parts = {"invars": variables, "outvars": eqn.outvars, "eqns": [eqn], "effects": eqn.effects}
-            one = jaxpr.replace(constvars=[], **parts)
-            outputs = jaxpr_as_fun(ClosedJaxpr(one, ()))(*[seen[v] for v in variables])
+            outputs = apply_operation(jaxpr, eqn, [*map(_array, values)])
         seen.update(zip(eqn.outvars, outputs, strict=True))
     return [*map(look, jaxpr.outvars)]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 KEYS = (jax.dtypes.prng_key, jnp.unsignedinteger)
 TINY, HUGE = 1e-6, 1e9  # beyond these a number in a comparison is there for safety
@@ -131,6 +131,14 @@ def programs_of(eqn) -> list[ClosedJaxpr]:
     params = [] if eqn.primitive.name == "custom_linear_solve" else list(eqn.params.values())
     found = filter(is_program, jax.tree.leaves(params, is_leaf=is_program))
     return [ClosedJaxpr(program, []) if isinstance(program, Jaxpr) else program for program in found]
+
+
+def apply_operation(jaxpr: Jaxpr, eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """The outputs of one operation of a program at values of all its inputs."""
+    pairs = zip(eqn.invars, values, strict=True)
+    given = {variable: value for variable, value in pairs if not isinstance(variable, Literal)}
+    parts = {"invars": [*given], "outvars": eqn.outvars, "eqns": [eqn], "effects": eqn.effects}
+    return jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(constvars=[], **parts), ()))(*given.values())
 
 
 def split_scan(eqn, body: ClosedJaxpr, inputs: list[Value]) -> tuple[list[Value], list[Value], list[Value]]:

@@ -53,7 +53,9 @@ def text(problem: Any, found: Found) -> str:
 
 
 def _ends(problem: Any, found: Found) -> list[tuple[str, ...]]:
-    rows = [("network", "training loss", "test loss", score_name(problem), "gradient norm")]
+    rows: list[tuple[str, ...]] = [
+        ("network", "training loss", "test loss", score_name(problem), "gradient norm")
+    ]
     for i, at in enumerate(found.ends):
         losses = (f"{at[name]:.5f}" for name in ("training_loss", "test_loss"))
         rows.append((str(i + 1), *losses, f"{at['score']:.4f}", f"{at['gradient_norm']:.2g}"))

@@ -18,6 +18,7 @@ from jaxflow._devices.meshes import layout_of, within_explicit_axes, within_one_
 from jaxflow._jaxprs import programs_of
 from jaxflow._progress import Bar
 from jaxflow.landscape.paths.path import dtype_of
+from jaxflow.landscape.slices.affine import along
 
 PyTree = Any
 MOST = 16  # points at once: more leave the cache of a processor, and gain nothing
@@ -97,7 +98,6 @@ def point_at(center: PyTree, vectors: PyTree, at: jax.Array) -> PyTree:
 
 @compiled(static=("at_once",))
 def losses_on(objective, center, vectors, grid, at_once: int):
-    value = lambda at: (
-        jnp.asarray(objective(point_at(center, vectors, at))).reshape(()).astype(dtype_of(center))
-    )
+    loss = lambda params: jnp.asarray(objective(params)).reshape(()).astype(dtype_of(center))
+    value = along(loss, center, vectors)
     return jax.vmap(lambda some: lax.map(value, some, batch_size=at_once))(grid)
