@@ -77,12 +77,11 @@ def test_one_hidden_layer_is_the_best_of_all_orders(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_with_more_layers_no_change_of_one_is_better(seed):
     a, b = network(seed, (3, 5, 5, 2)), network(seed + 100, (3, 5, 5, 2))
-    one = align(a, b)
-    many = align(a, b, starts=6, key=jax.random.key(seed))
-    for found in (one, many):
-        for l in (0, 1):
-            np.testing.assert_allclose(least(a, found.params, l), found.distance, rtol=1e-12)
-    assert many.distance <= one.distance < one.distance_before
+    found = align(a, b)
+    for l in (0, 1):
+        np.testing.assert_allclose(least(a, found.params, l), found.distance, rtol=1e-12)
+    assert found.distance < found.distance_before
+    assert found.sweeps > 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -207,18 +206,6 @@ def test_units_that_cannot_be_told_apart_are_named():
     )
 
 
-def test_more_starts_are_nearer():
-    """Sixteen starts of ten random networks: the nearest of them is nearer than the first for most."""
-    nearer = []
-    for seed in range(10):
-        a, b = network(seed, (3, 12, 12, 12, 2)), network(seed + 100, (3, 12, 12, 12, 2))
-        found = align(a, b, starts=16, key=jax.random.key(seed))
-        nearer.append(align(a, b).distance - found.distance)
-        assert found.distance == align(a, b, starts=16, key=jax.random.key(seed)).distance
-    assert min(nearer) >= 0
-    assert sum(gain > 1e-3 for gain in nearer) > 5
-
-
 def trained(activation, hidden, seed):
     problem = jf.problems.mlp("digits", hidden, activation, key=jax.random.key(seed))
     single = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.float64 else x, tree)
@@ -283,9 +270,6 @@ MORE = {"params": {**FLAX["params"], "LayerNorm_0": {"scale": jnp.ones(4)}}}
         (lambda: align(FLAX, FLAX, layers=(*NAMES, NAMES[1])), ValueError, "different ones"),
         (lambda: align(FLAX, FLAX, layers=("params/Dense_2",)), ValueError, "must name parts of the model"),
         (lambda: align(MORE, MORE, layers=NAMES), ValueError, "'params/LayerNorm_0/scale' of shape"),
-        (lambda: align(ONE, ONE, starts=0), ValueError, "starts must be"),
-        (lambda: align(ONE, ONE, starts=2), ValueError, "key must be given"),
-        (lambda: align(ONE, ONE, starts=2, key=0), TypeError, "key must be"),
         (lambda: align([x * 1j for x in MISFIT], MISFIT), TypeError, "a must be a pytree of real"),
         (lambda: jax.jit(lambda a: align(a, ONE).params)(ONE), TypeError, "a must hold numbers"),
         (lambda: jax.vmap(lambda w: align([w, w], [w, w]).params)(jnp.ones((2, 3, 3))), TypeError, "numbers"),

@@ -20,22 +20,20 @@ class Matching(NamedTuple):
     sweeps: int
 
 
-def match(
-    first: list[np.ndarray], last: list[np.ndarray], signs: bool, rng: np.random.Generator | None = None
-) -> Matching:
+def match(first: list[np.ndarray], last: list[np.ndarray], signs: bool) -> Matching:
     """Climb ⟨first, last⟩ by the units of one hidden layer of `last` after the other, until none moves.
 
-    The layers come from the last to the first, or in random orders of `rng`.
+    The layers come from the last to the first. Other orders, and more starts in random ones, find distances that
+    differ by one or two per cent, and barriers that are not lower more often than higher.
     """
     stack = [layer.copy() for layer in last]
     widths = [layer.shape[1] for layer in last[:-1]]
     permutations, flips = [np.arange(n) for n in widths], [np.ones(n) for n in widths]
-    backwards = np.arange(len(widths))[::-1]
     least = ROUNDING * sum(np.linalg.norm(a) * np.linalg.norm(b) for a, b in zip(first, last, strict=True))
     sweeps, moved = 0, True
     while moved:
         sweeps, moved = sweeps + 1, False
-        for l in backwards if rng is None else rng.permutation(backwards):
+        for l in reversed(range(len(widths))):
             gains = gains_of(first, stack, l)
             order, sign = assign(gains, signs)
             if np.sum(sign * gains[np.arange(widths[l]), order]) - np.trace(gains) <= least:

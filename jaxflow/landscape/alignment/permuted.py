@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow import _check
 from jaxflow._losses.models import join_model, split_model
 from jaxflow.landscape.alignment.layers import Layer, find_layers
 from jaxflow.landscape.alignment.matching import gains_of, is_tied, match
@@ -69,8 +68,6 @@ def align(
     *,
     layers: Sequence[str | tuple[str, str]] | None = None,
     signs: bool = False,
-    starts: int = 1,
-    key: jax.Array | None = None,
 ) -> Alignment:
     r"""Put the hidden units of one network into the order in which its weights are nearest to another's.
 
@@ -80,8 +77,8 @@ def align(
     $$\max_{P} \sum_l \langle W^a_l, P_{l-1}^T W^b_l P_l \rangle + \langle c^a_l, P_l^T c^b_l \rangle,$$
 
     which is the least $|a - b|$. For one hidden layer and the others as they are, it is an assignment problem, which
-    is solved exactly. So the layers are gone through until none changes. For one hidden layer the result is the best
-    of all; for more it is one that no change of a single layer improves.
+    is solved exactly. So the layers are gone through, from the last to the first, until none changes. For one hidden
+    layer the result is the best of all; for more it is one that no change of a single layer improves.
 
     **Arguments**
 
@@ -95,17 +92,13 @@ def align(
       such as those of `problems.mlp` or `eqx.nn.MLP`.
     - `signs`: whether the signs of units are matched as well. This is right for odd activations only, such as tanh,
       as $\sigma(-x) = -\sigma(x)$; with any other the function of the network would change.
-    - `starts`: how many times it begins anew, an integer at least 1. The first time the layers come from the last to
-      the first, then in random orders. The nearest result is kept. One hidden layer needs one start.
-    - `key`: the random key of these orders, which more than one start needs.
 
     **Returns** an `Alignment`, whose `params` are `b` in its new order. It is computed by NumPy and SciPy, so `align`
     does not work under `jit` or `vmap`.
 
     **Raises** `TypeError` for networks that are not of one structure, or traced, or not real, or for `layers` that
     are no names; `ValueError` for other shapes, numbers that are not finite, parameters outside of dense layers, such
-    as those of convolutions and normalisation, layers that do not fit in sequence, no hidden layer, `starts` < 1, or
-    a missing `key`.
+    as those of convolutions and normalisation, layers that do not fit in sequence, or no hidden layer.
 
     Source: Ainsworth, Hayase & Srinivasa 2023, 2209.04836 (weight matching); signs as in Chen, Lu & Hecht-Nielsen
     1993.
@@ -124,16 +117,12 @@ def align(
     require_like_end("b", last, first)
     for name, tree in (("a", first), ("b", last)):
         _require_numbers(name, tree)
-    _check.require_integer("starts", starts, 1)
-    if starts > 1 and key is None:
-        raise ValueError("key must be given for more than one start, such as jax.random.key(0), got None.")
     found = find_layers(first, layers)
     leaves, structure = jax.tree.flatten(last)
     one = [layer.matrix(jax.tree.leaves(first)) for layer in found]
     other = [layer.matrix(leaves) for layer in found]
     away = lambda stack: float(np.sqrt(sum(np.sum((x - y) ** 2) for x, y in zip(one, stack, strict=True))))
-    many = [match(one, other, signs, rng) for rng in _generators(starts, key)]
-    best = min(many, key=lambda matching: away(matching.stack))
+    best = match(one, other, signs)
     hidden = range(len(best.permutations))
     moved = _in_new_order(leaves, found, best.permutations, best.signs)
     return Alignment(
@@ -156,15 +145,6 @@ def _require_numbers(name: str, tree: PyTree) -> None:
             raise TypeError(f"{name} must be a pytree of real arrays, got dtype {jnp.result_type(leaf)}.")
         if not np.isfinite(np.asarray(leaf).astype(float)).all():
             raise ValueError(f"{name} must be finite, got an array of shape {np.shape(leaf)} that is not.")
-
-
-def _generators(starts: int, key: jax.Array | None) -> list[np.random.Generator | None]:
-    if key is None or starts == 1:
-        return [None]
-    if is_traced(key):
-        raise TypeError("key must hold numbers, as the order of units depends on them, got a traced one.")
-    seed = np.asarray(jax.random.bits(_check.random_key(key), (4,)))
-    return [None, *(np.random.default_rng([*seed.tolist(), i]) for i in range(1, starts))]
 
 
 def _in_new_order(
