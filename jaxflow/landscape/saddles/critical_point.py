@@ -18,7 +18,7 @@ from jaxflow.landscape.paths.path import is_traced
 from jaxflow.landscape.saddles.search import CONVERGED, FLAT, LOST, MAX_STEPS, ROUNDING, search
 
 PyTree = Any
-DEPTH = 100  # Hessian products of a step, where there are as many parameters
+DEPTH = 500  # Hessian products of a step, where there are as many parameters
 MEANING = {
     CONVERGED: "converged",
     MAX_STEPS: "ran out of steps (max_steps)",
@@ -121,7 +121,7 @@ def find_critical_point(
       float32.
     - `max_steps`: the largest number of steps, an integer at least 1.
     - `products`: the number of Hessian products in a step, the dimension of the Krylov space, at most P (static). It
-      holds as many vectors. Default: 100, or P if that is less. With fewer than P convergence is linear only,
+      holds as many vectors. Default: 500, or P if that is less. With fewer than P convergence is linear only,
       slower the worse H is conditioned.
     - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 

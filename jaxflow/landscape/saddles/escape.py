@@ -183,7 +183,7 @@ def _integral_of_dawson(square: jax.Array) -> jax.Array:
     It is ½ ∫₀^∞ (1 − exp(−z² sech² s)) ds, of a function even and analytic: the rule converges exponentially.
     """
     end = 0.5 * jnp.log1p(square) + 20
-    s = end[..., None] * jnp.linspace(0, 1, POINTS, dtype=square.dtype)
+    s = jnp.linspace(jnp.zeros_like(end), end, POINTS, axis=-1)
     heights = -jnp.expm1(-square[..., None] / jnp.cosh(s) ** 2)
     return 0.5 * end / (POINTS - 1) * (jnp.sum(heights, -1) - 0.5 * heights[..., 0])
 

@@ -102,10 +102,7 @@ def search(
         failed = lambda carry: (carry[0].decrease <= 0) & (carry[1] < TRIES) & ~stuck
         again = lambda carry: (attempt(carry[0], model, carry[0].damping), carry[1] + 1)
         then, _ = lax.while_loop(failed, again, (began, jnp.zeros([], jnp.int32)))
-        nowhere = then.decrease <= 0
-        noise = NOISE * eps * scale * (1 + norm(now.flat).astype(dtype))
-        rests = jnp.where((flatness <= AT_REST) & (now.size > noise), FLAT, ROUNDING)
-        status = jnp.where(stuck, FLAT, jnp.where(nowhere, rests, now.status))
+        status = jnp.where(stuck, FLAT, jnp.where(then.decrease <= 0, ROUNDING, now.status))
         return then._replace(steps=now.steps + 1, status=status.astype(jnp.int32))
 
     unfinished = lambda now: (now.size > tolerance) & (now.steps < max_steps) & (now.status == MAX_STEPS)
@@ -121,8 +118,12 @@ def search(
     # The flatness where it ended, not where its last step began.
     image = norm(products(end.flat)(end.slope)).astype(dtype)
     scale = jnp.maximum(end.scale, _share(image, end.size))
-    status = jnp.where((end.size <= tolerance) & finite, CONVERGED, end.status).astype(jnp.int32)
     flatness = jnp.where(end.size > 0, _share(image, scale * end.size), 1)
+    # Where no step lowered the gradient, it is at its least, or at its rounding.
+    noise = NOISE * eps * scale * (1 + norm(end.flat).astype(dtype))
+    at_rest = (end.status == ROUNDING) & (flatness <= AT_REST) & (end.size > noise)
+    status = jnp.where(at_rest, FLAT, end.status)
+    status = jnp.where((end.size <= tolerance) & finite, CONVERGED, status).astype(jnp.int32)
     return end._replace(flatness=flatness, scale=scale, status=status)
 
 
