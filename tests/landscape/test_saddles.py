@@ -122,12 +122,14 @@ def test_gradient_flat_points_are_told_apart():
     np.testing.assert_allclose(flat.gradient_norm, 0.25, rtol=1e-6)
     assert not flat.converged
     assert flat.flatness < 1e-4
+    assert flat.gradient_flat
     assert "gradient-flat" in flat.message
     assert "gradient-flat" in repr(flat)
     real = find_critical_point(lambda x: cubic(x, -0.25), start)
     np.testing.assert_allclose(real.params["a"], 0.5, rtol=1e-10)
     np.testing.assert_allclose(real.params["b"], [-0.3, 0.3], rtol=1e-10)
     assert real.converged
+    assert not real.gradient_flat
     plane = find_critical_point(lambda x: jnp.sum(x), jnp.ones(2))  # H = 0
     assert "gradient-flat" in plane.message
     np.testing.assert_allclose(plane.params, 1)

@@ -66,6 +66,11 @@ class CriticalPoint:
         return self.status == CONVERGED
 
     @property
+    def gradient_flat(self) -> jax.Array:
+        """Whether the search is stuck where the Hessian takes a gradient that is not 0 to 0."""
+        return self.status == FLAT
+
+    @property
     def message(self) -> str:
         """How the search ended, and how large the gradient is there."""
         status = np.asarray(self.status)
