@@ -93,7 +93,7 @@ class DeepLinear:
             jnp.linalg.qr(jax.random.normal(k, (n, n)))[0][:, :4] for k, n in zip(key, (6, 5), strict=True)
         )
         self.left, self.right = left, right
-        self.sigma = (left * MODES) @ right.T
+        self.sigma = left @ jnp.diag(MODES) @ right.T
 
     def __call__(self, weights):
         return deep_loss(weights, self.sigma)
@@ -104,7 +104,7 @@ class DeepLinear:
         root = jnp.asarray(MODES[kept] ** (1 / layers))
         inner = jnp.zeros((hidden, hidden)).at[jnp.arange(r), jnp.arange(r)].set(root)
         first = jnp.zeros((hidden, 5)).at[:r].set(root[:, None] * self.right[:, kept].T)
-        last = jnp.zeros((6, hidden)).at[:, :r].set(self.left[:, kept] * root)
+        last = jnp.zeros((6, hidden)).at[:, :r].set(self.left[:, kept] * root[None])
         return [first, *[inner] * (layers - 2), last]
 
 
