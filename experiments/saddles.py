@@ -230,7 +230,7 @@ def draw_deep_indices(ax, rows):
         points = np.array([row[3:5] for row in rows if row[:2] == (layers, hidden)])
         name = f"{layers} layers, {hidden} hidden"
         # Equal ones are seen inside one another.
-        hollow = {"marker": "o^sDv"[i], "markersize": 4 + 3 * i, "fillstyle": "none", "linestyle": ""}
+        hollow = {"marker": "o^sDv"[i], "markersize": 4 + 2 * i, "fillstyle": "none", "linestyle": ""}
         ax.plot(points[:, 0], points[:, 1], color=COLOURS[i], label=name, **hollow)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
