@@ -6,6 +6,7 @@ import pytest
 from experiment_files import check_files
 
 from experiments import saddles
+from experiments.deep_linear import DeepLinear
 
 pytestmark = pytest.mark.promotes
 
@@ -58,7 +59,7 @@ def test_deep_linear_networks_have_the_indices_that_theory_says(run, measured):
     rows = run("saddles")[0]["deep"]
     assert [row[3] for row in rows] == [row[4] for row in rows]
     assert measured("saddles")["deep linear: saddles, of them with the index in theory"] == [32, 32]
-    network = saddles.DeepLinear(jax.random.split(jax.random.key(4), 2))
+    network = DeepLinear(jax.random.split(jax.random.key(4), 2))
     np.testing.assert_allclose(np.linalg.svd(network.sigma)[1][:4], [4, 3, 2, 1], rtol=1e-12)
     for layers, hidden, kept, theory, _, off in rows:
         if layers == 2:
@@ -74,7 +75,7 @@ def test_gradient_flow_passes_the_saddles_in_time(run):
         "gradient flow: times at which modes have half their strength"
     ].values()
     assert found == pytest.approx(law, rel=2e-3)
-    network = saddles.DeepLinear(jax.random.split(jax.random.key(4), 2))
+    network = DeepLinear(jax.random.split(jax.random.key(4), 2))
     keys = jax.random.split(jax.random.key(2), 2)
     first, last = (
         1e-4 * np.asarray(jax.random.normal(k, s)) for k, s in zip(keys, ((5, 5), (6, 5)), strict=True)

@@ -136,9 +136,9 @@ def find_critical_point(
     **Raises** `TypeError` for an objective that is not a function, or parameters that are not real floats;
     `ValueError` for a negative tolerance, `max_steps` < 1, or `products` < 1 or above P.
 
-    Newton-MR, which damps nothing and searches along $-H^+ g$ for a lower |∇L|², was measured and is not used: from 24
-    starts along the training of a network of 49 parameters it found 6 critical points, with H⁺ cut off at 1e-6, and 1
-    at 1e-12, after 78 to 3,945 gradients; this found 9 after 52 to 212.
+    Newton-MR, which damps nothing and searches along $-H^+ g$ for a lower |∇L|², was measured and is not used. From
+    24 starts along the training of a network of 49 parameters its exact steps found 6 critical points, with H⁺ cut
+    off at 1e-6, and 1 at 1e-12, after 78 to 3,945 gradients; this found 9 after 52 to 212.
 
     Source: damping by the squared gradient Yamashita & Fukushima 2001; Krylov spaces and singular Hessians in
     Newton-MR, Roosta, Liu, Xu & Mahoney 2018, 1810.00303; gradient-flat points Frye, Simon, Wadia, Ligeralde,

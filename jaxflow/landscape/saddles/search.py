@@ -70,6 +70,9 @@ def search(
     eps, zero = jnp.finfo(dtype).eps, jnp.zeros([], dtype)
     products = lambda x: operator(objective, unravel(x)).apply
 
+    def unfinished(now: Search) -> jax.Array:
+        return (now.size > tolerance) & (now.steps < max_steps) & (now.status == MAX_STEPS)
+
     def attempt(now: Search, model: Model, damping: jax.Array) -> Search:
         """One trial step; `decrease` is that of it, and its `damping` the next one, here or at the next point."""
         square = model.singular**2 + damping
@@ -99,13 +102,14 @@ def search(
         # Eigenvalues that are 0 but for rounding are no reason for long steps.
         damping = jnp.maximum(damping, (100 * eps * largest) ** 2)
         began = now._replace(scale=scale, flatness=flatness, damping=damping, decrease=zero)
-        failed = lambda carry: (carry[0].decrease <= 0) & (carry[1] < TRIES) & ~stuck
+        # Under vmap a search that has ended is stepped along with the others: it must not make them wait.
+        tries = unfinished(now) & ~stuck
+        failed = lambda carry: (carry[0].decrease <= 0) & (carry[1] < TRIES) & tries
         again = lambda carry: (attempt(carry[0], model, carry[0].damping), carry[1] + 1)
         then, _ = lax.while_loop(failed, again, (began, jnp.zeros([], jnp.int32)))
         status = jnp.where(stuck, FLAT, jnp.where(then.decrease <= 0, ROUNDING, now.status))
         return then._replace(steps=now.steps + 1, status=status.astype(jnp.int32))
 
-    unfinished = lambda now: (now.size > tolerance) & (now.steps < max_steps) & (now.status == MAX_STEPS)
     loss, slope = value_and_slope(flat)
     finite = jnp.isfinite(loss) & jnp.isfinite(slope).all()
     count = jnp.zeros([], jnp.int32)
