@@ -160,6 +160,8 @@ def test_what_is_not_finite_is_recorded():
     assert lost.steps == 0
     assert np.isnan(lost.loss)
     np.testing.assert_array_equal(lost.params, [-1.0, 1.0])
+    cusp = find_critical_point(lambda x: x + x**1.5, 0.0)  # its second derivative is infinite
+    assert "its Hessian is not finite" in cusp.message
     places = jnp.array([[0.2, 0.3], [jnp.nan, 0.3], [-0.8, 0.6]])
     many = jax.vmap(lambda x: find_critical_point(MB.objective, x))(places)
     np.testing.assert_allclose(many.loss, [-72.248940112325, np.nan, -40.664843508657], rtol=1e-12)

@@ -24,7 +24,7 @@ MEANING = {
     MAX_STEPS: "ran out of steps (max_steps)",
     FLAT: "stuck at a gradient-flat point, where the Hessian takes the gradient to 0",
     ROUNDING: "stopped where rounding lets no step lower the gradient",
-    LOST: "lost: the loss or its gradient is not finite at the start",
+    LOST: "lost: the loss, its gradient or its Hessian is not finite",
 }
 
 
@@ -131,7 +131,8 @@ def find_critical_point(
     - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** a `CriticalPoint`. It is compiled when called plainly, once for all numbers, and works under `jit`
-    and `vmap`. A start at which the loss is not finite is returned as lost. It has no derivatives in reverse mode.
+    and `vmap`. A point at which the loss, its gradient
+    or its Hessian is not finite is returned as lost. It has no derivatives in reverse mode.
 
     **Raises** `TypeError` for an objective that is not a function, or parameters that are not real floats;
     `ValueError` for a negative tolerance, `max_steps` < 1, or `products` < 1 or above P.

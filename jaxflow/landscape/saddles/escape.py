@@ -201,7 +201,6 @@ def _check_downward(eigenvalue: Any) -> None:
 def _floats(*numbers: Any) -> tuple[jax.Array, ...]:
     """Real numbers of one type and shape."""
     arrays = [jnp.asarray(x) for x in numbers]
-    dtype = jnp.result_type(float, *(x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)))
     given = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating) and not x.weak_type]
-    dtype = jnp.result_type(*given) if given else dtype
+    dtype = max(given, key=lambda one: one.itemsize, default=jnp.result_type(float))
     return tuple(jnp.broadcast_arrays(*(x.astype(dtype) for x in arrays)))

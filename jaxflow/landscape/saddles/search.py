@@ -108,6 +108,7 @@ def search(
         again = lambda carry: (attempt(carry[0], model, carry[0].damping), carry[1] + 1)
         then, _ = lax.while_loop(failed, again, (began, jnp.zeros([], jnp.int32)))
         status = jnp.where(stuck, FLAT, jnp.where(then.decrease <= 0, ROUNDING, now.status))
+        status = jnp.where(jnp.isfinite(scale), status, LOST)
         return then._replace(steps=now.steps + 1, status=status.astype(jnp.int32))
 
     loss, slope = value_and_slope(flat)
