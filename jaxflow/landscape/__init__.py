@@ -1,5 +1,6 @@
 """The shape of a loss: slices, paths between minima, saddles, and networks that differ by the order of units."""
 
+from jaxflow.curvature import saddle_index as saddle_index
 from jaxflow.landscape.alignment.permuted import Alignment as Alignment
 from jaxflow.landscape.alignment.permuted import align as align
 from jaxflow.landscape.paths.band_fields import band_field as band_field
@@ -13,6 +14,13 @@ from jaxflow.landscape.paths.spanning_tree import connect as connect
 from jaxflow.landscape.paths.straight import interpolate as interpolate
 from jaxflow.landscape.paths.straight import path_through as path_through
 from jaxflow.landscape.paths.straight import refine as refine
+from jaxflow.landscape.saddles.along_losses import IndexAgainstLoss as IndexAgainstLoss
+from jaxflow.landscape.saddles.along_losses import index_against_loss as index_against_loss
+from jaxflow.landscape.saddles.critical_point import CriticalPoint as CriticalPoint
+from jaxflow.landscape.saddles.critical_point import find_critical_point as find_critical_point
+from jaxflow.landscape.saddles.escape import escape_directions as escape_directions
+from jaxflow.landscape.saddles.escape import escape_time as escape_time
+from jaxflow.landscape.saddles.escape import mean_exit_time as mean_exit_time
 from jaxflow.landscape.slices.directions import Directions as Directions
 from jaxflow.landscape.slices.directions import between as between
 from jaxflow.landscape.slices.directions import eigen_directions as eigen_directions
