@@ -498,3 +498,14 @@ def test_a_path_through_the_records_of_a_run():
             path_through(valley, points)
     with pytest.raises(ValueError, match="spring must be"):
         band_field(valley, A, B, spring=-1.0)
+
+
+def test_fire_goes_on_after_a_force_has_jumped():
+    """As it does where another image becomes the highest: a change over a tiny step is no curvature of 1e9."""
+    scales = jnp.array([1.0, 10.0])
+    bowl = jf.VectorField(lambda x, middle: scales * (x - middle), (jnp.zeros(2),))
+    near = jf.iterate(fire(0.1), bowl, jnp.ones(2), steps=150, every=None)
+    assert np.abs(near.params).max() < 1e-8
+    moved = dataclasses.replace(bowl, data=(jnp.ones(2),))
+    there = jf.iterate(fire(0.1), moved, near.params, steps=150, every=None, state=near.state)
+    np.testing.assert_allclose(there.params, 1, atol=1e-6)

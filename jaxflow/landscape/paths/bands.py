@@ -82,7 +82,9 @@ def neb(
       image comes where it is highest above the line between the two, if by more than .02 of the height of the path.
     - `rounds`: the number of times that images are added, and the band is relaxed anew; an integer at least 1
       (static). Each adds at most `insert` / `rounds`, rounded up.
-    - `max_steps`: the largest number of steps of each relaxation, an integer at least 1.
+    - `max_steps`: the largest number of steps of each relaxation, an integer at least 1. In networks a band grows
+      longer with its steps and rises between its images: more images, inserted after some tens of steps, help it
+      more than more steps, and `refine` tells.
     - `tolerance`: the largest force, a number above 0 in units of a gradient. Default: 1e-10 of the largest gradient
       at the start in float64, 1e-4 in float32.
     - `trainable`: what of the models moves, as in `iterate`; the rest is that of `a`.

@@ -17,6 +17,7 @@ PyTree = Any
 # third fewer gradients: 156 an image in place of 252, the mean over 20 bands on small surfaces.
 PATIENCE, GROWTH, DECLINE, MIXING = 5, 1.1, 0.9, 0.2
 FORGETTING = 0.98  # of the largest curvature, a step
+AT_MOST = 4  # times the last one: what a curvature that is met counts for
 
 
 class FireState(NamedTuple):
@@ -89,6 +90,9 @@ def _update(gradient: PyTree, state: FireState, longest: Any) -> tuple[PyTree, F
     dtype = state.moved.dtype
     change = norm(jax.tree.map(jnp.subtract, gradient, state.force)).astype(dtype)
     met = jnp.where(state.moved > 0, change / jnp.where(state.moved > 0, state.moved, 1), 0)
+    # Where a force jumps, as that of a climbing image does when another becomes the highest, the ratio says nothing,
+    # and grows without bound as steps get shorter.
+    met = jnp.where(state.curvature > 0, jnp.minimum(met, AT_MOST * state.curvature), met)
     curvature = jnp.maximum(FORGETTING * state.curvature, met)
 
     power = jax.tree.map(lambda g, v: -jnp.sum(g * v).astype(dtype), gradient, state.velocity)

@@ -12,7 +12,7 @@ from jaxflow._losses.models import Trainable, join_model, split_model
 from jaxflow.landscape.paths.bands import neb
 from jaxflow.landscape.paths.curves import curve
 from jaxflow.landscape.paths.path import Path, is_traced
-from jaxflow.landscape.paths.straight import interpolate
+from jaxflow.landscape.paths.straight import interpolate, refine
 
 PyTree = Any
 
@@ -27,7 +27,8 @@ class SpanningTree:
 
     - `edges` (m − 1, 2): the pairs of minima that are connected, by their numbers, lowest saddle first.
     - `paths`: a tuple of the m − 1 paths, each from the first to the second of its pair.
-    - `saddles` (m, m): the saddle of the path between every two minima; on the diagonal their own losses.
+    - `saddles` (m, m): the highest loss on the path between every two minima, of bands at nine points between
+      neighbouring images too; on the diagonal their own losses.
     - `passes` (m, m): the highest saddle on the way through the tree from one to the other. No other choice among
       these paths has a lower one.
     - `losses` (m,): the losses at the minima.
@@ -111,7 +112,9 @@ def connect(
             ends = [join_model(jax.tree.map(lambda x, k=k: x[k], trained), rest) for k in (i, j)]
             edge = PATHS[path](objective, *ends, trainable=trainable, **more, **options)
             found[i, j] = edge
-            saddles[i, j] = saddles[j, i] = edge.saddle
+            # Between the images of a band the loss may be higher.
+            dense = refine(objective, edge) if path == "neb" else edge
+            saddles[i, j] = saddles[j, i] = dense.saddle
             lengths[i, j] = lengths[j, i] = edge.arclength[-1]
             saddles[i, i], saddles[j, j] = edge.losses[0], edge.losses[-1]
     edges = spanning_edges(saddles, lengths)
