@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 import jaxflow as jf
 from jaxflow.commands.landscape.between_two import Along
 from jaxflow.commands.shared.training import score_name
-from jaxflow.plot.style import COLOURS, legend_above, set_logarithmic, tidy
+from jaxflow.plot.style import COLOURS, set_logarithmic, tidy
 
 STROKES = {"straight": "-", "aligned": "-.", "bent": "--"}
 
@@ -48,4 +48,6 @@ def draw_along(ax: Any, found: dict[str, Along], name: str, label: str, said: st
         set_logarithmic(ax, *(getattr(along, name) for along in found.values()))
     ax.set(xlabel="share of the way from network 1 to 2", ylabel=label)
     tidy(ax, legend=False)
-    legend_above(ax, 0.2, columns=3)
+    # Where a path leaves room: a hill has it below its sides, a dip above them.
+    ax.margins(y=0.3)
+    ax.legend(loc="upper right" if said == "barrier" else "lower left", frameon=False, fontsize="small")
