@@ -286,3 +286,20 @@ def test_the_result_is_frozen():
     with pytest.raises(AttributeError):
         found.distance = 0.0
     assert "before" in repr(found)
+
+
+def test_the_layers_of_a_module_of_nnx_are_found_by_their_names():
+    """Its arrays are values of variables: one more name at the end of each path."""
+    rng = np.random.default_rng(0)
+    layer = lambda m, n: {"kernel": {"value": rng.normal(size=(m, n))}, "bias": {"value": rng.normal(size=n)}}
+    model = {"b_last": layer(4, 2), "first": layer(3, 4)}
+    order = np.array([2, 0, 3, 1])
+    moved = {
+        "b_last": {
+            "kernel": {"value": model["b_last"]["kernel"]["value"][order]},
+            "bias": model["b_last"]["bias"],
+        },
+        "first": jax.tree.map(lambda x: x[..., order], model["first"]),
+    }
+    found = align(model, moved, layers=("first", "b_last"))
+    jax.tree.map(np.testing.assert_array_equal, found.params, model)

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxflow as jf
 from jaxflow._compiled import programs
+from jaxflow._jaxprs import programs_of
 from jaxflow._progress import Bar
 from jaxflow.landscape import (
     Directions,
@@ -316,6 +317,71 @@ def test_slices_through_jit_vmap_grad_and_data_on_several_devices():
     exact = np.mean((np.arange(8)[None] - np.linspace(-1, 1, 5)[:, None]) ** 2, 1)
     for one in (objective, laid):
         np.testing.assert_allclose(slice(one, 0.0, jnp.ones(1), 1.0, 5).losses, exact, rtol=1e-12)
+
+
+class Convolutional:
+    """A residual network of convolutions, with sums, quotients and means of what is linear in its parameters."""
+
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(4, 6, 6, 1)))
+
+    def start(self):
+        draw = lambda *shape: jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape)) / 3
+        return {
+            "first": draw(3, 3, 1, 4),
+            "second": draw(3, 3, 4, 4),
+            "last": draw(4, 2),
+            "bias": draw(4),
+            "gain": draw(1),
+        }
+
+    def __call__(self, params):
+        convolve = lambda x, w: jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = convolve(self.images, params["first"]) + params["bias"][None, None, None]
+        x = (x - x.mean((1, 2), keepdims=True)) / 2 - 1
+        inside, _ = jax.lax.scan(
+            lambda h, _: (h + jax.nn.relu(convolve(h, params["second"])), None), x, length=3
+        )
+        outputs = jax.jit(lambda h: h.mean((1, 2)) @ params["last"])(inside + 0.1 * x)
+        return jnp.mean(jax.nn.logsumexp(-params["gain"][0] * outputs, axis=1)) + jnp.sum(params["last"] ** 2)
+
+
+def test_what_is_affine_is_computed_once_and_the_losses_are_the_same():
+    network = Convolutional()
+    params = network.start()
+    directions = random_directions(params, KEY, None)
+    plane = slice(network, params, directions, 0.7, 4)
+    loss = jax.jit(lambda p: network(p))
+    for i in range(4):
+        for j in range(4):
+            x, y = plane.coordinates[0][i], plane.coordinates[1][j]
+            point = jax.tree.map(lambda p, d, x=x, y=y: p + x * d[0] + y * d[1], params, directions.vectors)
+            np.testing.assert_allclose(plane.losses[i, j], loss(point), rtol=1e-10)
+
+    params, objective = NETWORK.params, NETWORK.objective
+    directions = random_directions(params, KEY).vectors
+    traced = jax.make_jaxpr(lambda p, d: slice(objective, p, d, 1.0, 5).losses)(params, directions)
+    inside = [eqn for eqn in operations(traced.jaxpr) if eqn.primitive.name == "scan"]
+    products = [eqn for loop in inside for eqn in operations(loop.params["jaxpr"].jaxpr)]
+    assert len([eqn for eqn in products if eqn.primitive.name == "dot_general"]) == 2  # of three layers
+
+
+def test_functions_that_are_affine_or_constant_throughout():
+    plane = slice(lambda x: x[0] - 2 * x[2] + 1, jnp.ones(3), jnp.eye(3)[:2], 1.0, 3)
+    np.testing.assert_allclose(plane.losses, np.linspace(-1, 1, 3)[:, None] + np.zeros((1, 3)), atol=1e-15)
+    flat = slice(lambda x: 3.0, jnp.ones(3), jnp.eye(3)[:2], 1.0, 3)
+    np.testing.assert_array_equal(flat.losses, np.full((3, 3), 3.0))
+    step = slice(lambda x: jnp.where(x[0] > 0, x[1], 1 - x[1]), jnp.zeros(3), jnp.eye(3)[:2], 1.0, (2, 3))
+    np.testing.assert_allclose(step.losses, [[2, 1, 0], [-1, 0, 1]], atol=1e-15)
+
+
+def operations(jaxpr):
+    """All operations of a program, those in loops and calls too."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for program in programs_of(eqn):
+            yield from operations(program.jaxpr)
 
 
 # Projections.

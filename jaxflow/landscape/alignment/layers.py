@@ -40,6 +40,7 @@ def name_of(path: tuple) -> str:
 def find_layers(params: PyTree, names: Names | None) -> list[Layer]:
     """The layers in their order, each with one kernel and no or one bias; every leaf belongs to one of them."""
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(params), strict=True)
+    paths = tuple(path[:-1] if name_of(path).endswith("/value") else path for path in paths)  # of flax.nnx
     shapes = [np.shape(leaf) for leaf in leaves]
     names = _names_in_a_list(paths, shapes) if names is None else _checked(names)
     number = {name_of(path): i for i, path in enumerate(paths)}

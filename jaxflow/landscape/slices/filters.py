@@ -40,7 +40,7 @@ def default_filters(path: str, leaf: Any) -> tuple[int, ...] | None:
     if leaf.ndim <= 1:
         return None
     axes = tuple(range(leaf.ndim))
-    return axes[1:] if path.split("/")[-1] == "weight" else axes[:-1]
+    return axes[1:] if path.removesuffix("/value").split("/")[-1] == "weight" else axes[:-1]
 
 
 def random_directions(
