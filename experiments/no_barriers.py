@@ -107,10 +107,8 @@ def trees(objective, ends, band):
     """The spanning trees of bands and of straight lines: edges and the heights of their passes; and all losses."""
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *ends)
     bands, lines = connect(objective, stacked, **band), connect(objective, stacked, path="straight")
-    heights = {
-        "bands": [float(refine(objective, path).saddle) for path in bands.paths],
-        "straight lines": [float(path.saddle) for path in lines.paths],
-    }
+    height = lambda tree: [float(tree.saddles[i, j]) for i, j in tree.edges]
+    heights = {"bands": height(bands), "straight lines": height(lines)}
     return {"bands": bands.edges.tolist(), "straight lines": lines.edges.tolist()}, heights, bands.losses
 
 
