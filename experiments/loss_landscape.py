@@ -1,0 +1,316 @@
+"""Skip connections smooth the loss: a plain and a residual network of the same layers, seen on slices.
+
+A layer takes x to tanh(Wx) in the plain network, and to x + tanh(Wx)/√depth in the residual one, which has no
+normalisation. Both have dense layers of 16 units, begin with weights of variance 1/16, and are trained by Adam on all of
+400 digits until the training loss is .05. The loss is then looked at in the plane of two random directions with the norms
+of the weights, filter by filter. A plane is a small part of a space of thousands of dimensions, and what looks convex
+on it need not be. So, as Li et al. do in their Figure 7, every point of the plane is asked for the lowest and the
+largest eigenvalue of the *whole* Hessian there: −λ_min/λ_max is near 0 where the loss is nearly convex, 1 where it
+curves down as much as up.
+
+- Share of the plane with −λ_min/λ_max > ½, and its median, by depth, over starts and planes.
+- A control, with skip connections and branches that are not made smaller: x + tanh(Wx).
+- Filter-normalised directions are the point of such pictures. A ReLU network whose layers are multiplied by numbers of
+  product 1 is the same function. Along filter-normalised directions from one random key its losses are the same too,
+  along raw ones they are not. Where single units are rescaled, they are not the same along either.
+
+In the quick version there are 8 units, 200 digits, two depths, one start, and fewer points.
+
+Source: Li, Xu, Taylor, Studer & Goldstein (2018, 1712.09913); skip connections He, Zhang, Ren & Sun (2016, 1512.03385).
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+import jaxflow as jf
+from experiments import common
+from jaxflow.plot.style import COLOURS, legend_above, stroke, tidy
+
+RATE, LEVEL, MOST = 1e-3, 0.05, 4000  # of Adam; the training loss at which it ends; steps at most
+EVERY = 10  # steps between the records of a run that are drawn
+PRODUCTS = 20  # Hessian products of each end of a spectrum
+HIGH = 0.5  # −λ_min/λ_max above which a point counts as not convex at all
+NAMES = ("plain", "residual")
+LAYERS = (8.0, 0.25, 0.5)  # factors of the layers of the rescaled network, of product 1
+
+
+class Settings(NamedTuple):
+    """Units; examples; depths; starts; points of a slice and of a map of curvature along each direction."""
+
+    width: int
+    examples: int
+    depths: tuple[int, ...]
+    starts: int
+    fine: int
+    coarse: int
+
+
+FULL = Settings(16, 400, (4, 12, 28), 3, 51, 15)
+QUICK = Settings(8, 200, (2, 12), 1, 11, 5)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Loss:
+    """The mean cross-entropy of a network: skip = 0 is a plain one. All are leaves, so one program serves both."""
+
+    x: jax.Array
+    y: jax.Array
+    skip: Any
+    branch: Any
+
+    def __call__(self, params):
+        layer = lambda h, w: (self.skip * h + self.branch * jnp.tanh(h @ w), None)
+        h, _ = jax.lax.scan(layer, jnp.tanh(self.x @ params["first"]), params["layers"])
+        logits = h @ params["last"]
+        return (jax.nn.logsumexp(logits, 1) - jnp.take_along_axis(logits, self.y[:, None], 1)[:, 0]).mean()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Nonconvexity:
+    """−λ_min/λ_max of the whole Hessian of a loss: a function of the parameters, which a slice can be taken of."""
+
+    loss: Loss
+
+    def __call__(self, params):
+        # The lowest eigenvalue is minus the largest of −L. One loop over both signs compiles half as much.
+        top = lambda sign: jf.curvature.top_eigenpairs(
+            lambda p: sign * self.loss(p), params, products=PRODUCTS
+        ).values[0]
+        largest, deepest = jax.lax.map(top, jnp.array([1.0, -1.0]))
+        return deepest / largest
+
+
+def losses_of(depth, examples):
+    """The losses of the plain network, the residual one and the control, with pixels in one unit."""
+    digits = jf.problems.load("digits")
+    x = (digits.x - digits.x.mean()) / digits.x.std()
+    data = jnp.asarray(x[:examples]), jnp.asarray(digits.y[:examples])
+    kinds = {"plain": (0.0, 1.0), "residual": (1.0, depth**-0.5), "branches of size 1": (1.0, 1.0)}
+    return {name: Loss(*data, *map(jnp.asarray, kind)) for name, kind in kinds.items()}
+
+
+def start(depth, width, key):
+    """Weights of variance 1/inputs; the kernels of the layers are stacked, (depth, in, out)."""
+    shapes = {"first": (64, width), "layers": (depth, width, width), "last": (width, 10)}
+    keys = dict(zip(shapes, jax.random.split(key, 3), strict=True))
+    return {name: jax.random.normal(keys[name], shape) / shape[-2] ** 0.5 for name, shape in shapes.items()}
+
+
+def columns(path, leaf):
+    """The axis along which a filter extends: the inputs. The default would take all stacked layers for one."""
+    return (leaf.ndim - 2,)
+
+
+class View(NamedTuple):
+    """A trained network: its run, the slice of the loss, that of −λ_min/λ_max, and the run on the slice."""
+
+    run: Any
+    losses: Any
+    nonconvexity: Any
+    projection: Any
+
+
+def look(loss, depth, settings, seed):
+    """Train a network, and look at the loss around it."""
+    begin, draw = jax.random.split(jax.random.key(seed))
+    optimizer, until = jf.optim.adam(RATE), {"loss": LEVEL}
+    params = start(depth, settings.width, begin)
+    run = jf.train(optimizer, loss, params, until=until, max_steps=MOST, every=EVERY)
+    directions = jf.landscape.random_directions(run.params, draw, filters=columns)
+    plane = jf.landscape.slice(loss, run.params, directions, points=settings.fine)
+    curved = jf.landscape.slice(Nonconvexity(loss), run.params, directions, points=settings.coarse)
+    return View(run, plane, curved, jf.landscape.project(run, plane))
+
+
+def relu_network():
+    """A trained ReLU network, and two that are the same function: with layers rescaled, and with single units."""
+    problem = jf.problems.mlp("digits", (16, 16), "relu")
+    params = jf.iterate(jf.optim.adam(0.01), problem.objective, problem.params, steps=100).params
+    units = [np.exp(np.random.default_rng(seed).normal(size=16)) for seed in (0, 1)]
+    whole = [np.full(16, LAYERS[0]), np.full(16, LAYERS[0] * LAYERS[1])]
+    return problem.objective, {
+        "as trained": params,
+        "layers rescaled": rescale(params, whole),
+        "units rescaled": rescale(params, units),
+    }
+
+
+def rescale(params, factors):
+    """The same function of a ReLU network, whose hidden units have outputs multiplied by positive factors."""
+    into = [1.0, *factors]
+    out = [*factors, 1.0]
+    return tuple(
+        {"w": layer["w"] * after / np.reshape(before, (-1, 1)), "b": layer["b"] * after}
+        for layer, before, after in zip(params, into, out, strict=True)
+    )
+
+
+def lines(points):
+    """Losses on lines through the three networks, along raw and filter-normalised directions of one random key."""
+    objective, networks = relu_network()
+    found: dict[str, dict[str, Any]] = {"raw": {}, "filter": {}}
+    sizes = {}
+    for kind, normalization in (("filter", "filter"), ("raw", None)):
+        for name, params in networks.items():
+            drawn = jf.landscape.random_directions(params, jax.random.key(3), normalization, count=1)
+            sizes.setdefault(kind, float(drawn.values[0]))
+            # Raw directions reach as far as those of the network as trained do.
+            span = sizes["filter"] / sizes[kind]
+            found[kind][name] = jf.landscape.slice(objective, params, drawn, span, points)
+    return found
+
+
+def change(lines, name):
+    """The largest difference of losses from those of the network as trained."""
+    return float(abs(lines[name].losses - lines["as trained"].losses).max())
+
+
+def draw_plane(ax, view, levels, title):
+    """Contours of the loss, on levels shared with the other network, and the run.
+
+    They are not drawn by `jaxflow.plot.landscape`, whose levels are each slice's own.
+    """
+    x, y = map(np.asarray, view.losses.coordinates)
+    norm = LogNorm(levels[0], levels[-1])
+    shown = np.clip(np.asarray(view.losses.losses).T, levels[0], levels[-1])
+    filled = ax.contourf(x, y, shown, levels, cmap="viridis_r", norm=norm)
+    ax.contour(x, y, shown, levels, colors="0.25", linewidths=0.3)
+    path = np.asarray(view.projection.coordinates)
+    path = path[np.isfinite(path).all(1)]
+    share = f"the run; the plane holds {100 * float(view.projection.share):.2g} % of its motion"
+    ax.plot(*path.T, color="white", linewidth=3, zorder=2)
+    ax.plot(*path.T, color=COLOURS[1], linewidth=1.6, zorder=3, label=share)
+    ax.plot(*path[0], "o", color=COLOURS[1], markerfacecolor="white", zorder=4)
+    ax.plot(*path[-1], "o", color=COLOURS[1], markeredgecolor="white", zorder=4)
+    ax.set_title(title, pad=22)
+    ax.set(**dict(zip(("xlabel", "ylabel"), view.losses.directions.labels, strict=True)))
+    legend_above(ax, 0.2, 1)
+    return filled
+
+
+def draw_map(ax, view, title):
+    """−λ_min/λ_max where it was measured; what is above 1 has the colour of 1."""
+    x, y = map(np.asarray, view.nonconvexity.coordinates)
+    style = {"vmin": 0, "vmax": 1, "cmap": "cividis_r", "shading": "nearest"}
+    drawn = ax.pcolormesh(x, y, np.asarray(view.nonconvexity.losses).T, **style)
+    ax.plot(0, 0, "o", color=COLOURS[1], markeredgecolor="white")
+    ax.set(**dict(zip(("xlabel", "ylabel"), view.losses.directions.labels, strict=True)), title=title)
+    return drawn
+
+
+def draw_depths(ax, depths, ratios):
+    """The median of −λ_min/λ_max over a plane, a marker for each start, with a line through the means."""
+    for i, name in enumerate(NAMES):
+        medians = np.median(ratios[name].reshape(*ratios[name].shape[:2], -1), -1)
+        ax.plot(depths, medians.mean(1), label=name, **stroke(i))
+        for start in medians.T:
+            ax.plot(depths, start, "os"[i], color=COLOURS[i], markerfacecolor="none")
+    ax.set(xscale="log", xlabel="depth (hidden layers)", ylabel="median of −λ_min/λ_max over the plane")
+    ax.set_xticks(depths, map(str, depths))
+    ax.set_xticks([], minor=True)
+    ax.set(ylim=(0, None), title="how far from convex, by depth")
+    tidy(ax)
+
+
+def draw_lines(ax, lines, kind):
+    """Losses along one direction of three networks that are one function."""
+    for i, (name, line) in enumerate(lines.items()):
+        reach = np.linspace(-1, 1, len(line.losses))
+        if name == "layers rescaled":
+            style = {"marker": "o", "markerfacecolor": "none", "markersize": 5, "linestyle": ""}
+            ax.plot(reach[::2], line.losses[::2], color=COLOURS[i], label=name, **style)
+        else:
+            ax.plot(reach, line.losses, label=name, **stroke(i))
+    ax.set(yscale="log", xlabel="distance, in lengths of the normalised direction", ylabel="training loss")
+    ax.set_title(f"ReLU, one function, {kind}", pad=22)
+    tidy(ax, legend=False)
+    legend_above(ax, 0.2, 3)
+
+
+def draw(views, depths, ratios, found):
+    figure = Figure(figsize=(18.5, 9), layout="constrained")
+    axes = figure.subplots(2, 4, width_ratios=(1, 1.13, 1, 1))
+    deep = depths[-1]
+    values = np.concatenate([np.ravel(views[name].losses.losses) for name in NAMES])
+    levels = np.geomspace(values.min(), values.max(), 17)
+    for i, name in enumerate(NAMES):
+        steps = f"{name}, {deep} layers: loss ({int(views[name].run.steps)} steps)"
+        filled = draw_plane(axes[0, i], views[name], levels, steps)
+        drawn = draw_map(axes[1, i], views[name], f"{name}, {deep} layers: −λ_min/λ_max")
+    figure.colorbar(filled, ax=axes[0, 1], label="training loss", format="%.2g", ticks=levels[::4])
+    figure.colorbar(drawn, ax=axes[1, 1], label="−λ_min/λ_max of the whole Hessian", extend="max")
+    draw_depths(axes[0, 2], depths, ratios)
+    for i, name in enumerate(NAMES):
+        values, style = np.sort(ratios[name][-1].ravel()), stroke(i)
+        axes[1, 2].plot(values, np.linspace(0, 1, len(values)), label=name, **style)
+    axes[1, 2].axvline(HIGH, color="0.4", linewidth=0.9)
+    axes[1, 2].set(xlabel="−λ_min/λ_max", ylabel="share of the plane below", xlim=(-0.05, 2.5))
+    axes[1, 2].set_title(f"{deep} layers, all starts")
+    tidy(axes[1, 2])
+    draw_lines(axes[0, 3], found["raw"], "raw directions")
+    draw_lines(axes[1, 3], found["filter"], "filter-normalised")
+    return figure
+
+
+def tell(views, depths, ratios, control, found):
+    """The headlines."""
+    headlines: dict[str, tuple[Any, Any]] = {}
+    for name in NAMES:
+        for depth, values in zip(depths, ratios[name], strict=True):
+            numbers = float((values > HIGH).mean()), float(np.median(values))
+            headlines[f"{name}, {depth} layers: share of −λ_min/λ_max > ½, median"] = numbers, None
+            runs = [views[name, depth, seed].run for seed in range(len(values))]
+            headlines[f"{name}, {depth} layers: steps to a loss of {LEVEL}"] = (
+                [int(run.steps) for run in runs],
+                None,
+            )
+    numbers = float((control > HIGH).mean()), float(np.median(control))
+    headlines[f"skips, branches of size 1, {depths[-1]} layers: the same"] = numbers, None
+    for kind, exact in (("raw", None), ("filter", 0)):
+        headlines[f"layers rescaled, {kind}: largest change of the loss"] = (
+            change(found[kind], "layers rescaled"),
+            exact,
+        )
+        headlines[f"units rescaled, {kind}: largest change of the loss"] = (
+            change(found[kind], "units rescaled"),
+            None,
+        )
+    return headlines
+
+
+def main(arguments=None):
+    run = common.start("loss_landscape", __doc__, arguments)
+    settings = QUICK if run.quick else FULL
+    seeds = range(settings.starts)
+    views = {}
+    for depth in common.progress(settings.depths, "depths"):
+        losses = losses_of(depth, settings.examples)
+        for seed in seeds:
+            views |= {(name, depth, seed): look(losses[name], depth, settings, seed) for name in NAMES}
+    controls = [look(losses["branches of size 1"], depth, settings, seed) for seed in seeds]
+    control = np.array([view.nonconvexity.losses for view in controls])
+    ratios = {
+        name: np.array([[views[name, d, s].nonconvexity.losses for s in seeds] for d in settings.depths])
+        for name in NAMES
+    }
+    found = lines(2 * settings.fine - 1)
+
+    shown = {name: views[name, settings.depths[-1], 0] for name in NAMES}
+    figure = draw(shown, settings.depths, ratios, found)
+    held = {
+        f"{name}, {settings.depths[-1]} layers": float(shown[name].projection.share) for name in NAMES
+    }
+    headlines = tell(views, settings.depths, ratios, control, found)
+    return run.save(figure, headlines, ratios=ratios, motion_in_plane=held)
+
+
+if __name__ == "__main__":
+    main()
