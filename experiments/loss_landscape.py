@@ -37,7 +37,7 @@ EVERY = 10  # steps between the records of a run that are drawn
 PRODUCTS = 20  # Hessian products of each end of a spectrum
 HIGH = 0.5  # −λ_min/λ_max above which a point counts as not convex at all
 NAMES = ("plain", "residual")
-LAYERS = (8.0, 0.25, 0.5)  # factors of the layers of the rescaled network, of product 1
+LAYERS = (10.0, 0.2, 0.5)  # factors of the layers of the rescaled network, of product 1
 
 
 class Settings(NamedTuple):
