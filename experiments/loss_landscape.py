@@ -2,7 +2,7 @@
 
 A layer takes x to tanh(Wx) in the plain network, and to x + tanh(Wx)/√depth in the residual one, which has no
 normalisation. Both have dense layers of 16 units, begin with weights of variance 1/16, and are trained by Adam on all of
-400 digits until the training loss is .05. The loss is then looked at in the plane of two random directions with the norms
+300 digits until the training loss is .05. The loss is then looked at in the plane of two random directions with the norms
 of the weights, filter by filter. A plane is a small part of a space of thousands of dimensions, and what looks convex
 on it need not be. So, as Li et al. do in their Figure 7, every point of the plane is asked for the lowest and the
 largest eigenvalue of the *whole* Hessian there: −λ_min/λ_max is near 0 where the loss is nearly convex, 1 where it
@@ -14,7 +14,7 @@ curves down as much as up.
   product 1 is the same function. Along filter-normalised directions from one random key its losses are the same too,
   along raw ones they are not. Where single units are rescaled, they are not the same along either.
 
-In the quick version there are 8 units, 200 digits, two depths, one start, and fewer points.
+In the quick version there are 8 units, 200 digits, one depth, one start, and fewer points.
 
 Source: Li, Xu, Taylor, Studer & Goldstein (2018, 1712.09913); skip connections He, Zhang, Ren & Sun (2016, 1512.03385).
 """
@@ -34,7 +34,7 @@ from jaxflow.plot.style import COLOURS, legend_above, stroke, tidy
 
 RATE, LEVEL, MOST = 1e-3, 0.05, 4000  # of Adam; the training loss at which it ends; steps at most
 EVERY = 10  # steps between the records of a run that are drawn
-PRODUCTS = 20  # Hessian products of each end of a spectrum
+PRODUCTS = 16  # Hessian products for each end of a spectrum
 HIGH = 0.5  # −λ_min/λ_max above which a point counts as not convex at all
 NAMES = ("plain", "residual")
 LAYERS = (10.0, 0.2, 0.5)  # factors of the layers of the rescaled network, of product 1
@@ -51,8 +51,8 @@ class Settings(NamedTuple):
     coarse: int
 
 
-FULL = Settings(16, 400, (4, 12, 28), 3, 51, 15)
-QUICK = Settings(8, 200, (2, 12), 1, 11, 5)
+FULL = Settings(16, 300, (4, 12, 28), 3, 51, 11)
+QUICK = Settings(8, 200, (12,), 1, 11, 5)
 
 
 @jax.tree_util.register_dataclass
@@ -305,9 +305,7 @@ def main(arguments=None):
 
     shown = {name: views[name, settings.depths[-1], 0] for name in NAMES}
     figure = draw(shown, settings.depths, ratios, found)
-    held = {
-        f"{name}, {settings.depths[-1]} layers": float(shown[name].projection.share) for name in NAMES
-    }
+    held = {f"{name}, {settings.depths[-1]} layers": float(shown[name].projection.share) for name in NAMES}
     headlines = tell(views, settings.depths, ratios, control, found)
     return run.save(figure, headlines, ratios=ratios, motion_in_plane=held)
 
