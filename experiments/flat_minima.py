@@ -1,14 +1,15 @@
 """Flatness, η/B and the test loss at one training loss: what holds on digits, what does not, and what can be undone.
 
 Networks (tanh, 32 units, 2,410 parameters, 718 digits) are trained by SGD with fifteen pairs of learning rate η and
-batch size B, from eight seeds each. Each is looked at where its full training loss first comes within 2 % of .05, as
+batch size B, from eight starts each. Each is looked at where its full training loss first comes within 2 % of .05, as
 all measures of flatness fall along training: at a given time the faster network would be the flatter one.
 
 - Sharpness λ_max and trace of the Hessian, and the width of the loss: the distance along filter-normalised random
   directions at which it has risen by .1, a mean over both ends of eight directions.
 - Their rank correlations (Spearman) with η/B, and with the loss and the errors on 1,079 other digits; p-values by
-  shuffling, two-sided. Over all networks a correlation with the test loss may only say that both depend on η/B. So
-  it is also taken between networks of one η and B: of the ranks less their mean there, shuffled there alone.
+  shuffling, two-sided. What depends on η/B alone has none with η at one η/B. Over all networks a correlation with
+  the test loss may only say that both depend on η/B. So it is also taken between networks of one η and B: of the
+  ranks less their mean there, shuffled there alone.
 - A ReLU network whose first layer (weights and biases) is multiplied by α, and the weights of the second by 1/α, is
   the same function, of the same training and test loss (Dinh et al.). With T the diagonal matrix of these factors its
   Hessian is T⁻¹HT⁻¹. So sharpness and trace go up as α⁻² and as α², and no value of either is too large for a network
@@ -81,8 +82,8 @@ def digits(hidden, activation="tanh", key=None):
     return jf.problems.mlp((x, data.y), hidden, activation, **options)
 
 
-def train(problem, rate, batch_size, settings):
-    """Parameters of all seeds where the loss first is near to the level; and whether it ever is."""
+def train(problem, rate, batch_size, keys, settings):
+    """Parameters of all runs where the loss first is near to the level; and whether it ever is."""
     every = max(1, round(settings.time / (rate * RECORDS)))
     steps = every * -(-round(settings.time / rate) // every)
     objective = problem.objective
@@ -90,15 +91,15 @@ def train(problem, rate, batch_size, settings):
     columns = jf.problems.networks.compute_by_columns(objective)
     record = lambda params: (params, objective(params))
 
-    def run(seed):
-        begin, go = jax.random.split(jax.random.key(seed))
+    def run(key):
+        begin, go = jax.random.split(key)
         params = digits((32,), key=begin).params
         options = {"steps": steps, "batch_size": batch_size, "every": every, "record": record}
         path, losses = jf.iterate(jf.optim.gd(rate), columns, params, key=go, **options).values
         near = abs(losses / settings.level - 1) < NEAR
         return jax.tree.map(lambda x: x[near.argmax()], path), near.any()
 
-    return jax.jit(jax.vmap(run))(jnp.arange(settings.seeds))
+    return jax.jit(jax.vmap(run))(keys)
 
 
 def width(objective, params, key):
@@ -144,7 +145,9 @@ def all_networks(settings):
     problem, found, tags, lost = digits((32,)), [], [], {}
     pairs = [(rate, size) for rate in settings.rates for size in settings.sizes]
     for i, (rate, size) in enumerate(common.progress(pairs, "η, B")):
-        params, reached = train(problem, rate, size, settings)
+        # Starts of their own, or the networks of different settings would be no independent samples.
+        keys = jax.random.split(jax.random.key(i), settings.seeds)
+        params, reached = train(problem, rate, size, keys, settings)
         reached = np.asarray(reached)
         values = measure(problem.objective, params, problem.test, problem.predict)
         found.append(np.stack([np.asarray(x)[reached] for x in values]))
@@ -212,6 +215,11 @@ def tell(found, tags, lost):
             rank_correlation(getattr(found, name), ratio),
             None,
         )
+        if len(set(ratio)) < len(set(setting)):
+            headlines[f"{shown} and η, at one η/B: rank correlation, p"] = (
+                rank_correlation(getattr(found, name), tags[:, 0], ratio),
+                None,
+            )
     for name, shown in MEASURES.items():
         for other, against in TESTS.items():
             pair = getattr(found, name), getattr(found, other)
@@ -254,7 +262,7 @@ def draw_points(ax, found, tags, name, against, shown):
         style = {"color": COLOURS[i], "marker": "os^D"[i], "linestyle": "", "markerfacecolor": "none"}
         ax.plot(x[here], getattr(found, name)[here], label=f"η = {rate:g}", markersize=5, **style)
     rho, p = rank_correlation(getattr(found, name), x)
-    says = f"rank correlation {rho:.2f}, " + ("p < .001" if p < 1e-3 else f"p = {p:.2g}")
+    says = f"rank correlation {rho:.2f}, ".replace("-", "−") + ("p < .001" if p < 1e-3 else f"p = {p:.2g}")
     ax.set(xlabel="η/B" if against is None else shown[against], ylabel=shown[name])
     if against is None:
         ax.set(xscale="log")
@@ -291,7 +299,8 @@ def main(arguments=None):
     draw_points(axes[1, 1], found, tags, "test_loss", "sharpness", shown)
     draw_undone(axes[1, 2], settings.factors, rescaled)
     axes[0, 0].legend(frameon=False, fontsize="small", loc="lower left")
-    figure.suptitle(f"SGD on digits at one training loss, {settings.level:g}; a point a network")
+    asked = "Does flatness follow η/B, and the test loss flatness? SGD on digits; a point is a network"
+    figure.suptitle(f"{asked} of training loss {settings.level:g}")
     networks = found._asdict() | dict(zip(("rate", "batch_size", "setting"), tags.T, strict=True))
     headlines = tell(found, tags, lost) | tell_undone(rescaled)
     return run.save(

@@ -1,22 +1,25 @@
-"""Skip connections smooth the loss: a plain and a residual network of the same layers, seen on slices.
+"""Skip connections smooth the loss, if their branches are small: a plain and a residual network, seen on slices.
 
 A layer takes x to tanh(Wx) in the plain network, and to x + tanh(Wx)/√depth in the residual one, which has no
-normalisation. Both have dense layers of 16 units, begin with weights of variance 1/16, and are trained by Adam on all of
-300 digits until the training loss is .05. The loss is then looked at in the plane of two random directions with the norms
-of the weights, filter by filter. A plane is a small part of a space of thousands of dimensions, and what looks convex
-on it need not be. So, as Li et al. do in their Figure 7, every point of the plane is asked for the lowest and the
-largest eigenvalue of the *whole* Hessian there: −λ_min/λ_max is near 0 where the loss is nearly convex, 1 where it
-curves down as much as up.
+normalisation. Both have dense layers of 16 units, begin with weights of variance 1/16, and are trained by Adam on all
+of 300 digits until the training loss is .05. The loss is then looked at in the plane of two random directions with
+the norms of the weights, filter by filter. A plane is a small part of a space of thousands of dimensions, and what
+looks convex on it need not be. So, as Li et al. do in their Figure 7, every point of the plane is asked for the
+lowest and the largest eigenvalue of the *whole* Hessian there: −λ_min/λ_max is near 0 where the loss is nearly
+convex, 1 where it curves down as much as up.
 
 - Share of the plane with −λ_min/λ_max > ½, and its median, by depth, over starts and planes.
-- A control, with skip connections and branches that are not made smaller: x + tanh(Wx).
-- Filter-normalised directions are the point of such pictures. A ReLU network whose layers are multiplied by numbers of
-  product 1 is the same function. Along filter-normalised directions from one random key its losses are the same too,
-  along raw ones they are not. Where single units are rescaled, they are not the same along either.
+- A control, with skip connections and branches that are not made smaller, x + tanh(Wx): what skip connections alone
+  do. Along a filter-normalised direction every branch changes by as much as it has, whatever its size; made smaller,
+  28 such changes at random add up to that of one layer.
+- Why directions are filter-normalised: a ReLU network whose layers are multiplied by numbers of product 1 is the same
+  function. Along filter-normalised directions from one random key its losses are the same too, along raw ones they
+  are not. Where single units are rescaled, they are not the same along either.
 
 In the quick version there are 8 units, 200 digits, one depth, one start, and fewer points.
 
-Source: Li, Xu, Taylor, Studer & Goldstein (2018, 1712.09913); skip connections He, Zhang, Ren & Sun (2016, 1512.03385).
+Source: Li, Xu, Taylor, Studer & Goldstein (2018, 1712.09913); skip connections He, Zhang, Ren & Sun (2016,
+1512.03385).
 """
 
 from dataclasses import dataclass
@@ -93,7 +96,7 @@ def losses_of(depth, examples):
     digits = jf.problems.load("digits")
     x = (digits.x - digits.x.mean()) / digits.x.std()
     data = jnp.asarray(x[:examples]), jnp.asarray(digits.y[:examples])
-    kinds = {"plain": (0.0, 1.0), "residual": (1.0, depth**-0.5), "branches of size 1": (1.0, 1.0)}
+    kinds = {"plain": (0.0, 1.0), "residual": (1.0, depth**-0.5), "residual, branches of size 1": (1.0, 1.0)}
     return {name: Loss(*data, *map(jnp.asarray, kind)) for name, kind in kinds.items()}
 
 
@@ -110,9 +113,9 @@ def columns(path, leaf):
 
 
 class View(NamedTuple):
-    """A trained network: its run, the slice of the loss, that of −λ_min/λ_max, and the run on the slice."""
+    """A trained network: the steps of its run, slices of the loss and of −λ_min/λ_max, and the run on the first."""
 
-    run: Any
+    steps: int
     losses: Any
     nonconvexity: Any
     projection: Any
@@ -127,7 +130,7 @@ def look(loss, depth, settings, seed):
     directions = jf.landscape.random_directions(run.params, draw, filters=columns)
     plane = jf.landscape.slice(loss, run.params, directions, points=settings.fine)
     curved = jf.landscape.slice(Nonconvexity(loss), run.params, directions, points=settings.coarse)
-    return View(run, plane, curved, jf.landscape.project(run, plane))
+    return View(int(run.steps), plane, curved, jf.landscape.project(run, plane))
 
 
 def relu_network():
@@ -148,7 +151,7 @@ def rescale(params, factors):
     into = [1.0, *factors]
     out = [*factors, 1.0]
     return tuple(
-        {"w": layer["w"] * after / np.reshape(before, (-1, 1)), "b": layer["b"] * after}
+        {"w": layer["w"] * np.reshape(after, (1, -1)) / np.reshape(before, (-1, 1)), "b": layer["b"] * after}
         for layer, before, after in zip(params, into, out, strict=True)
     )
 
@@ -235,26 +238,35 @@ def draw_lines(ax, lines, kind):
     legend_above(ax, 0.2, 3)
 
 
-def draw(views, depths, ratios, found):
+def draw_shares(ax, ratios, depth):
+    """How much of the planes has less than a given −λ_min/λ_max, by the network."""
+    for i, (name, values) in enumerate(ratios.items()):
+        ax.plot(np.sort(values.ravel()), np.linspace(0, 1, values.size), label=name, **stroke(i))
+    ax.axvline(HIGH, color="0.4", linewidth=0.9)
+    ax.set(xlabel="−λ_min/λ_max", ylabel="share of the plane below", xlim=(-0.05, 2.5))
+    ax.set_title(f"{depth} layers, all starts", pad=36)
+    tidy(ax, legend=False)
+    legend_above(ax, 0.2)
+
+
+def draw(views, depths, ratios, control, found):
     figure = Figure(figsize=(18.5, 9), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.05)
     axes = figure.subplots(2, 4, width_ratios=(1, 1.13, 1, 1))
     deep = depths[-1]
     values = np.concatenate([np.ravel(views[name].losses.losses) for name in NAMES])
     levels = np.geomspace(values.min(), values.max(), 17)
     for i, name in enumerate(NAMES):
-        steps = f"{name}, {deep} layers: loss ({int(views[name].run.steps)} steps)"
-        filled = draw_plane(axes[0, i], views[name], levels, steps)
+        title = f"{name}, {deep} layers: loss ({views[name].steps} steps)"
+        filled = draw_plane(axes[0, i], views[name], levels, title)
         drawn = draw_map(axes[1, i], views[name], f"{name}, {deep} layers: −λ_min/λ_max")
+        for ax in axes[:, i]:
+            ax.set(xticks=(-1, -0.5, 0, 0.5, 1), yticks=(-1, -0.5, 0, 0.5, 1))
     figure.colorbar(filled, ax=axes[0, 1], label="training loss", format="%.2g", ticks=levels[::4])
     figure.colorbar(drawn, ax=axes[1, 1], label="−λ_min/λ_max of the whole Hessian", extend="max")
     draw_depths(axes[0, 2], depths, ratios)
-    for i, name in enumerate(NAMES):
-        values, style = np.sort(ratios[name][-1].ravel()), stroke(i)
-        axes[1, 2].plot(values, np.linspace(0, 1, len(values)), label=name, **style)
-    axes[1, 2].axvline(HIGH, color="0.4", linewidth=0.9)
-    axes[1, 2].set(xlabel="−λ_min/λ_max", ylabel="share of the plane below", xlim=(-0.05, 2.5))
-    axes[1, 2].set_title(f"{deep} layers, all starts")
-    tidy(axes[1, 2])
+    deepest = {name: ratios[name][-1] for name in NAMES}
+    draw_shares(axes[1, 2], deepest | {"residual, branches of size 1": control}, deep)
     draw_lines(axes[0, 3], found["raw"], "raw directions")
     draw_lines(axes[1, 3], found["filter"], "filter-normalised")
     return figure
@@ -267,13 +279,11 @@ def tell(views, depths, ratios, control, found):
         for depth, values in zip(depths, ratios[name], strict=True):
             numbers = float((values > HIGH).mean()), float(np.median(values))
             headlines[f"{name}, {depth} layers: share of −λ_min/λ_max > ½, median"] = numbers, None
-            runs = [views[name, depth, seed].run for seed in range(len(values))]
-            headlines[f"{name}, {depth} layers: steps to a loss of {LEVEL}"] = (
-                [int(run.steps) for run in runs],
-                None,
-            )
+            steps = [views[name, depth, seed].steps for seed in range(len(values))]
+            headlines[f"{name}, {depth} layers: steps to a loss of {LEVEL}"] = steps, None
     numbers = float((control > HIGH).mean()), float(np.median(control))
-    headlines[f"skips, branches of size 1, {depths[-1]} layers: the same"] = numbers, None
+    name = f"residual, branches of size 1, {depths[-1]} layers"
+    headlines[f"{name}: share of −λ_min/λ_max > ½, median"] = numbers, None
     for kind, exact in (("raw", None), ("filter", 0)):
         headlines[f"layers rescaled, {kind}: largest change of the loss"] = (
             change(found[kind], "layers rescaled"),
@@ -295,7 +305,7 @@ def main(arguments=None):
         losses = losses_of(depth, settings.examples)
         for seed in seeds:
             views |= {(name, depth, seed): look(losses[name], depth, settings, seed) for name in NAMES}
-    controls = [look(losses["branches of size 1"], depth, settings, seed) for seed in seeds]
+    controls = [look(losses["residual, branches of size 1"], depth, settings, seed) for seed in seeds]
     control = np.array([view.nonconvexity.losses for view in controls])
     ratios = {
         name: np.array([[views[name, d, s].nonconvexity.losses for s in seeds] for d in settings.depths])
@@ -304,10 +314,10 @@ def main(arguments=None):
     found = lines(2 * settings.fine - 1)
 
     shown = {name: views[name, settings.depths[-1], 0] for name in NAMES}
-    figure = draw(shown, settings.depths, ratios, found)
+    figure = draw(shown, settings.depths, ratios, control, found)
     held = {f"{name}, {settings.depths[-1]} layers": float(shown[name].projection.share) for name in NAMES}
     headlines = tell(views, settings.depths, ratios, control, found)
-    return run.save(figure, headlines, ratios=ratios, motion_in_plane=held)
+    return run.save(figure, headlines, ratios=ratios, control=control, motion_in_plane=held)
 
 
 if __name__ == "__main__":
