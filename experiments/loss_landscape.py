@@ -241,7 +241,7 @@ def draw_shares(ax, ratios, depth):
         ax.plot(np.sort(values[-1].ravel()), np.linspace(0, 1, values[-1].size), label=name, **stroke(i))
     ax.axvline(HIGH, color="0.4", linewidth=0.9)
     ax.set(xlabel="−λ_min/λ_max", ylabel="share of the plane below", xlim=(-0.05, 2.5))
-    ax.set_title(f"{depth} layers, all starts")
+    ax.set_title(f"{depth} layers, all starts (lines as above)")
     tidy(ax, legend=False)
 
 
