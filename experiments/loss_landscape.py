@@ -54,7 +54,7 @@ class Settings(NamedTuple):
     coarse: int
 
 
-FULL = Settings(16, 300, (4, 12, 28), 3, 51, 9)
+FULL = Settings(16, 300, (4, 12, 28), 3, 51, 11)
 QUICK = Settings(8, 200, (12,), 1, 11, 5)
 
 
