@@ -51,7 +51,8 @@ NAMES = (
     "Bézier, one bend",
     "band (AutoNEB)",
 )
-RELAXED = (50, 200, 800)  # steps of a band without new images
+RELAXED = {True: (50, 200), False: (50, 200, 800)}  # steps of a band without new images
+BENT = {True: 400, False: 1000}  # steps of the curves
 FLOOR = 1e-5  # lower barriers are drawn here
 
 
@@ -87,19 +88,19 @@ def minima(objective, width, count):
     return [unravel(jnp.asarray(one.x)) for one in found], [np.linalg.norm(one.jac) for one in found]
 
 
-def paths(objective, a, b, key, band):
+def paths(objective, a, b, key, band, steps):
     """All paths between two minima, by name, and the distance before and after alignment."""
     ordered, signed = align(a, b), align(a, b, signs=True)
     lines = [interpolate(objective, a, end) for end in (b, ordered.params, signed.params)]
-    bent = [curve(objective, a, b, key=key, kind=kind, steps=1000) for kind in ("polychain", "bezier")]
+    bent = [curve(objective, a, b, key=key, kind=kind, steps=steps) for kind in ("polychain", "bezier")]
     found = refine(objective, neb(objective, a, b, **band))
     distances = [ordered.distance_before, ordered.distance, signed.distance]
     return dict(zip(NAMES, [*lines, *bent, found], strict=True)), distances
 
 
-def relaxed(objective, a, b):
+def relaxed(objective, a, b, counts):
     """Barriers of a band of 9 images, at its images and densely, by the number of steps."""
-    bands = [neb(objective, a, b, points=9, max_steps=steps, climb=False) for steps in RELAXED]
+    bands = [neb(objective, a, b, points=9, max_steps=steps, climb=False) for steps in counts]
     return [(float(band.barrier), float(refine(objective, band).barrier)) for band in bands]
 
 
@@ -190,7 +191,9 @@ def main(arguments=None):
         slopes += norms
         for j in range(pairs):
             key = jax.random.key(100 * i + j)
-            between, distances[i, j] = paths(objective, ends[2 * j], ends[2 * j + 1], key, band)
+            between, distances[i, j] = paths(
+                objective, ends[2 * j], ends[2 * j + 1], key, band, BENT[run.quick]
+            )
             for name, path in between.items():
                 barriers[name][i, j] = path.barrier
             found.setdefault(width, (ends, between))
@@ -198,7 +201,7 @@ def main(arguments=None):
     score = jax.jit(jax.vmap(problem.score))
     scores = {name: np.asarray(score(path.params)) for name, path in shown.items()}
     edges, heights, losses = trees(objective, ends, band)
-    at_images, densely = zip(*relaxed(objective, ends[0], ends[1]), strict=True)
+    at_images, densely = zip(*relaxed(objective, ends[0], ends[1], RELAXED[run.quick]), strict=True)
 
     figure = Figure(figsize=(11.5, 8.6), layout="constrained")
     axes = figure.subplots(2, 2)
@@ -218,7 +221,7 @@ def main(arguments=None):
     for name in NAMES:
         lost = min(scores[name][0], scores[name][-1]) - scores[name].min()
         headlines[f"h = {SHOWN}: test accuracy lost on the way, {name}"] = (lost, None)
-    steps = ", ".join(map(str, RELAXED))
+    steps = ", ".join(map(str, RELAXED[run.quick]))
     headlines[f"h = {SHOWN}, 9 images, {steps} steps: barrier at the images"] = (at_images, None)
     headlines["the same, with nine points between every two"] = (densely, None)
     for kind, passes in heights.items():

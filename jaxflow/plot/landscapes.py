@@ -1,7 +1,7 @@
 """Slices of a landscape as contours or as a lit surface, with the paths that were projected on them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
@@ -17,6 +17,14 @@ DARKEST = 0.6  # of the height: by so much the palette goes on beyond a surface
 RAISED = 0.01  # of the height: how far a path lies above its surface
 
 
+class _Colours(NamedTuple):
+    """The lowest and the highest colour, and about how many there are."""
+
+    low: float
+    high: float
+    levels: int
+
+
 def landscape(
     slice: Slice,
     paths: Mapping[str, Any] | None = None,
@@ -24,6 +32,7 @@ def landscape(
     *,
     kind: str = "contours",
     levels: int = 16,
+    limits: tuple[float, float] | None = None,
     label: str = "loss",
 ) -> Any:
     """A slice: in one direction a line, in two filled contours or a lit surface, with paths on it.
@@ -40,12 +49,15 @@ def landscape(
       `figure.add_subplot(projection="3d")`.
     - `kind`: "contours" or "surface"; a slice of one direction is always a line.
     - `levels`: about how many contours there are, an integer at least 2.
+    - `limits`: the lowest and the highest colour, so that several slices can be compared; default the least and the
+      largest loss of this one.
     - `label`: what the slice shows, such as "test loss".
 
     **Returns** the Axes.
 
     **Raises** `TypeError` for what is no slice; `ValueError` for another kind, paths on a line or not like the
-    parameters of the slice, a slice without a finite loss, or a surface on flat Axes.
+    parameters of the slice, a slice without a finite loss, limits that are not two numbers in order, or a surface on
+    flat Axes.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> from matplotlib.figure import Figure
@@ -63,16 +75,19 @@ def landscape(
     losses = drawable_values(slice.losses)
     if losses.ndim != len(slice.coordinates) or not np.isfinite(losses).any():
         raise ValueError("slice must be one slice with a finite loss, not a stack of them or a lost one.")
+    low, high = _limits(limits, losses)
     given = {name: _projected(path, slice) for name, path in (paths or {}).items()}
     if len(slice.coordinates) == 1:
         if given:
             raise ValueError(f"paths must be left out on a line, got {', '.join(given)}.")
         return _line(axes(ax), slice, losses, label)
     ax = axes(ax)
-    draw = _contours if kind == "contours" else _surface
     if kind == "surface" and not hasattr(ax, "plot_surface"):
         raise ValueError('ax must be three-dimensional for a surface: figure.add_subplot(projection="3d").')
-    draw(ax, slice, losses, given, levels, label)
+    if kind == "surface":
+        _surface(ax, slice, np.clip(losses, low, high), given, label)
+    else:
+        _contours(ax, slice, losses, given, _Colours(low, high, levels), label)
     ax.set(**dict(zip(("xlabel", "ylabel"), slice.directions.labels, strict=True)))
     return ax
 
@@ -96,16 +111,18 @@ def _is_wide(losses: np.ndarray) -> bool:
     return bool(finite.min() > 0 and finite.max() > WIDE * finite.min())
 
 
-def _contours(ax: Any, slice: Slice, losses: np.ndarray, paths: dict[str, Projection], levels, label) -> None:
+def _contours(
+    ax: Any, slice: Slice, losses: np.ndarray, paths: dict[str, Projection], colours, label
+) -> None:
     from matplotlib.colors import LogNorm
 
     x, y = map(np.asarray, slice.coordinates)
-    low, high = np.nanmin(losses), np.nanmax(losses)
-    if _is_wide(losses):
+    low, high, levels = colours
+    if _is_wide(np.array([low, high])):
         at, scale = np.geomspace(low, high, levels + 1), {"norm": LogNorm(low, high)}
     else:
         at, scale = np.linspace(low, high if high > low else low + 1, levels + 1), {}
-    filled = ax.contourf(x, y, losses.T, levels=at, cmap=PALETTE, **scale)
+    filled = ax.contourf(x, y, losses.T, levels=at, cmap=PALETTE, extend=_extend(losses, at), **scale)
     ax.contour(x, y, losses.T, levels=at, colors="0.25", linewidths=0.3)
     ax.figure.colorbar(filled, ax=ax, label=label, format="%.3g")
     for i, (name, path) in enumerate(paths.items()):
@@ -117,8 +134,9 @@ def _contours(ax: Any, slice: Slice, losses: np.ndarray, paths: dict[str, Projec
         named = _named(name, path)
         ax.plot(line[:, 0], line[:, 1], label=named, color=colour, linewidth=1.8, linestyle=dash, zorder=3)
         ends = {"color": colour, "markersize": 7, "zorder": 4, "linestyle": ""}
-        ax.plot(*line[0], marker="o", markerfacecolor="white", **ends)
-        ax.plot(*line[-1], marker="o", markeredgecolor="white", **ends)
+        finite = line[np.isfinite(line).all(1)]
+        ax.plot(*finite[:1].T, marker="o", markerfacecolor="white", **ends)
+        ax.plot(*finite[-1:].T, marker="o", markeredgecolor="white", **ends)
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     if paths:
         ax.legend(fontsize="small", framealpha=0.85, edgecolor="none", loc="best")
@@ -129,11 +147,30 @@ def _named(name: str, path: Projection) -> str:
     return f"{name} (plane holds {percent:.{0 if percent >= 10 else 2}{'f' if percent >= 10 else 'g'}} %)"
 
 
+def _limits(limits: Any, losses: np.ndarray) -> tuple[float, float]:
+    """The ends of the colours."""
+    if limits is None:
+        return float(np.nanmin(losses)), float(np.nanmax(losses))
+    ends = drawable_values(limits)
+    if ends.shape != (2,) or not ends[0] < ends[1]:
+        raise ValueError(f"limits must be two finite numbers, the lower first, got {limits!r}.")
+    return float(ends[0]), float(ends[1])
+
+
+def _extend(losses: np.ndarray, at: np.ndarray) -> Any:
+    """Where there are losses beyond the ends of the colours."""
+    room = 1e-9 * np.ptp(at)
+    below, above = np.nanmin(losses) < at[0] - room, np.nanmax(losses) > at[-1] + room
+    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
+        bool(below), bool(above)
+    ]
+
+
 def _colour(i: int) -> str:
     return COLOURS[i % len(COLOURS)]
 
 
-def _surface(ax: Any, slice: Slice, losses: np.ndarray, paths: dict[str, Projection], levels, label) -> None:
+def _surface(ax: Any, slice: Slice, losses: np.ndarray, paths: dict[str, Projection], label) -> None:
     import matplotlib
     from matplotlib.colors import LightSource
     from matplotlib.ticker import MaxNLocator
@@ -166,6 +203,7 @@ def _surface(ax: Any, slice: Slice, losses: np.ndarray, paths: dict[str, Project
     on = RegularGridInterpolator((x, y), shown, bounds_error=False, fill_value=np.nan)
     for i, (name, path) in enumerate(paths.items()):
         line = drawable_values(path.coordinates)
+        line = line[np.isfinite(line).all(1)]
         up = on(line) + RAISED * size
         ends = {"color": _colour(i), "markersize": 6, "zorder": 4, "linestyle": "", "marker": "o"}
         named = _named(name, path)

@@ -50,6 +50,25 @@ def test_contours_with_paths_and_logarithmic_heights(run, plane, ax):
     np.testing.assert_allclose(ax.get_xlim(), np.asarray(plane.coordinates[0])[[0, -1]])
 
 
+def test_slices_on_one_scale_and_runs_that_stopped_early(run, plane, ax, space):
+    """Records that were not reached are NaN: the end is the last one that was."""
+    stopped = run.values.at[12:].set(jnp.nan)
+    jf.plot.landscape(plane, {"run": stopped}, ax, limits=(0.1, 3.0), levels=4)
+    np.testing.assert_allclose(ax.collections[0].levels, np.geomspace(0.1, 3.0, 5))
+    on = project(stopped, plane)
+    ends = [np.ravel(line.get_data()) for line in ax.get_lines() if line.get_marker() == "o"]
+    np.testing.assert_allclose(ends, on.coordinates[np.array([0, 11])])
+    assert repr(on).startswith("Projection(12 records;")
+    assert "nan" not in on.message
+    found = principal_directions(stopped)
+    assert "of the variance of 12 records" in found.message
+    jf.plot.landscape(plane, {"run": stopped}, space, kind="surface", limits=(0.1, 3.0))
+    assert np.isfinite(space.lines[-1].get_data_3d()).all()
+    for limits in ((1.0, 1.0), (1.0,), (0.0, np.inf)):
+        with pytest.raises(ValueError, match="limits must be two finite numbers"):
+            jf.plot.landscape(plane, None, ax, limits=limits)
+
+
 def test_a_flat_or_negative_slice_has_even_levels(ax):
     flat = slice(lambda x: 0 * x[0] - 3.0, jnp.zeros(3), jnp.eye(3)[:2], 1.0, 5)
     jf.plot.landscape(flat, None, ax, levels=4)

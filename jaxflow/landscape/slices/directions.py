@@ -34,7 +34,7 @@ class Directions:
     - `span` (k, 2): the least and the largest coordinate along each that `slice` covers unless it is told another;
       `None` where nothing suggests one.
     - `zeros`: how many filters of each leaf, by its path, have norm 0 and therefore direction 0.
-    - `records`: of principal directions the number of records that they were found from; static.
+    - `records`: of principal directions the number of records that they were found from, else 0.
 
     It is a pytree.
 
@@ -48,7 +48,7 @@ class Directions:
     values: jax.Array
     span: jax.Array | None = None
     zeros: dict[str, jax.Array] = field(default_factory=dict)
-    records: int = field(default=0, metadata={"static": True})
+    records: Any = 0
 
     def __len__(self):
         return self.values.shape[0]
@@ -77,11 +77,9 @@ class Directions:
         shown = ", ".join(f"{value:.3g}" for value in np.asarray(self.values))
         many = f"{len(self)} direction{'s' if len(self) > 1 else ''}"
         if self.kind == "principal":
-            walk = ", ".join(f"{x:.2g}" for x in random_walk_shares(self.records, len(self)))
-            return (
-                f"{many}, principal: they hold {shown} of the variance of {self.records} records; a random walk's "
-                f"would hold {walk}"
-            )
+            walk = ", ".join(f"{x:.2g}" for x in np.asarray(random_walk_shares(self.records, len(self))))
+            held = f"they hold {shown} of the variance of {int(self.records)} records"
+            return f"{many}, principal: {held}; a random walk's would hold {walk}"
         if self.kind == "eigen":
             return f"{many}, of the eigenvalues {shown}"
         said = (
@@ -94,21 +92,22 @@ class Directions:
         return said
 
     def __repr__(self):
-        if any(isinstance(leaf, Tracer) or not hasattr(leaf, "shape") for leaf in jax.tree.leaves(self)):
+        shown = (int, np.ndarray, jax.Array)
+        if any(isinstance(leaf, Tracer) or not isinstance(leaf, shown) for leaf in jax.tree.leaves(self)):
             return "Directions(<traced>)"
         if np.ndim(self.values) != 1:
             return f"Directions(values of shape {np.shape(self.values)})"
         return f"Directions({self.message})"
 
 
-def random_walk_shares(records: int, count: int) -> np.ndarray:
+def random_walk_shares(records: Any, count: int) -> jax.Array:
     r"""The shares of the variance that the principal directions of a random walk in high dimension hold.
 
     The covariance of n records about their mean has the eigenvalues $1/(4 \sin^2(\pi k / 2n))$, whose sum is
     $(n^2 - 1)/6$; for n → ∞ the shares are $6/(\pi k)^2$ (Antognini & Sohl-Dickstein 2018, 1806.08805).
     """
-    k = np.arange(1, count + 1)
-    return np.where(k < records, 1.5 / np.sin(np.pi * k / (2 * records)) ** 2 / max(records**2 - 1, 1), 0)
+    k, n = jnp.arange(1.0, count + 1), jnp.maximum(jnp.asarray(records, float), 2)
+    return jnp.where(k < n, 1.5 / jnp.sin(jnp.pi * k / (2 * n)) ** 2 / (n**2 - 1), 0)
 
 
 def between(a: PyTree, b: PyTree, c: PyTree | None = None, *, trainable: Trainable = None) -> Directions:

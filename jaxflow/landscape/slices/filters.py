@@ -25,6 +25,8 @@ def default_filters(path: str, leaf: Any) -> tuple[int, ...] | None:
     - A leaf named `weight`, as Equinox and PyTorch have them, is (out, in, …): all axes but the first.
     - Every other leaf, such as a `kernel` of flax or a `w` of `problems.mlp`, is (…, in, out): all axes but the last.
 
+    Layers that are stacked for a loop, (depth, in, out), need a function of your own: there a filter is `(1,)`.
+
     **Arguments**
 
     - `path`: the place of the leaf, such as `"layers/0/weight"`.

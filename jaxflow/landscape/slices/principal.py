@@ -50,8 +50,8 @@ def principal_directions(trajectory: Any, count: int = 2) -> Directions:
         raise ValueError(
             f"count must be at most {most} for {records} records of these parameters, got {count}."
         )
-    vectors, shares, span = _principal(values, int(count))
-    return Directions(vectors, "principal", shares, span=span, records=records)
+    vectors, shares, span, finite = _principal(values, int(count))
+    return Directions(vectors, "principal", shares, span=span, records=finite)
 
 
 @compiled(static=("count",))
@@ -74,4 +74,4 @@ def _principal(values, count: int):
     shares = squares / jnp.where(total > 0, total, 1)
     last = matrix[jnp.max(jnp.where(finite[:, 0], jnp.arange(matrix.shape[0]), 0))]
     seen = jnp.where(finite, (matrix - last[None]) @ vectors.T, jnp.nan)
-    return from_rows(vectors, values), shares, with_margin(seen)
+    return from_rows(vectors, values), shares, with_margin(seen), finite.sum()

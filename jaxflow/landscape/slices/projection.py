@@ -42,7 +42,7 @@ class Projection:
         where = "line" if self.coordinates.shape[-1] == 1 else "plane"
         said = (
             f"the {where} holds {float(self.share):.3g} of the motion; the largest distance from it is "
-            f"{float(np.max(self.distances)):.3g}"
+            f"{float(np.max(self.distances, where=~np.isnan(self.distances), initial=0)):.3g}"
         )
         if self.principal:
             said += (
@@ -54,7 +54,8 @@ class Projection:
     def __repr__(self):
         if isinstance(self.share, Tracer) or not hasattr(self.share, "shape") or np.ndim(self.share):
             return f"Projection(coordinates of shape {np.shape(self.coordinates)})"
-        return f"Projection({self.coordinates.shape[0]} records; {self.message})"
+        finite = int(np.isfinite(self.distances).sum())
+        return f"Projection({finite} records; {self.message})"
 
 
 def project(trajectory: Any, slice: Slice) -> Projection:
