@@ -48,7 +48,7 @@ def gradient_penalty(
     - `gamma` γ: the weight, a number at least 0; a leaf of the result.
     - `target` $g_0$: the norm that costs nothing, a number at least 0; a leaf of the result.
     - `data`: a tuple of arrays (or pytrees of them, or random keys), the further arguments of the function
-      `samples`.
+      `samples`. They are the same at every step of a run, and so are the numbers drawn with a key.
 
     **Returns** a `VectorField`.
 

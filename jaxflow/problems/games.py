@@ -68,6 +68,7 @@ def dirac_gan(kind: str = "gan", *, gamma: Any = None, target: Any = None, sigma
       linear discriminator is the same: $-\gamma/2 \pm \sqrt{\gamma^2/4 - f'^2}$.
     - `"wgan_gp"`, f(t) = t with the penalty $\frac\gamma2(|\psi| - g_0)^2$: it does not converge but to a cycle.
       Its θ reaches $\gamma g_0 (1 + \rho)/(1 - \rho)$, $\rho = \exp(-\pi\gamma/(2\sqrt{1 - \gamma^2/4}))$, for γ < 2.
+      The field jumps at ψ = 0, so that derivatives at (0, 0), as in `game_stability`, do not tell this.
     - `"consensus"`, with the strength γ: $-\gamma f'^2 \pm if'$.
     - `"instance_noise"` on the datum and on the generated point, of the standard deviation σ, by a quadrature of 40
       points: the trace of the Jacobian is $2f''\sigma^2$.
@@ -100,7 +101,7 @@ def dirac_gan(kind: str = "gan", *, gamma: Any = None, target: Any = None, sigma
         if value is not None and name not in taken.get(kind, ()):
             raise ValueError(f"{name} must be left out for the kind {kind!r}, got {value!r}.")
     chosen = {name: 1.0 if numbers[name] is None else numbers[name] for name in taken.get(kind, ())}
-    params = (jnp.asarray(RADIUS), jnp.asarray(0.0))
+    params = (jnp.asarray(RADIUS, float), jnp.asarray(0.0, float))
     return Problem(objective=_dirac(kind, **chosen), params=params, name=f"dirac_gan, {kind}")
 
 

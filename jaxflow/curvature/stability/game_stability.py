@@ -90,8 +90,8 @@ def game_stability(
 
     **Raises** `TypeError` for a game that is no `VectorField`, or parameters that are traced or not real;
     `ValueError` for parameters that are no tuple or list, another number of `times` than of players, or k < 1 or
-    above the number of parameters; `RuntimeError` where ARPACK does not converge, as where many eigenvalues share a
-    real part.
+    above the number of parameters, or derivatives that are not finite; `RuntimeError` where ARPACK does not converge,
+    as where many eigenvalues share a real part.
 
     >>> import jaxflow as jf
     >>> problem = jf.problems.dirac_gan("r1", gamma=0.9)
@@ -192,6 +192,8 @@ class _Dense:
 
     def __init__(self, game, params, sizes, times):
         self.jacobian = np.asarray(_jacobian(game, params), float)
+        if not np.isfinite(self.jacobian).all():
+            raise ValueError("game must have finite derivatives at params, got a NaN or an infinity.")
         self.turns = _turns(sizes, times)
 
     def eigenvalues(self) -> np.ndarray:
