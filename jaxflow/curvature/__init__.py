@@ -14,6 +14,8 @@ from jaxflow.curvature.spectrum.estimate import Estimate as Estimate
 from jaxflow.curvature.spectrum.traces import saddle_index as saddle_index
 from jaxflow.curvature.spectrum.traces import trace as trace
 from jaxflow.curvature.stability import sharpness_record
+from jaxflow.curvature.stability.game_stability import GameStability as GameStability
+from jaxflow.curvature.stability.game_stability import game_stability as game_stability
 from jaxflow.curvature.stability.preconditioners import preconditioner_of as preconditioner_of
 from jaxflow.curvature.stability.sharpness_record import SharpnessRecord as SharpnessRecord
 from jaxflow.curvature.stability.sharpness_record import record_sharpness as record_sharpness

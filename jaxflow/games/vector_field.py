@@ -122,10 +122,7 @@ def _players(losses):
     """One function object for each `losses`, so that compiled programs are found again."""
 
     def field(params, *data):
-        if not isinstance(params, (tuple, list)):
-            raise ValueError(
-                f"params must be a tuple or list with one entry for each player, got {params!r}."
-            )
+        require_players(params)
         count = len(jax.eval_shape(losses, params, *data))
         if count != len(params):
             raise ValueError(f"losses must return one scalar for each player, {len(params)}, got {count}.")
@@ -137,6 +134,18 @@ def _players(losses):
         return like_players(params, [slope(own, i) for i, own in enumerate(params)])
 
     return field
+
+
+def require_players(params: Any) -> None:
+    """Refuse parameters that are not one entry for each player."""
+    if not isinstance(params, (tuple, list)):
+        raise ValueError(f"params must be a tuple or list with one entry for each player, got {params!r}.")
+
+
+def require_field(game: Any) -> None:
+    """Refuse what is no vector field."""
+    if not isinstance(game, VectorField):
+        raise TypeError(f"game must be a VectorField, such as jaxflow.game makes, got {game!r}.")
 
 
 like = alias_of("jaxflow.games.like", "jaxflow.games.like_players", like_players)

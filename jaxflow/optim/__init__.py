@@ -7,6 +7,7 @@ from jaxflow.optim.adaptive import amsgrad as amsgrad
 from jaxflow.optim.adaptive import nadam as nadam
 from jaxflow.optim.adaptive import radam as radam
 from jaxflow.optim.alternating import alternating as alternating
+from jaxflow.optim.alternating import repeated as repeated
 from jaxflow.optim.descent import gd as gd
 from jaxflow.optim.descent import momentum as momentum
 from jaxflow.optim.descent import nesterov as nesterov

@@ -4,6 +4,8 @@ from jaxflow.problems.datasets import DATASETS as DATASETS
 from jaxflow.problems.datasets import Dataset as Dataset
 from jaxflow.problems.datasets import load as load
 from jaxflow.problems.datasets import split as split
+from jaxflow.problems.games import bilinear as bilinear
+from jaxflow.problems.games import dirac_gan as dirac_gan
 from jaxflow.problems.losses import PredictionLosses as PredictionLosses
 from jaxflow.problems.networks import ACTIVATIONS as ACTIVATIONS
 from jaxflow.problems.networks import mlp as mlp

@@ -16,7 +16,7 @@ from jaxflow.optim.table import ENTRIES, HOMES, OF_OPTAX, Entry, Inherited, With
 
 pytestmark = pytest.mark.promotes
 # Constructors that are no optimizers of their own.
-PARTS = {"chain", "alternating", "gradient_noise", "l2_regularization"}
+PARTS = {"chain", "alternating", "repeated", "gradient_noise", "l2_regularization"}
 FACTS = [name for name in Entry.__dataclass_fields__ if name != "constructor"]
 SETTINGS = {
     "lookahead": {"inner": jf.optim.adam(0.1)},
