@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -43,7 +44,7 @@ PAGE = 64  # examples whose shares are pushed to the predictions at a time
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KernelMachine:
     r"""Predictions after a run as those before it plus a contribution of each training example.
 
@@ -70,6 +71,10 @@ class KernelMachine:
     def residual(self) -> jax.Array:
         """The error r of the rule, shaped like the predictions."""
         return self.end - self.predictions
+
+    def __repr__(self):
+        examples, points = np.shape(self.contributions)[:2]
+        return f"KernelMachine(contributions of {examples} examples to predictions at {points} points)"
 
 
 def path_kernel(

@@ -1,7 +1,7 @@
 """A traced program as a flat tape of operations, on which each parameter is found where it meets the data."""
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -87,40 +87,71 @@ class Layer(NamedTuple):
     bias: int | None
 
 
+class _Uses(NamedTuple):
+    """Where the values on a tape are used.
+
+    - `origin`: the parameter that a value is, up to the order and shape of its axes.
+    - `once`: the only step that uses a parameter, for those that have one.
+    - `readers`: the steps that read a value; the number of steps stands for the result.
+    """
+
+    origin: dict[int, int]
+    once: dict[int, int]
+    readers: dict[int, list[int]]
+
+
+def _uses_of(tape: Tape, parameters: int) -> _Uses:
+    origin = {leaf: leaf for leaf in range(parameters)}
+    readers: dict[int, list[int]] = defaultdict(list)
+    uses: dict[int, list[int]] = defaultdict(list)
+    for i, step in enumerate(tape.steps):
+        for number in step.inputs:
+            readers[number].append(i)
+            if number in origin and _is_reshaped(step):
+                origin[step.outputs[0]] = origin[number]
+            elif number in origin:
+                uses[origin[number]].append(i)
+    readers[tape.result].append(len(tape.steps))
+    if tape.result in origin:
+        uses[origin[tape.result]].append(len(tape.steps))
+    once = {leaf: found[0] for leaf, found in uses.items() if len(found) == 1 and found[0] < len(tape.steps)}
+    return _Uses(origin, once, readers)
+
+
 def layers_of(tape: Tape, parameters: int) -> list[Layer]:
     """The layers of a network, read off the tape of one example, whose first arguments are the parameters.
 
     A weight belongs to a layer if it has no other use, and meets one vector of activations for each example. The
     order of its axes does not matter, as an inner product of matrices does not depend on it.
     """
-    origin = dict(zip(range(parameters), range(parameters), strict=True))
-    uses: dict[int, list[int]] = {leaf: [] for leaf in range(parameters)}
-    readers: Counter[int] = Counter([tape.result])
-    for i, step in enumerate(tape.steps):
-        readers.update(step.inputs)
-        for number in step.inputs:
-            if number not in origin:
-                continue
-            if step.eqn.primitive.name in SHAPES and _keeps_size(step.eqn):
-                origin[step.outputs[0]] = origin[number]
-            else:
-                uses[origin[number]].append(i)
-    if tape.result in origin:
-        uses[origin[tape.result]].append(-1)
-    once = {leaf: found[0] for leaf, found in uses.items() if len(found) == 1 and found[0] >= 0}
-    biases: dict[int, int] = {}  # by the value that the bias is added to
-    for leaf, i in once.items():
-        step = tape.steps[i]
-        others = [number for number in step.inputs if origin.get(number) != leaf]
-        if step.eqn.primitive.name in ADD and len(others) == 1 and readers[others[0]] == 1:
-            biases[others[0]] = leaf
+    uses = _uses_of(tape, parameters)
     layers = []
-    for leaf, i in once.items():
+    for leaf, i in uses.once.items():
         step = tape.steps[i]
-        side = 1 if origin.get(step.inputs[0]) == leaf else 0
-        if _is_one_vector(step.eqn, side) and step.inputs[side] not in origin:
-            layers.append(Layer(i, side, leaf, biases.get(step.outputs[0])))
+        side = 1 if uses.origin.get(step.inputs[0]) == leaf else 0
+        if _is_one_vector(step.eqn, side) and step.inputs[side] not in uses.origin:
+            layers.append(Layer(i, side, leaf, _bias_of(tape, uses, step.outputs[0])))
     return layers
+
+
+def _bias_of(tape: Tape, uses: _Uses, product: int) -> int | None:
+    """The parameter that is added to a product, if nothing else is done with the product."""
+    while len(uses.readers[product]) == 1 and uses.readers[product][0] < len(tape.steps):
+        i = uses.readers[product][0]
+        step = tape.steps[i]
+        if _is_reshaped(step):
+            product = step.outputs[0]
+            continue
+        added = [uses.origin.get(number) for number in step.inputs if number != product]
+        if step.eqn.primitive.name in ADD and added[0] is not None and uses.once.get(added[0]) == i:
+            return added[0]
+        return None
+    return None
+
+
+def _is_reshaped(step: Step) -> bool:
+    """Whether an operation only changes the shape of a value or the order of its axes."""
+    return step.eqn.primitive.name in SHAPES and _keeps_size(step.eqn)
 
 
 def _keeps_size(eqn: Any) -> bool:

@@ -122,6 +122,29 @@ def test_curvature_of_the_linearised_objective_is_the_gauss_newton_matrix(digits
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), found, expected)
 
 
+def test_scaled_networks_tend_to_their_linearisation(digits):
+    """Chizat, Oyallon & Bach 2019: with the loss l(α(f − f₀))/α² the distance from the lazy limit falls as 1/α."""
+    predict, start, x, y, _ = digits
+    targets, first = jax.nn.one_hot(y, 10), predict(start, x)
+
+    def scaled(params, alpha):
+        return alpha * (predict(params, x) - first)
+
+    def distance(alpha):
+        def loss(params):
+            outputs = scaled(params, alpha)
+            return 0.5 * jnp.sum((outputs - targets) ** 2) / alpha**2 / 12
+
+        path = jf.integrate(jf.dynamics.gradient_flow(loss), start, jnp.array([0.0, 3.0]), rtol=1e-9)
+        outputs = scaled(path.params, alpha)
+        return float(jnp.linalg.norm(outputs - limit))
+
+    zero = Predictions(jnp.zeros((12, 10)))
+    limit = lazy_predictions(tangent_kernel(predict, start, x), zero, targets, jnp.array([3.0])).train[0]
+    slope = np.polyfit(np.log([8.0, 32.0]), np.log([distance(8.0), distance(32.0)]), 1)[0]
+    assert abs(slope + 1) < 0.05
+
+
 @pytest.mark.promotes
 def test_what_is_not_trained_stays(digits):
     predict, params, x, y, _ = digits

@@ -149,6 +149,18 @@ def test_layers_of_a_network_are_found(columns):
     np.testing.assert_allclose(found, block(network, params, *[jnp.ones((2, 64))] * 2), rtol=1e-12)
 
 
+def test_layers_are_found_where_a_module_is_mapped_over_examples():
+    """The bias is then added to a product whose axes were moved."""
+    one = lambda p, x: p["v"].T @ jnp.tanh(p["w"].T @ x + p["b"])
+    mapped = lambda p, x: jax.vmap(one, (None, 0))(p, x)
+    params = {"b": PARAMS["b"], "v": PARAMS["u"], "w": PARAMS["w"]}
+    leaves, treedef = jax.tree.flatten(params)
+    play = lambda leaves, x: mapped(jax.tree.unflatten(treedef, leaves), x)
+    layers = layers_of(tape_of(jax.make_jaxpr(play)(leaves, X[:1])), 3)
+    assert sorted((layer.weight, layer.bias) for layer in layers) == [(1, None), (2, 0)]
+    np.testing.assert_allclose(tangent_kernel(mapped, params, X), block(mapped, params, X, X), rtol=1e-12)
+
+
 def linear(w, x):
     return x @ w
 
