@@ -36,8 +36,8 @@ def tangent_kernel(
 
     Of layers $z = aW + b$ no derivative in W is formed: with signals $s = \partial f/\partial z$ such a layer adds
     $(a \cdot a' + 1)(s \cdot s')$ to the kernel. They are found in the program of `predict`, whatever it is made
-    of. For all other parameters, those of convolutions or of weights that are used twice or rescaled first, the
-    derivatives are formed and multiplied.
+    of. For all other parameters, those of convolutions or of weights that are used twice or rescaled first (write
+    $aW/\sqrt m$ as `x @ w / m**0.5`, not as `x @ (w / m**0.5)`), the derivatives are formed and multiplied.
 
     **Arguments**
 

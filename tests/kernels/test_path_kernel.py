@@ -52,6 +52,9 @@ def plain_loop(name, rate, steps, rule):
         elif name == "rmsprop":
             second = 0.9 * second + 0.1 * g.sum(0) ** 2
             shares = -rate * g / (np.sqrt(second) + 1e-8)
+        elif name == "adagrad":
+            second = second + g.sum(0) ** 2
+            shares = -rate * g / (np.sqrt(second) + 1e-10)
         else:
             average, second = 0.9 * average + 0.1 * g, 0.999 * second + 0.001 * g.sum(0) ** 2
             corrected = np.sqrt(second / (1 - 0.999**k)) + 1e-8
@@ -71,6 +74,7 @@ def plain_loop(name, rate, steps, rule):
         (jf.optim.momentum(0.1, 0.9), "midpoint"),
         (jf.optim.adam(0.05), "simpson"),
         (jf.optim.rmsprop(0.05), "midpoint"),
+        (jf.optim.adagrad(0.05), "left"),
     ],
     ids=lambda given: getattr(getattr(given, "constructor", None), "__name__", given),
 )
@@ -99,6 +103,7 @@ def test_contributions_add_up_to_the_total_of_the_rule(optimizer, rule):
         total += w * jax.vmap(along)(starts, increments).sum(0)
     np.testing.assert_allclose(machine.contributions.sum(0), total, rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(machine.end, small(run.params, TEST), rtol=1e-12)
+    assert repr(machine) == "KernelMachine(contributions of 7 examples to predictions at 2 points)"
     np.testing.assert_allclose(machine.predictions + machine.residual, machine.end, rtol=1e-13)
 
 

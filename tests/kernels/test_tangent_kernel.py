@@ -216,8 +216,8 @@ def relu_kernel(x, y):
 
 
 def test_wide_relu_networks_have_the_kernel_of_the_closed_form():
-    """The error falls as width^-1/2. Its root mean square over 64 seeds has some 4 % of noise at each width, which
-    makes the standard deviation of the slope .01: .05 is 5 of them."""
+    """The error falls as width^-1/2. Over 256 networks of each width the slope has a standard deviation of some .01,
+    as it was .018 over 64: .05 is five of them."""
     widths = np.array([32, 128, 512, 2048])
     expected = relu_kernel(X, Y)
 
@@ -227,8 +227,8 @@ def test_wide_relu_networks_have_the_kernel_of_the_closed_form():
             params = {"w": jax.random.normal(keys[0], (width, 4)), "a": jax.random.normal(keys[1], (width,))}
             return tangent_kernel(relu_network, params, X, Y) - expected
 
-        found = jax.jit(jax.vmap(of))(jax.random.split(jax.random.key(3), 64))
-        assert float(abs(found.mean(0)).max()) < 4.5 * float(found.std(0).max()) / 8  # unbiased at any width
+        found = jax.jit(jax.vmap(of))(jax.random.split(jax.random.key(3), 256))
+        assert float(abs(found.mean(0)).max()) < 4.5 * float(found.std(0).max()) / 16  # unbiased at any width
         return float(jnp.sqrt((found**2).mean()))
 
     slope = np.polyfit(np.log(widths), np.log([errors(width) for width in widths.tolist()]), 1)[0]
