@@ -7,6 +7,7 @@ from jaxflow import comparison as comparison
 from jaxflow import curvature as curvature
 from jaxflow import density as density
 from jaxflow import dynamics as dynamics
+from jaxflow import kernels as kernels
 from jaxflow import landscape as landscape
 from jaxflow import optim as optim
 from jaxflow import plot as plot

@@ -23,6 +23,7 @@ PACKAGES = (
     "sweeps",
     "plot",
     "games",
+    "kernels",
 )
 
 

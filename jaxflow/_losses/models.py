@@ -56,6 +56,11 @@ class Rest:
     def tree(self) -> PyTree:
         return combine(self.arrays, self.static)
 
+    def join(self, trained: PyTree) -> PyTree:
+        """The whole model."""
+        fill = lambda leaf, other: other if leaf is None else leaf
+        return jax.tree.map(fill, trained, self.tree, is_leaf=lambda leaf: leaf is None)
+
 
 jax.tree_util.register_pytree_node(
     Rest, lambda rest: (tuple(rest.arrays), rest.static), lambda static, arrays: Rest(list(arrays), static)
@@ -94,10 +99,7 @@ def rest_of(model: PyTree, trained: PyTree) -> Rest:
 
 def join_model(trained: PyTree, rest: Rest | None) -> PyTree:
     """The whole model again: `split_model` undone."""
-    if rest is None:
-        return trained
-    fill = lambda leaf, other: other if leaf is None else leaf
-    return jax.tree.map(fill, trained, rest.tree, is_leaf=lambda leaf: leaf is None)
+    return trained if rest is None else rest.join(trained)
 
 
 def _flags(params: PyTree, trainable: Trainable) -> PyTree:
@@ -136,10 +138,11 @@ def describe(params: PyTree) -> str:
 class Completed:
     """A function of a whole model as a function of its trained part. Its other attributes are the function's.
 
-    It is a pytree whose leaves are the arrays that are carried along, and the function's own.
+    It is a pytree whose leaves are the arrays that are carried along, and the function's own. The rest may be
+    anything that can `join` the trained part to what the function takes.
     """
 
-    def __init__(self, function: Callable, rest: Rest):
+    def __init__(self, function: Callable, rest: Any):
         self.function, self.rest = function, rest
 
     def __call__(self, trained: PyTree, *others: Any, **named: Any) -> Any:

@@ -1,0 +1,215 @@
+"""Path kernels against plain loops over dense derivatives, closed forms, and the orders of their rules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import jaxflow as jf
+from jaxflow.kernels import path_flow, path_kernel
+from jaxflow.problems.losses import PredictionLosses, cross_entropy, squared_error
+
+pytestmark = pytest.mark.promotes
+
+NODES = {
+    "left": ([0.0], [1.0]),
+    "midpoint": ([0.5], [1.0]),
+    "simpson": ([0.0, 0.5, 1.0], [1 / 6, 2 / 3, 1 / 6]),
+    "gauss": ([(1 - 3**-0.5) / 2, (1 + 3**-0.5) / 2], [0.5, 0.5]),
+}
+X, TEST = jax.random.normal(jax.random.key(0), (2, 7, 3))
+TEST = TEST[:2]
+
+
+def small(p, x):
+    return jnp.tanh(x @ p["w"] + p["b"][None]) @ p["v"]
+
+
+SMALL = {
+    "w": jax.random.normal(jax.random.key(1), (3, 4)),
+    "b": jnp.zeros(4),
+    "v": jax.random.normal(jax.random.key(2), (4, 2)),
+}
+LABELS = jnp.array([0, 1, 1, 0, 1, 0, 0])
+SMALL_OBJECTIVE = jf.Objective(PredictionLosses(small, cross_entropy), {"x": X, "y": LABELS})
+
+
+def plain_loop(name, rate, steps, rule):
+    """Independent: NumPy recursions with one vector of parameters and full Jacobians."""
+    flat, unravel = ravel_pytree(SMALL)
+    jacobian = jax.jit(jax.jacrev(lambda f: small(unravel(f), TEST)))
+    gradients = jax.jit(jax.jacfwd(lambda f: cross_entropy(small(unravel(f), X), LABELS) / 7))
+    theta, contributions = np.asarray(flat), np.zeros((7, 2, 2))
+    average, second = np.zeros((7, flat.size)), np.zeros(flat.size)
+    for k in range(1, steps + 1):
+        g = np.asarray(gradients(theta))
+        if name == "gd":
+            shares = -rate * g
+        elif name == "momentum":
+            average = 0.9 * average + g
+            shares = -rate * average
+        elif name == "rmsprop":
+            second = 0.9 * second + 0.1 * g.sum(0) ** 2
+            shares = -rate * g / (np.sqrt(second) + 1e-8)
+        elif name == "adagrad":
+            second = second + g.sum(0) ** 2
+            shares = -rate * g / (np.sqrt(second) + 1e-10)
+        else:
+            average, second = 0.9 * average + 0.1 * g, 0.999 * second + 0.001 * g.sum(0) ** 2
+            corrected = np.sqrt(second / (1 - 0.999**k)) + 1e-8
+            shares = -rate * average / (1 - 0.9**k) / corrected
+        d = shares.sum(0)
+        for s, w in zip(*NODES[rule], strict=True):
+            contributions += w * np.einsum("mcp,np->nmc", jacobian(theta + s * d), shares)
+        theta = theta + d
+    return contributions
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rule"),
+    [
+        (jf.optim.gd(0.3), "left"),
+        (jf.optim.gd(0.3), "gauss"),
+        (jf.optim.momentum(0.1, 0.9), "midpoint"),
+        (jf.optim.adam(0.05), "simpson"),
+        (jf.optim.rmsprop(0.05), "midpoint"),
+        (jf.optim.adagrad(0.05), "left"),
+    ],
+    ids=lambda given: getattr(getattr(given, "constructor", None), "__name__", given),
+)
+def test_contributions_are_those_of_a_plain_loop(optimizer, rule):
+    machine = path_kernel(optimizer, SMALL_OBJECTIVE, SMALL, TEST, steps=6, rule=rule)
+    name = optimizer.constructor.__name__
+    expected = plain_loop(name, jf.optim.learning_rate_of(optimizer), 6, rule)
+    np.testing.assert_allclose(machine.contributions, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", NODES)
+@pytest.mark.parametrize(
+    "optimizer",
+    [jf.optim.gd(lambda k: 0.3 / (1 + k)), jf.optim.momentum(0.1, 0.8, ema=True), jf.optim.amsgrad(0.03)],
+    ids=lambda optimizer: optimizer.constructor.__name__,
+)
+def test_contributions_add_up_to_the_total_of_the_rule(optimizer, rule):
+    """Along the iterates that `iterate` makes, with the increments between them."""
+    machine = path_kernel(optimizer, SMALL_OBJECTIVE, SMALL, TEST, steps=8, rule=rule)
+    run = jf.iterate(optimizer, SMALL_OBJECTIVE, SMALL, steps=8)
+    starts = jax.tree.map(lambda x: x[:-1], run.values)
+    increments = jax.tree.map(lambda x: x[1:] - x[:-1], run.values)
+    total = jnp.zeros((2, 2))
+    for s, w in zip(*NODES[rule], strict=True):
+        along = lambda p, d, s=s: jax.jvp(lambda p: small(p, TEST), (_add(p, d, s),), (d,))[1]
+        total += w * jax.vmap(along)(starts, increments).sum(0)
+    np.testing.assert_allclose(machine.contributions.sum(0), total, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(machine.end, small(run.params, TEST), rtol=1e-12)
+    assert repr(machine) == "KernelMachine(contributions of 7 examples to predictions at 2 points)"
+    np.testing.assert_allclose(machine.predictions + machine.residual, machine.end, rtol=1e-13)
+
+
+def _add(p, d, s):
+    return jax.tree.map(lambda x, y: x + s * y, p, d)
+
+
+def linear(w, x):
+    return x @ w
+
+
+def test_linear_regression_has_its_contributions_in_closed_form():
+    """Errors decay as $(1 - h K/N)^k$, so that example i adds $-K_{*i}$ times the sum of its errors, times h/N."""
+    y = jnp.arange(7.0) - 3
+    objective = jf.Objective(PredictionLosses(linear, squared_error), {"x": X, "y": y})
+    machine = path_kernel(jf.optim.gd(0.4), objective, jnp.ones(3), TEST, steps=5, rule="left")
+    decay = np.eye(7) - 0.4 * np.asarray(X @ X.T) / 7
+    errors = sum(np.linalg.matrix_power(decay, k) @ np.asarray(X @ jnp.ones(3) - y) for k in range(5))
+    expected = -0.4 / 7 * np.asarray(X @ TEST.T) * errors[:, None]
+    np.testing.assert_allclose(machine.contributions, expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        machine.residual, 0.0, atol=1e-14
+    )  # its derivative does not change along a step
+
+
+def digits(loss):
+    """100 digits with pixels in [0, 1], a network with 32 hidden units, and 10 other digits."""
+    problem = jf.problems.mlp("digits", hidden=(32,), standardize=False)
+    batch = problem.objective.take(jnp.arange(100))
+    objective = jf.Objective(PredictionLosses(problem.predict, loss), {"x": batch["x"] / 16, "y": batch["y"]})
+    return objective, problem.params, problem.test["x"][:10] / 16
+
+
+def residuals(make, loss, steps, time, rule):
+    objective, params, x = digits(loss)
+    runs = [path_kernel(make(time / n), objective, params, x, steps=n, rule=rule) for n in steps]
+    return [float(abs(run.residual).max()) for run in runs]
+
+
+def slope(steps, errors):
+    return -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+
+
+@pytest.mark.parametrize(("rule", "order"), [("left", 1), ("midpoint", 2), ("simpson", 4), ("gauss", 4)])
+@pytest.mark.parametrize(
+    ("loss", "time", "steps"), [(cross_entropy, 4.0, (40, 80)), (squared_error, 0.5, (50, 100))]
+)
+def test_orders_of_the_rules(rule, order, loss, time, steps):
+    errors = residuals(jf.optim.gd, loss, steps, time, rule)
+    assert abs(slope(steps, errors) - order) < 0.2
+    if order == 4 and loss is cross_entropy:
+        assert errors[1] < 1e-9
+
+
+@pytest.mark.parametrize(
+    "make", [lambda h: jf.optim.momentum(0.1 * h, 0.9), lambda h: jf.optim.adam(0.02 * h)]
+)
+def test_midpoint_is_of_order_two_with_averaged_gradients(make):
+    steps = (80, 160)
+    assert slope(steps, residuals(make, cross_entropy, steps, 4.0, "midpoint")) > 1.7
+
+
+def test_flow_adds_up_and_is_the_limit_of_descent():
+    flow = path_flow(SMALL_OBJECTIVE, TEST)
+    path = jf.integrate(flow, SMALL, jnp.array([0.0, 2.0]), rtol=1e-9)
+    found = path.state.contributions
+    np.testing.assert_allclose(found.sum(0), small(path.params, TEST) - small(SMALL, TEST), atol=1e-7)
+    whole = jf.integrate(jf.dynamics.gradient_flow(SMALL_OBJECTIVE), SMALL, jnp.array([0.0, 2.0]), rtol=1e-9)
+    np.testing.assert_allclose(path.params["w"], whole.params["w"], atol=1e-7)
+    steps = (40, 80)
+    of = lambda n: path_kernel(jf.optim.gd(2.0 / n), SMALL_OBJECTIVE, SMALL, TEST, steps=n).contributions
+    assert abs(slope(steps, [float(abs(of(n) - found).max()) for n in steps]) - 1) < 0.1
+
+
+def test_what_is_not_trained_contributes_nothing():
+    trainable = {"w": False, "b": True, "v": True}
+    machine = path_kernel(
+        jf.optim.gd(0.3), SMALL_OBJECTIVE, SMALL, TEST, steps=4, rule="gauss", trainable=trainable
+    )
+    run = jf.iterate(jf.optim.gd(0.3), SMALL_OBJECTIVE, SMALL, steps=4, trainable=trainable)
+    assert machine.params["w"] is None
+    np.testing.assert_allclose(machine.end, small(run.params, TEST), rtol=1e-12)
+    assert float(abs(machine.residual).max()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"optimizer": jf.optim.nesterov(0.1)}, ValueError, "optimizer must be one of gd, rmsprop"),
+        (
+            {"optimizer": jf.optim.momentum(0.1, lambda k: 0.9)},
+            ValueError,
+            "beta must be a number, not a schedule",
+        ),
+        (
+            {"optimizer": jf.optim.momentum(0.1, 0.9, ema=True, debias=True)},
+            ValueError,
+            "debias must be False",
+        ),
+        ({"rule": "trapezoid"}, ValueError, "rule must be one of"),
+        ({"steps": 0}, ValueError, "steps must be an integer at least 1"),
+        ({"objective": lambda p: 0.0}, TypeError, "parts predict and loss"),
+        ({"x_test": jnp.zeros(())}, ValueError, "x_test must be arrays that share"),
+    ],
+)
+def test_refusals(change, error, match):
+    given = {"optimizer": jf.optim.gd(0.1), "objective": SMALL_OBJECTIVE, "params": SMALL, "x_test": TEST}
+    with pytest.raises(error, match=match):
+        path_kernel(**(given | {"steps": 1} | change))
