@@ -21,7 +21,10 @@ from jaxflow.landscape.paths.path import dtype_of
 from jaxflow.landscape.slices.affine import along
 
 PyTree = Any
-MOST = 16  # points at once: more leave the cache of a processor, and gain nothing
+MOST = {
+    4: 32,
+    8: 16,
+}  # points at once, by the bytes of a number: more leave the cache of a processor, and gain nothing
 ROOM = 1 / 64  # of a device's memory: for the largest array that the points at once make
 PIECES = 20  # that a slice with a bar is made in
 
@@ -78,7 +81,7 @@ def _at_once(objective: Any, center: PyTree) -> int:
     if len(leaves) != 1 or math.prod(leaves[0].shape) != 1:
         raise ValueError(f"objective must return a scalar, got {[leaf.shape for leaf in leaves]}.")
     largest = max(_largest(closed.jaxpr), 1)
-    return int(max(1, min(MOST, ROOM * device_memory() // largest)))
+    return int(max(1, min(MOST[dtype_of(center).itemsize], ROOM * device_memory() // largest)))
 
 
 def _largest(jaxpr: Any) -> int:
