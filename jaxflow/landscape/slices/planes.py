@@ -88,9 +88,9 @@ def slice(
 
     **Returns** a `Slice`. Points are evaluated 16 at a time, 32 in float32, or fewer where their largest array would
     take more than a 64th of the memory, so that its memory does not grow with their number. What is affine in the
-    coordinates, such as a first layer applied to data, is computed once for all points. They are spread over all local
-    devices, unless the data or parameters already lie on several. It is compiled when called plainly, and works under
-    `jit` and `vmap`.
+    coordinates, such as a first layer applied to data, is computed once for all points. They are spread over all
+    local devices, unless the data or parameters already lie on several. It is compiled when called plainly, and works
+    under `jit` and `vmap`.
 
     **Raises** `TypeError` for an objective that is no function, parameters that are not real, or directions of
     another structure; `ValueError` for directions of other shapes or more than two of them, a span that is missing,
