@@ -15,7 +15,7 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 from jax.extend.core import Jaxpr, Literal
 
 from jaxflow._checkpoint import checkpoint
-from jaxflow._jaxprs import apply_operation
+from jaxflow._jaxprs import apply_operation, called_program
 
 PyTree = Any
 NUMBERS = 2**27  # of examples' gradients held at a time: 256 MiB
@@ -167,8 +167,7 @@ def _evaluate(jaxpr: Jaxpr, consts: Any, inputs: Any) -> list[Any]:
     look = lambda v: jnp.asarray(v.val, v.aval.dtype) if isinstance(v, Literal) else seen[v]  # type: ignore
     for eqn in jaxpr.eqns:
         name, values = eqn.primitive.name, [*map(look, eqn.invars)]
-        if name in ("jit", "pjit"):
-            inner = eqn.params["jaxpr"]
+        if (inner := called_program(eqn)) is not None:
             outputs = _evaluate(inner.jaxpr, inner.consts, values)
         elif name == "dot_general" and is_half(eqn.outvars[0].aval) and eqn.params["dimension_numbers"][1][0]:
             lhs, rhs = map(_array, values)

@@ -22,6 +22,7 @@ SAME = {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "copy"
 POSITIVE = {"sqrt", "rsqrt", "abs", "square", "exp", "exp2", "logistic"}
 MONOTONE = {*SAME, "add", "mul", "div", "min", "max", "pow", "integer_pow", "dot_general", "reduce_sum"}
 MONOTONE |= {"reduce_max", "sign", "slice", "stack", "concatenate"}
+CALLS = {"jit", "pjit", "closed_call"}
 COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne", "is_finite"}
 
 
@@ -131,6 +132,13 @@ def programs_of(eqn) -> list[ClosedJaxpr]:
     params = [] if eqn.primitive.name == "custom_linear_solve" else list(eqn.params.values())
     found = filter(is_program, jax.tree.leaves(params, is_leaf=is_program))
     return [ClosedJaxpr(program, []) if isinstance(program, Jaxpr) else program for program in found]
+
+
+def called_program(eqn: Any) -> ClosedJaxpr | None:
+    """The program that an operation calls and does nothing else with; `None` for any other operation."""
+    if eqn.primitive.name not in CALLS:
+        return None
+    return eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
 
 
 def apply_operation(jaxpr: Jaxpr, eqn: Any, values: Sequence[Any]) -> list[Any]:

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jaxflow._jaxprs import apply_operation
+from jaxflow._jaxprs import apply_operation, called_program
 
-CALLS = {"jit", "pjit", "closed_call"}
 SHAPES = {"reshape", "broadcast_in_dim", "transpose", "squeeze", "expand_dims", "copy"}
 ADD = {"add", "add_any"}
 
@@ -62,8 +61,8 @@ def tape_of(closed: ClosedJaxpr) -> Tape:
         look = lambda variable: number(variable.val) if isinstance(variable, Literal) else seen[variable]
         for eqn in jaxpr.eqns:
             given = [look(variable) for variable in eqn.invars]
-            if eqn.primitive.name in CALLS:
-                outputs = read(eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"], given)
+            if (program := called_program(eqn)) is not None:
+                outputs = read(program, given)
             else:
                 outputs = [number() for _ in eqn.outvars]
                 steps.append(Step(jaxpr, eqn, given, outputs))

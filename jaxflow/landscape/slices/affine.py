@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jaxflow._jaxprs import apply_operation
+from jaxflow._jaxprs import apply_operation, called_program
 
 PyTree = Any
 
@@ -31,7 +31,6 @@ IN_FIRST = {
 }
 IN_EITHER = {"mul", "dot_general", "conv_general_dilated"}
 SUMS = {"add": 1, "add_any": 1, "sub": -1}  # and the sign of the second
-CALLS = {"jit", "pjit", "closed_call"}
 
 
 class Known(NamedTuple):
@@ -105,8 +104,8 @@ def _read(closed: ClosedJaxpr, arguments: Sequence[Any], tape: list[Step]) -> li
         inputs = [look(variable) for variable in eqn.invars]
         if all(isinstance(node, Known) for node in inputs):
             outputs = [Known(x) for x in apply_operation(jaxpr, eqn, [node.value for node in inputs])]
-        elif eqn.primitive.name in CALLS:
-            outputs = _read(eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"], inputs, tape)
+        elif (program := called_program(eqn)) is not None:
+            outputs = _read(program, inputs, tape)
         elif (linear := _affine(jaxpr, eqn, inputs)) is not None:
             outputs = [linear]
         else:
