@@ -20,7 +20,6 @@ Wilson (2018, 1802.10026); Entezari, Sedghi, Saukh & Neyshabur (2022, 2110.06296
 (2023, 2209.04836); the picture of the tree Becker & Karplus (1997).
 """
 
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -32,6 +31,7 @@ from scipy.optimize import minimize
 
 import jaxflow as jf
 from experiments import common
+from jaxflow.dynamics.penalty import penalized
 from jaxflow.landscape import align, connect, curve, interpolate, neb, refine
 from jaxflow.plot.style import COLOURS, stroke, tidy
 from jaxflow.problems.networks import compute_by_columns
@@ -56,22 +56,11 @@ BENT = {True: 400, False: 1000}  # steps of the curves
 FLOOR = 1e-5  # lower barriers are drawn here
 
 
-class Decayed:
-    """Losses with the penalty 5e-4|w|²; one object, so that programs are compiled once."""
-
-    def __init__(self, losses):
-        self.losses = losses
-
-    def __call__(self, params, batch):
-        return self.losses(params, batch) + DECAY * sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
-
-
 def digits():
     """The problem, and its loss with the penalty, for networks of any width."""
     problem = jf.problems.mlp("digits", (SHOWN,))
     objective: Any = problem.objective
-    columns = compute_by_columns(objective)
-    return problem, replace(columns, losses=Decayed(columns.losses))
+    return problem, penalized(compute_by_columns(objective), 2 * DECAY)
 
 
 def minima(objective, width, count):

@@ -1,6 +1,5 @@
 """Random directions, scaled to the parameters filter by filter."""
 
-import math
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -166,6 +165,4 @@ def _draw(*, leaves, key, numbers: tuple, extents: tuple, count: int):
 
 
 def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    if not axes or not math.prod(x.shape):
-        return jnp.abs(x)
     return jnp.sqrt(jnp.sum(x**2, axes, keepdims=True))
