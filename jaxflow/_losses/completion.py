@@ -1,7 +1,5 @@
 """What takes whole models, as what takes their trained part: objectives, fields, and what was made with them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,23 +12,18 @@ from jaxflow.objective import Objective
 PyTree = Any
 
 
-@dataclass(frozen=True)
-class _FieldOfTrained:
-    """A vector field over whole models as one over their trained part; the rest is its last datum."""
-
-    field: Callable[..., PyTree]
-
-    def __call__(self, trained: PyTree, *data: Any) -> PyTree:
-        velocity = self.field(join_model(trained, data[-1]), *data[:-1])
-        return jax.tree.map(
-            lambda mine, part: None if mine is None else part, trained, velocity, is_leaf=lambda x: x is None
-        )
+def _of_trained(trained: PyTree, field: VectorField, rest: Rest) -> PyTree:
+    """A vector field over whole models as one over their trained part."""
+    velocity = field(join_model(trained, rest))
+    return jax.tree.map(
+        lambda mine, part: None if mine is None else part, trained, velocity, is_leaf=lambda x: x is None
+    )
 
 
 def complete(objective: Any, rest: Rest) -> Any:
     """An objective of whole models as one of their trained part."""
     if isinstance(objective, VectorField):
-        return VectorField(_FieldOfTrained(objective.field), (*objective.data, rest))
+        return VectorField(_of_trained, (objective, rest))
     if isinstance(objective, Objective):
         return objective.completed(rest)
     return Completed(objective, rest) if callable(objective) else objective

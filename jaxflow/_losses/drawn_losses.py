@@ -34,6 +34,15 @@ def takes_key(losses: Callable) -> bool:
         return False
 
 
+def lacks_key(function: Callable, given: int) -> bool:
+    """Whether a function has an argument named `key` that the first `given` positional arguments do not fill."""
+    if not takes_key(function):
+        return False
+    names = inspect.signature(function).parameters
+    only_by_name = names["key"].kind is inspect.Parameter.KEYWORD_ONLY
+    return only_by_name or list(names).index("key") >= given
+
+
 def _keys(key: jax.Array, batch: PyTree) -> tuple[PyTree, jax.Array]:
     """The examples of a batch and a key for each; those of a bare batch are numbered in their order."""
     if not isinstance(batch, Numbered):

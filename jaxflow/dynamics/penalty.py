@@ -56,16 +56,9 @@ class _PenalizedLoss:
         return value + jnp.asarray(self.strength * half_square(params)).astype(value.dtype)
 
 
-@dataclass(frozen=True)
-class _PenalizedField:
-    field: Callable[..., PyTree]
-
-    def __repr__(self):
-        return f"penalized({show(self.field)})"
-
-    def __call__(self, params: PyTree, strength: Any, *data: Any) -> PyTree:
-        pull = lambda v, p: v + jnp.asarray(strength).astype(v.real.dtype) * p
-        return jax.tree.map(pull, self.field(params, *data), params)
+def _penalized_field(params, field, strength):
+    pull = lambda v, p: v + jnp.asarray(strength).astype(v.real.dtype) * p
+    return jax.tree.map(pull, field(params), params)
 
 
 def penalized(objective: Any, strength: Any) -> Any:
@@ -79,7 +72,7 @@ def penalized(objective: Any, strength: Any) -> Any:
     4.0
     """
     if isinstance(objective, VectorField):
-        return VectorField(_PenalizedField(objective.field), (strength, *objective.data))
+        return VectorField(_penalized_field, (objective, strength))
     if isinstance(objective, Objective):
         strengths = jnp.full(objective.size, strength)
         return replace(objective, losses=_PenalizedLosses(objective.losses), data=(objective.data, strengths))

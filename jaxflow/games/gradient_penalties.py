@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._losses.drawn_losses import lacks_key
 from jaxflow._norms import root
 from jaxflow._shapes import show
 from jaxflow.games.vector_field import VectorField, like_players, require_field, require_players
@@ -24,6 +25,7 @@ def gradient_penalty(
     gamma: Any,
     target: Any = 0.0,
     data: tuple = (),
+    draws: int | None = None,
 ) -> VectorField:
     r"""A game in which one player also descends $\frac\gamma2\,\mathrm{mean}_b\,(|\nabla_x D(x_b)| - g_0)^2$.
 
@@ -43,12 +45,15 @@ def gradient_penalty(
     - `discriminator`: a function `discriminator(params, x (B, ...)) -> (B,)` of the penalised player's own
       parameters, whose every output depends on its own input only.
     - `samples`: the inputs (B, ...) as an array, a leaf of the result; or a function `samples(players, *data) ->
-      (B, ...)` of all players' parameters.
+      (B, ...)` of all players' parameters. A function `samples(players, *data, key)` draws them anew at each step of
+      `iterate`; it is given the same key as the game's losses, and so can have the same mini-batch.
     - `player`: the index of the penalised player (static).
     - `gamma` γ: the weight, a number at least 0; a leaf of the result.
     - `target` $g_0$: the norm that costs nothing, a number at least 0; a leaf of the result.
     - `data`: a tuple of arrays (or pytrees of them, or random keys), the further arguments of the function
-      `samples`. They are the same at every step of a run, and so are the numbers drawn with a key.
+      `samples`. They are the same at every step of a run, and so are the numbers drawn with a key among them.
+    - `draws`: for samples that take a key, the number of draws that stands for their expectation where there is no
+      step to draw for, as in `VectorField` (static); by default that of the game.
 
     **Returns** a `VectorField`.
 
@@ -74,13 +79,15 @@ def gradient_penalty(
     if not isinstance(data, tuple):
         raise TypeError(f"data must be a tuple of the further arguments of samples, got {data!r}.")
     if callable(samples):
-        return VectorField(_Penalised(discriminator, samples, player), (game, gamma, target, data))
+        anew = lacks_key(samples, 1 + len(data))
+        penalised = (_PenalisedAnew if anew else _Penalised)(discriminator, samples, player)
+        return VectorField(penalised, (game, gamma, target, data), (draws or game.draws) if anew else draws)
     if not hasattr(samples, "shape"):
         raise TypeError(f"samples must be an array (B, ...) or a function of the players, got {samples!r}.")
     _require_samples(samples)
     if data:
         raise ValueError("data must be left out where samples is an array.")
-    return VectorField(_Penalised(discriminator, _given, player), (game, gamma, target, (samples,)))
+    return VectorField(_Penalised(discriminator, _given, player), (game, gamma, target, (samples,)), draws)
 
 
 def interpolate(real: Any, generated: Any, key: Any) -> jax.Array:
@@ -132,10 +139,13 @@ class _Penalised:
         return f"penalised({show(self.discriminator)}, player {self.player})"
 
     def __call__(self, params: PyTree, game: VectorField, gamma: Any, target: Any, data: tuple) -> PyTree:
+        return self.add(params, game, gamma, target, lambda: self.samples(params, *data))
+
+    def add(self, params: PyTree, game: VectorField, gamma: Any, target: Any, samples: Callable) -> PyTree:
         require_players(params)
         if self.player >= len(params):
             raise ValueError(f"player must be one of {len(params)}, counted from 0, got {self.player}.")
-        x = jnp.asarray(self.samples(params, *data))
+        x = jnp.asarray(samples())
         _require_samples(x)
         slope = jax.grad(self.penalty)(params[self.player], x, target)
         pull = lambda v, s: v + jnp.asarray(gamma).astype(s.dtype) * s
@@ -154,3 +164,10 @@ class _Penalised:
         # Squares by themselves, as at the target 0 there is then no norm to differentiate.
         target = jnp.asarray(target).astype(squares.dtype)
         return 0.5 * jnp.mean(squares - 2 * target * root(squares) + target**2)
+
+
+class _PenalisedAnew(_Penalised):
+    """With samples that are drawn by the key of the step."""
+
+    def __call__(self, params: PyTree, game: VectorField, gamma: Any, target: Any, data: tuple, *, key: Any):
+        return self.add(params, game, gamma, target, lambda: self.samples(params, *data, key=key))

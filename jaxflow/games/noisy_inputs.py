@@ -1,5 +1,6 @@
 """Instance noise: a game averaged over a random shift of the discriminator's inputs."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -8,6 +9,19 @@ import numpy as np
 
 from jaxflow import _check
 from jaxflow.games.vector_field import VectorField, require_field
+
+
+@dataclass(frozen=True)
+class _DrawnAnew:
+    """As many draws of the noise at every step, by another key than that of the game's own draws."""
+
+    number: int
+
+    def __call__(self, params, game, sigma, *, key):
+        key = jax.random.fold_in(key, 2**31 - 2)
+        dtype = jnp.result_type(game.data[0])
+        draws = jax.random.normal(key, (self.number, *jnp.shape(game.data[0])), dtype)
+        return _averaged(params, game, sigma, draws, jnp.full(self.number, 1 / self.number, dtype))
 
 
 def instance_noise(game: VectorField, sigma: Any, draws: Any, *, weights: Any = None) -> VectorField:
@@ -21,13 +35,14 @@ def instance_noise(game: VectorField, sigma: Any, draws: Any, *, weights: Any = 
     - `game`: a `VectorField` whose `data[0]` is an array, the noise.
     - `sigma` σ: the standard deviation, a number at least 0; a leaf of the result.
     - `draws` ξ: an array (K, *shape of the noise), a leaf of the result: standard normal numbers, as of
-      `jax.random.normal`, or the points of `gauss_hermite`, for noise that is one number.
-    - `weights` w: an array (K,) that adds up to 1; by default 1/K each.
+      `jax.random.normal`, or the points of `gauss_hermite`, for noise that is one number. Or the number K itself, an
+      integer (static): then each step of `iterate` draws K anew, and a flow has the same K throughout.
+    - `weights` w: an array (K,) that adds up to 1; by default 1/K each. They must be left out for a number K.
 
     **Returns** a `VectorField`. An evaluation is K evaluations of the game at once.
 
-    **Raises** `TypeError` for a game that is no `VectorField`; `ValueError` for σ < 0, a game without data, or draws
-    or weights of another shape.
+    **Raises** `TypeError` for a game that is no `VectorField`; `ValueError` for σ < 0, a game without data, K < 1,
+    or draws or weights of another shape.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> square = jf.game(lambda p, noise: (jnp.cos(p[0] + noise),), (jnp.array(0.0),))
@@ -42,6 +57,11 @@ def instance_noise(game: VectorField, sigma: Any, draws: Any, *, weights: Any = 
     _check.require_nonnegative(sigma=sigma)
     if not game.data:
         raise ValueError("game must have the noise as the first of its data, got a game without data.")
+    if isinstance(draws, int):
+        _check.require_integer("draws", draws, 1)
+        if weights is not None:
+            raise ValueError("weights must be left out where draws is a number.")
+        return VectorField(_DrawnAnew(draws), (game, sigma), game.draws or 1)
     draws, shape = jnp.asarray(draws), jnp.shape(game.data[0])
     if draws.shape[1:] != shape or not draws.size:
         raise ValueError(f"draws must have the shape (K, *{shape}), K ≥ 1, got {draws.shape}.")
@@ -54,7 +74,7 @@ def instance_noise(game: VectorField, sigma: Any, draws: Any, *, weights: Any = 
 
 def _averaged(params, game, sigma, draws, weights):
     noise = jnp.asarray(sigma).astype(draws.dtype) * draws
-    fields = jax.vmap(lambda shift: VectorField(game.field, (shift, *game.data[1:]))(params))(noise)
+    fields = jax.vmap(lambda shift: replace(game, data=(shift, *game.data[1:]))(params))(noise)
     return jax.tree.map(lambda v: jnp.tensordot(weights.astype(v.dtype), v, 1), fields)
 
 

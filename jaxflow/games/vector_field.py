@@ -7,12 +7,16 @@ Everything that only needs a gradient accepts a `VectorField` as an objective: `
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 from jaxflow import _check
+from jaxflow._checkpoint import checkpoint
+from jaxflow._losses.drawn_losses import lacks_key
 from jaxflow._moved import alias_of
 from jaxflow._shapes import show
 
@@ -25,14 +29,22 @@ class VectorField:
 
     **Arguments**
 
-    - `field`: a function `field(params, *data) -> pytree` of the structure and shapes of `params`.
+    - `field`: a function `field(params, *data) -> pytree` of the structure and shapes of `params`. A field that draws
+      random numbers (mini-batches, latent variables, noise) is a function `field(params, *data, key)`, whose last
+      argument has this name.
     - `data`: a tuple of arrays (or pytrees of them) that enter compiled code as arguments, so that two vector fields
-      with one `field` share a compilation.
+      with one `field` share a compilation. Other vector fields may be among them.
+    - `draws`: for a field that draws random numbers, the number of draws whose mean stands for its expectation
+      (static). Each step of `iterate` draws its own, from the step's key. Flows, Jacobians and a plain call need a
+      function of the parameters alone: there the field is its mean over as many draws, the same ones every time, and
+      is refused without `draws`.
+    - `key`: the random key with which all numbers are drawn; `with_key` sets it.
 
     There is no loss: where an optimizer asks for its value it is NaN, so a line search has nothing to search along.
 
-    **Raises** `TypeError` when `field` is not callable or `data` is no tuple; `ValueError`, when it is called, for a
-    field whose structure or shapes are not those of the parameters.
+    **Raises** `TypeError` when `field` is not callable or `data` is no tuple; `ValueError` for `draws` < 1, or for
+    `draws` of a field without a key; and, when it is called, for a field whose structure or shapes are not those of
+    the parameters, or one that draws and has neither `draws` nor a key.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> rotation = jf.VectorField(lambda z, speed: speed * jnp.array([-z[1], z[0]]), (1.0,))
@@ -43,21 +55,69 @@ class VectorField:
 
     field: Callable[..., PyTree]
     data: tuple = ()
+    draws: int | None = None
+    key: Any = None
 
     def __post_init__(self):
         if not callable(self.field):
             raise TypeError(f"field must be a function (params, *data) -> pytree, got {self.field!r}.")
         if not isinstance(self.data, tuple):
             raise TypeError(f"data must be a tuple of the field's further arguments, got {self.data!r}.")
+        if self.draws is not None:
+            _check.require_integer("draws", self.draws, 1)
+            if not self._lacks_key:
+                raise ValueError(
+                    f"draws must be None for a field without an argument named key, got {self.draws!r}."
+                )
 
     def __repr__(self):
         return f"VectorField({show(self.field)}, {show(self.data)})"
 
     def __call__(self, params: PyTree) -> PyTree:
         """The field at `params`, checked to be of their structure and shapes."""
-        velocity = self.field(params, *self.data)
+        if not self._lacks_key:
+            velocity = self.field(params, *self.data)
+        elif self.key is not None:
+            velocity = self.field(params, *self.data, key=self.key)
+        else:
+            velocity = self._mean_of_draws(params)
         _check.require_like("field", velocity, params, "return shapes like params")
         return velocity
+
+    def _mean_of_draws(self, params: PyTree) -> PyTree:
+        if self.draws is None:
+            raise ValueError(
+                "draws must be given to a VectorField that draws random numbers, where it stands for its "
+                "expectation: the mean over draws=n draws takes its place. Steps of iterate draw their own; got "
+                f"{show(self.field)} without draws."
+            )
+
+        @checkpoint
+        def one(number):
+            return self.field(params, *self.data, key=jax.random.fold_in(jax.random.key(0), number))
+
+        return jax.tree.map(lambda v: v.mean(0), lax.map(one, jnp.arange(self.draws)))
+
+    @property
+    def _lacks_key(self) -> bool:
+        return lacks_key(self.field, 1 + len(self.data))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the field, or one among its data, draws random numbers."""
+        return self._lacks_key or any(part.is_random for part in self.data if _is_field(part))
+
+    def with_key(self, key: jax.Array) -> "VectorField":
+        """The field with the numbers that `key` draws, in fields among its data too: no longer a random one.
+
+        >>> import jax, jax.numpy as jnp, jaxflow as jf
+        >>> shaken = jf.VectorField(lambda x, key: x + jax.random.normal(key), draws=100)
+        >>> one = shaken.with_key(jax.random.key(0))
+        >>> bool(one(1.0) == one(1.0)), bool(one(1.0) == shaken(1.0))
+        (True, False)
+        """
+        data = tuple(part.with_key(key) if _is_field(part) and part.is_random else part for part in self.data)
+        return replace(self, data=data, key=key if self._lacks_key else self.key)
 
 
 def like_players(players: Any, entries: list) -> Any:
@@ -77,33 +137,44 @@ def like_players(players: Any, entries: list) -> Any:
     return type(players)(*entries) if hasattr(players, "_fields") else type(players)(entries)
 
 
-def _unflatten(field, data) -> VectorField:
+def _is_field(part: Any) -> bool:
+    return isinstance(part, VectorField)
+
+
+def _flatten(field: VectorField) -> tuple[tuple, tuple]:
+    keys = map(jax.tree_util.GetAttrKey, ("data", "key"))
+    return tuple(zip(keys, (field.data, field.key), strict=True)), (field.field, field.draws)
+
+
+def _unflatten(static, children) -> VectorField:
     """An instance made without the constructor, which refuses what pytree operations may put in the data's place."""
     made = object.__new__(VectorField)
-    object.__setattr__(made, "field", field)
-    object.__setattr__(made, "data", data[0])
+    for name, value in zip(("field", "draws", "data", "key"), (*static, *children), strict=True):
+        object.__setattr__(made, name, value)
     return made
 
 
-jax.tree_util.register_pytree_with_keys(
-    VectorField, lambda v: (((jax.tree_util.GetAttrKey("data"), v.data),), v.field), _unflatten
-)
+jax.tree_util.register_pytree_with_keys(VectorField, _flatten, _unflatten)
 
 
-def game(losses: Callable[..., Any], data: tuple = ()) -> VectorField:
+def game(losses: Callable[..., Any], data: tuple = (), *, draws: int | None = None) -> VectorField:
     r"""The game in which player i descends its own loss in its own parameters: $V_i = \nabla_{\theta_i} L_i(\theta)$.
 
     **Arguments**
 
     - `losses`: a function `losses(params, *data) -> (L_1, …, L_n)` of scalars, one for each entry of `params`,
       which is a tuple or a list with one entry (any pytree) for each player. A zero-sum game has $L_2 = -L_1$.
+      Losses that draw random numbers, such as mini-batches of the data and latent variables, are a function
+      `losses(params, *data, key)`.
     - `data`: a tuple of arrays (or pytrees of them) that enter compiled code as arguments.
+    - `draws`: for losses that draw random numbers, the number of draws that stands for their expectation where there
+      is no step to draw for, as in `VectorField` (static).
 
     **Returns** a `VectorField`. Under one optimizer all players move at once; `jaxflow.optim.alternating` moves
     them in turn. An evaluation costs one backward pass for each player.
 
-    **Raises** `TypeError` when `losses` is not callable or `data` is no tuple; `ValueError`, when it is called, where
-    losses and players differ in number.
+    **Raises** `TypeError` when `losses` is not callable or `data` is no tuple; `ValueError` for `draws` of losses
+    without a key, and, when it is called, where losses and players differ in number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda players: (players[0] * players[1], -players[0] * players[1]))
@@ -114,26 +185,30 @@ def game(losses: Callable[..., Any], data: tuple = ()) -> VectorField:
         raise TypeError(
             f"losses must be a function (params, *data) -> one scalar for each player, got {losses!r}."
         )
-    return VectorField(_players(losses), data)
+    is_random = isinstance(data, tuple) and lacks_key(losses, 1 + len(data))
+    return VectorField(_players(losses, is_random), data, draws)
 
 
 @functools.lru_cache(maxsize=256)
-def _players(losses):
+def _players(losses, is_random):
     """One function object for each `losses`, so that compiled programs are found again."""
 
-    def field(params, *data):
+    def field(params, *data, **drawn):
         require_players(params)
-        count = len(jax.eval_shape(losses, params, *data))
+        count = len(jax.eval_shape(losses, params, *data, **drawn))
         if count != len(params):
             raise ValueError(f"losses must return one scalar for each player, {len(params)}, got {count}.")
 
         def loss(own, i):
-            return losses(like_players(params, [*params[:i], own, *params[i + 1 :]]), *data)[i]
+            return losses(like_players(params, [*params[:i], own, *params[i + 1 :]]), *data, **drawn)[i]
 
-        slope = lambda own, i: jax.tree.map(jax.numpy.conj, jax.grad(loss)(own, i))
+        slope = lambda own, i: jax.tree.map(jnp.conj, jax.grad(loss)(own, i))
         return like_players(params, [slope(own, i) for i, own in enumerate(params)])
 
-    return field
+    def random_field(params, *data, key):
+        return field(params, *data, key=key)
+
+    return random_field if is_random else field
 
 
 def require_players(params: Any) -> None:

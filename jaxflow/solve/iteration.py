@@ -19,6 +19,7 @@ from jaxflow.dynamics.clock import step_times
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import take_step
 from jaxflow.recording import Recorder, Recording
+from jaxflow.solve.discrete.estimator_checks import is_random
 from jaxflow.solve.discrete.estimators import Draws, Estimator
 from jaxflow.solve.discrete.host_batches import iterate_stream
 from jaxflow.solve.discrete.iteration_pieces import iterate_in_pieces
@@ -182,7 +183,7 @@ def _set_up(inputs: Inputs, conditions: bool) -> _Setting:
     if state is None:
         state = start(optimizer, params, draws.init(objective, key))
     watcher = Watcher(inputs.record, inputs.metrics, conditions)
-    random = isinstance(objective, Objective) and objective.is_random
+    random = is_random(objective)
 
     def advance(carry: Carry, k) -> Carry:
         last, estimator_state, model = carry

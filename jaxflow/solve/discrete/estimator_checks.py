@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jaxflow._shapes import show
 from jaxflow._traceable import traceable
-from jaxflow.objective import require_data
+from jaxflow.games import VectorField
+from jaxflow.objective import Objective, require_data
 from jaxflow.solve.discrete.estimators import Draws, Estimator
 
 
@@ -35,6 +36,11 @@ def as_estimator(given: Any) -> Any:
             f"function {show(given)}; it must be called where it is a constructor."
         )
     return given
+
+
+def is_random(objective: Any) -> bool:
+    """Whether an objective or a vector field draws random numbers itself, by the key of a step."""
+    return isinstance(objective, (Objective, VectorField)) and objective.is_random
 
 
 def draws_at_random(draws: Draws, objective: Any) -> bool:

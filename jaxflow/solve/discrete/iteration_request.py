@@ -10,10 +10,14 @@ import optax
 from jaxflow import _check
 from jaxflow._losses.completion import complete
 from jaxflow._losses.models import Rest, split_model
-from jaxflow.objective import Objective
 from jaxflow.optim import learning_rate_of
 from jaxflow.recording import complete_record
-from jaxflow.solve.discrete.estimator_checks import as_estimator, check_data, draws_at_random
+from jaxflow.solve.discrete.estimator_checks import (
+    as_estimator,
+    check_data,
+    draws_at_random,
+    is_random,
+)
 from jaxflow.solve.discrete.estimators import Estimator, full_batch, with_replacement
 from jaxflow.solve.discrete.optimizer_steps import IterationState, check_state, kept_key
 from jaxflow.solve.metrics import check_metrics, complete_metric
@@ -139,7 +143,7 @@ def check_iteration(
         key = kept_key(state) if key is None else key
         state = state._replace(key=None)
     estimator = as_estimator(estimator)
-    if key is None and isinstance(objective, Objective) and objective.is_random:
+    if key is None and is_random(objective):
         raise ValueError(
             "key must be a PRNG key such as jax.random.key(0) when losses draw random numbers, got None."
         )
