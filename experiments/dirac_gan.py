@@ -20,7 +20,6 @@ creeps out: a tiny drift, of an order in h that the figure has no eyes for.
 Sources: Mescheder, Geiger & Nowozin (2018, 1801.04406); Rosca, Wu, Dherin & Barrett (2021, 2105.13922).
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,27 +29,20 @@ from experiments import common
 from jaxflow.plot.style import CLOCK, COLOURS, stroke, tidy
 
 RADIUS, STEP, TIME, PENALTY = 0.7, 0.4, 18.0, 0.15
-# Whether f is the logistic one (else the bilinear), γ, and whether the players move in turn.
+GAN, BILINEAR, R1 = "gan", "wgan", "r1"
+# The game, and whether the players move in turn.
 CASES = {
-    "simultaneous": (1.0, 0.0, False),
-    "alternating": (1.0, 0.0, True),
-    f"simultaneous, with the R1 penalty γ = {PENALTY:g}": (1.0, PENALTY, False),
+    "simultaneous": (GAN, False),
+    "alternating": (GAN, True),
+    f"simultaneous, with the R1 penalty γ = {PENALTY:g}": (R1, False),
 }
 FLOW = "the flow of the game"
 SIZES = (0.2, 0.1, 0.05, 0.025)
 
 
-def losses(players, logistic, penalty):
-    """What generator θ and discriminator ψ descend."""
-    theta, psi = players
-    u = psi * theta
-    loss = logistic * -jax.nn.softplus(-u) + (1 - logistic) * u
-    return loss, 0.5 * penalty * psi**2 - loss
-
-
-def game(logistic, penalty=0.0):
-    """The game as a vector field. Its two numbers are arguments of compiled programs: all games share them."""
-    return jf.game(losses, (jnp.asarray(logistic), jnp.asarray(penalty)))
+def game(kind):
+    """The game of one kind, as a vector field."""
+    return jf.problems.dirac_gan(kind, gamma=PENALTY if kind == R1 else None).objective
 
 
 def point(players):
@@ -75,9 +67,9 @@ def flow(dynamics, time):
     return jf.integrate(dynamics, start(), np.linspace(0.0, time, 301), rtol=1e-10, record=point)
 
 
-def follow(logistic, penalty, alternating, orders):
+def follow(kind, alternating, orders):
     """The iterates of one case, its flow and its modified flows by name."""
-    played, optimizer = game(logistic, penalty), descent(STEP, alternating)
+    played, optimizer = game(kind), descent(STEP, alternating)
     iterates = jf.iterate(optimizer, played, start(), steps=round(TIME / STEP), record=point)
     flows = {FLOW: flow(jf.dynamics.gradient_flow(played), TIME)}
     for order in orders:
@@ -88,7 +80,7 @@ def follow(logistic, penalty, alternating, orders):
 
 def bilinear(orders, time=2.0):
     """What a step multiplies the radius by, and by how much the flows miss radius and position at `time`."""
-    played, growth, errors = game(0.0), [], {}
+    played, growth, errors = game(BILINEAR), [], {}
     for h in SIZES:
         optimizer, steps = descent(h, False), round(time / h)
         end = jf.iterate(optimizer, played, start(), steps=jnp.asarray(steps), every=None, record=point)
@@ -106,10 +98,10 @@ def bilinear(orders, time=2.0):
     return growth, errors, slopes
 
 
-def farthest(logistic, steps):
+def farthest(kind, steps):
     """The largest radius of very many alternating steps."""
     return float(
-        radius(jf.iterate(descent(STEP, True), game(logistic), start(), steps=steps, record=point)).max()
+        radius(jf.iterate(descent(STEP, True), game(kind), start(), steps=steps, record=point)).max()
     )
 
 
@@ -182,10 +174,10 @@ def main(arguments=None):
     tidy(panels["o"])
     about = f"alternating, h = {STEP:g}: largest radius in {steps:,} steps"
     headlines[f"bilinear game, {about}, against r/√(1 − h/2)"] = (
-        farthest(0.0, steps),
+        farthest(BILINEAR, steps),
         RADIUS / np.sqrt(1 - STEP / 2),
     )
-    headlines[f"Dirac-GAN, {about}"] = (farthest(1.0, steps), None)
+    headlines[f"Dirac-GAN, {about}"] = (farthest(GAN, steps), None)
     return run.save(figure, headlines, step_sizes=SIZES, errors=errors, growth=growth)
 
 

@@ -1,5 +1,8 @@
 """Problems to optimise: functions with known answers, regressions, and small networks on real data."""
 
+from jaxflow.problems.adversarial import Players as Players
+from jaxflow.problems.adversarial import gan as gan
+from jaxflow.problems.adversarial import ring_of_gaussians as ring_of_gaussians
 from jaxflow.problems.datasets import DATASETS as DATASETS
 from jaxflow.problems.datasets import Dataset as Dataset
 from jaxflow.problems.datasets import load as load

@@ -124,18 +124,12 @@ def mlp(
     >>> problem.objective.size, [layer["w"].shape for layer in problem.params], problem.test["x"].shape
     (1437, [(64, 32), (32, 10)], (360, 64))
     """
-    if isinstance(hidden, (str, bytes)) or not isinstance(hidden, Sequence):
-        raise TypeError(f"hidden must be a sequence of widths such as (32,), got {hidden!r}.")
-    for width in hidden:
-        _check.require_integer("hidden", width, 1)
+    check_widths("hidden", hidden)
     _check.require_choice("activation", activation, ACTIVATIONS)
     dataset = load(dataset)
     outputs = dataset.y.shape[1] if dataset.classes is None else len(dataset.classes)
     widths = (dataset.x.shape[1], *map(int, hidden), outputs)
-    weights = sum((m + 1) * n for m, n in itertools.pairwise(widths))
-    memory.require_fit(
-        "hidden", tuple(hidden), 2 * weights * jnp.result_type(float).itemsize
-    )  # draws and parameters
+    require_room("hidden", hidden, widths)
     loss = loss or ("mse" if dataset.classes is None else "cross_entropy")
     _check.require_choice("loss", loss, LOSSES)
     if dataset.classes is None and loss == "cross_entropy":
@@ -144,7 +138,7 @@ def mlp(
     network = Network("silu" if activation == "swish" else activation)
     return Problem(
         objective=Objective(PredictionLosses(network, LOSSES[loss]), train),
-        params=_layers(as_key(key), widths),
+        params=draw_layers(as_key(key), widths),
         test=test,
         predict=network,
         name=f"mlp on {dataset.name}",
@@ -152,8 +146,23 @@ def mlp(
     )
 
 
+def check_widths(name: str, hidden: Any) -> None:
+    """Refuse what is no sequence of widths of hidden layers."""
+    if isinstance(hidden, (str, bytes)) or not isinstance(hidden, Sequence):
+        raise TypeError(f"{name} must be a sequence of widths such as (32,), got {hidden!r}.")
+    for width in hidden:
+        _check.require_integer(name, width, 1)
+
+
+def require_room(name: str, hidden: Sequence[int], widths: Sequence[int]) -> None:
+    """Refuse more weights than memory holds, as draws and as parameters."""
+    weights = sum((m + 1) * n for m, n in itertools.pairwise(widths))
+    memory.require_fit(name, tuple(hidden), 2 * weights * jnp.result_type(float).itemsize)
+
+
 @functools.partial(jax.jit, static_argnums=1)
-def _layers(key, widths):
+def draw_layers(key: jax.Array, widths: tuple[int, ...]) -> tuple:
+    """The first parameters of a `Network` with these widths, from the inputs to the outputs."""
     # Compiling a draw costs more than making it: one for all layers, and compiled apart from what uses it.
     shapes = list(itertools.pairwise(widths))
     ends = list(itertools.accumulate(m * n for m, n in shapes))
