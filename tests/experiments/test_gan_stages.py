@@ -24,7 +24,8 @@ def test_what_rests_does_so_up_to_its_largest_stable_step(measured):
     assert below == pytest.approx(0.05 * factor**2000, rel=0.2)
 
 
-def test_samples_of_digits_come_nearer(run):
-    for values in run(NAME)[0]["digits"].values():
-        assert np.isfinite(values).all()
-        assert values[0, -1] < values[0, 0] / 3
+def test_samples_of_digits_come_nearer_with_a_penalty(run):
+    without, penalised = run(NAME)[0]["digits"].values()
+    assert np.isfinite(without).all()
+    assert penalised[0, -1] < 0.7 * penalised[0, 0]
+    assert penalised[0, -1] < without[0, -1]
