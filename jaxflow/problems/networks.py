@@ -144,7 +144,7 @@ def mlp(
     network = Network("silu" if activation == "swish" else activation)
     return Problem(
         objective=Objective(PredictionLosses(network, LOSSES[loss]), train),
-        params=_layers(as_key(key), widths),
+        params=draw_layers(as_key(key), widths),
         test=test,
         predict=network,
         name=f"mlp on {dataset.name}",
@@ -153,7 +153,8 @@ def mlp(
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _layers(key, widths):
+def draw_layers(key, widths):
+    """Layers with weights from N(0, 1/m) and biases 0, in one small program of their own."""
     # Compiling a draw costs more than making it: one for all layers, and compiled apart from what uses it.
     shapes = list(itertools.pairwise(widths))
     ends = list(itertools.accumulate(m * n for m, n in shapes))
