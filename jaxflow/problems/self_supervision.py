@@ -113,6 +113,8 @@ def self_supervised(
     2006.07733).
     """
     _check_model(features, hidden, method, stop_gradient, distance, activation, draws)
+    if isinstance(augmentation, (list, tuple)):
+        augmentation = finite_array("augmentation", augmentation, "the features")
     settings = _settings(
         method,
         distance,
@@ -180,7 +182,7 @@ def _settings(method: str, distance: str, **numbers: Any) -> dict[str, Any]:
 
 def _read(data: Any, scale: bool) -> tuple[np.ndarray, str]:
     """The examples (N, d), shifted and scaled, and the name of their source."""
-    if isinstance(data, (str, os.PathLike, tuple, list, Dataset)):
+    if isinstance(data, (str, os.PathLike, Dataset)) or (isinstance(data, (tuple, list)) and len(data) == 2):
         dataset = load(data)
         x, name = dataset.x, dataset.name
     else:

@@ -330,8 +330,17 @@ def test_numbers_are_leaves():
     np.testing.assert_allclose(found.online, [v.online for v in expected], rtol=1e-12)
     np.testing.assert_allclose(found.predictor, [v.predictor for v in expected], rtol=1e-12)
     assert len({float(run.online[0, 0]) for run in runs}) == 20
-    decays = [self_supervised("digits", 2, augmentation=np.full(61, a)).objective for a in (0.1, 0.2)]
-    assert jax.tree.structure(decays[0]) == jax.tree.structure(decays[1])
+
+
+def test_each_feature_may_have_noise_of_its_own():
+    """A list too; the part of the field that comes from it is W_pᵀW_pWX′."""
+    deviations = [0.1, 0.5, 2.0]
+    noisy, silent = (small(augmentation=a) for a in (deviations, 0.0))
+    params = anywhere(noisy.params)
+    found = noisy.objective(params).online - silent.objective(params).online
+    w, p = np.asarray(params.online), np.asarray(params.predictor)
+    np.testing.assert_allclose(found, p.T @ p @ w @ np.diag(np.square(deviations)), rtol=1e-10)
+    assert len(jax.tree.leaves(noisy.objective)) == 6
 
 
 def test_data_of_many_kinds():
@@ -345,6 +354,8 @@ def test_data_of_many_kinds():
     assert problem.predict(problem.params, flat).shape == (6, 3)
     network = self_supervised(x, 3, (5,), method="byol")
     assert network.predict(network.params, flat).shape == (6, 3)
+    listed = self_supervised([[1.0, 0.0], [2.0, 3.0], [3.0, 5.0]], 3)
+    assert listed.params.online.shape == (3, 2)
     assert self_supervised("digits").params.online.shape == (16, 61)
 
 
