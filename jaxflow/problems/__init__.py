@@ -1,4 +1,4 @@
-"""Problems to optimise: functions with known answers, regressions, and small networks on real data."""
+"""Problems to optimise: functions with known answers, regressions, games, and small networks on real data."""
 
 from jaxflow.problems.adversarial import Players as Players
 from jaxflow.problems.adversarial import gan as gan
@@ -21,10 +21,16 @@ from jaxflow.problems.scalar import double_well as double_well
 from jaxflow.problems.scalar import sines_minus_parabola as sines_minus_parabola
 from jaxflow.problems.scalar import x_plus_sin_x as x_plus_sin_x
 from jaxflow.problems.scalar import x_sin_x as x_sin_x
+from jaxflow.problems.self_supervision import self_supervised as self_supervised
+from jaxflow.problems.simsiam_theory import SimSiamModes as SimSiamModes
+from jaxflow.problems.simsiam_theory import optimal_predictor as optimal_predictor
+from jaxflow.problems.simsiam_theory import simsiam_modes as simsiam_modes
 from jaxflow.problems.surfaces import beale as beale
 from jaxflow.problems.surfaces import himmelblau as himmelblau
 from jaxflow.problems.surfaces import muller_brown as muller_brown
 from jaxflow.problems.surfaces import rosenbrock as rosenbrock
+from jaxflow.problems.two_branches import BYOLPlayers as BYOLPlayers
+from jaxflow.problems.two_branches import SimSiamPlayers as SimSiamPlayers
 from jaxflow.problems.wrapping import wrap as wrap
 
 # The functions that need no argument, by name, for whoever lets a user choose one.

@@ -117,7 +117,8 @@ def _load_bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
     return getattr(datasets, f"load_{name}")(return_X_y=True)
 
 
-def _array(field: str, value: Any, name: str) -> np.ndarray:
+def finite_array(field: str, value: Any, name: str) -> np.ndarray:
+    """The finite real numbers in `value`, in float64; others are refused as the `field` of what has this name."""
     try:
         array = np.asarray(value)
     except ValueError:
@@ -137,7 +138,7 @@ def _array(field: str, value: Any, name: str) -> np.ndarray:
 
 def _check_arrays(x: Any, y: Any, kind: Kind | None, name: str) -> Dataset:
     words = _words(y)
-    x, y = _array("x", x, name), _array("y", y, name) if words is None else words[1]
+    x, y = finite_array("x", x, name), finite_array("y", y, name) if words is None else words[1]
     if x.ndim == 0 or y.ndim not in (1, 2) or x.size == 0 or y.size == 0:
         raise ValueError(
             f"{name} must have x of shape (N, …) and y of shape (N,) or (N, K), got {x.shape} and {y.shape}."

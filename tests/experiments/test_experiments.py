@@ -10,6 +10,7 @@ import pytest
 from experiment_files import check_files
 from scipy.integrate import quad
 from scipy.optimize import brentq
+from sklearn.datasets import load_digits
 
 from jaxflow.optim import OPTIMIZERS
 
@@ -33,6 +34,7 @@ NAMES = (
     "sde_validity",
     "spectra",
     "temperature",
+    "why_simsiam_does_not_collapse",
 )
 
 
@@ -377,3 +379,24 @@ def test_past_the_edge_iterates_keep_to_the_central_flow(measured):
     assert numbers["gd: stable flow's, the last"] > 2.3
     assert numbers["gd: predicted loss of the last half / the iterates'"] == pytest.approx(1, abs=0.05)
     assert numbers["gd: last distance from the iterates / the stable flow's"] < 0.3
+
+
+def test_predictor_and_stop_hold_up_what_theory_says(measured):
+    """λ²/(4(λ + .2)) above η for the digits' own components, by NumPy, and the networks by their variances."""
+    numbers = measured("why_simsiam_does_not_collapse")
+    x = load_digits().data
+    x = x[:, np.ptp(x, 0) > 0]
+    variances = np.linalg.eigvalsh(np.cov(x.T, bias=True)) / x.var(0).mean()
+    expected = [int((variances**2 / (4 * (variances + 0.2)) > decay).sum()) for decay in (0.2, 1)]
+    for start in ("from principal components", "from random weights"):
+        assert numbers[f"linear, {start}, α = 1: modes kept at η = 0.2, 1"] == expected
+    assert numbers["squared weights from principal components: largest distance from theory"] < 1e-6
+    assert numbers["no predictor: rate of |W|"] == pytest.approx(-0.3, abs=1e-6)
+    assert numbers["optimal predictor: rate of |W|"] == pytest.approx(-0.1, abs=1e-4)
+    assert numbers["no stop-gradient: largest |W| / bound, at most 1"] <= 1 + 1e-9
+    assert numbers["SimSiam: |W| at the end / at the start"] > 0.5
+    for name in ("SimSiam, no predictor", "SimSiam, no stop-gradient"):
+        assert numbers[f"network, {name}: rank at η = 0.2, 1"] == [0, 0]
+    for name in ("SimSiam, α = 1", "BYOL"):
+        kept, gone = numbers[f"network, {name}: total variance"]
+        assert gone < 1e-9 < 1 < kept
