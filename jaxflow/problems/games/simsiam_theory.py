@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow.games import VectorField
+from jaxflow.problems.games.two_branches import BranchDescent, BYOLPlayers, ExpectedLoss
 from jaxflow.problems.problem import as_floats
-from jaxflow.problems.two_branches import BranchDescent, BYOLPlayers, ExpectedLoss
 
 
 class SimSiamModes(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
-from jaxflow.problems import Players, gan, ring_of_gaussians
+from jaxflow.problems import GANPlayers, gan, ring_of_gaussians
 
 pytestmark = pytest.mark.promotes
 POINT, SHIFT = np.array([0.6, -0.4, 1.0]), np.array([-0.3, 0.8, 0.2])
@@ -20,7 +20,7 @@ def linear(**settings):
     )
     made = ({"w": jnp.zeros((2, 3)), "b": jnp.asarray(SHIFT)},)
     judged = ({"w": jnp.asarray(SLOPE)[:, None], "b": jnp.array([OFFSET])},)
-    return problem.objective, Players(made, judged)
+    return problem.objective, GANPlayers(made, judged)
 
 
 def sigmoid(t):
@@ -66,7 +66,7 @@ def test_batches_are_of_the_data_and_of_normal_numbers():
     problem = gan(
         jnp.asarray(data), latent=3, generator=(), discriminator=(), kind="wgan", batch_size=4, draws=2000
     )
-    players = Players(
+    players = GANPlayers(
         ({"w": jnp.asarray(w), "b": jnp.array([0.3, -0.2])},), ({"w": jnp.ones((2, 1)), "b": jnp.zeros(1)},)
     )
     keys = jax.random.split(jax.random.key(1), 2000)

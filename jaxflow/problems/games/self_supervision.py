@@ -12,9 +12,7 @@ from jaxflow import _check
 from jaxflow._devices import memory
 from jaxflow.games import VectorField
 from jaxflow.problems.datasets import DATASETS, Dataset, finite_array, load
-from jaxflow.problems.networks import ACTIVATIONS, Network, check_widths, draw_layers
-from jaxflow.problems.problem import Problem, as_key
-from jaxflow.problems.two_branches import (
+from jaxflow.problems.games.two_branches import (
     BranchDescent,
     BYOLPlayers,
     DrawnLoss,
@@ -22,6 +20,8 @@ from jaxflow.problems.two_branches import (
     Represent,
     SimSiamPlayers,
 )
+from jaxflow.problems.networks import ACTIVATIONS, Network, check_widths, draw_layers
+from jaxflow.problems.problem import Problem, as_key
 
 METHODS = ("byol", "simsiam")
 DISTANCES = ("cosine", "squared")

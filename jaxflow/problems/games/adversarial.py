@@ -14,10 +14,11 @@ from jaxflow.problems.networks import ACTIVATIONS, Network, check_widths, draw_l
 from jaxflow.problems.problem import Problem, as_floats, as_key
 
 
-class Players(NamedTuple):
+class GANPlayers(NamedTuple):
     """The parameters of the two networks of a GAN: layers `{"w": (m, n), "b": (n,)}` each, as those of `mlp`.
 
-    They are in the order in which the players move where they move in turn.
+    - `generator`: moves first where players move in turn.
+    - `discriminator`: its one output is high for what it takes to be generated.
     """
 
     generator: Any
@@ -60,7 +61,9 @@ class _Losses:
     batch: _Batch
     kind: str
 
-    def __call__(self, players: Players, data: jax.Array, *, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, players: GANPlayers, data: jax.Array, *, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         real, generated = self.batch(players[0], data, key)
         judge, (own, f) = _Judge(self.batch.network), LOSSES[self.kind]
         said = judge(players[1], generated)
@@ -82,7 +85,7 @@ class _Penalised:
     batch: _Batch
     penalty: str
 
-    def __call__(self, players: Players, data: jax.Array, *, key: jax.Array) -> jax.Array:
+    def __call__(self, players: GANPlayers, data: jax.Array, *, key: jax.Array) -> jax.Array:
         real, generated = self.batch(players[0], data, key)
         if self.penalty == "wgan_gp":
             return interpolate(real, generated, jax.random.fold_in(key, 0))
@@ -129,7 +132,7 @@ def gan(
     - `draws`: the number of batches whose mean stands for the expectation in a flow.
     - `key`: the random key of the weights; by default `jax.random.key(0)`.
 
-    **Returns** a `Problem` whose objective is a `VectorField` and whose `params` are `Players`. Its
+    **Returns** a `Problem` whose objective is a `VectorField` and whose `params` are `GANPlayers`. Its
     `predict(params.generator, z (B, latent)) -> (B, d)` makes samples. Of a data set a fifth is held out, as
     `test["x"]`. `iterate` needs a key.
 
@@ -176,7 +179,7 @@ def gan(
             data=(real,),
         )
     first, second = jax.random.split(as_key(key))
-    players = Players(draw_layers(first, makes), draw_layers(second, judges))
+    players = GANPlayers(draw_layers(first, makes), draw_layers(second, judges))
     return Problem(objective=objective, params=players, test=held_out, predict=network, name=f"gan on {name}")
 
 

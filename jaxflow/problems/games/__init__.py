@@ -1,0 +1,1 @@
+"""Problems whose players or branches each follow a gradient of their own: games, GANs and self-supervision."""
