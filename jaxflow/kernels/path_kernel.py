@@ -5,12 +5,10 @@ ds$. The step is the sum of shares of the examples, and so is what it does to th
 of quadrature on the side of the prediction alone: the increment is fixed by $\theta_k$ and does not move with s.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
@@ -18,10 +16,10 @@ from jaxflow import _check
 from jaxflow._compiled import compiled
 from jaxflow._devices import memory
 from jaxflow._losses.models import Trainable
-from jaxflow._traceable import traceable
 from jaxflow.curvature import preconditioner_of
 from jaxflow.curvature.products import check_parts, open_real
-from jaxflow.dynamics import Field
+from jaxflow.kernels.kernel_machine import KernelMachine
+from jaxflow.kernels.shares import pushed, shares_of_gradient
 from jaxflow.kernels.tangent_kernel import output_shape
 from jaxflow.objective import Objective
 from jaxflow.optim import hyperparameters
@@ -40,41 +38,6 @@ RULES = {
 }
 # The name of the decay of the averaged gradient; `None` where a step is made of one gradient.
 DECAYS = {"gd": None, "rmsprop": None, "adagrad": None, "momentum": "beta", "adam": "b1", "amsgrad": "b1"}
-PAGE = 64  # examples whose shares are pushed to the predictions at a time
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False, repr=False)
-class KernelMachine:
-    r"""Predictions after a run as those before it plus a contribution of each training example.
-
-    $y(x, \theta_T) = y(x, \theta_0) + \sum_i c_i(x) + r(x)$ for M points x and N training examples.
-
-    - `contributions` (N, M) or (N, M, C): the $c_i(x)$.
-    - `start`, `end` (M,) or (M, C): the predictions before and after the run.
-    - `params`: the parameters after the run; of a model its trained part.
-
-    It is a pytree.
-    """
-
-    contributions: jax.Array
-    start: jax.Array
-    end: jax.Array
-    params: PyTree
-
-    @property
-    def predictions(self) -> jax.Array:
-        """What the contributions make of the first predictions: those at the end but for the residual."""
-        return self.start + self.contributions.sum(0)
-
-    @property
-    def residual(self) -> jax.Array:
-        """The error r of the rule, shaped like the predictions."""
-        return self.end - self.predictions
-
-    def __repr__(self):
-        examples, points = np.shape(self.contributions)[:2]
-        return f"KernelMachine(contributions of {examples} examples to predictions at {points} points)"
 
 
 def path_kernel(
@@ -205,70 +168,3 @@ def _path_kernel(optimizer, objective, params, x_test, steps, rule):
     carry = _Carry(params, optimizer.init(params), none, contributions)
     last = lax.scan(step, carry, jnp.arange(steps))[0]
     return KernelMachine(last.contributions, start, predict(last.params, x_test), last.params)
-
-
-def shares_of_gradient(objective: Objective, params: PyTree) -> PyTree:
-    """What each example adds to the gradient of the mean loss; leaves (N, …)."""
-    loss = lambda params, one: objective.per_example(params, jax.tree.map(lambda part: part[None], one))[0]
-    gradients = jax.vmap(jax.grad(loss), (None, 0))(params, objective.data)
-    return jax.tree.map(lambda g: g / objective.size, gradients)
-
-
-def pushed(predict: Any, params: PyTree, x: PyTree, directions: PyTree) -> jax.Array:
-    """The derivatives of predictions along N directions, leaves (N, …); shape (N, M) or (N, M, C)."""
-    push = jax.linearize(lambda p: predict(p, x), params)[1]
-    return lax.map(push, directions, batch_size=PAGE)
-
-
-class PathState(NamedTuple):
-    """The state of `path_flow`.
-
-    - `params`: the parameters.
-    - `contributions` (N, M) or (N, M, C): what each example has contributed since the start.
-    """
-
-    params: PyTree
-    contributions: jax.Array
-
-
-@traceable
-def path_flow(objective: Objective, x_test: Any) -> Field:
-    r"""Gradient flow, with what each training example has contributed to predictions since its start.
-
-    With $\dot\theta = -\nabla L(\theta)$ and $\dot c_i(x) = -\frac1N\langle\nabla y(x, \theta),
-    \nabla\ell_i(\theta)\rangle$ $y(x, t) - y(x, 0) = \sum_i c_i(x, t)$, but for the tolerance of the solver.
-
-    **Arguments**
-
-    - `objective`: an `Objective` over `{"x", "y"}` whose losses have the parts `predict` and `loss`.
-    - `x_test`: M points, an array (or a pytree of them) with this leading axis.
-
-    **Returns** a `Dynamics` whose state is a `PathState`: the `state.contributions` of a trajectory are those of the
-    whole run. A drift costs the gradient of each example and a derivative of the predictions along it.
-
-    **Raises** `TypeError` for an objective without these parts.
-
-    Source: Domingos 2020, 2012.00152.
-
-    >>> import jax.numpy as jnp, jaxflow as jf
-    >>> losses = jf.problems.PredictionLosses(lambda w, x: x @ w, lambda f, y: 0.5 * (f - y) ** 2)
-    >>> line = jf.Objective(losses, {"x": jnp.eye(2), "y": jnp.array([1.0, -1.0])})
-    >>> flow = jf.kernels.path_flow(line, jnp.array([[1.0, 2.0]]))
-    >>> path = jf.integrate(flow, jnp.zeros(2), jnp.array([0.0, 2.0]))
-    >>> print(path.state.contributions[:, 0].round(4), path.params.round(4))
-    [ 0.6321 -1.2642] [ 0.6321 -0.6321]
-    """
-    check_parts(objective)
-    losses: Any = objective.losses
-
-    def init(params):
-        outputs = jax.eval_shape(losses.predict, params, x_test)
-        return PathState(params, jnp.zeros((objective.size, *outputs.shape), outputs.dtype))
-
-    def drift(t, state):
-        del t
-        shares = jax.tree.map(jnp.negative, shares_of_gradient(objective, state.params))
-        velocity = jax.tree.map(lambda share: share.sum(0), shares)
-        return PathState(velocity, pushed(losses.predict, state.params, x_test, shares))
-
-    return Field(drift=drift, init=init, params=lambda state: state.params)
