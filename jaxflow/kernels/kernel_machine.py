@@ -33,6 +33,8 @@ class KernelMachine:
     - `contributions` (N, M) or (N, M, C): the $c_i(x)$.
     - `start`, `end` (M,) or (M, C): the predictions before and after the run.
     - `params`: the parameters after the run; of a model its trained part.
+    - `regularizer` (M,) or (M, C): what weight decay added, which belongs to no example; it is then one more term of
+      the sum. `None` where the optimizer has none.
 
     `effects(point)` is what each example added at one point, and `most_helpful` and `most_harmful` are the examples
     that added most and least. It is a pytree.
@@ -50,11 +52,13 @@ class KernelMachine:
     start: jax.Array
     end: jax.Array
     params: PyTree
+    regularizer: jax.Array | None = None
 
     @property
     def predictions(self) -> jax.Array:
-        """What the contributions make of the first predictions: those at the end but for the residual."""
-        return self.start + self.contributions.sum(0)
+        """What all contributions make of the first predictions: those at the end but for the residual."""
+        moved = self.start + self.contributions.sum(0)
+        return moved if self.regularizer is None else moved + self.regularizer
 
     @property
     def residual(self) -> jax.Array:
