@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.linalg
 from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
-from experiments import kernel_machine
+from experiments import kernel_machine, lazy_and_rich
 
 pytestmark = pytest.mark.promotes
 
-NAMES = ("kernel_machine",)
+NAMES = ("kernel_machine", "lazy_and_rich")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,3 +100,51 @@ def test_a_network_trained_without_examples_is_that_of_a_plain_loop():
         flat = flat - 0.05 * velocity
     outputs = network(unravel(flat), x[:1])[0]
     np.testing.assert_allclose(found, [outputs[2] - outputs[7]], rtol=1e-8)
+
+
+def test_a_scaled_network_tends_to_its_linearisation(measured):
+    numbers = measured("lazy_and_rich")
+    for name in ("distance from the linearised flow", "|w − w₀|", "kernel change"):
+        assert numbers[f"slope in α, {name}"] == pytest.approx(-1, abs=0.05)
+    assert numbers["α = 0.125, t = 60: kernel change / kernel"] > 1
+    assert numbers["α = 8, t = 60: kernel change / kernel"] < 0.1
+
+
+@pytest.fixture(scope="module")
+def ten_digits():
+    return lazy_and_rich.start(10, seed=3)
+
+
+def test_the_linearised_flow_is_that_of_a_dense_kernel(ten_digits):
+    """By SciPy's matrix exponential, at the training digits, where f = (1 − exp(−Kt/N)) Y."""
+    s = ten_digits
+    flat, unravel = ravel_pytree(s.w)
+    j = np.asarray(jax.jit(jax.jacrev(lambda f: network(unravel(f), s.x).reshape(-1)))(flat))
+    hot = np.eye(10)[np.asarray(s.y)].reshape(-1)
+    expected = hot - scipy.linalg.expm(-j @ j.T * 2.0 / 10) @ hot
+    np.testing.assert_allclose(s.lazy(jnp.array([0.0, 2.0])).train[1].reshape(-1), expected, atol=1e-10)
+
+
+def test_scaled_flow_is_that_of_another_solver(ten_digits):
+    """By SciPy, with a loss written out, at α = ¼."""
+    s = ten_digits
+    flat, unravel = ravel_pytree(s.w)
+    first, hot = network(s.w, s.x), jnp.eye(10)[s.y]
+
+    def loss(f):
+        return 0.5 * jnp.sum((0.25 * (network(unravel(f), s.x) - first) - hot) ** 2) / 0.25**2 / 10
+
+    slope = jax.jit(jax.grad(loss))
+    known = scipy.integrate.solve_ivp(lambda t, f: -slope(f), (0, 0.5), flat, rtol=1e-8, atol=1e-10)
+    found = lazy_and_rich.trained(s, 0.25, jnp.array([0.0, 0.5]), 1e-9)
+    np.testing.assert_allclose(
+        ravel_pytree(jax.tree.map(lambda x: x[1], found))[0], known.y[:, -1], atol=1e-6
+    )
+
+
+def test_values_are_read_off_at_a_level():
+    """Between 1 and e⁻², in the middle of the logarithms."""
+    assert lazy_and_rich.at_level(
+        [0, 1, 2], ([2.0, 1.0, np.exp(-2)], [9.0, 4.0, 8.0]), np.exp(-1)
+    ) == pytest.approx(6)
+    assert np.isnan(lazy_and_rich.at_level([0, 1], ([2.0, 1.0], [9.0, 4.0]), 0.5))
