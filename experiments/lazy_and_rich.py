@@ -149,15 +149,20 @@ def curves(times, alphas, starts):
     return found, dict(zip(alphas, last[: len(alphas)], strict=True))
 
 
+def said(alpha):
+    """An α as text: 8, or 1/8."""
+    return f"{alpha:g}" if alpha >= 1 else f"1/{1 / alpha:g}"
+
+
 def draw_slopes(ax, alphas, found):
     for i, (name, values) in enumerate(found.items()):
-        label = f"{name}: slope {slope_of(alphas, values):.2f}"
+        label = f"{name}: slope −{-slope_of(alphas, values):.2f}"
         ax.plot(alphas, values, marker="osD^vP"[i], markersize=4, label=label, **stroke(i))
     ax.set(
         xscale="log", yscale="log", xlabel="scale α", title=f"how lazy: at t = {END:g}, each over its size"
     )
-    ax.set(xticks=alphas, xticklabels=[f"{alpha:g}" for alpha in alphas], ylabel="relative size")
-    ax.set_ylim(top=20 * max(map(max, found.values())))
+    ax.set(xticks=alphas, xticklabels=[said(alpha) for alpha in alphas], ylabel="relative size")
+    ax.set_ylim(top=8 * max(map(max, found.values())))
     ax.minorticks_off()
     tidy(ax)
 
@@ -174,7 +179,7 @@ def draw_errors(ax, alphas, errors, level):
     ax.axhline(limit, color=COLOURS[1], linestyle="--", label="linearised flow")
     ax.axhspan(limit - width, limit + width, color=COLOURS[1], alpha=0.2, linewidth=0)
     ax.set(xscale="log", xlabel="scale α", ylabel="test error, %")
-    ax.set(xticks=alphas, xticklabels=[f"{alpha:g}" for alpha in alphas])
+    ax.set(xticks=alphas, xticklabels=[said(alpha) for alpha in alphas])
     ax.set_title(f"what it costs: mean ± SE at training loss {level:g}")
     ax.minorticks_off()
     tidy(ax)
@@ -182,7 +187,7 @@ def draw_errors(ax, alphas, errors, level):
 
 def draw_losses(ax, times, by_alpha, shown):
     for i, alpha in enumerate(shown):
-        name = "linearised flow" if np.isinf(alpha) else f"α = {alpha:g}"
+        name = "linearised flow" if np.isinf(alpha) else f"α = {said(alpha)}"
         ax.plot(times[1:], by_alpha[alpha][0][1:], label=name, **stroke(i))
     ax.set(xscale="log", yscale="log", xlabel="training time t", ylabel="training loss")
     ax.set_title("losses on the way, of one start")
@@ -193,10 +198,10 @@ def draw_kernels(axes, setting, weights):
     """The traces of the kernel at the start and after rich training, and the eigenvalues of both."""
     rich = min(weights)
     for ax, name, w in zip(
-        axes, ("at the start", f"after training, α = {rich:g}"), (setting.w, weights[rich]), strict=False
+        axes, ("at the start", f"after training, α = {said(rich)}"), (setting.w, weights[rich]), strict=False
     ):
         block = tangent_kernel(setting.predict, w, setting.x, output="trace")
-        jf.plot.kernel(block, ax, labels=np.asarray(setting.y), eigenvalues=axes[2], label=name)
+        jf.plot.kernel(block, ax, labels=np.asarray(setting.y), eigenvalues=axes[2], label=f"K {name}")
         ax.set_title(f"kernel {name}")
     axes[2].set(title="eigenvalues of the kernel")
 
