@@ -48,7 +48,7 @@ class Sizes(NamedTuple):
     images: int
 
 
-QUICK = Sizes((40, 80), (50, 100), (("gauss",), ("midpoint",)), 200, 80, 20, 12)
+QUICK = Sizes((40, 80), (50, 100), (("gauss",), ()), 200, 80, 20, 12)
 FULL = Sizes((20, 40, 80, 160, 320), (25, 50, 100, 200, 400), (tuple(RULES),) * 2, 500, 300, 20, 40)
 TIMES = {"cross-entropy": 4.0, "squared error": 0.5}
 LOSSES = {"cross-entropy": cross_entropy, "squared error": squared_error}

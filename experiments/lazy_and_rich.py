@@ -29,7 +29,7 @@ from jaxflow.kernels import Predictions, lazy_predictions, tangent_kernel
 from jaxflow.plot.style import COLOURS, stroke, tidy
 from jaxflow.problems.losses import squared_error
 
-COUNT = {True: 60, False: 200}  # training digits, by whether it is the quick version
+COUNT = {True: 30, False: 200}  # training digits, by whether it is the quick version
 LARGE = {
     True: (4.0, 16.0),
     False: (4.0, 8.0, 16.0, 32.0),
