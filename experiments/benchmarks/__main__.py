@@ -19,6 +19,7 @@ from experiments.benchmarks import (
     curvature,
     density,
     density_peers,
+    kernels,
     landscape,
     landscape_peers,
     modified,
@@ -275,6 +276,29 @@ FIGURES = (
     Figure("band of 33 images, densely: barrier", partial(landscape.digits, "band"), most=0.0025),
     Figure("barrier after alignment / before, width 128, ReLU", partial(landscape.aligned, "relu"), most=0.5),
     Figure("the same, tanh, with signs", partial(landscape.aligned, "tanh"), most=0.5),
+    Figure(
+        "tangent kernel of 500 digits, 10 outputs, against the dense Jacobian: relative error",
+        kernels.error,
+        most=1e-12,
+    ),
+    Figure(
+        "its block / the contraction of Jacobians",
+        partial(kernels.share, "block"),
+        most=0.25,
+        unit=" ×",
+    ),
+    Figure(
+        "its output trace / the contraction of Jacobians",
+        partial(kernels.share, "trace"),
+        most=0.06,
+        unit=" ×",
+    ),
+    Figure(
+        "its product with a vector / the contraction of Jacobians",
+        partial(kernels.share, "product"),
+        most=0.001,
+        unit=" ×",
+    ),
 )
 
 

@@ -5,12 +5,10 @@ ds$. The step is the sum of shares of the examples, and so is what it does to th
 of quadrature on the side of the prediction alone: the increment is fixed by $\theta_k$ and does not move with s.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
@@ -18,16 +16,18 @@ from jaxflow import _check
 from jaxflow._compiled import compiled
 from jaxflow._devices import memory
 from jaxflow._losses.models import Trainable
-from jaxflow._traceable import traceable
 from jaxflow.curvature import preconditioner_of
 from jaxflow.curvature.products import check_parts, open_real
-from jaxflow.dynamics import Field
+from jaxflow.kernels.kernel_machine import KernelMachine
+from jaxflow.kernels.shares import Drawn, drawn_of, pushed, shares_of_gradient
 from jaxflow.kernels.tangent_kernel import output_shape
 from jaxflow.objective import Objective
 from jaxflow.optim import hyperparameters
 from jaxflow.optim.schedules import value_at
 from jaxflow.optim.table import entry_of
 from jaxflow.optim.updates import take_step
+from jaxflow.solve import Draws, Estimator
+from jaxflow.solve.discrete.estimator_checks import as_estimator, choose_estimator
 
 PyTree = Any
 
@@ -39,42 +39,20 @@ RULES = {
     "gauss": ((0.5 - 3**0.5 / 6, 0.5), (0.5 + 3**0.5 / 6, 0.5)),
 }
 # The name of the decay of the averaged gradient; `None` where a step is made of one gradient.
-DECAYS = {"gd": None, "rmsprop": None, "adagrad": None, "momentum": "beta", "adam": "b1", "amsgrad": "b1"}
-PAGE = 64  # examples whose shares are pushed to the predictions at a time
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False, repr=False)
-class KernelMachine:
-    r"""Predictions after a run as those before it plus a contribution of each training example.
-
-    $y(x, \theta_T) = y(x, \theta_0) + \sum_i c_i(x) + r(x)$ for M points x and N training examples.
-
-    - `contributions` (N, M) or (N, M, C): the $c_i(x)$.
-    - `start`, `end` (M,) or (M, C): the predictions before and after the run.
-    - `params`: the parameters after the run; of a model its trained part.
-
-    It is a pytree.
-    """
-
-    contributions: jax.Array
-    start: jax.Array
-    end: jax.Array
-    params: PyTree
-
-    @property
-    def predictions(self) -> jax.Array:
-        """What the contributions make of the first predictions: those at the end but for the residual."""
-        return self.start + self.contributions.sum(0)
-
-    @property
-    def residual(self) -> jax.Array:
-        """The error r of the rule, shaped like the predictions."""
-        return self.end - self.predictions
-
-    def __repr__(self):
-        examples, points = np.shape(self.contributions)[:2]
-        return f"KernelMachine(contributions of {examples} examples to predictions at {points} points)"
+DECAYS = {
+    "gd": None,
+    "momentum": "beta",
+    "nesterov": "beta",
+    "sgdw": "beta",
+    "rmsprop": None,
+    "adagrad": None,
+    "adam": "b1",
+    "adamw": "b1",
+    "amsgrad": "b1",
+}
+WITH_DECAY = {"sgdw", "adamw"}  # of the weights, as a part of the step that belongs to no example
+# What makes another method of an optimizer, and the values that are allowed.
+FORMS: dict[str, tuple] = {"debias": (False, None), "lookahead": (False,), "multiplier": (None,)}
 
 
 def path_kernel(
@@ -85,36 +63,46 @@ def path_kernel(
     *,
     steps: int,
     rule: str = "midpoint",
+    batch_size: int | None = None,
+    estimator: Estimator | Draws | None = None,
+    key: jax.Array | None = None,
     trainable: Trainable = None,
 ) -> KernelMachine:
-    r"""Run an optimizer on all data, and tell what each example contributes to predictions on the way.
+    r"""Run an optimizer, and tell what each training example contributes to predictions on the way.
 
     Example i has the share $d_{k,i} = -\eta_k P_k^{-1} m_{k,i}$ of step k. Here $m_{k,i}$ is the optimizer's average
-    of past gradients, with $\nabla\ell_i/N$ in the place of the gradient; it is $\nabla\ell_i(\theta_k)/N$ itself for
-    `gd`. The average is linear, so that shares add up to the step. P is what the step was divided by, from the second
-    moments of all examples together, which is not shared. Then
+    of past gradients, with $w_{k,i}\nabla\ell_i$ in the place of the gradient; it is $w_{k,i}\nabla\ell_i(\theta_k)$
+    itself for `gd`. The weight $w_{k,i}$ is 1/N on all data. On a mini-batch it is 1/B for each time that the example
+    was drawn and else 0: such an example takes part by the averages of its earlier gradients alone. The average is
+    linear, so that shares add up to the step. P is what the step was divided by, from the second moments of all
+    examples together, which is not shared. Then
 
     $$c_i(x) = \sum_k \sum_q w_q\,\langle\nabla y(x, \theta_k + s_q d_k), d_{k,i}\rangle.$$
 
     **Arguments**
 
-    - `optimizer`: one of `gd`, `momentum`, `rmsprop`, `adagrad`, `adam` and `amsgrad` of `jaxflow.optim`. The
-      learning rate may be a schedule.
+    - `optimizer`: one of `gd`, `momentum`, `nesterov`, `rmsprop`, `adagrad`, `adam` and `amsgrad` of `jaxflow.optim`,
+      or `sgdw` or `adamw`, whose weight decay belongs to no example and is kept apart. The learning rate may be a
+      schedule.
     - `objective`: an `Objective` over `{"x", "y"}` whose losses have the parts `predict` and `loss`, as those of
-      `jaxflow.problems.mlp` have. Each step uses all of its data.
+      `jaxflow.problems.mlp` have.
     - `params` θ₀: a pytree whose real arrays are trained.
     - `x_test`: M points, an array (or a pytree of them) with this leading axis.
     - `steps`: the number of steps (static).
     - `rule`: the nodes s and weights w on a step (static). `"left"`, at its beginning, has a residual of order 1 in
       the step size; `"midpoint"` of order 2; `"simpson"` (three nodes) and `"gauss"` (two) of order 4.
+    - `batch_size`, `estimator`, `key`: the examples of each step, as in `iterate`, whose steps are the same with the
+      same key. Default: all data.
     - `trainable`: what of `params` is trained, as in `iterate`.
 
-    **Returns** a `KernelMachine`, in the memory of some gradients of each example. A step costs the gradient of each
-    example and a derivative of the M predictions along it for each node. It is compiled when called plainly.
+    **Returns** a `KernelMachine`, in the memory of some gradients of each example (of a batch, for optimizers without
+    averages). A step costs the gradient of each example and a derivative of the M predictions along it for each node.
+    It is compiled when called plainly.
 
-    **Raises** `TypeError` for an objective without these parts or parameters that are not real; `ValueError` for
-    another optimizer, a decay that is a schedule, `debias`, fewer than one step, an unknown rule, outputs of another
-    shape, or more gradients than memory holds.
+    **Raises** `TypeError` for an objective without these parts, an estimator that is none, or parameters that are not
+    real; `ValueError` for another optimizer, a decay that is a schedule, `debias`, `lookahead`, a `multiplier`, fewer
+    than one step, an unknown rule, outputs of another shape, batches without a key, or more gradients than memory
+    holds.
 
     Source: Domingos 2020, 2012.00152; exact for steps: Bell, Geyer, Glickenstein, Fernandez & Moore 2023, 2308.00824.
 
@@ -129,15 +117,42 @@ def path_kernel(
     _check_optimizer(optimizer)
     _check.require_integer("steps", steps, 1)
     _check.require_choice("rule", rule, RULES)
+    estimator = as_estimator(estimator)
+    if not (estimator is None or isinstance(estimator, Estimator)):
+        raise TypeError(
+            f"estimator must come from jaxflow.solve, got {estimator!r}; a stream goes to iterate."
+        )
+    estimator = choose_estimator(estimator, batch_size, objective, key)
+    if key is not None:
+        _check.random_key(key)
     objective, params = open_real(objective, params, trainable)
     output_shape(objective.losses.predict, params, "x_test", x_test)  # type: ignore[attr-defined]
-    needed = 3 * objective.size * sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    _require_room(objective, params, _count_of_step(estimator, objective, key), _is_averaged(optimizer))
+    return _path_kernel(optimizer, objective, params, x_test, estimator, key, steps=int(steps), rule=rule)
+
+
+def _count_of_step(estimator: Estimator, objective: Objective, key: Any) -> int:
+    """The number of examples that a step is made of; an estimator that does not tell is refused."""
+    draws = estimator.build()
+
+    def weights(key):
+        return drawn_of(
+            draws.draw, objective, draws.init(objective, key), jnp.zeros([], jnp.int32), key
+        ).weights
+
+    return jax.eval_shape(weights, key).shape[0]
+
+
+def _require_room(objective: Objective, params: PyTree, drawn: int, averaged: bool) -> None:
+    """Refuse more gradients than memory holds: two sets of those of a step, and the averages of all."""
+    held = 2 * drawn + (objective.size if averaged else 0)
+    needed = held * sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if needed > memory.device_memory():
         raise ValueError(
-            f"A path kernel needs the gradients of all {objective.size} examples at once, about "
-            f"{needed / 2**30:.4g} GiB of {memory.device_memory() / 2**30:.4g}; use fewer examples or parameters."
+            f"A path kernel needs {held} gradients of single examples at once ({drawn} of {objective.size} examples "
+            f"in a step), about {needed / 2**30:.4g} GiB of {memory.device_memory() / 2**30:.4g}; use smaller "
+            "batches without averages, fewer examples or fewer parameters."
         )
-    return _path_kernel(optimizer, objective, params, x_test, steps=int(steps), rule=rule)
 
 
 def _check_optimizer(optimizer: Any) -> None:
@@ -153,8 +168,9 @@ def _check_optimizer(optimizer: Any) -> None:
         raise ValueError(
             f"{decay} must be a number, not a schedule, for shares of examples; got {chosen[decay]!r}."
         )
-    if chosen.get("debias"):
-        raise ValueError("debias must be False, as its correction is not a part of the average.")
+    for form, allowed in FORMS.items():
+        value = chosen.get(form, allowed[0])
+        _check.require(form, value, value in allowed, f"{allowed[0]}, so that steps are sums over examples")
 
 
 def _name_of(optimizer: Any) -> str:
@@ -162,113 +178,79 @@ def _name_of(optimizer: Any) -> str:
     return "" if entry is None else entry.name
 
 
+def _is_averaged(optimizer: Any) -> bool:
+    return DECAYS[_name_of(optimizer)] is not None
+
+
 class _Carry(NamedTuple):
-    """What a step hands on; `averages` are the averaged gradients of each example, leaves (N, …)."""
+    """What a step hands on.
+
+    `averages` are the averaged gradients of each example, leaves (N, …), or `None`; `drawn` is the estimator's state.
+    """
 
     params: PyTree
     state: PyTree
+    drawn: PyTree
     averages: PyTree
     contributions: jax.Array
+    regularizer: jax.Array | None
 
 
 @compiled(static=("steps", "rule"))
-def _path_kernel(optimizer, objective, params, x_test, steps, rule):
-    predict, chosen = objective.losses.predict, hyperparameters(optimizer)
-    named = DECAYS[_name_of(optimizer)]
-    decay = None if named is None else chosen[named]
-    is_average = chosen.get("ema", True)
-
-    def average(old, gradients):
-        if decay is None:
-            return gradients
-        fresh = 1 - decay if is_average else 1.0
-        return jax.tree.map(lambda m, g: (decay * m + fresh * g).astype(g.dtype), old, gradients)
+def _path_kernel(optimizer, objective, params, x_test, estimator, key, steps, rule):
+    predict, draws = objective.losses.predict, estimator.build()
 
     def step(carry, k):
-        averages = average(carry.averages, shares_of_gradient(objective, carry.params))
-        taken = take_step(optimizer, carry.params, carry.state, objective)
-        divisor, rate = preconditioner_of(optimizer, taken.state), value_at(chosen["learning_rate"], k)
-        if jax.tree.structure(divisor) != jax.tree.structure(params):  # one number for all
-            divisor = jax.tree.map(lambda p: divisor, params)
-        divide = lambda m, p: jax.vmap(lambda one: (-rate / p * one).astype(m.dtype))(m)
-        shares, total = jax.tree.map(divide, averages, divisor), carry.contributions
+        step_key = None if key is None else jax.random.fold_in(key, k)
+        drawn = drawn_of(draws.draw, objective, carry.drawn, k, step_key)
+        loss, drawn_state = draws.draw(objective, carry.drawn, k, step_key)
+        taken = take_step(optimizer, carry.params, carry.state, loss)
+        gradients = shares_of_gradient(objective, carry.params, drawn)
+        averages, numerators, drawn = _averaged(optimizer, carry.averages, gradients, drawn)
+        shares = _divided(optimizer, taken.state, k, numerators)
+        alone = jax.tree.map(lambda d, share: (d - share.sum(0))[None], taken.updates, shares)
+        added, regularizer = 0.0, carry.regularizer
         for node, weight in RULES[rule]:
-            at = jax.tree.map(
-                lambda p, d, s=node: p + jnp.asarray(s, p.dtype) * d, carry.params, taken.updates
-            )
-            total = total + jnp.asarray(weight, total.dtype) * pushed(predict, at, x_test, shares)
-        return _Carry(taken.params, taken.state, averages, total), None
+            at = jax.tree.map(lambda p, d, s=node: p + s * d, carry.params, taken.updates)
+            added = added + weight * pushed(predict, at, x_test, shares)
+            if regularizer is not None:
+                regularizer = regularizer + weight * pushed(predict, at, x_test, alone)[0]
+        contributions = drawn.add(carry.contributions, added)
+        return _Carry(taken.params, taken.state, drawn_state, averages, contributions, regularizer), None
 
     start = predict(params, x_test)
-    none = jax.tree.map(lambda p: jnp.zeros((objective.size, *p.shape), p.dtype), params)
-    contributions = jnp.zeros((objective.size, *start.shape), start.dtype)
-    carry = _Carry(params, optimizer.init(params), none, contributions)
-    last = lax.scan(step, carry, jnp.arange(steps))[0]
-    return KernelMachine(last.contributions, start, predict(last.params, x_test), last.params)
+    of_each = lambda x: jnp.zeros((objective.size, *x.shape), x.dtype)
+    carry = _Carry(
+        params,
+        optimizer.init(params),
+        draws.init(objective, key),
+        jax.tree.map(of_each, params) if _is_averaged(optimizer) else None,
+        of_each(start),
+        jnp.zeros_like(start) if _name_of(optimizer) in WITH_DECAY else None,
+    )
+    last = lax.scan(step, carry, jnp.arange(steps, dtype=jnp.int32))[0]
+    end = predict(last.params, x_test)
+    return KernelMachine(last.contributions, start, end, last.params, last.regularizer)
 
 
-def shares_of_gradient(objective: Objective, params: PyTree) -> PyTree:
-    """What each example adds to the gradient of the mean loss; leaves (N, …)."""
-    loss = lambda params, one: objective.per_example(params, jax.tree.map(lambda part: part[None], one))[0]
-    gradients = jax.vmap(jax.grad(loss), (None, 0))(params, objective.data)
-    return jax.tree.map(lambda g: g / objective.size, gradients)
+def _averaged(optimizer, old: PyTree, gradients: PyTree, drawn: Drawn) -> tuple[PyTree, PyTree, Drawn]:
+    """The new averages of each example; what of the step is a sum over examples, and which these are."""
+    if not _is_averaged(optimizer):
+        return None, gradients, drawn
+    name, chosen = _name_of(optimizer), hyperparameters(optimizer)
+    decay = chosen[DECAYS[name]]
+    fresh = 1 - decay if chosen.get("ema", "b1" in chosen) else 1.0
+    scale = lambda factor, tree: jax.tree.map(lambda x: (factor * x).astype(x.dtype), tree)
+    averages = drawn.add(scale(decay, old), scale(fresh, gradients))
+    taken = drawn.add(scale(decay, averages), gradients) if name == "nesterov" else averages
+    return averages, taken, drawn._replace(indices=None)
 
 
-def pushed(predict: Any, params: PyTree, x: PyTree, directions: PyTree) -> jax.Array:
-    """The derivatives of predictions along N directions, leaves (N, …); shape (N, M) or (N, M, C)."""
-    push = jax.linearize(lambda p: predict(p, x), params)[1]
-    return lax.map(push, directions, batch_size=PAGE)
-
-
-class PathState(NamedTuple):
-    """The state of `path_flow`.
-
-    - `params`: the parameters.
-    - `contributions` (N, M) or (N, M, C): what each example has contributed since the start.
-    """
-
-    params: PyTree
-    contributions: jax.Array
-
-
-@traceable
-def path_flow(objective: Objective, x_test: Any) -> Field:
-    r"""Gradient flow, with what each training example has contributed to predictions since its start.
-
-    With $\dot\theta = -\nabla L(\theta)$ and $\dot c_i(x) = -\frac1N\langle\nabla y(x, \theta),
-    \nabla\ell_i(\theta)\rangle$ $y(x, t) - y(x, 0) = \sum_i c_i(x, t)$, but for the tolerance of the solver.
-
-    **Arguments**
-
-    - `objective`: an `Objective` over `{"x", "y"}` whose losses have the parts `predict` and `loss`.
-    - `x_test`: M points, an array (or a pytree of them) with this leading axis.
-
-    **Returns** a `Dynamics` whose state is a `PathState`: the `state.contributions` of a trajectory are those of the
-    whole run. A drift costs the gradient of each example and a derivative of the predictions along it.
-
-    **Raises** `TypeError` for an objective without these parts.
-
-    Source: Domingos 2020, 2012.00152.
-
-    >>> import jax.numpy as jnp, jaxflow as jf
-    >>> losses = jf.problems.PredictionLosses(lambda w, x: x @ w, lambda f, y: 0.5 * (f - y) ** 2)
-    >>> line = jf.Objective(losses, {"x": jnp.eye(2), "y": jnp.array([1.0, -1.0])})
-    >>> flow = jf.kernels.path_flow(line, jnp.array([[1.0, 2.0]]))
-    >>> path = jf.integrate(flow, jnp.zeros(2), jnp.array([0.0, 2.0]))
-    >>> print(path.state.contributions[:, 0].round(4), path.params.round(4))
-    [ 0.6321 -1.2642] [ 0.6321 -0.6321]
-    """
-    check_parts(objective)
-    losses: Any = objective.losses
-
-    def init(params):
-        outputs = jax.eval_shape(losses.predict, params, x_test)
-        return PathState(params, jnp.zeros((objective.size, *outputs.shape), outputs.dtype))
-
-    def drift(t, state):
-        del t
-        shares = jax.tree.map(jnp.negative, shares_of_gradient(objective, state.params))
-        velocity = jax.tree.map(lambda share: share.sum(0), shares)
-        return PathState(velocity, pushed(losses.predict, state.params, x_test, shares))
-
-    return Field(drift=drift, init=init, params=lambda state: state.params)
+def _divided(optimizer, state: PyTree, k: jax.Array, numerators: PyTree) -> PyTree:
+    """Shares of a step: what is a sum over examples times −η, divided as the step was."""
+    divisor = preconditioner_of(optimizer, state)
+    rate = value_at(hyperparameters(optimizer)["learning_rate"], k)
+    if jax.tree.structure(divisor) != jax.tree.structure(numerators):  # one number for all
+        divisor = jax.tree.map(lambda m: divisor, numerators)
+    divide = lambda m, p: jax.vmap(lambda one: (-rate / p * one).astype(m.dtype))(m)
+    return jax.tree.map(divide, numerators, divisor)

@@ -6,7 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import compilation, density, density_peers, landscape, landscape_peers, speed
+from experiments.benchmarks import (
+    compilation,
+    density,
+    density_peers,
+    kernels,
+    landscape,
+    landscape_peers,
+    speed,
+)
 from experiments.benchmarks.__main__ import FIGURES, Figure, chosen
 from experiments.benchmarks.timing import medians
 
@@ -112,6 +120,15 @@ def test_quick_figures_of_landscapes_run(monkeypatch):
     for how in ("inside", "outside"):
         assert landscape.slice_speed(how, quick=True)["ratio"] > 0
     assert landscape.slice_memory(quick=True)["ratio"] < 1.2
+
+
+def test_quick_figures_of_kernels_run():
+    assert kernels.error(quick=True)["ratio"] < 1e-12
+    assert len(chosen("kernels")) == 4
+    for which in ("block", "trace", "product"):
+        found = kernels.share(which, quick=True)
+        assert found["ratio"] == pytest.approx(found["ms"] / found["ms of the contraction"])
+        assert 0 < found["s to compile"] < 60
 
 
 def test_a_quick_timing_runs():

@@ -7,6 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
+from jaxflow._devices import memory
 from jaxflow.kernels import path_flow, path_kernel
 from jaxflow.problems.losses import PredictionLosses, cross_entropy, squared_error
 
@@ -35,20 +36,27 @@ LABELS = jnp.array([0, 1, 1, 0, 1, 0, 0])
 SMALL_OBJECTIVE = jf.Objective(PredictionLosses(small, cross_entropy), {"x": X, "y": LABELS})
 
 
-def plain_loop(name, rate, steps, rule):
-    """Independent: NumPy recursions with one vector of parameters and full Jacobians."""
+def plain_loop(name, rate, steps, rule, weights=None, decay=0.0):
+    """Independent: NumPy recursions with one vector of parameters and full Jacobians.
+
+    `weights` (steps, N) are those of the examples in the loss of each step.
+    """
     flat, unravel = ravel_pytree(SMALL)
     jacobian = jax.jit(jax.jacrev(lambda f: small(unravel(f), TEST)))
-    gradients = jax.jit(jax.jacfwd(lambda f: cross_entropy(small(unravel(f), X), LABELS) / 7))
-    theta, contributions = np.asarray(flat), np.zeros((7, 2, 2))
+    gradients = jax.jit(jax.jacfwd(lambda f: cross_entropy(small(unravel(f), X), LABELS)))
+    weights = np.full((steps, 7), 1 / 7) if weights is None else np.asarray(weights)
+    theta, contributions, regularizer = np.asarray(flat), np.zeros((7, 2, 2)), np.zeros((2, 2))
     average, second = np.zeros((7, flat.size)), np.zeros(flat.size)
     for k in range(1, steps + 1):
-        g = np.asarray(gradients(theta))
+        g = weights[k - 1][:, None] * np.asarray(gradients(theta))
         if name == "gd":
             shares = -rate * g
-        elif name == "momentum":
+        elif name in ("momentum", "sgdw"):
             average = 0.9 * average + g
             shares = -rate * average
+        elif name == "nesterov":
+            average = 0.9 * average + g
+            shares = -rate * (g + 0.9 * average)
         elif name == "rmsprop":
             second = 0.9 * second + 0.1 * g.sum(0) ** 2
             shares = -rate * g / (np.sqrt(second) + 1e-8)
@@ -59,11 +67,14 @@ def plain_loop(name, rate, steps, rule):
             average, second = 0.9 * average + 0.1 * g, 0.999 * second + 0.001 * g.sum(0) ** 2
             corrected = np.sqrt(second / (1 - 0.999**k)) + 1e-8
             shares = -rate * average / (1 - 0.9**k) / corrected
-        d = shares.sum(0)
+        alone = -rate * decay * theta
+        d = shares.sum(0) + alone
         for s, w in zip(*NODES[rule], strict=True):
-            contributions += w * np.einsum("mcp,np->nmc", jacobian(theta + s * d), shares)
+            at = np.asarray(jacobian(theta + s * d))
+            contributions += w * np.einsum("mcp,np->nmc", at, shares)
+            regularizer += w * at @ alone
         theta = theta + d
-    return contributions
+    return contributions, regularizer
 
 
 @pytest.mark.parametrize(
@@ -81,8 +92,68 @@ def plain_loop(name, rate, steps, rule):
 def test_contributions_are_those_of_a_plain_loop(optimizer, rule):
     machine = path_kernel(optimizer, SMALL_OBJECTIVE, SMALL, TEST, steps=6, rule=rule)
     name = optimizer.constructor.__name__
-    expected = plain_loop(name, jf.optim.learning_rate_of(optimizer), 6, rule)
+    expected = plain_loop(name, jf.optim.learning_rate_of(optimizer), 6, rule)[0]
     np.testing.assert_allclose(machine.contributions, expected, rtol=1e-9, atol=1e-12)
+
+
+KEY = jax.random.key(3)
+
+
+def counts(*indices):
+    """The weights of examples in batches (steps, B)."""
+    return np.array([np.bincount(batch, minlength=7) / len(batch) for batch in np.stack(indices)])
+
+
+def independent(size, steps=6):
+    draw = lambda k: jax.random.randint(jax.random.fold_in(KEY, k), (size,), 0, 7)
+    return [np.asarray(draw(k)) for k in range(steps)]
+
+
+def two_passes():
+    order = lambda epoch: np.asarray(jax.random.permutation(jax.random.fold_in(KEY, epoch), 7))
+    return [order(epoch)[2 * place : 2 * place + 2] for epoch in (0, 1) for place in range(3)]
+
+
+def amplified():
+    """Of two batches of two each, with the weights (1 ± √3)/2 of l = 2."""
+    one, two = (counts(*(batch[part] for batch in independent(4))) for part in (slice(2), slice(2, 4)))
+    return (1 + 3**0.5) / 2 * one + (1 - 3**0.5) / 2 * two
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "drawn", "weights"),
+    [
+        (jf.optim.gd(0.3), {"batch_size": 9}, counts(*independent(9))),
+        (jf.optim.rmsprop(0.05), {"estimator": jf.solve.epochs(2)}, counts(*two_passes())),
+        (jf.optim.momentum(0.1, 0.9), {"estimator": jf.solve.svag(2, 2)}, amplified()),
+        (jf.optim.nesterov(0.1, 0.9), {"batch_size": 3}, counts(*independent(3))),
+        (jf.optim.sgdw(0.1, 0.9, weight_decay=0.2), {"batch_size": 3}, counts(*independent(3))),
+        (jf.optim.adamw(0.05, weight_decay=0.2), {"batch_size": 3}, counts(*independent(3))),
+    ],
+    ids=lambda given: getattr(getattr(given, "constructor", None), "__name__", ""),
+)
+def test_batches_are_those_of_iterate_and_shared_among_their_examples(optimizer, drawn, weights):
+    drawn = drawn | {"key": KEY}
+    machine = path_kernel(optimizer, SMALL_OBJECTIVE, SMALL, TEST, steps=6, **drawn)
+    run = jf.iterate(optimizer, SMALL_OBJECTIVE, SMALL, steps=6, **drawn)
+    jax.tree.map(np.testing.assert_array_equal, machine.params, run.params)
+    name, decay = optimizer.constructor.__name__, jf.optim.hyperparameters(optimizer).get("weight_decay")
+    contributions, regularizer = plain_loop(
+        name, jf.optim.learning_rate_of(optimizer), 6, "midpoint", weights, decay or 0.0
+    )
+    np.testing.assert_allclose(machine.contributions, contributions, rtol=1e-9, atol=1e-12)
+    if decay is None:
+        assert machine.regularizer is None
+    else:
+        np.testing.assert_allclose(machine.regularizer, regularizer, rtol=1e-9, atol=1e-12)
+    assert float(abs(machine.residual).max()) < 1e-2 * float(abs(machine.end - machine.start).max())
+
+
+def test_an_example_that_is_never_drawn_contributes_nothing():
+    drawn = np.unique(np.concatenate(independent(1, 4)))
+    machine = path_kernel(jf.optim.gd(0.3), SMALL_OBJECTIVE, SMALL, TEST, steps=4, batch_size=1, key=KEY)
+    assert set(np.flatnonzero(np.abs(machine.contributions).sum((1, 2)))) == set(drawn.tolist())
+    assert drawn.size < 7
 
 
 @pytest.mark.parametrize("rule", NODES)
@@ -189,10 +260,23 @@ def test_what_is_not_trained_contributes_nothing():
     assert float(abs(machine.residual).max()) < 1e-4
 
 
+class Scaled:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def draw(self, objective, state, step, key):
+        return lambda params: lambda: 0.5 * objective(params), state
+
+
+class Unknown:
+    def draw(self, objective, state, step, key):
+        return lambda params: objective.over(params, objective.data), state
+
+
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"optimizer": jf.optim.nesterov(0.1)}, ValueError, "optimizer must be one of gd, rmsprop"),
+        ({"optimizer": jf.optim.nadam(0.1)}, ValueError, "optimizer must be one of gd, momentum"),
         (
             {"optimizer": jf.optim.momentum(0.1, lambda k: 0.9)},
             ValueError,
@@ -203,6 +287,14 @@ def test_what_is_not_trained_contributes_nothing():
             ValueError,
             "debias must be False",
         ),
+        ({"optimizer": jf.optim.nesterov(0.1, lookahead=True)}, ValueError, "lookahead must be False"),
+        ({"optimizer": jf.optim.adamw(0.1, multiplier=1.0)}, ValueError, "multiplier must be None"),
+        ({"batch_size": 2}, ValueError, "key must be a PRNG key"),
+        ({"batch_size": 2, "key": 0}, TypeError, "key must be a PRNG key"),
+        ({"estimator": [X]}, TypeError, "estimator must come from jaxflow.solve"),
+        ({"estimator": Scaled(0.5)}, ValueError, "estimator must take the loss .* as it is"),
+        ({"estimator": Scaled(2)}, ValueError, "estimator must take the loss .* as it is"),
+        ({"estimator": Unknown()}, ValueError, "estimator must take the loss .* no attribute 'over'"),
         ({"rule": "trapezoid"}, ValueError, "rule must be one of"),
         ({"steps": 0}, ValueError, "steps must be an integer at least 1"),
         ({"objective": lambda p: 0.0}, TypeError, "parts predict and loss"),
@@ -213,3 +305,15 @@ def test_refusals(change, error, match):
     given = {"optimizer": jf.optim.gd(0.1), "objective": SMALL_OBJECTIVE, "params": SMALL, "x_test": TEST}
     with pytest.raises(error, match=match):
         path_kernel(**(given | {"steps": 1} | change))
+
+
+def test_more_gradients_than_memory_holds_are_refused(monkeypatch):
+    """Of the seven examples, with two gradients of each in a step of `gd`; of one at a time they fit."""
+    one = sum(leaf.nbytes for leaf in jax.tree.leaves(SMALL))
+    monkeypatch.setattr(memory, "device_memory", lambda: 9 * one)
+    given = (SMALL_OBJECTIVE, SMALL, TEST)
+    with pytest.raises(ValueError, match="needs 14 gradients of single examples"):
+        path_kernel(jf.optim.gd(0.1), *given, steps=1)
+    with pytest.raises(ValueError, match="needs 11 gradients of single examples"):
+        path_kernel(jf.optim.adam(0.1), *given, steps=1, batch_size=2, key=KEY)
+    path_kernel(jf.optim.gd(0.1), *given, steps=1, batch_size=1, key=KEY)

@@ -9,7 +9,9 @@ from jaxflow._shapes import show
 from jaxflow._traceable import traceable
 from jaxflow.games import VectorField
 from jaxflow.objective import Objective, require_data
-from jaxflow.solve.discrete.estimators import Draws, Estimator
+from jaxflow.solve.discrete.estimators import Draws, Estimator, full_batch, with_replacement
+
+EVERYTHING = full_batch()
 
 
 @traceable(structural=("batch_size",))
@@ -63,3 +65,19 @@ def check_data(estimator: Estimator, objective: Any) -> Draws:
             rule = f"at most the number of examples, {size}, when drawn without replacement"
             raise ValueError(f"batch_size must be {rule}, got {draws.batch_size}.")
     return draws
+
+
+def choose_estimator(estimator: Any, batch_size: int | None, objective: Any, key: Any) -> Estimator:
+    """The estimator of a run: the one given, independent draws of a `batch_size`, or all data."""
+    if estimator is not None and batch_size is not None:
+        raise ValueError(f"Give either estimator or batch_size, got both (batch_size={batch_size!r}).")
+    if estimator is None:
+        if batch_size is None:
+            return EVERYTHING
+        estimator = with_replacement(batch_size)
+    draws = check_data(estimator, objective)
+    if draws.batch_size is not None and key is None and draws_at_random(draws, objective):
+        raise ValueError(
+            "key must be a PRNG key such as jax.random.key(0) when mini-batches are drawn, got None."
+        )
+    return estimator

@@ -12,19 +12,13 @@ from jaxflow._losses.completion import complete
 from jaxflow._losses.models import Rest, split_model
 from jaxflow.optim import learning_rate_of
 from jaxflow.recording import complete_record
-from jaxflow.solve.discrete.estimator_checks import (
-    as_estimator,
-    check_data,
-    draws_at_random,
-    is_random,
-)
-from jaxflow.solve.discrete.estimators import Estimator, full_batch, with_replacement
+from jaxflow.solve.discrete.estimator_checks import as_estimator, choose_estimator, is_random
+from jaxflow.solve.discrete.estimators import Estimator
 from jaxflow.solve.discrete.optimizer_steps import IterationState, check_state, kept_key
 from jaxflow.solve.metrics import check_metrics, complete_metric
 from jaxflow.solve.trajectories.trajectory import as_parameters, identity
 
 PyTree = Any
-EVERYTHING = full_batch()
 LARGE = 2**30  # bytes of recorded parameters above which a warning is due
 
 
@@ -150,7 +144,7 @@ def check_iteration(
     if estimator is None or isinstance(estimator, Estimator):
         if key is not None:
             _check.random_key(key)
-        estimator = _check_estimator(estimator, batch_size, objective, key)
+        estimator = choose_estimator(estimator, batch_size, objective, key)
         if state is not None:
             drawn = jax.eval_shape(lambda key: estimator.build().init(objective, key), key)
             check_state(state.estimator, drawn, f"a run with {estimator!r}")
@@ -211,21 +205,6 @@ def _check_time_step(time_step):
                 "a stack of optimizers goes through jax.vmap."
             )
     return time_step
-
-
-def _check_estimator(estimator, batch_size, objective, key) -> Estimator:
-    if estimator is not None and batch_size is not None:
-        raise ValueError(f"Give either estimator or batch_size, got both (batch_size={batch_size!r}).")
-    if estimator is None:
-        if batch_size is None:
-            return EVERYTHING
-        estimator = with_replacement(batch_size)
-    draws = check_data(estimator, objective)
-    if draws.batch_size is not None and key is None and draws_at_random(draws, objective):
-        raise ValueError(
-            "key must be a PRNG key such as jax.random.key(0) when mini-batches are drawn, got None."
-        )
-    return estimator
 
 
 def _warn_if_large(params: PyTree, records: int) -> None:
