@@ -30,6 +30,12 @@ from jaxflow.dynamics.diffusions.underdamped import underdamped_langevin as unde
 from jaxflow.dynamics.edge.central import central_flow as central_flow
 from jaxflow.dynamics.edge.central_state import CentralRecord as CentralRecord
 from jaxflow.dynamics.edge.central_state import CentralState as CentralState
+from jaxflow.dynamics.edge.pairs import PairRecord as PairRecord
+from jaxflow.dynamics.edge.pairs import PairState as PairState
+from jaxflow.dynamics.edge.pairs import pair_flow as pair_flow
+from jaxflow.dynamics.edge.pairs import pair_state as pair_state
+from jaxflow.dynamics.edge.pairs import record_pairs as record_pairs
+from jaxflow.dynamics.edge.pairs import rod_flow as rod_flow
 from jaxflow.dynamics.edge.stable import StableState as StableState
 from jaxflow.dynamics.edge.stable import stable_flow as stable_flow
 from jaxflow.dynamics.edge.state_conversion import flow_state as flow_state
