@@ -172,6 +172,16 @@ def test_averages_past_the_edge(name):
     assert (np.abs(of_pairs / of_run - 1) < [1e-5, close, close]).all()
 
 
+@pytest.mark.parametrize(
+    ("order", "modulus"), [(1, 1.0), (2, 1.0), (3, 0.95), (4, 0.83), (6, 0.63), (8, 0.49)]
+)
+def test_what_turns_decays_up_to_the_modulus_that_is_told(order, modulus):
+    turns = np.exp(1j * np.linspace(0, np.pi, 2001))
+    assert series(modulus * turns - 1, order).real.max() < 1e-9
+    if modulus < 1:
+        assert series((modulus + 0.02) * turns - 1, order).real.max() > 0
+
+
 def test_cost():
     """2p gradients for an evaluation, one after another in one program."""
     calls = []
