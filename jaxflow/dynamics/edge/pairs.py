@@ -114,7 +114,7 @@ def pair_flow(
     state; `TypeError` for what is no optimizer or objective, or a state not made of arrays. There is a warning for
     an optimizer that is not smooth, such as a sign or a clip.
 
-    It **holds** where what the run excites is slow or oscillates: of an eigenvalue e with |e − 1| or |e + 1| below 1 it
+    It **holds** where what a run excites is slow or oscillates: of eigenvalues e with |e − 1| or |e + 1| below 1 it
     has the logarithm, the closer the higher the order, and all others only have to decay. Those that turn, of modulus
     $\sqrt\beta$ under momentum, do so at orders 1 and 2 whatever their angle, but at order 3 up to |e| = .95, at 4 up
     to .83, at 6 up to .63, at 8 up to .49. So take orders 1 to 3 for β = .9, Adam's too. `convergence(…, stride=2)`
