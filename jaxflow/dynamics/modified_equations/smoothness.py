@@ -64,8 +64,9 @@ def roughness(optimizer: optax.GradientTransformation, params: PyTree, state: Py
     """
     refuse_randomness(optimizer, state)
     jaxpr, leaves = _trace_update(optimizer, params, state), jax.tree.leaves(state)
-    inputs = [Value(GRADIENT if is_a(leaf, jnp.inexact) else COUNT, None, True) for leaf in leaves]
+    inputs = [Value(COUNT, None, True)] * len(leaves)
     inputs += [Value(GRADIENT)] * (len(jaxpr.in_avals) - len(leaves))
+    # What no update makes depend on a gradient (the sum of an average's weights, say) is a function of the step count.
     # What the update keeps at least 0 if it was so is taken to start so: counts, second moments, their maxima. And a
     # flag that it sets to a constant ("is this the first step?") is that constant.
     reader, kept = Roughness(), []
@@ -83,6 +84,8 @@ def roughness(optimizer: optax.GradientTransformation, params: PyTree, state: Py
 
 def _stay(before: Value, after: Value, leaf: Any) -> Value:
     depends = before.depends if after.depends or not is_a(leaf, jnp.bool_) else 0
+    if is_a(leaf, jnp.inexact):
+        depends |= after.depends & GRADIENT
     return before._replace(depends=depends, nonnegative=before.nonnegative and after.nonnegative)
 
 

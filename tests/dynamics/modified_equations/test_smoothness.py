@@ -36,9 +36,10 @@ ALIASES = {
     **dict.fromkeys(("lion", "yogi", "sign_sgd", "signum", "radam", "rprop"), "jump"),
 }
 CONTRIB = {
-    **dict.fromkeys(("ademamix", "madgrad", "muon")),
+    **dict.fromkeys(("ademamix", "madgrad", "muon", "simplified_ademamix")),
+    **dict.fromkeys(("schedule_free_sgd", "schedule_free_adamw")),
     "momo": "kink",
-    "prodigy": "kink",
+    **dict.fromkeys(("prodigy", "dadapt_adamw"), "kink"),
     "galore": "single",
 }
 
