@@ -66,7 +66,7 @@ def roughness(optimizer: optax.GradientTransformation, params: PyTree, state: Py
     jaxpr, leaves = _trace_update(optimizer, params, state), jax.tree.leaves(state)
     inputs = [Value(COUNT, None, True)] * len(leaves)
     inputs += [Value(GRADIENT)] * (len(jaxpr.in_avals) - len(leaves))
-    # What no update makes depend on a gradient (the sum of an average's weights, say) is a function of the step count.
+    # What no update makes depend on a gradient, such as the sum of an average's weights, is one of the step count.
     # What the update keeps at least 0 if it was so is taken to start so: counts, second moments, their maxima. And a
     # flag that it sets to a constant ("is this the first step?") is that constant.
     reader, kept = Roughness(), []
