@@ -97,13 +97,15 @@ def _name(optimizer: optax.GradientTransformation) -> str:
 
 
 def _trace_update(optimizer: optax.GradientTransformation, params: PyTree, state: PyTree) -> ClosedJaxpr:
-    """(state, gradient, params, value) -> (state, updates) on a quadratic loss, as a loss may have kinks too."""
+    """(state, gradient, params, value) -> (state, updates) on a loss ½p² + ¼p⁴, as another may have kinks too."""
     update = optax.with_extra_args_support(optimizer).update
-    square = lambda p: 0.5 * jnp.sum(jnp.real(p * jnp.conj(p)))
-    value_fn = lambda params, grad_fn=None: sum(map(square, jax.tree.leaves(params)), jnp.zeros([]))
+    square = lambda p: jnp.real(p * jnp.conj(p))
+    quartic = lambda p: jnp.sum(0.5 * square(p) + 0.25 * square(p) ** 2)
+    value_fn = lambda params, grad_fn=None: sum(map(quartic, jax.tree.leaves(params)), jnp.zeros([]))
+    grad_fn = lambda params: jax.tree.map(lambda p: p * (1 + square(p)), params)
 
     def step(state, grad, params, value):
-        extra = {"value": value, "grad": grad, "value_fn": value_fn, "grad_fn": lambda params: params}
+        extra = {"value": value, "grad": grad, "value_fn": value_fn, "grad_fn": grad_fn}
         return update(grad, state, params, **extra)[::-1]
 
     lifted = lambda dtype: jnp.result_type(float) if jnp.issubdtype(dtype, jnp.integer) else dtype
