@@ -71,8 +71,8 @@ def iterate(
     **Arguments**
 
     - `optimizer`: one of `jaxflow.optim`, or any optax transformation (which is static: each object compiles once).
-      Its `update` is handed `value`, `grad`, `value_fn` and `grad_fn` of the step's loss, which cost nothing unless
-      they are used.
+      Its `update` is handed `value`, `grad`, `value_fn` and `grad_fn` of the step's loss, and the loss as `obj_fn`
+      where it takes that (`optax.contrib.sophia`). They cost nothing unless they are used.
     - `objective`: an `Objective`, or any function `loss(params) -> scalar`.
     - `params`: the first iterate $\theta_0$, a pytree: a dictionary of arrays, an Equinox module, a flax state. Its
       real and complex arrays are trained. All other leaves (functions, integers, random keys) are carried along

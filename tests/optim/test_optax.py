@@ -19,7 +19,6 @@ START = np.linspace(-2, 2, 12)
 EXCLUDED = {
     "optimistic_adam": "deprecated",
     "dpsgd": "takes per-example gradients",
-    "sophia": "needs obj_fn= in update",
 }
 NEEDED = {
     "noisy_sgd": {"key": jax.random.key(0)},
@@ -106,6 +105,15 @@ def test_line_searches_and_polyak_steps_work_as_they_are():
         x = x - min(1.0, 0.5 * np.sum(np.asarray(h) * (x - 1) ** 2) / (g @ g)) * g
         expected.append(x)
     np.testing.assert_allclose(polyak.values[1:], expected, rtol=1e-12)
+
+
+def test_sophia_is_handed_the_loss():
+    """On ½hx² its estimate of h is exact, so ν = h(1 − βᵏ), and a step takes off ηx/(γ(1 − βᵏ))."""
+    optimizer = optax.contrib.sophia(0.01, b1=0.0, b2=0.5, weight_decay=0.0, gamma=0.1, update_interval=1)
+    rates = 0.01 / 0.1 / (1 - 0.5 ** np.arange(1, 9))
+    exact = (1e-9 - 0.01 * 4e-9 / 1e-8) * np.cumprod(1 - rates)  # the first step is divided by ε, as ν = 0
+    run = jf.iterate(optimizer, lambda x: 2.0 * jnp.sum(x**2), jnp.full(1, 1e-9), steps=9, time_step=1.0)
+    np.testing.assert_allclose(run.values[2:, 0], exact, rtol=1e-12)
 
 
 def test_two_plain_optax_objects_are_two_compilations_and_a_traceable_one_is_vmapped():

@@ -1,11 +1,14 @@
 """An optimizer's step on one parameter, from which its stability is read, and its state late in a run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
+from jaxflow._traceable import traceable
 from jaxflow.optim.updates import advance
 
 PyTree = Any
@@ -13,6 +16,7 @@ PyTree = Any
 WALK = 2_000  # steps of gradient 0 that lead up to the one linearised
 HELD = 1e12  # a second moment in whose root any ε is lost
 SECOND_MOMENTS = ("nu", "nu_max", "sum_of_squares", "exp_avg_sq", "grad_sum_sq", "n")
+DIVISORS = ("grad_sum",)  # by whose size Prodigy and D-Adaptation divide, to find the length of a step
 COUNTS = ("count", "count_m2", "step", "step_count", "gradient_step", "t")
 SUMS = ("weight_sum",)  # of the weights of all steps, in their averages
 
@@ -36,8 +40,8 @@ def replace_leaves(state: PyTree, chosen: list[bool], values: Any) -> PyTree:
 
 
 def linear_step(optimizer, params, state, held, h, tilt):
-    """A step on hθ²/2 + tilt·θ. Second moments, and dtypes, stay as they were."""
-    stay = fields(state, SECOND_MOMENTS, jnp.floating)
+    """A step on hθ²/2 + tilt·θ. Second moments, divisors and dtypes stay as they were."""
+    stay = fields(state, (*SECOND_MOMENTS, *DIVISORS), jnp.floating)
     params, new = advance(
         optimizer, params, replace_leaves(state, stay, held), lambda p: 0.5 * h * p**2 + tilt * p
     )
@@ -46,7 +50,7 @@ def linear_step(optimizer, params, state, held, h, tilt):
 
 
 def late_state(optimizer, count, dtype) -> PyTree:
-    """The state after `count` steps without a gradient, its second moments `HELD`.
+    """The state after `count` steps without a gradient, its second moments and divisors `HELD`.
 
     Only the last of them are taken, from step counts that are set. Products of decays have settled by then, and
     sums of weights are set to those of all steps.
@@ -55,9 +59,9 @@ def late_state(optimizer, count, dtype) -> PyTree:
     state = lengthen_counts(optimizer.init(zero), dtype)
     walked = jnp.minimum(count, WALK)
     state = replace_leaves(state, fields(state, COUNTS, jnp.integer), count - walked)
-    moments = fields(state, SECOND_MOMENTS, jnp.floating)
+    held = fields(state, (*SECOND_MOMENTS, *DIVISORS), jnp.floating)
     walk = lambda _, state: linear_step(optimizer, zero, state, HELD, 1.0, 0.0)[1]
-    state = replace_leaves(lax.fori_loop(0, walked, walk, state), moments, HELD)
+    state = replace_leaves(lax.fori_loop(0, walked, walk, state), held, HELD)
     share = count.astype(dtype) / jnp.maximum(walked, 1).astype(dtype)
     stretched = lambda x: x * share.astype(x.dtype)
     return replace_leaves(state, fields(state, SUMS, jnp.floating), jax.tree.map(stretched, state))
@@ -88,3 +92,16 @@ def largest_move(optimizer, state, dtype) -> jax.Array:
         return jnp.where(jnp.isfinite(size), size, 0)
 
     return jax.vmap(measure_move)(2 ** jnp.arange(31) - 1).max()
+
+
+@traceable
+def of_matrix(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimizer of matrices, on a matrix whose one entry is the parameter."""
+    entry: Callable[[Any], Any] = lambda x: jnp.reshape(x, (1, 1))
+    number: Callable[[Any], Any] = lambda x: jnp.reshape(x, ())
+
+    def update(updates, state, params=None):
+        updates, state = optimizer.update(entry(updates), state, entry(params))
+        return number(updates), state
+
+    return optax.GradientTransformation(lambda params: optimizer.init(entry(params)), update)

@@ -26,6 +26,7 @@ from jaxflow.curvature.stability.linear_steps import (
     late_state,
     lengthen_counts,
     linear_step,
+    of_matrix,
     replace_leaves,
 )
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
@@ -213,7 +214,9 @@ def stability_threshold(
     **Arguments**
 
     - `optimizer`: any, optax's own too. For one that `preconditioner_of` does not know, P is the power of its state's
-      second moment (a field such as `nu`, after the step) by which its steps are found to be divided.
+      second moment (a field such as `nu`, after the step) by which its steps are found to be divided. Prodigy's
+      and D-Adaptation's estimate of a step's length stays as it was; from `state=` on it is a run's. One that treats
+      matrices otherwise than single numbers, such as Muon, is asked about a matrix of one entry.
     - `count` t: the threshold is that of step t = 1, 2, …, whose schedules have the value at t − 1;
       `preconditioner_of` the state after t steps is its P. Default: late, t = 2·10⁹, where bias corrections and
       AdaBound's bounds are over; a schedule that has ended at 0 leaves no threshold then.
@@ -223,8 +226,8 @@ def stability_threshold(
 
     **Returns** a scalar in units of the Hessian (over P). It is `inf` where every h is stable (Newton's method of
     rate < 2), 0 where not even the smallest is, and NaN, with a warning that says why, where there is no such
-    threshold: sign descent, Lion, normalised and gradient-free methods. Sharpness from 1e-15 to 1e18 is searched,
-    in steps of 1 % below the threshold.
+    threshold: sign descent, Lion, Muon, normalised and gradient-free methods. Sharpness from 1e-15 to 1e18 is
+    searched, in steps of 1 % below the threshold.
 
     A plain call is compiled, computes in float64 whether or not x64 is enabled, and is exact to 1e-9. Under `jit`
     and `vmap` (over hyperparameters, say) it has the precision of the day: 1e-4 in float32, where late is t = 10⁷,
@@ -246,7 +249,14 @@ def stability_threshold(
             f"optimizer must be a single one, got a stack of {min(sizes)[0]}, {optimizer!r}; "
             "use jax.vmap(stability_threshold)(optimizer)."
         )
-    fresh = jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((), jnp.result_type(float)))
+    single = jax.ShapeDtypeStruct((), jnp.result_type(float))
+    fresh = jax.eval_shape(optimizer.init, single)
+    matrix = jax.eval_shape(optimizer.init, single.update(shape=(1, 1)))
+    called = (
+        optimizer.constructor.__name__ if isinstance(optimizer, optim.Optimizer) else "The optax optimizer"
+    )
+    if jax.tree.structure(matrix) != jax.tree.structure(fresh):
+        optimizer, fresh = of_matrix(optimizer), matrix
     if state is not None:
         if count is not None:
             raise ValueError(f"count must be None where a state, which has its own, is given, got {count!r}.")
@@ -269,9 +279,7 @@ def stability_threshold(
     if isinstance(threshold, Tracer):  # an optax optimizer made of one
         return threshold.astype(jnp.result_type(float))
     if why:
-        ours = isinstance(optimizer, optim.Optimizer)
-        name = optimizer.constructor.__name__ if ours else "The optax optimizer"
-        warnings.warn(f"{name} has no stability threshold: {REASONS[int(why)]}.", stacklevel=2)
+        warnings.warn(f"{called} has no stability threshold: {REASONS[int(why)]}.", stacklevel=2)
     return jax.device_put(np.asarray(threshold, jnp.result_type(float)))
 
 

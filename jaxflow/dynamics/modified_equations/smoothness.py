@@ -64,8 +64,9 @@ def roughness(optimizer: optax.GradientTransformation, params: PyTree, state: Py
     """
     refuse_randomness(optimizer, state)
     jaxpr, leaves = _trace_update(optimizer, params, state), jax.tree.leaves(state)
-    inputs = [Value(GRADIENT if is_a(leaf, jnp.inexact) else COUNT, None, True) for leaf in leaves]
+    inputs = [Value(COUNT, None, True)] * len(leaves)
     inputs += [Value(GRADIENT)] * (len(jaxpr.in_avals) - len(leaves))
+    # What no update makes depend on a gradient, such as the sum of an average's weights, is one of the step count.
     # What the update keeps at least 0 if it was so is taken to start so: counts, second moments, their maxima. And a
     # flag that it sets to a constant ("is this the first step?") is that constant.
     reader, kept = Roughness(), []
@@ -83,6 +84,8 @@ def roughness(optimizer: optax.GradientTransformation, params: PyTree, state: Py
 
 def _stay(before: Value, after: Value, leaf: Any) -> Value:
     depends = before.depends if after.depends or not is_a(leaf, jnp.bool_) else 0
+    if is_a(leaf, jnp.inexact):
+        depends |= after.depends & GRADIENT
     return before._replace(depends=depends, nonnegative=before.nonnegative and after.nonnegative)
 
 
@@ -94,13 +97,15 @@ def _name(optimizer: optax.GradientTransformation) -> str:
 
 
 def _trace_update(optimizer: optax.GradientTransformation, params: PyTree, state: PyTree) -> ClosedJaxpr:
-    """(state, gradient, params, value) -> (state, updates) on a quadratic loss, as a loss may have kinks too."""
+    """(state, gradient, params, value) -> (state, updates) on a loss ½p² + ¼p⁴, as another may have kinks too."""
     update = optax.with_extra_args_support(optimizer).update
-    square = lambda p: 0.5 * jnp.sum(jnp.real(p * jnp.conj(p)))
-    value_fn = lambda params, grad_fn=None: sum(map(square, jax.tree.leaves(params)), jnp.zeros([]))
+    square = lambda p: jnp.real(p * jnp.conj(p))
+    quartic = lambda p: jnp.sum(0.5 * square(p) + 0.25 * square(p) ** 2)
+    value_fn = lambda params, grad_fn=None: sum(map(quartic, jax.tree.leaves(params)), jnp.zeros([]))
+    grad_fn = lambda params: jax.tree.map(lambda p: p * (1 + square(p)), params)
 
     def step(state, grad, params, value):
-        extra = {"value": value, "grad": grad, "value_fn": value_fn, "grad_fn": lambda params: params}
+        extra = {"value": value, "grad": grad, "value_fn": value_fn, "grad_fn": grad_fn}
         return update(grad, state, params, **extra)[::-1]
 
     lifted = lambda dtype: jnp.result_type(float) if jnp.issubdtype(dtype, jnp.integer) else dtype

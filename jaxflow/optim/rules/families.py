@@ -27,6 +27,8 @@ Powers = dict[str, Any]
 DECAY = "decay"  # β ↦ β^s
 PLAIN: Powers = {"learning_rate": 1, "weight_decay": 0, "multiplier": 0}
 AVERAGES: Powers = PLAIN | dict.fromkeys(("b1", "b2", "b3", "decay"), DECAY)
+# The place between two sequences at which the gradient is taken is none that a step forgets.
+SCHEDULE_FREE: Powers = AVERAGES | {"b1": 0}
 # A velocity that is a sum, v ← βv + g, is of size 1/h: a rate of order h² moves the parameters by order h.
 SUMS: Powers = AVERAGES | {"learning_rate": 2} | dict.fromkeys(("beta", "momentum"), DECAY)
 ADABOUND: Powers = AVERAGES | {"final_learning_rate": 1, "gamma": 1}
@@ -106,9 +108,9 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
 
     - `optimizer`: one of those above, or `traceable` versions of optax's `sgd`, `rmsprop`, `adagrad`, `lars`,
       `novograd`, `sign_sgd`, and of any constructor with `learning_rate`, `b1` and `b2`, which is taken for one of
-      averages, q = 1 (`lamb`, `lion`, `adabelief`, `yogi`, …); or a `chain` of one such optimizer and
-      `l2_regularization`; or a traceable `optax.multi_transform` of such groups. For another optimizer write the
-      function h ↦ optimizer yourself.
+      averages, q = 1 (`lamb`, `lion`, `adabelief`, `ademamix`, …; the b1 of `schedule_free_adamw`, which is none,
+      stays); or a `chain` of one such optimizer and `l2_regularization`; or a traceable `optax.multi_transform` of
+      such groups. For another optimizer write the function h ↦ optimizer yourself.
     - `time_step` h₀: the time of a step, a number above 0. Default: the learning rate; under a schedule it must be
       given.
 
@@ -148,7 +150,7 @@ def _powers(optimizer: Any) -> Powers:
     rule = formula_of(optimizer, "family")
     chosen = hyperparameters(optimizer)
     if entry_of(optimizer) is None and {"learning_rate", "b1", "b2"} <= chosen.keys():
-        rule = AVERAGES
+        rule = SCHEDULE_FREE if optimizer.constructor.body is optax.contrib.schedule_free_adamw else AVERAGES
     if rule is None:
         ours = isinstance(optimizer, Optimizer)
         shown = optimizer.constructor.__name__ if ours else HIDDEN

@@ -230,10 +230,14 @@ def test_in_single_precision_it_is_as_exact_as_its_dtype():
     [
         (optim.sign(0.1), "^sign has no .* in proportion"),
         (optax.lion(0.1), "^The optax optimizer .* in proportion"),
+        (
+            optim.traceable(optax.contrib.muon)(0.1),
+            "^muon .* no finite derivative where the gradient vanishes",
+        ),
         (optim.gd(0.0), "^gd .* does not depend on a small gradient"),
         (optim.genetic(key=jax.random.key(0)), "^genetic .* more than 32 numbers"),
     ],
-    ids=["sign", "lion", "rate 0", "genetic"],
+    ids=["sign", "lion", "muon", "rate 0", "genetic"],
 )
 def test_where_there_is_none(optimizer, reason):
     with pytest.warns(UserWarning, match=reason) as caught:
@@ -306,6 +310,36 @@ def test_a_schedule_that_has_ended_at_0_leaves_no_threshold(schedule, x64):
                 assert np.isnan(stability_threshold(optimizer, count=count))
         np.testing.assert_allclose(stability_threshold(optimizer, count=1), 3 / schedule(0), rtol=1e-6)
         assert np.isnan(jax.jit(stability_threshold)(optimizer))
+
+
+def test_a_sum_of_averages():
+    """At the eigenvalue -1 an average of weight w and decay β answers with w(1-β)/(1+β) of the gradient."""
+    answer = 0.1 / 1.9 + 3.0 * 0.02 / 1.98
+    found = stability_threshold(optax.contrib.ademamix(0.1, b3=0.98, alpha=3.0))
+    np.testing.assert_allclose(found, 2 / answer / 0.1, rtol=1e-9)
+    found = stability_threshold(optax.contrib.simplified_ademamix(0.1, b1=0.9, alpha=3.0))
+    np.testing.assert_allclose(found, 2 / (1 / 1.9 + 3) / 0.1, rtol=1e-9)
+
+
+def test_estimates_of_the_length_of_a_step():
+    """Adam's threshold for steps as long as d; in Prodigy the root of the second moment carries a d as well."""
+    found = stability_threshold(optax.contrib.prodigy(0.1, estim_lr0=0.5))
+    np.testing.assert_allclose(found, 38 / 0.1 / 0.5**2, rtol=1e-9)
+    found = stability_threshold(optax.contrib.dadapt_adamw(0.1, estim_lr0=0.5))
+    np.testing.assert_allclose(found, 38 / 0.1 / 0.5, rtol=1e-9)
+
+
+def test_sophia_divides_by_the_curvature():
+    """P = ν is the curvature itself, so that γ times Adam's threshold is one of the rate alone."""
+    found = stability_threshold(optax.contrib.sophia(0.1, b1=0.9, gamma=0.05, weight_decay=0.0))
+    np.testing.assert_allclose(found, 0.05 * 38 / 0.1, rtol=1e-9)
+
+
+def test_matrices_apart_from_numbers():
+    """Groups by the number of axes: the matrix of one entry has momentum, which a single number has not."""
+    group = lambda params: jax.tree.map(lambda x: "matrix" if x.ndim == 2 else "other", params)
+    optimizer = optax.partition({"matrix": optax.sgd(0.1, 0.9), "other": optax.sgd(0.1)}, group)
+    np.testing.assert_allclose(stability_threshold(optimizer), 38, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("rate", "beta"), [(0.1, 0.9), (0.01, 0.5)])

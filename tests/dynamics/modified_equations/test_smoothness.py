@@ -36,9 +36,10 @@ ALIASES = {
     **dict.fromkeys(("lion", "yogi", "sign_sgd", "signum", "radam", "rprop"), "jump"),
 }
 CONTRIB = {
-    **dict.fromkeys(("ademamix", "madgrad", "muon")),
+    **dict.fromkeys(("ademamix", "madgrad", "muon", "simplified_ademamix")),
+    **dict.fromkeys(("schedule_free_sgd", "schedule_free_adamw")),
     "momo": "kink",
-    "prodigy": "kink",
+    **dict.fromkeys(("prodigy", "dadapt_adamw"), "kink"),
     "galore": "single",
 }
 
@@ -63,9 +64,17 @@ def masked_by(condition):
     return optax.chain(optax.stateless(update), optax.sgd(0.1))
 
 
+CURVATURE = optax.GradientTransformationExtraArgs(
+    optax.init_empty_state,
+    lambda g, state, params, *, grad_fn, **extra: (jax.jvp(grad_fn, (params,), (g,))[1], state),
+)
 OTHERS = {
     "noise-free chain": (jf.optim.chain(jf.optim.l2_regularization(0.1), jf.optim.adam(0.1)), None),
     "look-ahead gradient": (jf.optim.nesterov(0.1, lookahead=True), None),
+    "a curvature of single steps": (
+        optax.contrib.sophia(0.1, update_interval=2, hessian_diagonal_fn=CURVATURE),
+        "single",
+    ),
     "no NaN": (optax.chain(optax.zero_nans(), optax.sgd(0.1)), None),
     "injected": (optax.inject_hyperparams(optax.adam)(0.1), None),
     "masked": (optax.masked(optax.adam(0.1), {"w": True, "b": False}), None),
@@ -126,7 +135,7 @@ def test_wrappers(name):
 
 
 def test_the_loss_is_not_the_optimizer():
-    """Whatever loss an update evaluates by itself is a quadratic here, without a network's kinks."""
+    """Whatever loss an update evaluates by itself is a polynomial here, without a network's kinks."""
     own = lambda g, state, p, *, value_fn, **extra: (jax.grad(value_fn)(p), state)
     check(optax.GradientTransformationExtraArgs(optax.init_empty_state, own), None)
 

@@ -68,6 +68,8 @@ def test_hyperparameters_at_a_quarter_of_the_step():
     np.testing.assert_allclose(numbers(lamb(0.1), "learning_rate", "b1"), [0.025, root])
     np.testing.assert_allclose(numbers(optax_sgd(0.1, 0.9), "learning_rate", "momentum"), [0.1 / 16, root])
     assert quarter(optax_sgd(0.1))["momentum"] is None
+    schedule_free = O.traceable(optax.contrib.schedule_free_adamw)(0.1, b1=0.9, b2=0.98)
+    np.testing.assert_allclose(numbers(schedule_free, "learning_rate", "b1", "b2"), [0.025, 0.9, 0.98**0.25])
 
 
 def test_schedules_are_stretched_in_time():
