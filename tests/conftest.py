@@ -21,13 +21,17 @@ os.environ.setdefault(
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+# The suite's processes share the cores already: threads of their linear algebra would only wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest
+from threadpoolctl import threadpool_limits
 
 from jaxflow._disk.program_cache import keep_programs
 
 jax.config.update("jax_enable_x64", True)
+threadpool_limits(1, "blas")  # that of NumPy, which a plugin of pytest has loaded before
 keep_programs()  # JAX_ENABLE_COMPILATION_CACHE=false compiles everything anew
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
