@@ -34,10 +34,12 @@ class DeepLinear:
     def saddle(self, kept, hidden, layers):
         """Balanced weights that keep the modes `kept`, the j-th of them in the j-th hidden unit."""
         r, kept = len(kept), list(kept)
-        root = jnp.asarray(MODES[kept] ** (1 / layers))
-        inner = jnp.zeros((hidden, hidden)).at[jnp.arange(r), jnp.arange(r)].set(root)
-        first = jnp.zeros((hidden, 5)).at[:r].set(root[:, None] * self.right[:, kept].T)
-        last = jnp.zeros((6, hidden)).at[:, :r].set(self.left[:, kept] * root[None])
+        root = MODES[kept] ** (1 / layers)
+        # By NumPy, as each r would be a program of its own.
+        first, inner, last = np.zeros((hidden, 5)), np.zeros((hidden, hidden)), np.zeros((6, hidden))
+        first[:r] = root[:, None] * np.asarray(self.right)[:, kept].T
+        inner[range(r), range(r)] = root
+        last[:, :r] = np.asarray(self.left)[:, kept] * root
         return [first, *[inner] * (layers - 2), last]
 
 
@@ -52,7 +54,7 @@ def deep_linear_indices(network, cases):
     rows, subsets = [], [kept for r in range(5) for kept in combinations(range(4), r)]
     for layers, hidden in cases:
         saddles = [network.saddle(kept, hidden, layers) for kept in subsets]
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *saddles)
+        stacked = [jnp.asarray(np.stack(each)) for each in zip(*saddles, strict=True)]
         keys = list(jax.random.split(jax.random.key(1), layers))
         # Deeper saddles have no curvature along some directions: from off them a search would leave.
         off = 0.02 if layers == 2 else 0.0

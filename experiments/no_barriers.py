@@ -176,7 +176,7 @@ def main(arguments=None):
     barriers = {name: np.zeros((len(widths), pairs)) for name in NAMES}
     distances, slopes, found = np.zeros((len(widths), pairs, 3)), [], {}
     for i, width in enumerate(common.progress(widths, "widths")):
-        ends, norms = minima(objective, width, many)
+        ends, norms = minima(objective, width, many if width == SHOWN else 2 * pairs)
         slopes += norms
         for j in range(pairs):
             key = jax.random.key(100 * i + j)
