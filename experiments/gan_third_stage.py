@@ -49,7 +49,6 @@ ORIGIN = (0.0, 0.0)
 # The weight of R1, the rate of Adam, the dimension of the latent variables, and the hidden units of both networks.
 RING = {"gamma": 0.1, "rate": 1e-3, "latent": 4, "hidden": (64, 64)}
 DIGITS = {"gamma": 1.0, "rate": 5e-4, "latent": 32, "hidden": (128, 128)}
-SAMPLES = 1000
 WITHOUT, WITH = "without a penalty", "with R1"
 
 
@@ -90,10 +89,10 @@ def radii(name, steps):
     return largest, np.asarray(jax.vmap(ends, (0, None))(largest * np.append(FRACTIONS, CLOSE), played))
 
 
-def train(data, settings, steps, every, seeds):
-    """Samples along training without and with R1, (seeds, records, SAMPLES, d) by name, and the held-out ones."""
+def train(data, settings, steps, every, seeds, count):
+    """Samples along training without and with R1, (seeds, records, count, d) by name, and the held-out ones."""
     networks = dict.fromkeys(("generator", "discriminator"), settings["hidden"])
-    latent = jax.random.normal(jax.random.key(99), (SAMPLES, settings["latent"]), jnp.float32)
+    latent = jax.random.normal(jax.random.key(99), (count, settings["latent"]), jnp.float32)
     optimizer, made = jf.optim.adam(settings["rate"], b1=0.5, b2=0.99), {}
     for name, penalty in ((WITHOUT, {}), (WITH, {"penalty": "r1", "gamma": settings["gamma"]})):
         problem = jf.problems.gan(data, latent=settings["latent"], **networks, **penalty)
@@ -199,8 +198,8 @@ def main(arguments=None):
     run = common.start("gan_third_stage", __doc__, arguments)
     steps = 2000 if run.quick else 20_000
     rests, shown = (dict(list(games.items())[: 2 if run.quick else None]) for games in (RESTS, SHOWN))
-    (ring_steps, ring_every), (digit_steps, digit_every), seeds = (
-        ((400, 200), (100, 50), 1) if run.quick else ((20_000, 1000), (16_000, 1000), 3)
+    (ring_steps, ring_every), (digit_steps, digit_every), seeds, count = (
+        ((400, 200), (100, 50), 1, 300) if run.quick else ((20_000, 1000), (16_000, 1000), 3, 1000)
     )
     figure = Figure(figsize=(16, 16), layout="constrained")
     panels = figure.subplot_mosaic("abcd;efgs;mnrr;xyzz")
@@ -217,8 +216,8 @@ def main(arguments=None):
         headlines[about] = (found[-2:, 1].tolist(), None)
 
     ring = jf.problems.ring_of_gaussians()
-    made = train(ring, RING, ring_steps, ring_every, seeds)
-    real, few = (jf.problems.ring_of_gaussians(size=SAMPLES, key=jax.random.key(i)) for i in (5, 6))
+    made = train(ring, RING, ring_steps, ring_every, seeds, count)
+    real, few = (jf.problems.ring_of_gaussians(size=count, key=jax.random.key(i)) for i in (5, 6))
     on_ring = distances(made, real, few)
     for letter, (name, samples) in zip("mn", made.items(), strict=True):
         draw_ring(panels[letter], name, samples[0, -1], ring)
@@ -227,8 +226,8 @@ def main(arguments=None):
     draw_distances(panels["r"], "ring", on_ring, ring_every)
 
     problem = jf.problems.gan("digits")
-    real, few = problem.test["x"], problem.objective.data[0][:SAMPLES]
-    made = train(problem.objective.data[0], DIGITS, digit_steps, digit_every, seeds)
+    real, few = problem.test["x"], problem.objective.data[0][:count]
+    made = train(problem.objective.data[0], DIGITS, digit_steps, digit_every, seeds, count)
     on_digits = distances(made, real, few)
     for letter, (name, samples) in zip("xy", made.items(), strict=True):
         draw_digits(panels[letter], f"digits, {name}", samples[0, -1, :30].reshape(5, 6, 64))

@@ -46,10 +46,11 @@ class Sizes(NamedTuple):
     steps: int
     removed: int
     images: int
+    tested: int
 
 
-QUICK = Sizes((40, 80), (50, 100), (("gauss",), ()), 200, 80, 20, 12)
-FULL = Sizes((20, 40, 80, 160, 320), (25, 50, 100, 200, 400), (tuple(RULES),) * 2, 500, 300, 20, 40)
+QUICK = Sizes((40, 80), (50, 100), (("gauss",), ()), 200, 80, 20, 12, 120)
+FULL = Sizes((20, 40, 80, 160, 320), (25, 50, 100, 200, 400), (tuple(RULES),) * 2, 500, 300, 20, 40, 360)
 TIMES = {"cross-entropy": 4.0, "squared error": 0.5}
 LOSSES = {"cross-entropy": cross_entropy, "squared error": squared_error}
 
@@ -240,7 +241,8 @@ def main(arguments=None):
     true, path, constant = constant_and_path(objective, params, x[:POINTS], rate, steps)
     errors = {"constant coefficients": relative(constant, true), "path form, left rule": relative(path, true)}
 
-    objective, params, x, y = digits(sizes.examples)
+    objective, params, *tests = digits(sizes.examples)
+    x, y = (part[: sizes.tested] for part in tests)
     key = jax.random.key(0)
     given = trained(objective, params, sizes, key)
     machine = path_kernel(**given, x_test=x)

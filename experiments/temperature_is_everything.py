@@ -12,7 +12,7 @@ temperature T = η/(2B) on the clock t = kη, and at rest ∝ exp(−L/T). Here 
   T = 2Δ/log 16 = .108 the lower minimum has the larger part, above it the flatter one.
 - The entropy grows with T, as dS/dlog T = Var(L)/T², which is ½ in a single quadratic well.
 
-In the quick version there are 500 members, fewer rates, and less time.
+In the quick version there are 400 members, fewer rates, and less time.
 
 Sources: Jastrzębski et al. (2017, 1711.04623); Smith & Le (2017, 1710.06451); Chaudhari & Soatto (2018, 1710.11029).
 """
@@ -47,7 +47,7 @@ class Settings(NamedTuple):
 
 
 FULL = Settings(2000, (1, 2, 4, 8, 16, 64), {1: 2500.0, 2: 3200.0, 8: 35_000.0})
-QUICK = Settings(500, (4, 64), {2: 3200.0})
+QUICK = Settings(400, (4, 64), {2: 3200.0})
 
 
 def height(x):

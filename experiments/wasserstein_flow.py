@@ -190,7 +190,7 @@ def contraction(distances, path):
 def main(arguments=None):
     run = common.start("wasserstein_flow", __doc__, arguments)
     taus = 0.2 * 0.5 ** np.arange(3 if run.quick else 5)
-    number, count, cells = (1600, 20, 1000) if run.quick else (6400, 80, 4000)
+    number, count, cells = (1600, 20, 640) if run.quick else (6400, 80, 4000)
     grid, laws = solve([(WELL, FIRST)] + [(v, law) for v, *two in PAIRS.values() for law in two], cells)
     law = quantiles(grid, laws, number)
     lanes = [(WELL, normal(FIRST, number), tau) for tau in taus]

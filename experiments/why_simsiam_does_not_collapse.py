@@ -217,7 +217,7 @@ def norm_headlines(times, norms):
 def main(arguments=None):
     run = common.start("why_simsiam_does_not_collapse", __doc__, arguments)
     decays = (0.2, 1.0) if run.quick else (0.03, 0.05, 0.08, 0.13, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
-    speeds, steps = (SPEEDS[:1], 150) if run.quick else (SPEEDS, 2000)
+    speeds, steps = (SPEEDS[:1], 100) if run.quick else (SPEEDS, 2000)
     found, left = all_modes(decays, speeds)
     times = np.linspace(0, 10.0 if run.quick else 40.0, 41)
     norms = collapse(times)
