@@ -41,7 +41,7 @@ from jaxflow.commands.sweep.report import add_distances, mean
 WIDEST = 50  # the largest rate at which descent on all data is looked at, times sharpness/2
 QUICK: dict[str, Any] = {
     "hidden": (8,),
-    "learning_rates": (0.001, 0.01, 0.1, 0.4, 2.5),
+    "learning_rates": (0.001, 0.01, 0.1, 2.5),
     "batch_sizes": (4, 64),
     "seeds": 16,
     "steps": 16,

@@ -201,6 +201,7 @@ def main(arguments=None):
     (ring_steps, ring_every), (digit_steps, digit_every), seeds, count = (
         ((400, 200), (100, 50), 1, 300) if run.quick else ((20_000, 1000), (16_000, 1000), 3, 1000)
     )
+    thin = {"hidden": (64,)} if run.quick else {}
     figure = Figure(figsize=(16, 16), layout="constrained")
     panels = figure.subplot_mosaic("abcd;efgs;mnrr;xyzz")
     headlines = {}
@@ -216,7 +217,7 @@ def main(arguments=None):
         headlines[about] = (found[-2:, 1].tolist(), None)
 
     ring = jf.problems.ring_of_gaussians()
-    made = train(ring, RING, ring_steps, ring_every, seeds, count)
+    made = train(ring, RING | thin, ring_steps, ring_every, seeds, count)
     real, few = (jf.problems.ring_of_gaussians(size=count, key=jax.random.key(i)) for i in (5, 6))
     on_ring = distances(made, real, few)
     for letter, (name, samples) in zip("mn", made.items(), strict=True):
@@ -227,7 +228,7 @@ def main(arguments=None):
 
     problem = jf.problems.gan("digits")
     real, few = problem.test["x"], problem.objective.data[0][:count]
-    made = train(problem.objective.data[0], DIGITS, digit_steps, digit_every, seeds, count)
+    made = train(problem.objective.data[0], DIGITS | thin, digit_steps, digit_every, seeds, count)
     on_digits = distances(made, real, few)
     for letter, (name, samples) in zip("xy", made.items(), strict=True):
         draw_digits(panels[letter], f"digits, {name}", samples[0, -1, :30].reshape(5, 6, 64))

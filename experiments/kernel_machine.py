@@ -37,7 +37,7 @@ HEAVY = {"momentum": lambda h: jf.optim.momentum(0.1 * h, 0.9), "Adam": lambda h
 
 
 class Sizes(NamedTuple):
-    """The numbers of steps up to the last time, by the loss; and what is trained on mini-batches."""
+    """The numbers of steps up to the last time, by the loss; and what is trained on mini-batches and tested."""
 
     entropy: tuple[int, ...]
     squares: tuple[int, ...]
