@@ -39,7 +39,7 @@ from jaxflow.problems.networks import compute_by_columns
 SHOWN = 16  # the width of the paths and of the tree that are drawn
 BAND: dict[str, Any] = {"points": 9, "max_steps": 60, "climb": False}
 GROWS = {
-    True: {"insert": 8, "rounds": 1},
+    True: {"insert": 4, "rounds": 1},
     False: {"insert": 24, "rounds": 3},
 }  # by whether it is the quick version
 DECAY = 5e-4
@@ -51,15 +51,17 @@ NAMES = (
     "Bézier, one bend",
     "band (AutoNEB)",
 )
+EXAMPLES = {True: 700, False: None}  # None: all
 RELAXED = {True: (50, 200), False: (50, 200, 800)}  # steps of a band without new images
 BENT = {True: 400, False: 1000}  # steps of the curves
 FLOOR = 1e-5  # lower barriers are drawn here
 
 
-def digits():
-    """The problem, and its loss with the penalty, for networks of any width."""
+def digits(examples):
+    """The problem, and its loss on some examples or all, with the penalty, for networks of any width."""
     problem = jf.problems.mlp("digits", (SHOWN,))
-    objective: Any = problem.objective
+    data = jax.tree.map(lambda x: x[:examples], problem.objective.data)
+    objective: Any = jf.Objective(problem.objective.losses, data)
     return problem, penalized(compute_by_columns(objective), 2 * DECAY)
 
 
@@ -172,7 +174,7 @@ def main(arguments=None):
     run = common.start("no_barriers", __doc__, arguments)
     widths, pairs, many = ((4, SHOWN), 1, 3) if run.quick else ((4, 8, 16, 32, 64, 128), 5, 10)
     band = BAND | GROWS[run.quick]
-    problem, objective = digits()
+    problem, objective = digits(EXAMPLES[run.quick])
     barriers = {name: np.zeros((len(widths), pairs)) for name in NAMES}
     distances, slopes, found = np.zeros((len(widths), pairs, 3)), [], {}
     for i, width in enumerate(common.progress(widths, "widths")):
