@@ -219,7 +219,7 @@ def main(arguments=None):
     rows = deep_linear_indices(network, cases)
     times, hidden = np.linspace(0, 12, 1201), 5
     losses, half, law = plateaus(network, hidden, 1e-4, times)
-    slopes, rates = ((0.5, 2.0), (0.02,)) if run.quick else ((0.5, 1.0, 2.0), (0.01, 0.03))
+    slopes, rates = ((1.0, 2.0), (0.02,)) if run.quick else ((0.5, 1.0, 2.0), (0.01, 0.03))
     noises = np.geomspace(1e-5, 1e-1, 3 if run.quick else 9)
     exits = leave([(slope, rate) for slope in slopes for rate in rates], noises, 400 if run.quick else 1500)
 
