@@ -44,7 +44,7 @@ QUICK: dict[str, Any] = {
     "learning_rates": (0.001, 0.01, 0.1, 2.5),
     "batch_sizes": (4, 64),
     "seeds": 16,
-    "steps": 16,
+    "steps": 24,
 }
 FULL: dict[str, Any] = {
     "learning_rates": tuple(0.0025 * 2.0**k for k in range(13)),
