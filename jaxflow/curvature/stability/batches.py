@@ -124,8 +124,8 @@ def _measure(objective, params, key, batch_size: int, batches: int, replacement:
 
     def one(key):
         mine, other = map(choose, jax.random.split(key))
-        g = slope_of(mine)(params)
-        along, across = (jax.jvp(slope_of(indices), (params,), (g,))[1] for indices in (mine, other))
+        g, product = jax.linearize(slope_of(mine), params)
+        along, across = product(g), jax.jvp(slope_of(other), (params,), (g,))[1]
         return jnp.stack([_inner(g, along), _inner(g, across), _inner(g, g)])
 
     own, crossed, squared = lax.map(one, jax.random.split(key, batches)).T

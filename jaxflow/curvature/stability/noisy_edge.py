@@ -212,22 +212,22 @@ def record_self_stabilization(objective: Objective, *, stride: Any = 50) -> Reco
 
 def _measure(objective, hessian, sharpness, u, residual, middle) -> SelfStabilization:
     """The noise along u at the Hessian's parameters; α and β at the flat `middle`, without its motion along u."""
-    flat, unravel = hessian.flat, hessian.unravel
-    slope = jax.grad(lambda x: objective(unravel(x)))
-    safe = jnp.where(sharpness > 0, sharpness, 1)
-    distance = lambda x: jnp.where(sharpness > 0, u @ slope(x) / safe, 0)
-    at_rest = middle - distance(middle) * u
+    flat, loss = hessian.flat, lambda x: objective(hessian.unravel(x))
     # The losses, in chunks too, are the slope of their weighted sum in the weights.
-    losses = lambda x: jax.grad(objective.weighted, 1)(unravel(x), jnp.zeros(objective.size, flat.dtype))
-    along = lambda f: lambda x: jax.jvp(f, (x,), (u,))[1]
-    rise = along(along(slope))(at_rest)
+    zeros = jnp.zeros(objective.size, flat.dtype)
+    losses = lambda x: jax.grad(objective.weighted, 1)(hessian.unravel(x), zeros)
+    along = lambda f, x: jax.jvp(f, (x,), (u,))
+    distance = lambda slope: jnp.where(sharpness > 0, slope / jnp.where(sharpness > 0, sharpness, 1), 0)
+    at_rest = middle - distance(along(loss, middle)[1]) * u
+    (slope, _), (_, rise) = along(lambda x: along(jax.grad(loss), x), at_rest)
+    slopes = along(losses, flat)[1]
     return SelfStabilization(
         sharpness=sharpness,
         residual=residual,
-        sharpening=-rise @ slope(at_rest),
+        sharpening=-rise @ slope,
         stabilization=rise @ rise,
-        noise=along(losses)(flat).var(),
-        displacement=distance(flat),
+        noise=slopes.var(),
+        displacement=distance(slopes.mean()),
     )
 
 
