@@ -23,6 +23,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
+from jaxflow._losses.companions import warn_of_companions
 from jaxflow._losses.models import Trainable
 from jaxflow._traceable import traceable
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
@@ -135,6 +136,7 @@ def self_stabilization(
     """
     _check_noise(objective)
     objective, params = open_real(objective, params, trainable)
+    warn_of_companions(objective, params)
     return _self_stabilization(objective, params)
 
 
@@ -182,6 +184,7 @@ def record_self_stabilization(objective: Objective, *, stride: Any = 50) -> Reco
     def begin(params, state):
         del state
         loss, params = open_real(objective, params)
+        warn_of_companions(loss, params)
         warn_unless_twice_differentiable(loss, params)
         zero = jnp.zeros_like(ravel_pytree(params)[0])
         return zero[None], zero, jnp.zeros([], jnp.int32)

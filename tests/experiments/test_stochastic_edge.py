@@ -1,0 +1,51 @@
+"""The experiment on the edge of mini-batch training: its quick form, once, and its averages against closed forms."""
+
+import numpy as np
+import pytest
+from experiment_files import check_files
+
+from experiments import edge_of_stochastic_stability as experiment
+from jaxflow.curvature import SelfStabilization
+
+pytestmark = pytest.mark.promotes
+NAME = "edge_of_stochastic_stability"
+
+
+def test_figure_and_numbers_are_written_whole(run):
+    check_files(NAME, *run(NAME))
+
+
+def test_a_small_network_is_near_the_edge_of_its_batches(measured):
+    """Two runs of 900 steps. Six pairs of keys gave .89 to .98, and gaps 1.4–2.5 and .9–1.7 times those predicted."""
+    numbers = measured(NAME)
+    batch, error = numbers["η = 0.75, B = 16: batch sharpness · η/2, standard error"]
+    assert batch == pytest.approx(0.94, abs=0.12)
+    assert 0 < error < 0.1
+    assert numbers["η = 0.75: full-batch sharpness · η/2, by B"][0] < 0.9 * batch
+    assert numbers["η = 0.75: runs that diverge, by B"] == [0]
+    for name in ("gap / ηβσ²/(4αB)", "gap / balance of noise"):
+        assert 0.5 < numbers[f"η = 0.75: {name}"][0] < 3, name
+
+
+def test_averages_of_what_is_known():
+    """A gap 32/B by all three ways, at rate .5, one run of three having diverged."""
+    rng, rate, sizes = np.random.default_rng(0), 0.5, (16, 64, 256)
+    wave = rng.choice([-1.0, 1.0], size=(1, 3, 30))
+    one = np.ones((1, 3, 30))
+    one[0, 2, 20:] = np.nan
+
+    def runs(size):
+        # Noise σ² = 256, ⟨x²⟩ = 2α/β = 2: ησ²/(2B⟨x²⟩) = ηβσ²/(4αB) = 32/B.
+        edge = SelfStabilization((4 - 32 / size) * one, 0 * one, one, one, 256 * one, np.sqrt(2) * wave)
+        return experiment.Runs(edge, 3.6 * one, one)
+
+    plateaus = [experiment.plateau(runs(size), 0) for size in sizes]
+    assert [each.diverged for each in plateaus] == [1, 1, 1]
+    found = experiment.gaps(rate, sizes, plateaus, 4.0)
+    for values in (found.measured, found.formula, found.balance):
+        np.testing.assert_allclose(values, 32 / np.array(sizes), rtol=1e-12)
+        assert experiment.slope(sizes, values) == pytest.approx(1)
+    headlines = experiment.batch_headlines(rate, sizes, plateaus)
+    assert headlines["η = 0.5, B = 64: batch sharpness · η/2, standard error"][0] == pytest.approx([0.9, 0])
+    headlines = experiment.gap_headlines(rate, sizes, plateaus, found)
+    assert headlines["η = 0.5: ⟨x²⟩ / (2α/β)"][0] == pytest.approx([1, 1, 1])
