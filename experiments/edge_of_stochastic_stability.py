@@ -17,10 +17,12 @@ noise in other directions makes α negative.
 
 From B = 16 on the balance of noise holds within 40 %, over gaps that differ by a factor of 30. The formula is within
 1.5 from B = 64 on, and has less than half of the gap at B ≤ 16. It is the balance of sharpness that fails: ⟨x²⟩ is
-smaller than 2α/β. The likely reason is that in the formula no direction moves but u.
+smaller than 2α/β. At η = .5 it is taken with all directions too, in which oscillation lowers S by .93 α for gradient
+descent, 1.16 α at B = 64 and 1.43 α at B = 16. Motion along u alone has .19, .69 and .49 α of this. What is above α
+must be balanced by what noise adds to S, the largest of many eigenvalues; the formula has no term for either.
 
 A tanh network with two hidden layers of 32 (3,466 parameters), squared error, on the 1,437 training digits; 6,000
-steps, of which the rate rises linearly in the first 1,000, so that small batches survive the start; four runs each,
+steps, of which the rate rises linearly in the first 1,000, so that small batches survive the start; three runs each,
 averaged over the last third. The quick version has one hidden layer of 16, 250 digits, 900 steps and one B, and its
 gap is that below 2/η.
 
@@ -41,6 +43,7 @@ from experiments import common
 from jaxflow.plot.style import COLOURS, STEPS, stroke, tidy
 
 PROBES = 16  # batches for each measurement of the batch sharpness
+WINDOWS, SPARSE = 10, 6  # means of iterates at which the balance of S is taken; of their iterates every sixth
 ASKED = (16, 64, 256)  # batch sizes whose batch sharpness is compared with 2/η
 
 
@@ -57,7 +60,7 @@ class Settings(NamedTuple):
     seeds: int
 
 
-FULL = Settings((32, 32), 1437, 6_000, 1_000, 60, (0.5, 0.75), (8, 16, 32, 64, 128, 256), 4)
+FULL = Settings((32, 32), 1437, 6_000, 1_000, 60, (0.5, 0.75), (8, 16, 32, 64, 128, 256), 3)
 QUICK = Settings((16,), 250, 900, 200, 30, (0.75,), (16,), 2)
 
 
@@ -67,6 +70,7 @@ class Runs(NamedTuple):
     edge: jf.curvature.SelfStabilization
     batch: np.ndarray  # batch sharpness
     squared: np.ndarray  # mean squared gradient of a batch
+    end: Any  # the last parameters, leaves (rates, seeds, …)
 
 
 def network(settings):
@@ -91,15 +95,41 @@ def train(objective, params, settings, size):
         found = jf.iterate(optimizer, objective, params, steps=settings.steps, record=record, **draws)
         edge = found.values
         if size is None:  # a batch of all data: its gradient is along u, where the curvature is S
-            return edge, edge.sharpness, jnp.ones_like(edge.sharpness)
+            return (edge, edge.sharpness, jnp.ones_like(edge.sharpness)), found.params
         batch = found.metrics["batch"]
-        return edge, batch.sharpness.value, batch.squared_gradient.value
+        return (edge, batch.sharpness.value, batch.squared_gradient.value), found.params
 
     keys = jax.random.split(jax.random.key(5), settings.seeds if size else 1)
     lanes = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
-    found = jax.jit(lanes)(jnp.array(settings.rates), keys)
+    found, end = jax.jit(lanes)(jnp.array(settings.rates), keys)
     edge, batch, squared = jax.tree.map(lambda x: np.asarray(x)[..., ::stride], found)
-    return Runs(edge, batch, squared)
+    return Runs(edge, batch, squared, end)
+
+
+def rises_and_falls(objective, starts, rate, size, windows, stride):
+    """α at means of `stride` iterates, how fast all motion about them lowers S, and that along u alone; (seeds, 3).
+
+    The mean slope over such motion is ∇L + ½⟨∇³L[d, d]⟩ with the distance d from the mean.
+    """
+    dot = lambda a, b: jnp.stack(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))).sum()
+    third = lambda at, v: jf.curvature.third_derivative(objective, at, v, v)
+
+    def measure(path):
+        middle = jax.tree.map(lambda x: x.mean(0), path)
+        u = jax.tree.map(lambda x: x[0], jf.curvature.top_eigenpairs(objective, middle).vectors)
+        rise = third(middle, u)
+        away = jax.tree.map(lambda x, m: x[::SPARSE] - m[None], path, middle)
+        lowering = lambda d: jnp.stack([dot(rise, third(middle, d)), dot(rise, rise) * dot(u, d) ** 2]) / 2
+        return jnp.append(-dot(rise, jax.grad(objective)(middle)), jax.lax.map(lowering, away).mean(0))
+
+    def run(start, key):
+        draws = {} if size is None else {"batch_size": size, "key": key}
+        values = jf.iterate(jf.optim.gd(rate), objective, start, steps=windows * stride, **draws).values
+        split = lambda x: x[1:].reshape(windows, stride, *x.shape[1:])
+        return jax.lax.map(measure, jax.tree.map(split, values)).mean(0)
+
+    keys = jax.random.split(jax.random.key(6), len(jax.tree.leaves(starts)[0]))
+    return np.asarray(jax.jit(jax.vmap(run))(starts, keys))
 
 
 class Plateau(NamedTuple):
@@ -114,16 +144,19 @@ class Plateau(NamedTuple):
     squared_displacement: float
     diverged: int
 
+    @property
+    def balance(self) -> float:
+        """⟨x²⟩ over 2α/β."""
+        return float(self.squared_displacement * self.edge.stabilization / (2 * self.edge.sharpening))
+
 
 def plateau(runs, i):
     """The plateau at the i-th rate; errors are from run to run."""
     last = runs.batch.shape[-1] // 3
     alive = np.isfinite(runs.edge.sharpness[i, :, -last:]).all(1)
-    of = lambda x: x[i, alive, -last:]
-    spread = lambda x: of(x).mean(1).std(ddof=1) / np.sqrt(alive.sum()) if alive.sum() > 1 else np.nan
-    if not alive.any():
-        nan, blank = float("nan"), jax.tree.map(lambda x: np.nan, runs.edge)
-        return Plateau(nan, nan, nan, nan, nan, blank, nan, len(alive))
+    kept = alive if alive.any() else ~alive
+    of = lambda x: x[i, kept, -last:]
+    spread = lambda x: of(x).mean(1).std(ddof=1) / np.sqrt(kept.sum()) if kept.sum() > 1 else np.nan
     return Plateau(
         batch=of(runs.batch).mean(),
         batch_error=spread(runs.batch),
@@ -137,10 +170,9 @@ def plateau(runs, i):
 
 
 class Gaps(NamedTuple):
-    """Gaps at one rate by batch size: measured, with errors; by the formula; by the balance of noise alone."""
+    """Gaps at one rate by batch size: measured; by the formula; by the balance of noise alone."""
 
     measured: np.ndarray
-    error: np.ndarray
     formula: np.ndarray
     balance: np.ndarray
 
@@ -149,12 +181,8 @@ def gaps(rate, batches, plateaus, reference):
     """The gaps below a reference, the sharpness of gradient descent."""
     formula = [float(each.edge.gap(rate, size)) for size, each in zip(batches, plateaus, strict=True)]
     noise = np.array([each.edge.noise / each.squared_displacement for each in plateaus])
-    return Gaps(
-        measured=np.array([reference - each.sharpness for each in plateaus]),
-        error=np.array([each.sharpness_error for each in plateaus]),
-        formula=np.array(formula),
-        balance=rate * noise / (2 * np.array(batches)),
-    )
+    measured = np.array([reference - each.sharpness for each in plateaus])
+    return Gaps(measured, np.array(formula), rate * noise / (2 * np.array(batches)))
 
 
 def batch_headlines(rate, batches, plateaus):
@@ -181,28 +209,27 @@ def slope(batches, values):
 
 def gap_headlines(rate, batches, plateaus, found):
     """The gap against the formula, and against each of the two balances that it is made of."""
-    rest = [
-        each.squared_displacement * each.edge.stabilization / (2 * each.edge.sharpening) for each in plateaus
-    ]
     listed, ones = ", ".join(map(str, batches)), [1] * len(batches)
     powers = [slope(batches, values) for values in (found.measured, found.formula, found.balance)]
     return {
         f"η = {rate:g}, B = {listed}: gap": (found.measured.tolist(), None),
-        f"η = {rate:g}: its standard error": (found.error.tolist(), None),
+        f"η = {rate:g}: its standard error": ([each.sharpness_error for each in plateaus], None),
         f"η = {rate:g}: gap / ηβσ²/(4αB)": ((found.measured / found.formula).tolist(), ones),
         f"η = {rate:g}: gap / balance of noise": ((found.measured / found.balance).tolist(), ones),
-        f"η = {rate:g}: ⟨x²⟩ / (2α/β)": ([float(x) for x in rest], ones),
+        f"η = {rate:g}: ⟨x²⟩ / (2α/β)": ([each.balance for each in plateaus], ones),
         f"η = {rate:g}, B ≥ 16: power of 1/B: gap, formula, balance of noise": (powers, [1, 1, 1]),
     }
 
 
-def descent_headlines(rate, whole):
-    """Gradient descent, which has no noise."""
-    ratio = whole.squared_displacement * whole.edge.stabilization / (2 * whole.edge.sharpening)
-    return {
-        f"η = {rate:g}, gradient descent: sharpness · η/2": (float(whole.sharpness * rate / 2), 1),
-        f"η = {rate:g}, gradient descent: ⟨x²⟩ / (2α/β)": (float(ratio), 1),
-    }
+def balance_headlines(objective, rate, runs, stride):
+    """The balance of sharpness with all directions, and with u alone, at the first rate."""
+    found = {}
+    for name, size in {"B = 16": 16, "B = 64": 64, "gradient descent": None}.items():
+        starts = jax.tree.map(lambda x: x[0], runs[size].end)
+        alpha, *falls = rises_and_falls(objective, starts, rate, size, WINDOWS, stride).mean(0)
+        said = f"η = {rate:g}, {name}: fall of S by oscillation / α, of it along u"
+        found[said] = ([float(fall / alpha) for fall in falls], [1, None])
+    return found
 
 
 def smooth(values):
@@ -242,21 +269,35 @@ def draw_plateaus(ax, settings, plateaus):
     tidy(ax)
 
 
-def draw_gaps(ax, settings, found):
+def draw_gaps(ax, settings, plateaus, found):
     """Gaps against the batch size: measured, and by the two predictions."""
-    sizes = np.array(settings.batches)
+    sizes = settings.batches
     for i, (rate, gap) in enumerate(zip(settings.rates, found, strict=True)):
-        shown = gap.measured > 0
-        look = {"color": COLOURS[(3, 0)[i % 2]], "capsize": 2}
-        dots = look | {"marker": "o", "linestyle": "", "label": f"measured, η = {rate:g}"}
-        ax.errorbar(sizes[shown], gap.measured[shown], gap.error[shown], **dots)
-        ax.plot(sizes, gap.balance, color=look["color"], linestyle="-", linewidth=1, label="ησ²/(2B⟨x²⟩)")
-        ax.plot(sizes, gap.formula, color=look["color"], linestyle="--", linewidth=1, label="ηβσ²/(4αB)")
+        look = {"color": COLOURS[(3, 0)[i % 2]], "linewidth": 1}
+        errors = [each.sharpness_error for each in plateaus[i]]
+        dots = {"fmt": "o", "capsize": 2, "label": f"measured, η = {rate:g}"}
+        ax.errorbar(sizes, gap.measured, errors, **look, **dots)
+        ax.plot(sizes, gap.balance, linestyle="-", label="ησ²/(2B⟨x²⟩)", **look)
+        ax.plot(sizes, gap.formula, linestyle="--", label="ηβσ²/(4αB)", **look)
     title = "how far S is below that of gradient descent:\nthe formula (dashed) has too little at small B"
     ax.set(title=title, xscale="log", yscale="log", xlabel="batch size B", ylabel="gap ΔS")
     ax.set_xticks(sizes, [str(size) for size in sizes])
     ax.xaxis.set_minor_locator(NullLocator())
     tidy(ax)
+
+
+def draw(settings, traced, plateaus, found):
+    """The whole figure; `traced` are the runs by name whose curvatures are drawn against steps."""
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    axes, rate = figure.subplots(2, 2), settings.rates[-1]
+    batch = {name: each.batch[-1] for name, each in traced.items() if name != "gradient descent"}
+    full = {name: each.edge.sharpness[-1] for name, each in traced.items()}
+    draw_traces(axes[0, 0], settings, rate, batch, f"batch sharpness, η = {rate:g}:\nat the edge for every B")
+    title = f"largest eigenvalue S of all data, η = {rate:g}:\nthe lower, the smaller B"
+    draw_traces(axes[0, 1], settings, rate, full, title)
+    draw_plateaus(axes[1, 0], settings, plateaus)
+    draw_gaps(axes[1, 1], settings, plateaus, found)
+    return figure
 
 
 def main(arguments=None):
@@ -272,25 +313,18 @@ def main(arguments=None):
         if descent is not None:
             whole = plateau(descent, i)
             reference = whole.sharpness
-            headlines |= descent_headlines(rate, whole)
+            headlines[f"η = {rate:g}, gradient descent: sharpness · η/2"] = (float(reference * rate / 2), 1)
+            headlines[f"η = {rate:g}, gradient descent: ⟨x²⟩ / (2α/β)"] = (whole.balance, 1)
         plateaus.append([plateau(runs[size], i) for size in settings.batches])
         found.append(gaps(rate, settings.batches, plateaus[i], reference))
         headlines |= batch_headlines(rate, settings.batches, plateaus[i])
         headlines |= gap_headlines(rate, settings.batches, plateaus[i], found[i])
 
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    axes = figure.subplots(2, 2)
     traced = {f"B = {size}": runs[size] for size in settings.batches if size in ASKED}
-    rate = settings.rates[-1]
-    batch = {name: each.batch[-1] for name, each in traced.items()}
-    full = {name: each.edge.sharpness[-1] for name, each in traced.items()}
     if descent is not None:
-        full["gradient descent"] = descent.edge.sharpness[-1]
-    title = f"largest eigenvalue S of all data, η = {rate:g}:\nthe lower, the smaller B"
-    draw_traces(axes[0, 0], settings, rate, batch, f"batch sharpness, η = {rate:g}:\nat the edge for every B")
-    draw_traces(axes[0, 1], settings, rate, full, title)
-    draw_plateaus(axes[1, 0], settings, plateaus)
-    draw_gaps(axes[1, 1], settings, found)
+        headlines |= balance_headlines(objective, settings.rates[0], runs | {None: descent}, settings.stride)
+        traced["gradient descent"] = descent
+    figure = draw(settings, traced, plateaus, found)
     data = {str(size): {"batch": each.batch, "sharpness": each.edge.sharpness} for size, each in runs.items()}
     return run.save(figure, headlines, runs=data, gaps=[each._asdict() for each in found])
 

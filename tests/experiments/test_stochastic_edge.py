@@ -1,9 +1,11 @@
 """The experiment on the edge of mini-batch training: its quick form, once, and its averages against closed forms."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from experiment_files import check_files
 
+import jaxflow as jf
 from experiments import edge_of_stochastic_stability as experiment
 from jaxflow.curvature import SelfStabilization
 
@@ -27,6 +29,19 @@ def test_a_small_network_is_near_the_edge_of_its_batches(measured):
         assert 0.5 < numbers[f"η = 0.75: {name}"][0] < 3, name
 
 
+def test_what_rises_falls_again_in_a_valley():
+    """½yx² + ½c(y − Z)² at the edge y = 20: α = c(Z − y) and the fall is ½x², of x alone."""
+    valley = jf.Objective(
+        lambda p, shift: 0.5 * p[1] * p[0] ** 2 + 0.005 * (p[1] - 22) ** 2 + shift, jnp.zeros(2)
+    )
+    start = jnp.array([[0.2, 20.0], [0.1, 20.0]])
+    found = experiment.rises_and_falls(valley, start, 0.1, None, 20, 60)
+    assert found.shape == (2, 3)
+    np.testing.assert_allclose(found[:, 0], 0.02, rtol=0.1)
+    np.testing.assert_allclose(found[:, 1] / found[:, 0], 1, rtol=0.1)
+    np.testing.assert_allclose(found[:, 2], found[:, 1], rtol=0.02)
+
+
 def test_averages_of_what_is_known():
     """A gap 32/B by all three ways, at rate .5, one run of three having diverged."""
     rng, rate, sizes = np.random.default_rng(0), 0.5, (16, 64, 256)
@@ -37,7 +52,7 @@ def test_averages_of_what_is_known():
     def runs(size):
         # Noise σ² = 256, ⟨x²⟩ = 2α/β = 2: ησ²/(2B⟨x²⟩) = ηβσ²/(4αB) = 32/B.
         edge = SelfStabilization((4 - 32 / size) * one, 0 * one, one, one, 256 * one, np.sqrt(2) * wave)
-        return experiment.Runs(edge, 3.6 * one, one)
+        return experiment.Runs(edge, 3.6 * one, one, None)
 
     plateaus = [experiment.plateau(runs(size), 0) for size in sizes]
     assert [each.diverged for each in plateaus] == [1, 1, 1]

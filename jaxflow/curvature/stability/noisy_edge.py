@@ -110,7 +110,10 @@ def self_stabilization(
       which belongs into the gap.
     - u is the only direction that moves. Noise in others makes $-\nabla S\cdot\nabla L$ at a single iterate of SGD
       much smaller, often negative, as it is far from the path about which SGD fluctuates. Along a run
-      `record_self_stabilization` takes α and β at a mean of iterates.
+      `record_self_stabilization` takes α and β at a mean of iterates. The others' oscillation lowers S as well, so
+      that for small batches, and networks with several eigenvalues near 2/η, $\overline{x^2} < 2\alpha/\beta$ and the
+      gap is larger than the formula has it, by a factor of 2 and more. $\eta\sigma_u^2/(2B\overline{x^2})$, with the
+      `displacement` as measured, is right then too.
 
     **Arguments**
 
