@@ -7,6 +7,7 @@ from experiment_files import check_files
 
 import jaxflow as jf
 from experiments import edge_of_stochastic_stability as experiment
+from experiments import plateaus
 from jaxflow.curvature import SelfStabilization
 
 pytestmark = pytest.mark.promotes
@@ -35,7 +36,7 @@ def test_what_rises_falls_again_in_a_valley():
         lambda p, shift: 0.5 * p[1] * p[0] ** 2 + 0.005 * (p[1] - 22) ** 2 + shift, jnp.zeros(2)
     )
     start = jnp.array([[0.2, 20.0], [0.1, 20.0]])
-    found = experiment.rises_and_falls(valley, start, 0.1, None, 20, 60)
+    found = plateaus.rises_and_falls(valley, start, 0.1, None, 20, 60)
     assert found.shape == (2, 3)
     np.testing.assert_allclose(found[:, 0], 0.02, rtol=0.1)
     np.testing.assert_allclose(found[:, 1] / found[:, 0], 1, rtol=0.1)
@@ -54,13 +55,13 @@ def test_averages_of_what_is_known():
         edge = SelfStabilization((4 - 32 / size) * one, 0 * one, one, one, 256 * one, np.sqrt(2) * wave)
         return experiment.Runs(edge, 3.6 * one, one, None)
 
-    plateaus = [experiment.plateau(runs(size), 0) for size in sizes]
-    assert [each.diverged for each in plateaus] == [1, 1, 1]
-    found = experiment.gaps(rate, sizes, plateaus, 4.0)
+    means = [plateaus.plateau(runs(size), 0) for size in sizes]
+    assert [each.diverged for each in means] == [1, 1, 1]
+    found = plateaus.gaps(rate, sizes, means, 4.0)
     for values in (found.measured, found.formula, found.balance):
         np.testing.assert_allclose(values, 32 / np.array(sizes), rtol=1e-12)
-        assert experiment.slope(sizes, values) == pytest.approx(1)
-    headlines = experiment.batch_headlines(rate, sizes, plateaus)
+        assert plateaus.slope(sizes, values, 16) == pytest.approx(1)
+    headlines = experiment.batch_headlines(rate, sizes, means)
     assert headlines["η = 0.5, B = 64: batch sharpness · η/2, standard error"][0] == pytest.approx([0.9, 0])
-    headlines = experiment.gap_headlines(rate, sizes, plateaus, found)
+    headlines = experiment.gap_headlines(rate, sizes, means, found)
     assert headlines["η = 0.5: ⟨x²⟩ / (2α/β)"][0] == pytest.approx([1, 1, 1])
