@@ -14,8 +14,14 @@ from jaxflow.curvature.spectrum.estimate import Estimate as Estimate
 from jaxflow.curvature.spectrum.traces import saddle_index as saddle_index
 from jaxflow.curvature.spectrum.traces import trace as trace
 from jaxflow.curvature.stability import sharpness_record
+from jaxflow.curvature.stability.batches import BatchSharpness as BatchSharpness
+from jaxflow.curvature.stability.batches import batch_sharpness as batch_sharpness
+from jaxflow.curvature.stability.batches import record_batch_sharpness as record_batch_sharpness
 from jaxflow.curvature.stability.game_stability import GameStability as GameStability
 from jaxflow.curvature.stability.game_stability import game_stability as game_stability
+from jaxflow.curvature.stability.noisy_edge import SelfStabilization as SelfStabilization
+from jaxflow.curvature.stability.noisy_edge import record_self_stabilization as record_self_stabilization
+from jaxflow.curvature.stability.noisy_edge import self_stabilization as self_stabilization
 from jaxflow.curvature.stability.preconditioners import preconditioner_of as preconditioner_of
 from jaxflow.curvature.stability.sharpness_record import SharpnessRecord as SharpnessRecord
 from jaxflow.curvature.stability.sharpness_record import record_sharpness as record_sharpness

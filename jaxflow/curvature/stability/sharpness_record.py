@@ -19,6 +19,7 @@ from jaxflow._moved import alias_of
 from jaxflow._traceable import traceable
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import (
+    Operator,
     check_objective,
     check_preconditioner,
     match_parameters,
@@ -27,7 +28,7 @@ from jaxflow.curvature.products import (
     real_parameters,
 )
 from jaxflow.curvature.spectrum.eigenpairs import BLOCKS, COLD, EACH, TOLERANCE
-from jaxflow.curvature.spectrum.krylov import follow, guess
+from jaxflow.curvature.spectrum.krylov import Block, follow, guess
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
 from jaxflow.recording import Recorder, replay_records
 
@@ -124,11 +125,7 @@ def record_sharpness(
         every = jnp.asarray(stride).astype(count.dtype)
 
         def measure():
-            hessian = hessian_at(params, state)
-            size = hessian.size
-            anew = lambda: guess(hessian.apply, size, vectors.dtype, k, min(size, COLD + EACH * k))[1]
-            start = lax.cond(count % (every * FRESH) == 0, anew, lambda: vectors)
-            found = follow(hessian.apply, start, tolerance=TOLERANCE, blocks=BLOCKS)
+            found = follow_pairs(hessian_at(params, state), vectors, count % (every * FRESH) == 0)
             return found.values, found.residuals, found.vectors
 
         blank = jnp.full(k, jnp.nan, vectors.dtype)
@@ -137,6 +134,14 @@ def record_sharpness(
         return SharpnessRecord(values, residuals, recorded), (vectors, count + 1)
 
     return Recorder(begin, look)
+
+
+def follow_pairs(hessian: Operator, vectors: jax.Array, anew: jax.Array) -> Block:
+    """The k leading eigenpairs, from the vectors (k, n) found last or, where `anew`, cold."""
+    k, size = vectors.shape
+    cold = lambda: guess(hessian.apply, size, vectors.dtype, k, min(size, COLD + EACH * k))[1]
+    start = lax.cond(anew, cold, lambda: vectors)
+    return follow(hessian.apply, start, tolerance=TOLERANCE, blocks=BLOCKS)
 
 
 def sharpness_along(
