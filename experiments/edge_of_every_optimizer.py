@@ -10,8 +10,9 @@ step's derivative rises through 1.9, e = −.9 being the eigenvalue of what will
 takes 500 steps, and the flows go over their time from the same state. Measured are the distances from the iterates'
 midpoints at the end, as shares of the stable flow's, and how far the mean loss of the last half is missed.
 
-It fails where the run depends on its rounding: where bursts are so violent that nearby runs part from each other.
-The same optimizer is therefore also started 1e-9 beside, and the distance between the two runs is drawn too.
+Bursts can be so violent that nearby runs part from each other: the same optimizer is also started 1e-9 beside, and
+the distance between the two runs is drawn too. With gradient descent and the adaptive methods the pairs are about as
+near as that, and no flow can be nearer. With the heavy ball and Nesterov they are not: there the flow itself errs.
 
 Sources: Regis & Chewi (2026, 2602.01480, 2605.06821); Cohen et al. (2021, 2103.00065; 2022, 2207.14484; 2024,
 2410.24206).

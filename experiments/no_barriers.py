@@ -52,7 +52,7 @@ NAMES = (
     "band (AutoNEB)",
 )
 EXAMPLES = {True: 700, False: None}  # None: all
-RELAXED = {True: (50, 200), False: (50, 200, 800)}  # steps of a band without new images
+RELAXED = (50, 200, 800)  # steps of a band without new images
 BENT = {True: 400, False: 1000}  # steps of the curves
 FLOOR = 1e-5  # lower barriers are drawn here
 
@@ -89,9 +89,9 @@ def paths(objective, a, b, key, band, steps):
     return dict(zip(NAMES, [*lines, *bent, found], strict=True)), distances
 
 
-def relaxed(objective, a, b, counts):
+def relaxed(objective, a, b):
     """Barriers of a band of 9 images, at its images and densely, by the number of steps."""
-    bands = [neb(objective, a, b, points=9, max_steps=steps, climb=False) for steps in counts]
+    bands = [neb(objective, a, b, points=9, max_steps=steps, climb=False) for steps in RELAXED]
     return [(float(band.barrier), float(refine(objective, band).barrier)) for band in bands]
 
 
@@ -192,7 +192,7 @@ def main(arguments=None):
     score = jax.jit(jax.vmap(problem.score))
     scores = {name: np.asarray(score(path.params)) for name, path in shown.items()}
     edges, heights, losses = trees(objective, ends, band)
-    at_images, densely = zip(*relaxed(objective, ends[0], ends[1], RELAXED[run.quick]), strict=True)
+    at_images, densely = zip(*relaxed(objective, ends[0], ends[1]), strict=True)
 
     figure = Figure(figsize=(11.5, 8.6), layout="constrained")
     axes = figure.subplots(2, 2)
@@ -212,7 +212,7 @@ def main(arguments=None):
     for name in NAMES:
         lost = min(scores[name][0], scores[name][-1]) - scores[name].min()
         headlines[f"h = {SHOWN}: test accuracy lost on the way, {name}"] = (lost, None)
-    steps = ", ".join(map(str, RELAXED[run.quick]))
+    steps = ", ".join(map(str, RELAXED))
     headlines[f"h = {SHOWN}, 9 images, {steps} steps: barrier at the images"] = (at_images, None)
     headlines["the same, with nine points between every two"] = (densely, None)
     for kind, passes in heights.items():

@@ -57,7 +57,7 @@ def instance_noise(game: VectorField, sigma: Any, draws: Any, *, weights: Any = 
     _check.require_nonnegative(sigma=sigma)
     if not game.data:
         raise ValueError("game must have the noise as the first of its data, got a game without data.")
-    if isinstance(draws, int):
+    if not np.ndim(draws):
         _check.require_integer("draws", draws, 1)
         if weights is not None:
             raise ValueError("weights must be left out where draws is a number.")

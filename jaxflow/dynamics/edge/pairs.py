@@ -24,13 +24,13 @@ from numpy.polynomial import Polynomial
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.dynamics.base import Field, Prefix, add, scale
-from jaxflow.dynamics.clock import step_times
+from jaxflow.curvature.products import check_objective
+from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.dynamics.modified_equations.equation import (
     check_arguments,
     clock_of,
+    first_steps,
     steps_a_time,
-    warm_steps,
 )
 from jaxflow.dynamics.modified_equations.smoothness import warn_if_rough
 from jaxflow.dynamics.modified_equations.step_logarithm import (
@@ -82,8 +82,8 @@ def pair_flow(
 ) -> Field:
     r"""The flow of pairs of iterates of any optimizer: past the edge of stability too, without eigenvectors.
 
-    Iterates are $z_k = m_k + (-1)^k \delta_k$, where z is the parameters and the optimizer's state. A step Φ takes
-    the pair (m, δ) to
+    Iterates are $z_k = m_k + (-1)^k \delta_k$, where z is the parameters and the optimizer's state, and k counts the
+    steps from where they were split. A step Φ takes the pair (m, δ) to
 
     $$\Psi(m, \delta) = \left(\tfrac12(\Phi(m + \delta) + \Phi(m - \delta)),\;
     -\tfrac12(\Phi(m + \delta) - \Phi(m - \delta))\right),$$
@@ -117,9 +117,10 @@ def pair_flow(
     It **holds** where what a run excites is slow or oscillates: of eigenvalues e with |e − 1| or |e + 1| below 1 it
     has the logarithm, the closer the higher the order, and all others only have to decay. Those that turn, of modulus
     $\sqrt\beta$ under momentum, do so at orders 1 and 2 whatever their angle, but at order 3 up to |e| = .95, at 4 up
-    to .83, at 6 up to .63, at 8 up to .49. So take orders 1 to 3 for β = .9, Adam's too. `convergence(…, stride=2)`
-    measures $|e^2 - 1|$. Past the edge the flow follows bursts in their time, as long as the run itself does not
-    depend on its rounding. For an adaptive method give `integrate` an `atol` far below the second moments.
+    to .83, at 6 up to .63, at 8 up to .49. So take order 1 or 2 for β = .9, Adam's too. `convergence(…, stride=2)`
+    measures $|e^2 - 1|$. Past the edge the flow follows bursts in their time. Where a run depends on its own rounding
+    it cannot be nearer than two runs are to each other. For an adaptive method give `integrate` an `atol` far below
+    the second moments.
 
     *Related flows.* `modified(…, stride=2)` follows every second iterate; it has both in one state and is accurate in
     the same places, at half the reach in step size. A central flow (Cohen et al.) averages over the bursts: its
@@ -140,10 +141,11 @@ def pair_flow(
     """
     check_arguments(optimizer, objective, order, 1, warmup)
     tau, shares = clock_of(optimizer, time_step), weights(order)
+    split = lambda state: pair_state(optimizer, objective, state, order=max(order, LEAST))
 
     def init(params):
         warn_if_rough(optimizer, params, state_shapes(optimizer, params))
-        return pair_state(optimizer, objective, cold_state(optimizer, params), order=max(order, LEAST))
+        return split(cold_state(optimizer, params))
 
     def drift(t, state):
         total = logarithm(lambda pair: _pair_increment(optimizer, objective, pair), state, shares)
@@ -154,7 +156,9 @@ def pair_flow(
         init=init,
         params=lambda state: state.midpoint.params,
         time_step=None if callable(tau) else tau,
-        prefix=lambda params: _prefix(optimizer, objective, params, tau, warmup, max(order, LEAST)),
+        prefix=lambda params: first_steps(
+            optimizer, objective, params, tau, warmup, enter=lambda pair: add(*pair), leave=split
+        ),
     )
 
 
@@ -255,7 +259,9 @@ def record_pairs(objective: Callable[[PyTree], jax.Array]) -> Recorder:
     - `objective`: the loss of the flow.
 
     **Returns** a recorder whose values are a `PairRecord`, leaves (T, …). Begin the flow with `state=` or without a
-    warm-up: at the first discrete steps there are no pairs.
+    warm-up: at the first discrete steps there are no pairs, and the first pair stands in their place.
+
+    **Raises** `TypeError` for an objective that is no loss.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([0.1, 2.0]) * x**2)
@@ -264,6 +270,8 @@ def record_pairs(objective: Callable[[PyTree], jax.Array]) -> Recorder:
     >>> print(pairs.half_difference[-1].round(3), pairs.loss.round(3))
     [0. 1.] [1.05 1.01]
     """
+
+    check_objective(objective)
 
     def look(memory, params, state):
         del params
@@ -281,22 +289,3 @@ def _pair_increment(optimizer, objective, pair: PairState) -> PairState:
     middle = jax.tree.map(lambda move: 0.5 * (move[0] + move[1]), moves)
     half = jax.tree.map(lambda move, d: -0.5 * (move[0] - move[1]) - 2 * d, moves, pair.half_difference)
     return PairState(middle, half)
-
-
-def _prefix(optimizer, objective, params: PyTree, tau, warmup: int | None, order: int) -> Prefix | None:
-    """The iterates with which a run begins, and the pair that they end in."""
-    warm = warm_steps(optimizer, params, warmup)
-    if warm == 0:
-        return None
-
-    def step(state, _):
-        state = add(state, increment(optimizer, objective, state))
-        return state, state.params
-
-    def run(pair):
-        start = add(*pair)
-        last, path = lax.scan(step, start, None, length=warm)
-        path = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), start.params, path)
-        return path, pair_state(optimizer, objective, last, order=order)
-
-    return Prefix(step_times(tau, 0, warm), run)

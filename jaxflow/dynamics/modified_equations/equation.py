@@ -14,6 +14,7 @@ from jaxflow.dynamics.base import Field, Prefix, add, scale
 from jaxflow.dynamics.clock import step_times
 from jaxflow.dynamics.modified_equations.smoothness import refuse_randomness, warn_if_rough
 from jaxflow.dynamics.modified_equations.step_logarithm import (
+    ModifiedState,
     cold_state,
     increment,
     logarithm,
@@ -91,7 +92,7 @@ def modified(
     check_arguments(optimizer, objective, order, stride, warmup)
     tau = clock_of(optimizer, time_step)
     field = modified_field(optimizer, objective, tau, weights(order, stride))
-    return field._replace(prefix=lambda params: _prefix(optimizer, objective, params, tau, warmup))
+    return field._replace(prefix=lambda params: first_steps(optimizer, objective, params, tau, warmup))
 
 
 def modified_field(optimizer, objective, tau, shares) -> Field:
@@ -163,8 +164,17 @@ def warm_steps(optimizer, params: PyTree, warmup: int | None) -> int:
     return WARM if jax.tree.leaves(state_shapes(optimizer, params)) else 0
 
 
-def _prefix(optimizer, objective, params: PyTree, tau, warmup: int | None) -> Prefix | None:
-    """The iterates with which a run begins."""
+def first_steps(
+    optimizer,
+    objective,
+    params: PyTree,
+    tau,
+    warmup: int | None,
+    *,
+    enter: Callable[[Any], ModifiedState] = lambda state: state,
+    leave: Callable[[ModifiedState], Any] = lambda state: state,
+) -> Prefix | None:
+    """The iterates with which a run begins. `enter` makes an optimizer's state of the flow's, `leave` the reverse."""
     warm = warm_steps(optimizer, params, warmup)
     if warm == 0:
         return None
@@ -174,7 +184,8 @@ def _prefix(optimizer, objective, params: PyTree, tau, warmup: int | None) -> Pr
         return state, state.params
 
     def run(state):
-        last, path = lax.scan(step, state, None, length=warm)
-        return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), params, path), last
+        first = enter(state)
+        last, path = lax.scan(step, first, None, length=warm)
+        return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), first.params, path), leave(last)
 
     return Prefix(step_times(tau, 0, warm), run)
