@@ -1,1 +1,1 @@
-"""One short script a headline result: `python -m experiments.NAME [--quick] [--output DIR]`; see README.md."""
+"""One short script a result, in chapters: `python -m experiments NAME [--quick] [--output DIR]`; see README.md."""

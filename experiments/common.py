@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,34 @@ from jaxflow._disk.program_cache import keep_programs
 from jaxflow._text_table import text_table
 
 
+class Headline(NamedTuple):
+    """A number measured, what theory expects, and the interval (low, high) in which the claim holds."""
+
+    measured: Any
+    expected: Any = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether all that was measured is inside the interval; `None` where there is none."""
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        values = np.asarray(self.measured, float)
+        return bool(values.size and np.all((low <= values) & (values <= high)))
+
+
+def near(measured: Any, expected: float, *, by: float = 0.0, relative: float = 0.0) -> Headline:
+    """A claim that `measured`, a number or several, is within `by` + `relative` · |expected| of `expected`."""
+    reach = by + relative * abs(float(expected))
+    return Headline(measured, expected, (float(expected) - reach, float(expected) + reach))
+
+
+def within(measured: Any, low: float = -np.inf, high: float = np.inf, expected: Any = None) -> Headline:
+    """A claim that `measured`, a number or several, is from `low` to `high`."""
+    return Headline(measured, expected, (float(low), float(high)))
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One run of one script: its name, whether it is the quick one, where it writes, when it began."""
@@ -26,31 +54,44 @@ class Experiment:
     output: Path
     began: float
 
-    def save(self, figure: Figure, headlines: dict[str, tuple[Any, Any]], **data: Any) -> dict[str, Any]:
+    def save(self, figure: Figure, headlines: dict[str, Any], **data: Any) -> dict[str, Any]:
         """Write `NAME.png` and `NAME.json`, print the headline numbers, and return what the JSON holds.
 
-        - `headlines`: (measured, expected) by what was measured; `None` where nothing is expected.
+        - `headlines`: by what was measured a `Headline`, of which `near` and `within` make claims that may fail, or
+          (measured, expected) without one; `None` where nothing is expected.
         - `data`: the numbers behind the figure. Numbers that are not finite are null in the JSON.
         """
-        said = table(("", "measured", "expected"), [(name, *pair) for name, pair in headlines.items()])
+        told = {name: Headline(*found) for name, found in headlines.items()}
+        rows = [(name, line.measured, line.expected, *_verdict(line)) for name, line in told.items()]
         content = {
             "experiment": self.name,
             "quick": self.quick,
             "seconds": round(time.perf_counter() - self.began, 1),
-            "headlines": {name: {"measured": m, "expected": e} for name, (m, e) in headlines.items()},
+            "headlines": {name: line._asdict() | {"reached": line.reached} for name, line in told.items()},
             **data,
             **results.provenance(),
         }
         results.write_figure(self.output / f"{self.name}.png", figure)
         results.write_json(self.output / f"{self.name}.json", content)
-        print(f"{said}\nWrote {self.name}.png and {self.name}.json to {self.output} ({content['seconds']} s)")
+        print(table(("", "measured", "expected", "interval", ""), rows))
+        print(f"Wrote {self.name}.png and {self.name}.json to {self.output} ({content['seconds']} s)")
         return content
+
+
+def _verdict(line: Headline) -> tuple[str, str]:
+    if line.interval is None:
+        return "", ""
+    low, high = line.interval
+    bounds = (
+        f"≤ {high:.5g}" if low == -np.inf else f"≥ {low:.5g}" if high == np.inf else f"{low:.5g} … {high:.5g}"
+    )
+    return bounds, "reached" if line.reached else "MISSED"
 
 
 def start(name: str, doc: str | None, arguments: list[str] | None = None) -> Experiment:
     """Read `[--quick] [--output DIR] [--no-cache]` and turn float64 on."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m experiments.{name}",
+        prog=f"python -m experiments {name}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,9 +111,9 @@ def start(name: str, doc: str | None, arguments: list[str] | None = None) -> Exp
     return Experiment(name, chosen.quick, chosen.output, time.perf_counter())
 
 
-def progress(items: Iterable, what: str) -> Iterable:
+def progress(items: Iterable, what: str, total: int | None = None) -> Iterable:
     """`items` behind a bar that is quiet when the output is not a terminal."""
-    return tqdm(items, desc=what, disable=None, leave=False)
+    return tqdm(items, desc=what, disable=None, leave=False, total=total)
 
 
 def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

@@ -1,9 +1,9 @@
 """Experiments in their quick form, each run once for all tests of a file."""
 
-import importlib
-
 import jax
 import pytest
+
+from experiments.catalogue import script
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +15,7 @@ def run(tmp_path_factory):
         if name not in done:
             output = tmp_path_factory.mktemp(name)
             with jax.numpy_dtype_promotion("standard"):
-                module = importlib.import_module(f"experiments.{name}")
-                done[name] = module.main(["--quick", "--output", str(output)]), output
+                done[name] = script(name).main(["--quick", "--output", str(output)]), output
         return done[name]
 
     return once

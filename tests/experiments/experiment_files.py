@@ -21,3 +21,9 @@ def check_files(name, returned, output):
     assert width > 1000
     assert height > 400
     return content
+
+
+def told(content, name):
+    """What a headline number of a result was, and what was expected."""
+    line = content["headlines"][name]
+    return line["measured"], line["expected"]

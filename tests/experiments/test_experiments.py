@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from experiment_files import check_files
+from experiment_files import check_files, told
 from scipy.integrate import quad
 from scipy.optimize import brentq
 from sklearn.datasets import load_digits
@@ -296,10 +296,8 @@ def test_a_game_spirals_as_its_modified_flow_does(measured):
     "case", ["simultaneous", "alternating", "simultaneous, with the R1 penalty γ = 0.15"]
 )
 def test_drift_is_of_second_order_in_every_game(run, case):
-    headlines = run("dirac_gan")[0]["headlines"]
-    radius = lambda name: headlines[
-        f"Dirac-GAN, {case}: radius at t = 18 of {name}, against the iterates"
-    ].values()
+    about = f"Dirac-GAN, {case}: radius at t = 18 of"
+    radius = lambda name: told(run("dirac_gan")[0], f"{about} {name}, against the iterates")
     flow, iterates = radius("the flow of the game")
     modified, _ = radius("modified flow, order 2")
     assert modified == pytest.approx(iterates, rel=0.07)

@@ -7,7 +7,7 @@ import pytest
 from experiment_files import check_files
 
 import jaxflow as jf
-from experiments import hypergradients
+from experiments.training import hypergradients
 
 pytestmark = pytest.mark.promotes
 

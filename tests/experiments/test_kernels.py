@@ -9,7 +9,7 @@ import scipy.linalg
 from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
-from experiments import kernel_machine, lazy_and_rich
+from experiments.kernels import kernel_machine, lazy_and_rich
 
 pytestmark = pytest.mark.promotes
 

@@ -1,7 +1,5 @@
 """Experiments on the shape of losses in their quick form, once each: headline numbers against theory."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,10 @@ import pytest
 import scipy.stats
 from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
+
+import jaxflow as jf
+from experiments.landscapes import loss_landscape
+from experiments.noise import flat_minima
 
 pytestmark = pytest.mark.promotes
 
@@ -30,9 +32,11 @@ def cross_entropy(logits, labels):
 def views(run):
     """What the script saw of the plain and of the residual network, of 12 layers."""
     run("loss_landscape")
-    script = importlib.import_module("experiments.loss_landscape")
-    losses = script.losses_of(12, script.QUICK.examples)
-    seen = {name: script.look(losses[name], 12, script.QUICK, 0) for name in script.NAMES[:2]}
+    losses = loss_landscape.losses_of(12, loss_landscape.QUICK.examples)
+    seen = {
+        name: loss_landscape.look(losses[name], 12, loss_landscape.QUICK, 0)
+        for name in loss_landscape.NAMES[:2]
+    }
     return {name: (losses[name], view) for name, view in seen.items()}
 
 
@@ -96,8 +100,7 @@ def test_filter_normalised_lines_do_not_see_factors_of_layers(run, measured):
     assert numbers["layers rescaled, filter: largest change of the loss"] < 1e-12
     for name in ("layers rescaled, raw", "units rescaled, raw", "units rescaled, filter"):
         assert numbers[f"{name}: largest change of the loss"] > 1
-    script = importlib.import_module("experiments.loss_landscape")
-    objective, networks = script.relu_network()
+    objective, networks = loss_landscape.relu_network()
     x = np.asarray(objective.data["x"])
     trained, *others = (relu(params, x) for params in networks.values())
     assert len(others) == 2
@@ -130,24 +133,22 @@ def test_networks_of_one_training_loss_are_the_flatter_the_larger_the_ratio(run,
 
 def test_shuffles_within_groups_see_no_difference_between_groups():
     """Groups apart in both numbers, independent inside: of 20 seeds p < .01 on four and more by chance 5 in 10⁵."""
-    script = importlib.import_module("experiments.flat_minima")
     groups, low = np.repeat([0, 1, 2], 12), 0
     for seed in range(20):
         a, b = 5 * groups + np.random.default_rng(seed).normal(size=(2, 36))
-        assert script.rank_correlation(a, b)[1] < 1e-3
-        low += script.rank_correlation(a, b, groups)[1] < 0.01
-        assert script.rank_correlation(a, a**3, groups)[0] == pytest.approx(1)
+        assert flat_minima.rank_correlation(a, b)[1] < 1e-3
+        low += flat_minima.rank_correlation(a, b, groups)[1] < 0.01
+        assert flat_minima.rank_correlation(a, a**3, groups)[0] == pytest.approx(1)
     assert low <= 3
 
 
 def test_width_of_a_parabola():
     """½h|θ + x d|² has risen by .1 where x θ·d + ½x²|d|² = .1/h, both ways, and |d| = |θ|."""
-    script = importlib.import_module("experiments.flat_minima")
     with jax.numpy_dtype_promotion("standard"):
         theta = np.random.default_rng(0).normal(0, 0.1, 40)
         params, key, h = {"w": jnp.asarray(theta)[:, None]}, jax.random.key(4), 2.0
-        found = float(script.width(lambda p: 0.5 * h * jnp.sum(p["w"] ** 2), params, key))
-        drawn = importlib.import_module("jaxflow").landscape.random_directions(params, key, count=8)
+        found = float(flat_minima.width(lambda p: 0.5 * h * jnp.sum(p["w"] ** 2), params, key))
+        drawn = jf.landscape.random_directions(params, key, count=8)
     square, ends = theta @ theta, []
     for d in np.asarray(drawn.vectors["w"])[..., 0]:
         roots = np.roots([0.5 * square, theta @ d, -0.1 / h])

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from experiment_files import check_files
+from experiment_files import check_files, told
 
-from experiments import saddles
-from experiments.deep_linear import DeepLinear
+from experiments.landscapes import saddles
+from experiments.landscapes.deep_linear import DeepLinear
 
 pytestmark = pytest.mark.promotes
 
@@ -71,9 +71,7 @@ def test_deep_linear_networks_have_the_indices_that_theory_says(run, measured):
 
 
 def test_gradient_flow_passes_the_saddles_in_time(run):
-    found, law = run("saddles")[0]["headlines"][
-        "gradient flow: times at which modes have half their strength"
-    ].values()
+    found, law = told(run("saddles")[0], "gradient flow: times at which modes have half their strength")
     assert found == pytest.approx(law, rel=2e-3)
     network = DeepLinear(jax.random.split(jax.random.key(4), 2))
     keys = jax.random.split(jax.random.key(2), 2)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.linalg
-from experiment_files import check_files
+from experiment_files import check_files, told
 
 import jaxflow as jf
-from experiments import swept_areas
+from experiments.noise import swept_areas
 
 pytestmark = pytest.mark.promotes
 
@@ -92,9 +92,7 @@ def test_sgd_of_a_network_at_rest_circulates(run, measured):
     assert abs(end - 1) < 4 * error
     assert error < 0.03
     content = run("limit_cycles")[0]
-    slope, by_curvatures = content["headlines"][
-        "its slope in 1/B, standard error; that by curvatures"
-    ].values()
+    slope, by_curvatures = told(content, "its slope in 1/B, standard error; that by curvatures")
     assert abs(slope[0] - by_curvatures[0]) < 4 * slope[1]
     assert numbers["reversed in time: sum over planes / forwards"] == pytest.approx(-1, abs=0.06)
     assert max(numbers["isotropic noise: largest |z| of ten planes, |z| of the sum"]) < 4
@@ -126,7 +124,7 @@ def at_rest(temperature):
 
 def test_the_wide_well_has_what_the_free_energies_say(run):
     content = run("temperature_is_everything")[0]
-    pair = lambda name: content["headlines"][name].values()
+    pair = lambda name: told(content, name)
     law = {name: np.array(values) for name, values in content["at_rest"].items()}
     exact = np.array([at_rest(t) for t in law["temperature"][::5]])
     np.testing.assert_allclose(law["wide"][::5], exact[:, 0], rtol=1e-3)

@@ -5,7 +5,7 @@ import pytest
 from experiment_files import check_files
 
 import jaxflow as jf
-from experiments import no_barriers
+from experiments.landscapes import no_barriers
 
 pytestmark = pytest.mark.promotes
 

@@ -6,8 +6,8 @@ import pytest
 from experiment_files import check_files
 
 import jaxflow as jf
-from experiments import edge_of_stochastic_stability as experiment
-from experiments import plateaus
+from experiments.edge import edge_of_stochastic_stability as experiment
+from experiments.edge import plateaus
 from jaxflow.curvature import SelfStabilization
 
 pytestmark = pytest.mark.promotes

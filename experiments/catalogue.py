@@ -1,0 +1,57 @@
+"""All results, in the order in which a reader would meet them, by chapter."""
+
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
+
+
+class Chapter(NamedTuple):
+    """A folder of `experiments/`: its title, and the names of the scripts in it that show a result."""
+
+    title: str
+    results: tuple[str, ...]
+
+
+CHAPTERS = {
+    "teaching": Chapter("Optimizers, step by step", ("learning_rates", "moving_averages", "ravine")),
+    "training": Chapter(
+        "Training networks", ("optimizers", "batch_scaling", "digits_sweep", "hypergradients")
+    ),
+    "limits": Chapter(
+        "Continuous limits",
+        ("continuous_limit", "momentum_is_an_ode", "modified_equations", "implicit_regularization"),
+    ),
+    "noise": Chapter(
+        "Noise and temperature",
+        (
+            "gibbs",
+            "temperature",
+            "temperature_is_everything",
+            "sde_validity",
+            "limit_cycles",
+            "flat_minima",
+        ),
+    ),
+    "densities": Chapter("Densities", ("fokker_planck", "free_energy", "wasserstein_flow", "smoothed_loss")),
+    "edge": Chapter(
+        "The edge of stability",
+        (
+            "edge_of_stability",
+            "central_flows",
+            "edge_of_every_optimizer",
+            "edge_of_stochastic_stability",
+            "discovery",
+        ),
+    ),
+    "landscapes": Chapter("Landscapes", ("loss_landscape", "no_barriers", "saddles", "spectra")),
+    "kernels": Chapter("Kernels", ("kernel_machine", "lazy_and_rich")),
+    "games": Chapter(
+        "Games and self-supervision", ("dirac_gan", "gan_third_stage", "why_simsiam_does_not_collapse")
+    ),
+}
+FOLDERS = {name: folder for folder, chapter in CHAPTERS.items() for name in chapter.results}
+
+
+def script(name: str) -> ModuleType:
+    """The module of a result."""
+    return import_module(f"experiments.{FOLDERS[name]}.{name}")

@@ -1,0 +1,291 @@
+r"""Past the edge of stability for the optimizers of these years: thresholds, slow rates, orders, cycles.
+
+Nobody seems to have published these of the optimizers below, which are those of optax and optax.contrib. On a
+direction of curvature h let a = ηh/P, where P is what the optimizer divides by, and does not change meanwhile.
+
+**Derived**, on paper:
+
+- A *sum of averages* of weights w ≥ 0 and decays b (AdEMAMix; Prodigy and D-Adaptation once their length d of a step
+  rests) first passes the unit circle at −1, and never at a complex pair, which needs Σ w(1 − b)/|z − b|² = 0. So it
+  is stable for a below $a^* = 2/\sum w \frac{1-b}{1+b}$, and its slow rate is η Σw/P.
+- *Lion with tanh(κu)* for its sign, P = 1/κ: $a^* = \frac{2(1+\beta_2)}{1+\beta_2-2\beta_1}$, at −1; for β₁ > β₂ a
+  pair of eigenvalues may be first, at $\frac{1-\beta_2}{\beta_1-\beta_2}$. The slow rate is η/P.
+- *Muon* below its ε is this Lion with (β², β) and P = ε/c⁵, where c = 3.4445 is the slope of its polynomial at 0. So
+  with ε = 1e-8 it is past the edge at any rate in use. With `adaptive` a step is in proportion to the gradient: along
+  an orthogonal r×r matrix P = 1/(r p²), where p is what its polynomial makes of r^(−1/2). Other matrices have others.
+- *Schedule-free* methods, late, are their base on z while the average x rests: a* = 2/(1−β), slow rate (1−β)η/P. As a
+  whole that of SGD has $x(t) = M(\frac1{1-\beta}, 2, -(1-\beta)ht)$ at t = kη, Kummer's function.
+- *Sophia*, P = γh, has a threshold of the rate alone, $\eta < 2\gamma(1+\beta_1)/(1-\beta_1)$, at every curvature.
+- *Past the edge* odd gradients g end in the pair ±A whose chord is just stable, ηg(A)/(PA) = a*.
+- *A sign* makes cycles, n steps up and n down, whose half-width is nη/2; the filter says which n there can be. So no
+  order of a modified equation is nearer than that: all are exact until a sign turns, and have no solution after.
+
+**Measured.** A threshold is the least of the learning rates from 1e-4 to 1e4 (over P) at which the optimizer itself
+grows on a quadratic, by bisection. Adaptive methods do not diverge on one, because their second moment grows along.
+So they are measured at one that hardly moves (β₂ = 1 − 1e-8); how wide they get as they are is said as well. Slopes
+are those of the distance between iterates and modified equations of order 1, 2, 3 in the step size. Past the edge, on
+log cosh, every second iterate is compared with order 1 and with the flow of pairs, `modified` of stride 2. There are
+no pairs of Lion with β₁ > β₂, which turns, of Muon, whose norm has a kink at 0, and of Sophia. Sophia has no order
+either: it renews its curvature at whole step counts, through which a flow passes in no time.
+
+**Conjectured.** Shampoo and SOAP are not in optax, and nothing of them is measured. While their factors rest, Shampoo
+is gradient descent in their metric, a* = 2, and SOAP is Adam in their eigenbasis, a* = 2(1+β₁)/(1−β₁).
+
+Sources of the methods: Chen et al. (2023, 2302.06675); Jordan (2024); Bernstein & Newhouse (2024, 2409.20325);
+Defazio et al. (2024, 2405.15682); Pagliardini et al. (2024, 2409.03137); Morwani et al. (2025, 2502.02431); Liu et
+al. (2023, 2305.14342); Mishchenko & Defazio (2023, 2306.06101); Defazio & Mishchenko (2023, 2301.07733).
+"""
+
+import warnings
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments import common
+from experiments.edge.discovery_measurements import (
+    LANES,
+    averages,
+    by_library,
+    errors_of_sign,
+    half_widths,
+    least_unstable,
+    lengths,
+    past_the_edge,
+    slopes,
+    slow_rate,
+    tanh_cycle,
+    widest,
+)
+from experiments.edge.discovery_optimizers import B1, ROWS, lion, lion_threshold, polynomial
+from jaxflow.plot.style import COLOURS, stroke, tidy
+
+STEPS = 2000
+QUICK = ("schedule-free SGD", "AdEMAMix")
+SHOWN = "AdEMAMix"
+
+
+def measure(name, run):
+    """Everything of one optimizer."""
+    row, found = ROWS[name], {}
+    found["threshold"] = least_unstable(row, STEPS)
+    found["library"], found["no threshold"] = by_library(row)
+    found["slow"] = slow_rate(row, STEPS)
+    if row.adaptive and not run.quick:
+        found["widest"] = widest(row, STEPS)
+    if row.family is not None and (not run.quick or name == QUICK[0]):
+        found["slopes"], found["not smooth"] = slopes(row)
+    if row.over is not None and (not run.quick or name == SHOWN):
+        found["path"], found["width"], found["distances"] = past_the_edge(row)
+    return found
+
+
+def headlines_of(name, found):
+    """Measured and expected, by what it is."""
+    row, said = ROWS[name], {}
+    said[f"{name}: threshold of ηh/P"] = (found["threshold"], row.threshold)
+    said[f"{name}: the same by the library"] = (found["library"], row.threshold)
+    said[f"{name}: slow rate, in η/P"] = (found["slow"], row.slow)
+    if "slopes" in found:
+        expected = [1, 2, 3] if name != "Sophia" else [0, 0, 0]
+        said[f"{name}: slopes of orders 1, 2, 3"] = (found["slopes"], expected)
+    if "widest" in found:
+        said[f"{name}, as it is: largest late |x| / η, rates .001 to 1000"] = (found["widest"], None)
+    if "width" in found:
+        said[f"{name}, past the edge: half-width of the pair"] = found["width"]
+        said[f"{name}: distance of order 1, of the flow of pairs"] = (found["distances"], None)
+    return said
+
+
+def cycles():
+    """Half-widths against rates, of methods that end in cycles; and what is expected of them."""
+    edge = lion_threshold(B1, 0.99) / 10
+    wide, low = np.geomspace(0.7 * edge, 8 * edge, LANES), np.geomspace(0.01, 1.0, LANES)
+    size = polynomial(0.5**0.5)
+    return {
+        "Lion, tanh(10u)": (wide, half_widths(ROWS["Lion, tanh"].make, wide), np.vectorize(tanh_cycle)(wide)),
+        "Lion": (low, half_widths(bare_lion, low), np.array(lengths(B1, 0.99))[:, None] * low / 2),
+        "Muon": (
+            low,
+            half_widths(ROWS["Muon, below ε"].make, low, matrix=2),
+            size * np.array(lengths(0.95**2, 0.95))[:, None] * low / 2,
+        ),
+    }
+
+
+def bare_lion(rate, b2, adapts):
+    del b2, adapts
+    return lion(rate)
+
+
+def draw_names(ax, names, title, xlabel):
+    """A chart of dots with a line for each optimizer."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set(ylim=(len(names) - 0.5, -0.5), title=title, xlabel=xlabel)
+    tidy(ax, legend=False)
+    ax.grid(True, axis="y", color="0.88", linewidth=0.6)
+
+
+def draw_thresholds(ax, found):
+    for i, (name, one) in enumerate(found.items()):
+        row = ROWS[name]
+        ax.plot(
+            row.threshold, i, "o", color=COLOURS[2], markersize=13, markerfacecolor="white", markeredgewidth=2
+        )
+        ax.plot(one["threshold"], i, "x", color=COLOURS[1], markersize=8, markeredgewidth=2)
+        if np.isfinite(one["library"]):
+            ax.plot(one["library"], i, ".", color=COLOURS[0], markersize=5)
+        else:
+            ax.annotate("library: none", (2, i), va="center", fontsize="small", color="0.4")
+        ax.annotate(
+            f"{row.threshold:.4g}",
+            (row.threshold, i),
+            (11, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
+    ax.set_xscale("log")
+    ax.set_xlim(0.4, 500)
+    keys = [
+        Line2D([], [], marker="o", linestyle="", color=COLOURS[2], markerfacecolor="white", label="derived"),
+        Line2D([], [], marker="x", linestyle="", color=COLOURS[1], label="measured by bisection"),
+        Line2D([], [], marker=".", linestyle="", color=COLOURS[0], label="found by the library"),
+    ]
+    draw_names(
+        ax, list(found), "Where it becomes unstable", "largest stable a = learning rate × curvature / P"
+    )
+    ax.legend(handles=keys, frameon=False, fontsize="small", loc="lower left")
+
+
+def draw_slow(ax, found):
+    for i, (name, one) in enumerate(found.items()):
+        ax.plot(
+            ROWS[name].slow,
+            i,
+            "o",
+            color=COLOURS[2],
+            markersize=13,
+            markerfacecolor="white",
+            markeredgewidth=2,
+        )
+        ax.plot(one["slow"], i, "x", color=COLOURS[1], markersize=8, markeredgewidth=2)
+    ax.set_xscale("log")
+    draw_names(ax, list(found), "How fast flat directions fall", "effective learning rate, in η/P")
+
+
+def draw_orders(ax, found):
+    for i, (name, one) in enumerate(found.items()):
+        measured = one.get("slopes", [np.nan] * 3)
+        for order, (marker, colour) in enumerate(
+            zip("osD", (COLOURS[0], COLOURS[1], COLOURS[5]), strict=True)
+        ):
+            ax.plot(
+                measured[order],
+                i,
+                marker,
+                color=colour,
+                markersize=7,
+                label=f"order {order + 1}" if i == 0 else None,
+            )
+        if not np.isfinite(measured).any():
+            ax.annotate("as above", (1, i), ha="center", va="center", fontsize="small", color="0.4")
+        elif name == "Sophia":
+            ax.annotate("a curvature of single steps", (0.2, i), va="center", fontsize="small", color="0.4")
+    ax.set(xlim=(-0.4, 4), xticks=range(4))
+    draw_names(ax, list(found), "Order of its modified equations", "slope of the error in the step size")
+    ax.legend(frameon=False, fontsize="small", loc="lower left")
+
+
+def draw_cycles(ax, ends):
+    for i, (name, (rates, half, expected)) in enumerate(ends.items()):
+        colour, width = COLOURS[(1, 0, 5)[i]], np.where(half > 1e-6, half, 0) / rates
+        for line in np.atleast_2d(expected):
+            ax.plot(rates, line / rates, color=colour, linewidth=1)
+        ax.plot(rates[::2], width[::2], "osD"[i], color=colour, markersize=4, linestyle="", label=name)
+    ax.set(xscale="log", ylim=(-0.05, 2.3), title="A sign ends in a cycle", xlabel="learning rate η")
+    ax.set_ylabel("half-width of the cycle / η (lines: derived)")
+    tidy(ax)
+    ax.legend(frameon=False, fontsize="small", loc="upper right", ncols=3)
+
+
+def draw_past(ax, found):
+    path = found["path"]
+    x, steps = path["iterates"][:, 0], np.arange(len(path["iterates"]))
+    ax.plot(steps[::2], x[::2], "o", color=COLOURS[2], markersize=4, label="every second iterate")
+    ax.plot(steps[1::2], x[1::2], "o", color="0.75", markersize=4, label="those between")
+    ax.plot(steps[::2], path["pairs"][:, 0], **stroke(0), label="flow of pairs, order 3")
+    ax.plot(steps[::2], path["order 1"][:, 0], **stroke(1), label="modified equation, order 1")
+    for side in (-1, 1):
+        ax.axhline(side * found["width"][1], color="0.4", linewidth=0.8, linestyle=":")
+    ax.set(
+        title=f"Past the edge in pairs: {SHOWN}",
+        xlabel="step",
+        ylabel="sharp coordinate (dotted: derived ±A)",
+    )
+    tidy(ax)
+
+
+def draw_averages(ax, t, y, exact):
+    for i, beta in enumerate((0.5, 0.9)):
+        ax.plot(
+            t[::40],
+            y[i, ::40],
+            "os"[i],
+            color=COLOURS[(1, 5)[i]],
+            markersize=4,
+            label=f"iterates, β = {beta}",
+        )
+        ax.plot(t, exact[i], color=COLOURS[(1, 5)[i]], linewidth=1.2, label="closed form")
+    ax.plot(t, np.exp(-t), color="0.5", linestyle=":", label="gradient flow")
+    ax.set(
+        xlim=(0, 30),
+        title="Schedule-free SGD on a quadratic",
+        xlabel="time t = kη, in 1/curvature",
+        ylabel="y",
+    )
+    tidy(ax)
+
+
+def draw(found, ends, motion):
+    figure = Figure(figsize=(16, 9.5), layout="constrained")
+    top, bottom = figure.subplots(2, 3)
+    for ax, panel in zip(top, (draw_thresholds, draw_slow, draw_orders), strict=True):
+        panel(ax, found)
+    for ax in top[1:]:
+        ax.tick_params(labelleft=False)
+    draw_cycles(bottom[0], ends)
+    draw_past(bottom[1], found[SHOWN])
+    draw_averages(bottom[2], *motion)
+    return figure
+
+
+def main(arguments=None):
+    run = common.start("discovery", __doc__, arguments)
+    names = QUICK if run.quick else tuple(ROWS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the library says of rough updates is kept
+        found = {name: measure(name, run) for name in common.progress(names, "optimizers")}
+    headlines = {}
+    for name, one in found.items():
+        headlines |= headlines_of(name, one)
+    worst = max(abs(one["threshold"] / ROWS[name].threshold - 1) for name, one in found.items())
+    headlines["thresholds: largest relative distance of bisection from derivation"] = (worst, 0)
+    ends, (t, y, exact) = cycles(), averages()
+    for name, (rates, half, expected) in ends.items():
+        if name.endswith(")"):
+            headlines[f"{name}: largest gap of its half-width"] = (float(np.abs(half - expected).max()), 0)
+        else:
+            allowed = [float(expected[0, 0] / rates[0]), float(expected[-1, 0] / rates[0])]
+            seen = half / rates
+            headlines[f"{name}: least and largest half-width / η"] = (
+                [float(seen.min()), float(seen.max())],
+                allowed,
+            )
+    gaps = np.abs(y - exact).max(1).tolist()
+    headlines["schedule-free SGD, β = .5, .9, η = .02: largest gap from its closed form"] = (gaps, [0, 0])
+    if not run.quick:
+        errors = [errors_of_sign(second) for second in (-1.5, -0.1)]
+        headlines["Lion: largest error of orders 1 to 3, before a sign turns and after"] = (errors, [0, None])
+    figure = draw(found, ends, (t, y, exact))
+    return run.save(figure, headlines, found=found)

@@ -1,0 +1,215 @@
+r"""Past the edge of stability with any optimizer: pairs of iterates flow where single ones do not.
+
+Where the sharpness passes an optimizer's threshold, its iterates alternate, $z_k = m_k + (-1)^k\delta_k$, and leave
+its stable flow, the one without oscillation. The midpoint m and the half-difference δ obey a map that is exact, and
+near the identity: `pair_flow` is its logarithm, for any optimizer, out of its own steps. `rod_flow` is its first
+order.
+
+Each run begins as a random network and comes to its edge by itself: the study begins where the largest |e − 1| of a
+step's derivative rises through 1.9, e = −.9 being the eigenvalue of what will oscillate. From there the optimizer
+takes 500 steps, and the flows go over their time from the same state. Measured are the distances from the iterates'
+midpoints at the end, as shares of the stable flow's, and how far the mean loss of the last half is missed.
+
+Bursts can be so violent that nearby runs part from each other: the same optimizer is also started 1e-9 beside, and
+the distance between the two runs is drawn too. With gradient descent and the adaptive methods the pairs are about as
+near as that, and no flow can be nearer. With the heavy ball and Nesterov they are not: there the flow itself errs.
+
+Sources: Regis & Chewi (2026, 2602.01480, 2605.06821); Cohen et al. (2021, 2103.00065; 2022, 2207.14484; 2024,
+2410.24206).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from matplotlib.figure import Figure
+
+import jaxflow as jf
+from experiments import common
+from jaxflow.dynamics import modified_state, pair_flow, pair_state, record_pairs, rod_flow
+from jaxflow.plot.style import COLOURS, stroke, tidy
+
+EXAMPLES, RISE, EVERY = 400, 1.9, 15
+BESIDE = 1e-9
+# A constructor and the learning rates, over which all is mapped.
+OPTIMIZERS = {
+    "gradient descent": (jf.optim.gd, (0.32, 0.35, 0.38)),
+    "heavy ball, β = .5": (lambda rate: jf.optim.momentum(rate, 0.5), (0.5, 0.55, 0.6)),
+    "heavy ball, β = .9": (lambda rate: jf.optim.momentum(rate, 0.9), (0.45, 0.5, 0.55)),
+    "Nesterov, β = .9": (lambda rate: jf.optim.nesterov(rate, 0.9), (0.24, 0.27, 0.3)),
+    "scalar RMSProp": (lambda rate: jf.optim.scalar_rmsprop(rate, 0.99), (0.01, 0.015, 0.02)),
+    "RMSProp": (lambda rate: jf.optim.rmsprop(rate, 0.99), (2e-4, 3e-4, 4e-4)),
+    "Adam": (lambda rate: jf.optim.adam(rate, 0.9, 0.99), (7e-4, 1e-3, 1.4e-3)),
+    "NAdam": (lambda rate: jf.optim.nadam(rate, 0.9, 0.99), (7e-4, 1e-3, 1.4e-3)),
+}
+FLOWS = ("stable flow", "rod flow", "pairs, order 2", "pairs, order 3")
+
+
+def digits():
+    problem = jf.problems.mlp("digits", hidden=(16, 16, 16), loss="mse", key=jax.random.key(2))
+    data = jax.tree.map(lambda x: x[:EXAMPLES], problem.objective.data)
+    return jf.Objective(problem.objective.losses, data), problem.params
+
+
+def flat(params):
+    return ravel_pytree(params)[0]
+
+
+def find_start(make, rates, objective, params, most):
+    """For each rate the step at which |e − 1| has risen through RISE, and what it was on the way."""
+
+    @jax.jit
+    @jax.vmap
+    def radii(rate):
+        return jf.dynamics.convergence(
+            make(rate), objective, params, steps=most, every=EVERY, warmup=0, iterations=40, time_step=1.0
+        ).radius
+
+    found = np.asarray(radii(rates))
+    # The first steps may be above, as networks' are: only a later rise counts.
+    rises = (found[:, :-1] < RISE) & (found[:, 1:] >= RISE) & (np.arange(found.shape[1] - 1) >= 3)
+    return np.where(rises.any(1), EVERY * (1 + rises.argmax(1)), -1), found
+
+
+def study(make, rates, objective, params, starts, steps):
+    """From each start: iterates, others that begin a little beside, and the flows; a program each for all rates."""
+
+    @jax.jit
+    def begin(rate, start):
+        run = jf.iterate(make(rate), objective, params, steps=start, every=None)
+        return modified_state(run)
+
+    @jax.jit
+    @jax.vmap
+    def iterates(rate, state, push):
+        moved = jax.tree.map(lambda x: x * (1 + push), state.params)
+        whole = jf.solve.begin(jax.tree.map(as_count, make(rate).init(params), state.optimizer))
+        run = jf.iterate(
+            make(rate), objective, moved, steps=steps, state=whole, record=lambda p: (flat(p), objective(p))
+        )
+        return run.values
+
+    def solve(flow, split, order):
+        @jax.jit
+        @jax.vmap
+        def lanes(rate, state):
+            made = flow(make(rate))
+            start = pair_state(make(rate), objective, state, order=order) if split else state
+            record = record_pairs(objective) if split else (lambda p: (p, p, objective(p)))
+            path = jf.integrate(
+                made,
+                state.params,
+                jnp.arange(steps + 1.0),
+                state=start,
+                record=record,
+                rtol=1e-4,
+                atol=1e-13,  # far below the second moments
+                max_steps=20_000,
+            )
+            middle, _, losses = path.values
+            return jax.vmap(flat)(middle), losses
+
+        return lanes
+
+    states = [begin(rate, jnp.asarray(start)) for rate, start in zip(rates, starts, strict=True)]
+    states = jax.tree.map(lambda *x: jnp.stack(x), *states)
+    none = jnp.zeros(len(rates))
+    found = {"iterates": iterates(rates, states, none), "beside": iterates(rates, states, none + BESIDE)}
+    numbers = {"time_step": 1.0, "warmup": 0}
+    flows = {
+        "stable flow": (lambda o: jf.dynamics.modified(o, objective, order=1, **numbers), False, 0),
+        "rod flow": (lambda o: rod_flow(o, objective, **numbers), True, 2),
+        "pairs, order 2": (lambda o: pair_flow(o, objective, order=2, **numbers), True, 2),
+        "pairs, order 3": (lambda o: pair_flow(o, objective, order=3, **numbers), True, 2),
+    }
+    for name, made in flows.items():
+        found[name] = solve(*made)(rates, states)
+    return jax.tree.map(np.asarray, found)
+
+
+def as_count(like, leaf):
+    """A number of a flow's state as what the optimizer's own state holds."""
+    return (
+        leaf.astype(like.dtype)
+        if jnp.issubdtype(like.dtype, jnp.inexact)
+        else jnp.round(leaf).astype(like.dtype)
+    )
+
+
+def measure(found):
+    """Distances from the midpoints of the iterates at inner times (rates, T), and errors of the late mean loss."""
+    values, losses = found["iterates"]
+    middle = lambda x: 0.25 * (x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:])
+    late = losses[:, losses.shape[1] // 2 :].mean(1)
+    gaps, missed = {}, {}
+    for name in FLOWS:
+        path, of_flow = found[name]
+        gaps[name] = np.linalg.norm(path[:, 1:-1] - middle(values), axis=-1)
+        missed[name] = of_flow[:, losses.shape[1] // 2 :].mean(1) / late - 1
+    gaps["a run 1e-9 beside"] = np.linalg.norm(middle(found["beside"][0]) - middle(values), axis=-1)
+    return gaps, missed
+
+
+def draw(ax, name, gaps):
+    """Distances along the run with the middle one of the rates."""
+    for i, (flow, found) in enumerate(gaps.items()):
+        lane = found[found.shape[0] // 2]
+        style = stroke(i) if flow in FLOWS else {"color": "0.6", "linewidth": 1, "linestyle": "-"}
+        ax.plot(np.arange(1, lane.size + 1), np.maximum(lane, 1e-10), label=flow, **style)
+    ax.set(title=name, yscale="log", ylim=(1e-8, 10), xlabel="steps from the start of the study")
+    ax.set(ylabel="distance from the iterates' midpoints")
+    tidy(ax, legend=False)
+
+
+def draw_shares(ax, shares):
+    """The final distances of all rates as shares of the stable flow's."""
+    for i, flow in enumerate(FLOWS[1:], 1):
+        for row, name in enumerate(shares):
+            values = shares[name][flow]
+            ax.plot(
+                values,
+                [row + 0.22 * (i - 2)] * len(values),
+                "osD"[i - 1],
+                color=COLOURS[i],
+                label=flow if not row else None,
+            )
+    ax.axvline(0.3, color="0.4", linewidth=1, linestyle=":")
+    ax.set(xscale="log", title="final distance / the stable flow's, at each rate", xlabel="share")
+    ax.set_yticks(range(len(shares)), list(shares))
+    ax.invert_yaxis()
+    tidy(ax)
+
+
+def main(arguments=None):
+    run = common.start("edge_of_every_optimizer", __doc__, arguments)
+    steps, most = (100, 400) if run.quick else (500, 2400)
+    chosen = dict(list(OPTIMIZERS.items())[:1]) if run.quick else OPTIMIZERS
+    objective, params = digits()
+    figure = Figure(figsize=(15, 11), layout="constrained")
+    panels = figure.subplot_mosaic("abcd;efgh;ssss")
+    headlines, shares, data = {}, {}, {}
+    for letter, name in zip("abcdefgh", common.progress(chosen, "optimizers"), strict=False):
+        make, rates = chosen[name]
+        rates = jnp.asarray(rates[1:2] if run.quick else rates)
+        starts, _ = find_start(make, rates, objective, params, most)
+        rates, starts = rates[starts > 0], starts[starts > 0]
+        if not starts.size:
+            headlines[f"{name}: no rise through {RISE} in {most} steps"] = (None, None)
+            continue
+        gaps, missed = measure(study(make, rates, objective, params, starts, steps))
+        draw(panels[letter], name, gaps)
+        shares[name] = {flow: gaps[flow][:, -1] / gaps["stable flow"][:, -1] for flow in FLOWS[1:]}
+        about = f"{name}, rates {', '.join(f'{rate:g}' for rate in rates)}"
+        for flow in FLOWS[1:]:
+            headlines[f"{about}: final distance of {flow} / that of the stable flow"] = (
+                shares[name][flow].tolist(),
+                None,
+            )
+        for flow in FLOWS:
+            headlines[f"{about}: late mean loss by {flow}, relative error"] = (missed[flow].tolist(), None)
+        data[name] = {"starts": starts, "gaps": gaps, "missed": missed}
+    draw_shares(panels["s"], shares)
+    figure.legend(
+        *panels["a"].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False
+    )
+    return run.save(figure, headlines, runs=data)

@@ -1,0 +1,287 @@
+"""A trained network is a sum over its training examples: how exactly, which they were, and whether they mattered.
+
+The change of a prediction in a step is the integral of its derivative along the step, and the step is a sum of shares
+of the training examples. So every prediction is the one at the start plus a contribution of each example, but for the
+error of the rule by which the integral is taken.
+
+- Residual of the sum against the step size, networks 64-32-10 on digits: gradient descent on cross-entropy up to
+  t = 4 and on squared error up to t = .5 with rules of order 1, 2 and 4; momentum and Adam, whose examples keep their
+  share of the averages, with the midpoint.
+- A kernel machine with constant coefficients, as Domingos has it: the slopes of the examples' losses, averaged over
+  time, times the kernel, integrated over time. It is compared with the change of the predictions, and with the path
+  form, in which each slope is multiplied by the kernel of the same time.
+- The examples that made the margin of two test images, one right and one wrong, in a training on mini-batches.
+- Whether such examples matter: for each of some test images the network is trained anew without the examples that
+  raised its margin most, without those that lowered it most, and without as many random ones.
+
+Sources: Domingos (2020, 2012.00152); Bell, Geyer, Glickenstein, Fernandez & Moore (2023, 2308.00824).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import jaxflow as jf
+from experiments import common
+from jaxflow.kernels import path_kernel, tangent_kernel
+from jaxflow.plot.scales import round_ticks
+from jaxflow.plot.style import COLOURS, stroke, tidy
+from jaxflow.problems.losses import PredictionLosses, cross_entropy, squared_error
+
+RULES = {"left": 1, "midpoint": 2, "simpson": 4, "gauss": 4}  # and their orders
+POINTS = 10
+HEAVY = {"momentum": lambda h: jf.optim.momentum(0.1 * h, 0.9), "Adam": lambda h: jf.optim.adam(0.02 * h)}
+
+
+class Sizes(NamedTuple):
+    """The numbers of steps up to the last time, by the loss; and what is trained on mini-batches and tested."""
+
+    entropy: tuple[int, ...]
+    squares: tuple[int, ...]
+    rules: tuple[tuple[str, ...], ...]  # by the loss
+    examples: int
+    steps: int
+    removed: int
+    images: int
+    tested: int
+
+
+QUICK = Sizes((40, 80), (50, 100), (("gauss",), ()), 200, 80, 20, 12, 120)
+FULL = Sizes((20, 40, 80, 160, 320), (25, 50, 100, 200, 400), (tuple(RULES),) * 2, 500, 300, 20, 40, 360)
+TIMES = {"cross-entropy": 4.0, "squared error": 0.5}
+LOSSES = {"cross-entropy": cross_entropy, "squared error": squared_error}
+
+
+def digits(count, loss=cross_entropy):
+    """A network, training digits with pixels in [0, 1], and the held-out ones."""
+    problem = jf.problems.mlp("digits", hidden=(32,), standardize=False)
+    batch = problem.objective.take(jnp.arange(count))
+    predict: Any = problem.predict
+    objective = jf.Objective(PredictionLosses(predict, loss), {"x": batch["x"] / 16, "y": batch["y"]})
+    return objective, problem.params, problem.test["x"] / 16, problem.test["y"]
+
+
+def largest_residual(optimizer, objective, params, x, steps, rule):
+    return float(abs(path_kernel(optimizer, objective, params, x, steps=steps, rule=rule).residual).max())
+
+
+def residuals(sizes):
+    """Largest residuals by what is run, with the step sizes: `{name: (step sizes, residuals)}`."""
+    found = {}
+    for loss, time in TIMES.items():
+        objective, params, x, _ = digits(100, LOSSES[loss])
+        squares = loss == "squared error"
+        counts, rules = (sizes.squares if squares else sizes.entropy), sizes.rules[squares]
+        steps = [time / n for n in counts]
+        of = lambda make, rule, o=objective, p=params, x=x[:POINTS], t=time, c=counts: [
+            largest_residual(make(t / n), o, p, x, n, rule) for n in c
+        ]
+        for rule in common.progress(rules, loss):
+            found[f"{loss}, {rule}"] = (steps, of(jf.optim.gd, rule))
+        if not squares:
+            for name, make in HEAVY.items():
+                found[f"{name}, midpoint"] = (steps, of(make, "midpoint"))
+    return found
+
+
+def slope_of(steps, errors):
+    """The slope in logarithms, without what rounding hides."""
+    kept = [(h, error) for h, error in zip(steps, errors, strict=True) if error > 1e-13]
+    h, errors = np.log(np.array(kept)).T
+    return float(np.polyfit(h, errors, 1)[0])
+
+
+def constant_and_path(objective, params, x, rate, steps):
+    """Predictions (steps, M, C) less those at the start: true, of the path form (left), of constant coefficients."""
+    predict, loss = objective.losses.predict, objective.losses.loss
+    run = jf.iterate(jf.optim.gd(rate), objective, params, steps=steps)
+    before = jax.tree.map(lambda leaf: leaf[:-1], run.values)
+
+    @jax.jit
+    def parts(params):
+        slopes = jax.grad(lambda f: loss(f, objective.data["y"]).mean())(predict(params, objective.data["x"]))
+        return slopes, tangent_kernel(predict, params, x, objective.data["x"])
+
+    slopes, kernels = jax.lax.map(parts, before)
+    path = -rate * jnp.cumsum(jnp.einsum("kmncd,knd->kmc", kernels, slopes), 0)
+    counts = jnp.arange(1.0, steps + 1)
+    mean = jnp.cumsum(slopes, 0) / counts[:, None, None]
+    constant = -rate * jnp.einsum("kmncd,knd->kmc", jnp.cumsum(kernels, 0), mean)
+    changed = jax.vmap(predict, (0, None))(run.values, x)
+    return changed[1:] - changed[:1], path, constant
+
+
+def relative(found, true):
+    """The distance over the change, at each time."""
+    norm = lambda values: np.sqrt(np.sum(np.asarray(values) ** 2, (1, 2)))
+    return norm(found - true) / norm(true)
+
+
+def trained(objective, params, sizes, key):
+    """Training on mini-batches, by momentum; it is the same in `retrained`."""
+    return {
+        "optimizer": jf.optim.momentum(0.05, 0.9),
+        "objective": objective,
+        "params": params,
+        "steps": sizes.steps,
+        "batch_size": 50,
+        "key": key,
+    }
+
+
+def retrained(objective, params, kept, x, pair, sizes, key):
+    """Margins (k,) at points x (k, …) of networks trained on the examples `kept` (k, n)."""
+
+    def margin(kept, x, pair):
+        left = jf.Objective(objective.losses, objective.take(kept))
+        run = jf.iterate(**trained(left, params, sizes, key), every=None)
+        outputs = objective.losses.predict(run.params, x[None])[0]
+        return outputs[pair[0]] - outputs[pair[1]]
+
+    return np.asarray(jax.jit(jax.vmap(margin))(kept, x, pair))
+
+
+def without(machine, objective, params, x, sizes, key):
+    """Margins of test images with all examples, and in networks trained without some of them."""
+    pairs = np.array([machine.margin_of(i) for i in range(sizes.images)])
+    rng, size = np.random.default_rng(0), objective.size
+    effects = np.array([machine.effects(i) for i in range(sizes.images)])
+    order = np.argsort(-effects, 1)
+    left_out = {
+        "the most helpful": order[:, : sizes.removed],
+        "the most harmful": order[:, -sizes.removed :],
+        "random ones": np.array([rng.permutation(size)[: sizes.removed] for _ in pairs]),
+    }
+    kept = {
+        name: np.array([np.setdiff1d(np.arange(size), row) for row in rows])
+        for name, rows in left_out.items()
+    }
+    given = (x[: sizes.images], jnp.asarray(pairs), sizes, key)
+    margins = {name: retrained(objective, params, jnp.asarray(rows), *given) for name, rows in kept.items()}
+    ends = np.asarray(machine.end)
+    full = np.array([ends[i, a] - ends[i, b] for i, (a, b) in enumerate(pairs)])
+    return full, margins
+
+
+def draw_residuals(ax, found, title):
+    """Residuals against step sizes, each with the slope it has."""
+    for i, (name, (steps, errors)) in enumerate(found.items()):
+        label = f"{name}: slope {slope_of(steps, errors):.2f}"
+        ax.plot(steps, errors, marker="osD^vP*"[i], markersize=4, label=label, **stroke(i))
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="step size h",
+        ylabel="largest residual of a prediction",
+        title=title,
+    )
+    round_ticks(ax.xaxis, 100)
+    tidy(ax)
+
+
+def draw_forms(ax, times, errors):
+    """How far both kernel machines are from the change of the predictions, over time."""
+    for i, (name, values) in enumerate(errors.items()):
+        ax.plot(times, 100 * values, label=name, **stroke(i))
+    ax.set(xlabel="training time t (steps × learning rate)", ylim=(0, None))
+    ax.set_ylabel("distance from the true change / change, %")
+    ax.set_title("coefficients that are constant miss")
+    tidy(ax)
+
+
+def draw_example(ax, machine, point, objective, x, y):
+    """The examples behind one prediction, and the image itself in a corner: the margin over the class it has."""
+    images = np.asarray(objective.data["x"]).reshape(-1, 8, 8)
+    (a, b), true = machine.margin_of(point), int(y[point])
+    pair = (a, b if a == true else true)
+    labels = np.asarray(objective.data["y"])
+    jf.plot.contributions(machine, point, ax, output=pair, labels=labels, images=images)
+    said = f"right: a test image of a {true}" if a == true else f"wrong: a {true} that is read as a {a}"
+    ax.set_title(f"{said}\n{ax.get_title()}", fontsize="medium")
+    inset = ax.inset_axes((0.8, 0.05, 0.18, 0.22))
+    inset.imshow(np.asarray(x[point]).reshape(8, 8), cmap="Greys")
+    inset.set(xticks=[], yticks=[])
+    inset.set_title("test image", fontsize="small", pad=2)
+
+
+def draw_margins(ax, full, margins, removed, size):
+    """Margins with all examples, and in networks that were trained without some of them."""
+    ends = [full.min(), full.max()]
+    ax.plot(ends, ends, color="0.5", linewidth=0.8)
+    ax.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
+    for (name, found), colour, marker in zip(margins.items(), (5, 1, 0), "ovx", strict=True):
+        ax.plot(full, found, marker, color=COLOURS[colour], markersize=5, label=f"without {name}")
+    ax.set(
+        xlabel="margin of a test image with all examples",
+        ylabel=f"margin when {removed} of {size} are left out",
+    )
+    ax.set_title("trained anew without some examples")
+    tidy(ax)
+
+
+def shown_points(machine, y):
+    """The test image that is read right by the least, and that which is read wrong by the most."""
+    ends, y = np.asarray(machine.end), np.asarray(y)
+    own = ends[np.arange(len(y)), y]
+    others = np.where(np.arange(ends.shape[1])[None] == y[:, None], -np.inf, ends).max(1)
+    lead = own - others
+    return int(np.where(lead > 0, lead, np.inf).argmin()), int(lead.argmin())
+
+
+def main(arguments=None):
+    run = common.start("kernel_machine", __doc__, arguments)
+    sizes = QUICK if run.quick else FULL
+    found = residuals(sizes)
+    objective, params, x, _ = digits(100)
+    steps = 80
+    rate = TIMES["cross-entropy"] / steps
+    true, path, constant = constant_and_path(objective, params, x[:POINTS], rate, steps)
+    errors = {"constant coefficients": relative(constant, true), "path form, left rule": relative(path, true)}
+
+    objective, params, *tests = digits(sizes.examples)
+    x, y = (part[: sizes.tested] for part in tests)
+    key = jax.random.key(0)
+    given = trained(objective, params, sizes, key)
+    machine = path_kernel(**given, x_test=x)
+    right, wrong = shown_points(machine, y)
+    full, margins = without(machine, objective, params, x, sizes, key)
+
+    figure = Figure(figsize=(15, 8.6), layout="constrained")
+    axes = figure.subplots(2, 3)
+    entropy = {k.partition(", ")[2]: v for k, v in found.items() if k.startswith("cross")}
+    squares = {k: v for k, v in found.items() if k.startswith("squared")}
+    heavy = {k: v for k, v in found.items() if k.partition(",")[0] in HEAVY}
+    draw_residuals(axes[0, 0], entropy, "gradient descent, cross-entropy, up to t = 4")
+    draw_residuals(axes[0, 1], squares | heavy, "squared error (t = .5), momentum, Adam (t = 4)")
+    draw_forms(axes[0, 2], rate * np.arange(1, steps + 1), errors)
+    draw_example(axes[1, 0], machine, right, objective, x, y)
+    draw_example(axes[1, 1], machine, wrong, objective, x, y)
+    draw_margins(axes[1, 2], full, margins, sizes.removed, sizes.examples)
+
+    headlines: dict[str, Any] = {}
+    for name, (h, values) in found.items():
+        order = 2 if name.partition(",")[0] in HEAVY else RULES[name.partition(", ")[2]]
+        headlines[f"{name}: slope of the residual"] = (slope_of(h, values), order)
+        headlines[f"{name}: residual at h = {h[-1]:.3g}"] = (values[-1], 0)
+    for rule in {"simpson", "gauss"} & entropy.keys():
+        at = entropy[rule][0].index(0.05)
+        headlines[f"cross-entropy, {rule}: residual at h = .05"] = (entropy[rule][1][at], 0)
+    for name, values in errors.items():
+        headlines[f"t = 4: {name}, distance / change"] = (float(values[-1]), 0)
+    score = float((np.asarray(machine.end).argmax(1) == np.asarray(y)).mean())
+    headlines["mini-batches: test accuracy"] = (score, None)
+    headlines["mini-batches: largest residual / largest change"] = (
+        float(abs(machine.residual).max() / abs(machine.end - machine.start).max()),
+        0,
+    )
+    headlines[f"mean margin of {sizes.images} test images"] = (float(full.mean()), None)
+    for name, values in margins.items():
+        headlines[f"mean margin trained without {sizes.removed} examples, {name}"] = (
+            float(values.mean()),
+            None,
+        )
+        headlines[f"share that is no longer read alike without {name}"] = (float((values < 0).mean()), None)
+    return run.save(figure, headlines, errors=errors, residuals=found, full=full, margins=margins)
