@@ -136,6 +136,12 @@ FIGURES = (
         most=1.10,
         unit=" ×",
     ),
+    Figure(
+        "flow of pairs: field of order p / 2p gradients, worst of 1–4",
+        modified.pairs_cost,
+        most=1.1,
+        unit=" ×",
+    ),
     Figure("its compile time, order 4 / order 1", modified.compile_time, most=1.5, unit=" ×"),
     Figure("its field, float32 against float64, rates down to 1e-4", modified.rounding, most=2e-6),
     Figure(

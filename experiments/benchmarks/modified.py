@@ -17,7 +17,7 @@ from experiments.benchmarks.timing import medians
 ORDERS = (1, 2, 3, 4)
 
 
-def field_cost(quick: bool) -> dict[str, float]:
+def field_cost(quick: bool, flow=jf.dynamics.modified, gradients_an_order: int = 1) -> dict[str, float]:
     """Evaluations of the field of gradient descent on digits over p gradients each in a scan; the worst order p."""
     problem, evaluations = digits("float32"), 5 if quick else 50
     objective, params = problem.objective, problem.params
@@ -26,9 +26,9 @@ def field_cost(quick: bool) -> dict[str, float]:
         # Each evaluation begins where the one before it points, so that none can be left out or moved.
         def walk(dynamics, state):
             step = lambda z, _: (jax.tree.map(lambda a, v: a + 1e-6 * v, z, dynamics.drift(0.0, z)), None)
-            return lax.scan(step, state, None, length=evaluations)[0].params
+            return dynamics.params(lax.scan(step, state, None, length=evaluations)[0])
 
-        dynamics = jf.dynamics.modified(jf.optim.gd(1e-2), objective, order=order)
+        dynamics = flow(jf.optim.gd(1e-2), objective, order=order)
         return jax.jit(walk), dynamics, dynamics.init(params)
 
     @jax.jit
@@ -41,11 +41,18 @@ def field_cost(quick: bool) -> dict[str, float]:
         walk, dynamics, state = fields(order)
         contestants = {
             "field": lambda walk=walk, dynamics=dynamics, state=state: walk(dynamics, state),
-            "floor": lambda order=order: gradients(objective, params, order * evaluations),
+            "floor": lambda order=order: gradients(
+                objective, params, gradients_an_order * order * evaluations
+            ),
         }
         seconds = medians(contestants, 3 if quick else 15)
         ratios[f"order {order}"] = seconds["field"] / seconds["floor"]
     return {"ratio": max(ratios.values())} | ratios
+
+
+def pairs_cost(quick: bool) -> dict[str, float]:
+    """The same of the flow of pairs, over 2p gradients."""
+    return field_cost(quick, jf.dynamics.pair_flow, 2)
 
 
 def compile_time(quick: bool) -> float:

@@ -83,7 +83,7 @@ def study(make, rates, objective, params, starts, steps):
     @jax.vmap
     def iterates(rate, state, push):
         moved = jax.tree.map(lambda x: x * (1 + push), state.params)
-        whole = jf.solve.begin(jax.tree.map(as_count, make(rate).init(params), state.optimizer))
+        whole = jf.solve.begin(jf.dynamics.optimizer_state(make(rate), objective, state))
         run = jf.iterate(
             make(rate), objective, moved, steps=steps, state=whole, record=lambda p: (flat(p), objective(p))
         )
@@ -125,15 +125,6 @@ def study(make, rates, objective, params, starts, steps):
     for name, made in flows.items():
         found[name] = solve(*made)(rates, states)
     return jax.tree.map(np.asarray, found)
-
-
-def as_count(like, leaf):
-    """A number of a flow's state as what the optimizer's own state holds."""
-    return (
-        leaf.astype(like.dtype)
-        if jnp.issubdtype(like.dtype, jnp.inexact)
-        else jnp.round(leaf).astype(like.dtype)
-    )
 
 
 def measure(found):

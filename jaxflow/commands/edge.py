@@ -1,4 +1,4 @@
-"""`python -m jaxflow edge`: past the edge of stability, the iterates, the central flow and the stable flow."""
+"""`python -m jaxflow edge`: past the edge of stability, the iterates and the flows that stand for them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,37 +16,58 @@ from jaxflow._text_table import text_table
 from jaxflow.commands.shared.progress import Progress
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.commands.sweep.command import Refused
-from jaxflow.comparison.edge.experiment import run_study
+from jaxflow.comparison.edge.experiment import STAGES, run_study
+from jaxflow.comparison.edge.results import NAMES, OF_CENTRAL, below_edge
 from jaxflow.comparison.edge.study_plan import Plan, plan
 
 # Shares of the whole time, about, on a small network.
-SHARES = {"approach": 3.0, "iterates": 0.5, "central flow": 4.0, "stable flow": 1.0, "measures": 1.5}
+SHARES = {
+    "approach": 3.0,
+    "iterates": 0.5,
+    "stable flow": 1.5,
+    "central flow": 5.0,
+    "rod flow": 4.0,
+    "pair flow": 5.0,
+    "measures": 4.0,
+}
 # Rates at which the default network is soon past the edge.
-RATES = {"gd": 0.35, "rmsprop": 1e-3, "scalar_rmsprop": 0.02}
-PATHS = ("iterates", "central", "stable")
+RATES = {
+    "gd": 0.35,
+    "momentum": 0.5,
+    "nesterov": 0.27,
+    "rmsprop": 1e-3,
+    "scalar_rmsprop": 0.02,
+    "adam": 2e-3,
+    "nadam": 2e-3,
+}
+TITLES = NAMES | {"iterates": "iterates (measured)", "central": "central flow (predicted)"}
 FILES = ("edge.png", "summary.json", "trajectories.npz")
 
 
 @dataclass(frozen=True)
 class Edge(Training):
-    """Follow an optimizer past the edge of stability, together with its central flow and its stable flow.
+    """Follow an optimizer past the edge of stability, together with the flows that stand for it there.
 
     The stable flow is followed from random parameters until its effective sharpness (of the loss, divided by the
-    preconditioner, times the learning rate) rises through the level; the edge of stability is at 2. From there, on
-    the clock t = steps × learning rate, three are run: the optimizer on all data, the central flow, which predicts
-    its average over the oscillations, and the stable flow, which leaves them out. The command computes in float64,
-    prints a table, and writes edge.png, summary.json and trajectories.npz.
+    preconditioner, in units in which the edge of stability is at 2) rises through the level. From there, on the clock
+    t = steps × learning rate, all are run: the optimizer on all data; the stable flow, which leaves oscillations out;
+    the flow of pairs of iterates and the rod flow, which follow them; and, for gd, scalar_rmsprop, rmsprop and
+    adagrad, the central flow, which predicts their average. The command computes in float64, prints a table, and
+    writes edge.png, summary.json and trajectories.npz.
     """
 
-    optimizer: tyro.conf.Positional[str] = "gd"
-    """gd, scalar_rmsprop, rmsprop or adagrad."""
+    optimizer: str = "gd"
+    """Any optimizer that `python -m jaxflow optimizers` lists."""
     learning_rate: float | None = None
-    """Learning rate: the time that one step stands for. Default: .35 for gd, .001 for rmsprop, .02 for
-    scalar_rmsprop."""
+    """Learning rate: the time that one step stands for. Default: one at which the default network is soon at the
+    edge (.35 for gd, .5 for momentum, .002 for adam), else the optimizer's own."""
     steps: int = 500
     """Steps of the optimizer, after the approach."""
     modes: int = 3
-    """The leading eigenvectors that the central flow follows; all that come to oscillate must be among them."""
+    """The leading eigenvectors that the central flow follows, of which all that come to oscillate must be among them;
+    and the eigenvalues that are measured."""
+    order: int = 2
+    """Order of the flow of pairs, from 1 to 8; for momentum above .8 and for Adam take 1 or 2."""
     level: float = 1.8
     """Effective sharpness at which to begin; 0 to begin at the random parameters."""
     hidden: tuple[int, ...] = (16, 16, 16)
@@ -81,6 +102,7 @@ def prepare(settings: Edge) -> tuple[Plan]:
         params=problem.params,
         steps=settings.steps,
         modes=settings.modes,
+        order=settings.order,
         level=level,
     )
     return (chosen,)
@@ -98,7 +120,7 @@ def run(settings: Edge, chosen: Plan) -> jf.EdgeStudy:
     if study.approach_times.size:
         print(
             f"Effective sharpness {float(np.asarray(study.approach_sharpness)[-1]):.4g} reached at "
-            f"t = {float(np.asarray(study.approach_times)[-1]):.6g} of the stable flow, where all three begin."
+            f"t = {float(np.asarray(study.approach_times)[-1]):.6g} of the stable flow, where all begin."
         )
     print(f"\n{_table(rows)}\n\n{_findings(study)}")
     print(f"Wrote edge.png, summary.json and trajectories.npz to {settings.output}")
@@ -107,7 +129,8 @@ def run(settings: Edge, chosen: Plan) -> jf.EdgeStudy:
 
 def _study(chosen: Plan) -> tuple[jf.EdgeStudy, dict[str, float]]:
     """The study behind one bar, and the seconds of its stages."""
-    shares = {name: share for name, share in SHARES.items() if name != "approach" or chosen.level is not None}
+    planned = {"approach": chosen.level is not None, "central flow": chosen.central}
+    shares = {name: share for name, share in SHARES.items() if planned.get(name, True)}
     seconds = {}
 
     with Progress(shares) as progress:
@@ -130,14 +153,12 @@ def _rows(study: jf.EdgeStudy, seconds: dict[str, float]) -> list[dict[str, Any]
     """The table's lines: means over the last half of the time, the distance at the end."""
     half = study.times.size // 2
     late = lambda values: float(np.mean(np.asarray(values)[half:]))
-    names = ("iterates (measured)", "central flow (predicted)", "stable flow")
-    stages = ("iterates", "central flow", "stable flow")
     rows = []
-    for name, kind, stage in zip(names, PATHS, stages, strict=True):
-        path = getattr(study, kind)
+    for kind, path in {"iterates": study.iterates, **study.flows}.items():
+        stage = STAGES.get(kind, kind)
         rows.append(
             {
-                "path": name,
+                "path": TITLES[kind],
                 "loss": late(path.loss),
                 "squared_gradient": late(path.squared_gradient),
                 "sharpness": late(np.asarray(path.eigenvalues)[:, 0]),
@@ -153,11 +174,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
     number = lambda x, form: "—" if x is None or not np.isfinite(x) else format(x, form)
     head = ("", "loss", "of the", "effective", "distance at the", "seconds")
     under = ("", "(last half)", "iterates'", "sharpness × η", "end from iterates", "")
-    first, stable = rows[0]["loss"], rows[2]["distance"]
+    first, stable = rows[0]["loss"], rows[1]["distance"]
     body = []
     for row in rows:
         far = number(row["distance"], ".4g")
-        if row["path"].startswith("central"):
+        if row is not rows[0] and row is not rows[1]:
             far = (
                 f"{far} ({number(row['distance'] / stable if stable else None, '.3f')} of the stable flow's)"
             )
@@ -172,37 +193,38 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 def _findings(study: jf.EdgeStudy) -> str:
     """The edge, and what the central flow spent on it."""
-    lost = [name for name in PATHS if not np.isfinite(np.asarray(getattr(study, name).loss)).all()]
+    paths = {"iterates": study.iterates, **study.flows}
+    lost = [NAMES[name] for name, path in paths.items() if not np.isfinite(np.asarray(path.loss)).all()]
     diverged = f" Not finite to the end: {', '.join(lost)}." if lost else ""
+    edge = f"The edge of stability is at effective sharpness 2{_unreached_sentence(study)}.{diverged}"
+    told: Any = study
+    if study.central is None:
+        return edge
     return (
-        f"The edge of stability is at effective sharpness 2{_unreached_sentence(study)}.{diverged}\n"
-        f"The central flow took {int(study.substeps)} substeps, {int(study.products)} Hessian products and "
-        f"{int(study.third_derivatives)} third derivatives; residuals {float(study.eigenvector_residual):.1g} of its "
-        f"eigenvectors, {float(study.complementarity_residual):.1g} of its complementarity problems."
+        f"{edge}\nThe central flow took {int(told.substeps)} substeps, {int(told.products)} Hessian products and "
+        f"{int(told.third_derivatives)} third derivatives; residuals {float(told.eigenvector_residual):.1g} of its "
+        f"eigenvectors, {float(told.complementarity_residual):.1g} of its complementarity problems."
     )
 
 
 def _unreached_sentence(study: jf.EdgeStudy) -> str:
     """What to say of a study that stayed below the edge."""
-    if not np.isnan(float(study.reached)):
+    if not below_edge(study):
         return ""
     most = float(np.asarray(study.iterates.eigenvalues).max())
     more = f"more than {2 / most:.3g} times as large " if most > 0 else ""
     return (
-        f" and was not reached: the iterates' was {most:.4g} at most, the central flow is the stable flow; more "
-        f"steps or a learning rate {more}may reach it"
+        f" and was not reached: the iterates' was {most:.4g} at most, where the flows are one; more steps or a "
+        f"learning rate {more}may reach it"
     )
 
 
 def _write(settings: Edge, chosen: Plan, study: jf.EdgeStudy, rows, seconds) -> None:
     """The arrays, the summary and the figure."""
-    arrays: dict[str, Any] = {
-        name: getattr(study, name)
-        for name in ("times", "averaged_loss", "averaged_squared_gradient", "covariance")
-    }
+    names = ["times", "averaged_loss", "averaged_squared_gradient", *["covariance"] * chosen.central]
+    arrays: dict[str, Any] = {name: getattr(study, name) for name in names}
     arrays |= {f"approach/{name}": getattr(study, f"approach_{name}") for name in ("times", "sharpness")}
-    for kind in PATHS:
-        path = getattr(study, kind)
+    for kind, path in {"iterates": study.iterates, **study.flows}.items():
         for name in ("loss", "squared_gradient", "eigenvalues", "distance"):
             arrays[f"{kind}/{name}"] = getattr(path, name)
         for where, leaf in jax.tree.leaves_with_path(path.params):
@@ -217,12 +239,12 @@ def _write(settings: Edge, chosen: Plan, study: jf.EdgeStudy, rows, seconds) -> 
         "distance_ratio",
         "sharpness",
     )
-    spent = ("substeps", "products", "third_derivatives", "eigenvector_residual", "complementarity_residual")
     summary = {
         "table": rows,
         "threshold": 2.0,
         **{name: getattr(study, name) for name in ratios},
-        "central_flow": {name: getattr(study, name) for name in spent},
+        **{name: getattr(study, name) for name in ("loss_ratios", "distance_ratios")},
+        "central_flow": {name: getattr(study, name) for name in OF_CENTRAL} if chosen.central else None,
         "approach_time": np.asarray(study.approach_times)[-1] if study.approach_times.size else None,
         "window": study.window,
         "seconds": seconds,

@@ -1,18 +1,32 @@
-"""Past the edge of stability: loss, effective sharpness and distances of the iterates and of both flows."""
+"""Past the edge of stability: loss, effective sharpness and distances of the iterates and of the flows."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxflow.comparison import EdgePath, EdgeStudy
+from jaxflow.comparison import EdgeStudy
+from jaxflow.comparison.edge.results import below_edge
 from jaxflow.plot.style import CLOCK, COLOURS, drawable_values, set_logarithmic, tidy
 
 THRESHOLD = 2.0  # of the effective sharpness, whose unit is 1 / learning rate
 RAW = {"color": "0.55", "linewidth": 0.8, "zorder": 1}
 ITERATES = {"color": COLOURS[0], "linewidth": 3.2, "alpha": 0.45, "zorder": 2, "solid_capstyle": "butt"}
-CENTRAL = {"color": COLOURS[1], "linewidth": 1.7, "zorder": 4}
-STABLE = {"color": COLOURS[5], "linewidth": 1.7, "linestyle": "--", "zorder": 3}
+# Of each flow: its name, its line, and what its loss is.
+FLOWS = {
+    "stable": ("stable flow", {"color": COLOURS[5], "linewidth": 1.7, "linestyle": "--", "zorder": 3}, ""),
+    "central": ("central flow", {"color": COLOURS[1], "linewidth": 1.7, "zorder": 4}, ": predicted average"),
+    "rods": (
+        "rod flow",
+        {"color": COLOURS[2], "linewidth": 1.2, "linestyle": ":", "zorder": 5},
+        ": mean of both ends",
+    ),
+    "pairs": (
+        "flow of pairs",
+        {"color": COLOURS[3], "linewidth": 1.4, "linestyle": (0, (6, 1.5, 1.5, 1.5)), "zorder": 6},
+        ": mean of both ends",
+    ),
+}
 LEFT = {"color": "0.35", "linestyle": ":", "linewidth": 1.0, "zorder": 0}
 LEVEL = {"color": "0.35", "linestyle": (0, (2, 2)), "linewidth": 1.2, "zorder": 5}
 
@@ -20,11 +34,11 @@ LEVEL = {"color": "0.35", "linestyle": (0, (2, 2)), "linewidth": 1.2, "zorder": 
 def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     """Three panels over the time t: the loss, the effective sharpness, and the distance from the iterates.
 
-    - Loss: that of the iterates, thin and averaged over time; what the central flow predicts; that of the stable
-      flow.
-    - Effective sharpness, in units of 1/learning rate, with the edge of stability at 2: that of the iterates at their
-      midpoints, of the central and of the stable flow. The smaller eigenvalues are thinner.
-    - Distance of both flows from the midpoints of the iterates, and the size of the iterates' oscillation.
+    - Loss: that of the iterates, thin and averaged over time; that of the stable flow; what the central flow predicts
+      of the average, where there is one; the mean of both ends of rods and pairs.
+    - Effective sharpness, with the edge of stability at 2: that of the iterates at their midpoints and of the flows.
+      The smaller eigenvalues are thinner. Of an optimizer whose threshold is not known there is none.
+    - Distance of the flows from the midpoints of the iterates, and the size of the iterates' oscillation.
 
     A dotted line through all three is at `EdgeStudy.left`, where the iterates have left the stable flow. A study that
     did not reach the edge says so in its legend.
@@ -56,7 +70,7 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     _sharpness(axes[1], study, times)
     _distances(axes[2], study, times)
     left = float(study.left)
-    if np.isnan(float(study.reached)):
+    if below_edge(study):
         axes[1].plot([], [], " ", label="the edge was not reached")
     for ax in axes:
         ax.set(xlabel=CLOCK, xlim=(0, times[-1]))
@@ -70,20 +84,20 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
 def _losses(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
     ax.plot(times, drawable_values(study.iterates.loss), label="iterates", **RAW)
     ax.plot(times, drawable_values(study.averaged_loss), label="iterates, averaged over time", **ITERATES)
-    ax.plot(times, drawable_values(study.stable.loss), label="stable flow", **STABLE)
-    ax.plot(times, drawable_values(study.central.loss), label="central flow: predicted average", **CENTRAL)
+    for name, path in study.flows.items():
+        called, style, what = FLOWS[name]
+        ax.plot(times, drawable_values(path.loss), label=called + what, **style)
     ax.set(ylabel="loss")
-    set_logarithmic(ax, study.iterates.loss, study.averaged_loss, study.stable.loss, study.central.loss)
+    set_logarithmic(
+        ax, study.iterates.loss, study.averaged_loss, *(path.loss for path in study.flows.values())
+    )
 
 
 def _sharpness(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
     ax.axhline(THRESHOLD, label="edge of stability", **LEVEL)
     iterates = ITERATES | {"linewidth": 1.0, "alpha": 0.6}
-    named: list[tuple[str, EdgePath, dict[str, Any]]] = [
-        ("iterates, at their midpoints", study.iterates, iterates),
-        ("stable flow", study.stable, STABLE),
-        ("central flow", study.central, CENTRAL),
-    ]
+    named = [("iterates, at their midpoints", study.iterates, iterates)]
+    named += [(FLOWS[name][0], path, FLOWS[name][1]) for name, path in study.flows.items()]
     for name, path, style in named:
         leading, *others = np.asarray(path.eigenvalues).T
         ax.plot(times, leading, label=name, **style)
@@ -94,6 +108,7 @@ def _sharpness(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
 
 def _distances(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
     ax.plot(times, drawable_values(study.iterates.distance), label="iterates, their oscillation", **RAW)
-    ax.plot(times, drawable_values(study.stable.distance), label="stable flow", **STABLE)
-    ax.plot(times, drawable_values(study.central.distance), label="central flow", **CENTRAL)
-    ax.set(ylabel="distance from the iterates", ylim=(0, None))
+    for name, path in study.flows.items():
+        called, style, _ = FLOWS[name]
+        ax.plot(times, drawable_values(path.distance), label=called, **style)
+    ax.set(ylabel="distance from the iterates", yscale="log")

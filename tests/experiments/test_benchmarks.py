@@ -61,7 +61,7 @@ def test_every_figure_has_a_bound_and_its_own_name():
 
 def test_the_figures_of_one_module_are_chosen_by_its_name():
     named = {figure.what for figure in chosen("modified")}
-    assert len(named) == 4
+    assert len(named) == 5
     assert "its compile time, order 4 / order 1" in named
     assert len(chosen("density")) >= 8  # and more where peers are installed
     assert not chosen("--quick")

@@ -25,11 +25,22 @@ def path(key, times, modes):
 def study():
     times, nothing = jnp.linspace(0.1, 2.0, 20), jnp.zeros(0)
     some = jnp.asarray(0)
-    paths = [path(key, times, 2) for key in range(3)]
-    averages = jnp.full(20, 0.5), jnp.full(20, 0.25), jnp.asarray(2.0)
-    spent = jnp.asarray(0.0), jnp.asarray(0.0), some, some, some
+    names = "iterates", "central", "stable", "rods", "pairs"
     return jf.EdgeStudy(
-        times, *paths, *averages, jnp.zeros((20, 2, 2)), *spent, jnp.ones(2), nothing, nothing
+        times=times,
+        **{name: path(key, times, 2) for key, name in enumerate(names)},
+        averaged_loss=jnp.full(20, 0.5),
+        averaged_squared_gradient=jnp.full(20, 0.25),
+        window=jnp.asarray(2.0),
+        start=jnp.ones(2),
+        approach_times=nothing,
+        approach_sharpness=nothing,
+        covariance=jnp.zeros((20, 2, 2)),
+        eigenvector_residual=jnp.asarray(0.0),
+        complementarity_residual=jnp.asarray(0.0),
+        substeps=some,
+        products=some,
+        third_derivatives=some,
     )
 
 
@@ -51,8 +62,12 @@ def test_every_line_is_a_column_of_the_study(study):
     np.testing.assert_array_equal(sharpness["iterates, at their midpoints"], study.iterates.eigenvalues[:, 0])
     assert set(sharpness["edge of stability"]) == {2.0}
     drawn = [line.get_ydata() for line in axes[1].lines]
-    for one in (study.iterates, study.central, study.stable):
+    for one in (study.iterates, *study.flows.values()):
         assert any(np.array_equal(y, one.eigenvalues[:, 1]) for y in drawn)
+    for name, of in (("rod flow", study.rods), ("flow of pairs", study.pairs)):
+        np.testing.assert_array_equal(loss[f"{name}: mean of both ends"], of.loss)
+        np.testing.assert_array_equal(sharpness[name], of.eigenvalues[:, 0])
+        np.testing.assert_array_equal(distance[name], of.distance)
     np.testing.assert_array_equal(distance["central flow"], study.central.distance)
     np.testing.assert_array_equal(distance["stable flow"], study.stable.distance)
     assert all("learning rate" in ax.get_xlabel() for ax in axes)
@@ -79,6 +94,14 @@ def test_the_parting_is_marked_where_the_stable_flow_stays_farther(study):
     assert not any(
         "left" in line.get_label() for ax in jf.plot.edge(never, Figure().subplots(3)) for line in ax.lines
     )
+
+
+def test_without_a_central_flow_there_is_no_line_of_it(study):
+    parts = {name: getattr(study, name) for name in study.__dataclass_fields__}
+    alone = jf.EdgeStudy(**parts | {"central": None, "covariance": None})
+    axes = Figure().subplots(3)
+    jf.plot.edge(alone, axes)
+    assert not any("central" in line.get_label() for ax in axes for line in ax.lines)
 
 
 def test_three_axes_or_none(study):

@@ -1,4 +1,4 @@
-"""Iterates, central flow and stable flow, run and measured from one point near the edge of stability.
+"""Iterates and the flows that stand for them, run and measured from one point near the edge of stability.
 
 Parameters at all times are held until their distances are computed, and then dropped.
 """
@@ -12,31 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxflow.comparison.edge.measurement import (
-    measure_study,
-    observe,
-    preconditioner_over_rate,
-    watch_iterates,
-)
+from jaxflow.comparison.edge.measurement import measure_study
+from jaxflow.comparison.edge.paths import paths_beside, stable_path, watch_iterates
 from jaxflow.comparison.edge.results import EdgeStudy
 from jaxflow.comparison.edge.stable_approach import Approach, approach
+from jaxflow.comparison.edge.starting_point import first_state, iterate_state
 from jaxflow.comparison.edge.study_plan import APPROACH_STEPS, Plan, plan
-from jaxflow.curvature.stability.sharpness_record import record_sharpness
 from jaxflow.dynamics.clock import step_times
-from jaxflow.dynamics.edge.central import central_flow
-from jaxflow.dynamics.edge.methods import method_of
-from jaxflow.dynamics.edge.stable import stable_flow
-from jaxflow.dynamics.edge.state_conversion import flow_state, optimizer_state
+from jaxflow.dynamics.edge.state_conversion import optimizer_state
+from jaxflow.dynamics.modified_equations.step_logarithm import ModifiedState
 from jaxflow.solve.discrete.optimizer_steps import begin
-from jaxflow.solve.integration import integrate
 from jaxflow.solve.iteration import iterate
 from jaxflow.solve.trajectories.pieces import Start, cut, join_pieces, run_pieces
 from jaxflow.solve.trajectories.trajectory import Trajectory
 
 PyTree = Any
 PIECES, SHORTEST = 20, 10  # the pieces in which a flow is solved, and the least steps of one
-RTOL = 1e-6  # of the stable flow; the oscillation it is compared with is far larger
-MOST = 20_000  # steps of the solver in a piece
+STAGES = {"central": "central flow", "rods": "rod flow", "pairs": "pair flow", "stable": "stable flow"}
 
 
 def edge_study(
@@ -46,41 +38,53 @@ def edge_study(
     *,
     steps: int,
     modes: int = 3,
+    order: int = 2,
     level: float | None = 1.8,
     approach_steps: int = APPROACH_STEPS,
     window: float | None = None,
 ) -> EdgeStudy:
-    """Run an optimizer past the edge of stability, together with its `central_flow` and its `stable_flow`.
+    """Run an optimizer past the edge of stability, together with the flows that stand for it there.
 
-    1. *Approach.* The stable flow is followed from `params` until its effective sharpness, the largest eigenvalue
-    of $P^{-1/2}HP^{-1/2}$ with P the preconditioner over the learning rate, rises through `level`; the edge is at
-    2. It may begin above, as networks do: only a rise from below counts. 2. From there, with the second moments
-    reached, `steps` steps of the optimizer on all data are taken, and both flows are followed over their time. 3.
-    Losses, squared gradients and effective eigenvalues are measured along each, and distances from the `midpoints`
-    of the iterates.
+    1. *Approach.* The stable flow is followed from `params` until its effective sharpness rises through `level`. That
+    is the largest eigenvalue of $P^{-1/2}HP^{-1/2}$, with P the optimizer's preconditioner, times 2 over its
+    stability threshold, so that the edge is at 2; for gradient descent it is ηλ. It may begin above, as networks do:
+    only a rise from below counts. 2. From there, with the optimizer's state reached, `steps` steps of the optimizer
+    on all data are taken, and the flows are followed over their time. 3. Losses, squared gradients and effective
+    eigenvalues are measured along each, and distances from the `midpoints` of the iterates.
+
+    | path | equation | optimizers |
+    |---|---|---|
+    | `stable` | `stable_flow`, or `modified` at order 1: no oscillation | all |
+    | `central` | `central_flow`: averages over the oscillation | gd, scalar_rmsprop, rmsprop, adagrad |
+    | `rods` | `rod_flow`: midpoint and half-difference at order 1 | all |
+    | `pairs` | `pair_flow`: the same at `order` | all |
 
     **Arguments**
 
-    - `optimizer`: `gd`, `scalar_rmsprop`, `rmsprop` or `adagrad`, with a number or a schedule as learning rate. A
-      schedule begins again after the approach.
+    - `optimizer`: any of `jaxflow.optim` or optax, with a number or a schedule as learning rate. Where there is a
+      central flow a schedule begins again after the approach, else it goes on.
     - `objective`: an `Objective` or another loss, three times differentiable.
     - `params`: the start, a pytree of real arrays.
     - `steps`: the number of steps, at least 4; hundreds are needed for averages over the oscillation's bursts.
-    - `modes`: the number of leading eigenvectors that the central flow follows (static). All that come to oscillate
-      must be among them.
-    - `level`: the effective sharpness at which the study begins; `None` begins at `params` as they are.
+    - `modes`: the number of leading eigenvalues that are measured, and of eigenvectors that the central flow follows
+      (static). All that come to oscillate must be among them.
+    - `order`: the order of the flow of pairs, an integer from 1 to 8 (static).
+    - `level`: the effective sharpness at which the study begins; `None` begins at `params` as they are, or, for an
+      optimizer with a state but no central flow, 20 steps of it later.
     - `approach_steps`: the time, in steps, after which the approach is given up.
     - `window`: the standard deviation, in steps, of the Gaussian by which the iterates' oscillation is averaged.
       Default: steps/10, at least 1.
 
     **Returns** an `EdgeStudy`. The study is a host loop over compiled pieces, so it does not work under `jit`. It
-    holds the parameters of the three paths at all times for a while. Use float64 where you can afford it.
+    holds the parameters of all paths at all times for a while. Use float64 where you can afford it. A flow that
+    fails is recorded as what is not finite.
 
     **Raises** `ValueError` where the level is not reached (saying what the sharpness was, and a learning rate at
-    which it would be), for an optimizer with momentum or another one without a central flow, and for numbers that
-    are not as above; `TypeError` for an objective that is no loss.
+    which it would be), for an optimizer whose state is random, for a level with an optimizer whose preconditioner or
+    threshold is not known (a sign), and for numbers that are not as above; `TypeError` for what is no optimizer and
+    an objective that is no loss. There is a warning for an optimizer that is not smooth, such as a clip.
 
-    Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206.
+    Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206; for pairs and rods see `pair_flow`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda p: 0.5 * p[1] * p[0] ** 2 + 0.05 * (27.2 - p[1]) ** 2
@@ -97,6 +101,7 @@ def edge_study(
         params=params,
         steps=steps,
         modes=modes,
+        order=order,
         level=level,
         approach_steps=approach_steps,
         window=window,
@@ -106,53 +111,58 @@ def edge_study(
 
 def run_study(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, done: None) -> EdgeStudy:
     """The study; `watch(stage, done)` is told the share of each of its stages that is done, 0 when it begins."""
-    optimizer, objective, steps, modes = chosen.optimizer, chosen.objective, chosen.steps, chosen.modes
-    rate = method_of(optimizer).learning_rate
-    length = max(SHORTEST, -(-steps // PIECES))
-    stable, central = stable_flow(optimizer, objective), central_flow(optimizer, objective, modes=modes)
-    record = record_sharpness(
-        objective,
-        modes,
-        preconditioner=jax.tree_util.Partial(preconditioner_over_rate, optimizer),
-        record=jax.tree_util.Partial(observe, objective),
-    )
-    single = jnp.result_type(*jax.tree.leaves(chosen.params)) != jnp.float64
-    rtol = None if single else RTOL
+    length = max(SHORTEST, -(-chosen.steps // PIECES))
+    solve_stable = stable_path(chosen)
+    way = _find_start(chosen, solve_stable, length, watch)
+    origin = iterate_state(chosen, way.start)
+    first = int(origin.steps)
 
-    def solve(state, times):
-        return integrate(stable, state.params, times, state=state, record=record, rtol=rtol, max_steps=MOST)
-
-    way = _find_start(chosen, stable, solve, length, watch)
     watch("iterates", 0.0)
-    state = begin(optimizer_state(optimizer, objective, way.start))
-    watcher = watch_iterates(optimizer, objective)
-    run = iterate(optimizer, objective, way.start.params, steps=steps, record=watcher, state=state)
+    run = _iterates(chosen, origin)
     watch("iterates", 1.0)
-    times = np.asarray(step_times(rate, 0, -(-steps // length) * length))
-    follow = lambda state, times: integrate(central, state.params, times, state=state)
-    start = Start(way.start.params, way.start)
 
-    def path(stage, solve, flow):
-        whole = _solve_in_pieces(solve, flow_state(flow, start), cut(times, length), partial(watch, stage))
-        return jax.tree.map(lambda x: x[: steps + 1], (whole.values, whole.observed))
+    # A piece that is shorter would be another program.
+    times = np.asarray(step_times(chosen.rate, first, -(-chosen.steps // length) * length))
+    parts = cut(times, length)
 
-    centre = path("central flow", follow, central)
-    calm, _ = path("stable flow", solve, stable)
+    def follow(name, solve, state):
+        whole = _solve_in_pieces(solve, state, parts, partial(watch, STAGES[name]))
+        return jax.tree.map(lambda x: x[: chosen.steps + 1], (whole.values, whole.observed))
+
+    # The stable flow of an optimizer's whole state begins where the iterates do, with a whole count.
+    calm = follow("stable", solve_stable, way.start if chosen.central else origin)
+    found = {"stable": calm}
+    for path in paths_beside(chosen, way.start, origin):
+        found[path.name] = follow(path.name, path.solve, path.begin())
     watch("measures", 0.0)
-    study = measure_study(chosen, way, run, centre, calm)
+    study = measure_study(chosen, way, run, found, first)
     watch("measures", 1.0)
     return study
 
 
-def _find_start(chosen: Plan, stable, solve, length, watch) -> Approach:
-    start = jax.jit(lambda flow, params: flow.init(params))(stable, chosen.params)
+def _iterates(chosen: Plan, origin: ModifiedState) -> Trajectory:
+    """The optimizer's own steps from the origin, on a clock that begins at 0."""
+    optimizer, objective = chosen.optimizer, chosen.objective
+    own = optimizer_state(optimizer, objective, origin)
+    state = begin(own)._replace(step=jnp.asarray(origin.steps, jnp.int32))
+    return iterate(
+        optimizer,
+        objective,
+        origin.params,
+        steps=chosen.steps,
+        record=watch_iterates(optimizer, objective),
+        state=state,
+    )
+
+
+def _find_start(chosen: Plan, solve, length, watch) -> Approach:
+    start = first_state(chosen)
     if chosen.level is None:
         return Approach(start, np.zeros(0), np.zeros(0))
     watch("approach", 0.0)
-    rate = method_of(chosen.optimizer).learning_rate
     return approach(
         solve,
-        rate=rate,
+        rate=chosen.rate,
         start=start,
         level=float(chosen.level),
         most=chosen.approach_steps,

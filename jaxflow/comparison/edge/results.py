@@ -1,4 +1,4 @@
-"""The result of a study past the edge of stability: iterates, central flow and stable flow on one clock."""
+"""The result of a study past the edge of stability: iterates and the flows that stand for them, on one clock."""
 
 import functools
 from dataclasses import dataclass
@@ -12,21 +12,25 @@ from jax.core import Tracer
 from jaxflow._compiled import compiled
 
 PyTree = Any
+FLOWS = ("stable", "central", "rods", "pairs")
+# What is known of a central flow's work.
+OF_CENTRAL = ("eigenvector_residual", "complementarity_residual", "substeps", "products", "third_derivatives")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EdgePath:
-    """One of the three paths, at the T times of a study: those of the iterates without the first and the last.
+    """One of the paths, at the T times of a study: those of the iterates without the first and the last.
 
-    - `loss`, `squared_gradient` (T,): for the iterates and the stable flow those at their parameters; for the
-      central flow the time averages that it predicts of the iterates.
-    - `eigenvalues` (T, modes): the effective ones, of $P^{-1/2}HP^{-1/2}$ with P the preconditioner over the
-      learning rate, largest first, so that the edge of stability is at 2. For the iterates they are those at the
-      midpoints, for the central flow those where its last substep began.
+    - `loss`, `squared_gradient` (T,): for the iterates and the stable flow those at their parameters; for the central
+      flow the time averages that it predicts of the iterates; for pairs and rods the mean of both ends.
+    - `eigenvalues` (T, modes): the effective ones, of $P^{-1/2}HP^{-1/2}$ with P the preconditioner, times 2 over the
+      optimizer's stability threshold, largest first, so that the edge of stability is at 2. For the iterates they are
+      those at the midpoints, also for pairs and rods; for the central flow those where its last substep began. NaN
+      where preconditioner or threshold are not known.
     - `distance` (T,): the distance of its parameters from the midpoints of the iterates; for the iterates
       themselves the size of their oscillation.
-    - `params`: the parameters at the last time.
+    - `params`: the parameters at the last time; the midpoint of pairs and rods.
     """
 
     loss: jax.Array
@@ -37,64 +41,85 @@ class EdgePath:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EdgeStudy:
-    """Iterates near the edge of stability, their central flow and their stable flow; a pytree of arrays.
+    """Iterates near the edge of stability and the flows that stand for them; a pytree of arrays.
 
     - `times` (T,): on the clock t = kη, from step 1 to the last but one, where the iterates have midpoints.
-    - `iterates`, `central`, `stable`: an `EdgePath` each.
+    - `iterates`, `stable`, `rods`, `pairs`: an `EdgePath` each; `central` too, `None` for an optimizer without a
+      central flow.
     - `averaged_loss`, `averaged_squared_gradient` (T,): those of the iterates, with their oscillation averaged over
       time. They are the values at the midpoints, plus what the iterates have above that, averaged by a Gaussian
       whose standard deviation is `window` steps (near the ends over what there is). An average of the falling loss
       itself would be too high.
-    - `covariance` (T, modes, modes): X, the central flow's oscillation in its eigenvectors.
+    - `start`: the parameters where all begin.
+    - `approach_times`, `approach_sharpness` (n,): the way there, from t = 0 of its own; n = 0 without an approach.
+    - `covariance` (T, modes, modes): X, the central flow's oscillation in its eigenvectors; it and the following are
+      `None` without one.
     - `eigenvector_residual`, `complementarity_residual`: the central flow's largest relative residuals.
     - `substeps`, `products`, `third_derivatives`: the numbers of substeps, Hessian products and third derivatives
       that the central flow took.
-    - `start`: the parameters where all three begin.
-    - `approach_times`, `approach_sharpness` (n,): the way there, from t = 0 of its own; n = 0 without an approach.
 
-    Its numbers over the last half of the time are `loss_ratio`, `stable_loss_ratio`, `squared_gradient_ratio` and
-    `sharpness`; at the end `distance_ratio`; and the times at which the edge is `reached` and the flows part, `left`.
-    Where a path stops being finite, it and these numbers are NaN from then on.
+    Its numbers are `loss_ratios` over the last half of the time and `distance_ratios` at the end, by the name of the
+    flow; the mean `sharpness` of the last half; and the times at which the edge is `reached` and the flows part,
+    `left`. Where a path stops being finite, it and these numbers are NaN from then on.
     """
 
     times: jax.Array
     iterates: EdgePath
-    central: EdgePath
     stable: EdgePath
+    rods: EdgePath
+    pairs: EdgePath
+    central: EdgePath | None = None
     averaged_loss: jax.Array
     averaged_squared_gradient: jax.Array
     window: jax.Array
-    covariance: jax.Array
-    eigenvector_residual: jax.Array
-    complementarity_residual: jax.Array
-    substeps: jax.Array
-    products: jax.Array
-    third_derivatives: jax.Array
     start: PyTree
     approach_times: jax.Array
     approach_sharpness: jax.Array
+    covariance: jax.Array | None = None
+    eigenvector_residual: jax.Array | None = None
+    complementarity_residual: jax.Array | None = None
+    substeps: jax.Array | None = None
+    products: jax.Array | None = None
+    third_derivatives: jax.Array | None = None
+
+    @property
+    def flows(self) -> dict[str, EdgePath]:
+        """The flows by name: `stable`, `central` where there is one, `rods`, `pairs`."""
+        found = {name: getattr(self, name) for name in FLOWS}
+        return {name: path for name, path in found.items() if path is not None}
+
+    @property
+    def loss_ratios(self) -> dict[str, jax.Array]:
+        """The mean loss that each flow predicts for the last half, over that of the iterates."""
+        return self._numbers.loss_ratios
+
+    @property
+    def distance_ratios(self) -> dict[str, jax.Array]:
+        """The last distance of each flow from the midpoints of the iterates, over the stable flow's."""
+        return self._numbers.distance_ratios
 
     @property
     def loss_ratio(self) -> jax.Array:
-        """The mean loss that the central flow predicts for the last half, over that of the iterates."""
-        return self._numbers.loss_ratio
+        """That of `loss_ratios` of the central flow; without one of the pairs."""
+        return self.loss_ratios[self.predicted]
 
     @property
     def stable_loss_ratio(self) -> jax.Array:
         """The stable flow's mean loss in the last half, over that of the iterates."""
-        return self._numbers.stable_loss_ratio
+        return self.loss_ratios["stable"]
 
     @property
     def squared_gradient_ratio(self) -> jax.Array:
-        """The mean |∇L|² that the central flow predicts for the last half, over that of the iterates."""
+        """The mean |∇L|² that the central flow (without one the pairs) predicts for the last half, over that of the
+        iterates."""
         return self._numbers.squared_gradient_ratio
 
     @property
     def distance_ratio(self) -> jax.Array:
-        """The central flow's last distance from the midpoints of the iterates, over the stable flow's."""
-        return self._numbers.distance_ratio
+        """That of `distance_ratios` of the central flow; without one of the pairs."""
+        return self.distance_ratios[self.predicted]
 
     @property
     def sharpness(self) -> jax.Array:
@@ -113,8 +138,13 @@ class EdgeStudy:
     @property
     def left(self) -> jax.Array:
         """The time from `reached` on at which the stable flow begins to stay farther from the iterates than the
-        central flow; NaN where there is no such time."""
+        central flow (without one the pairs); NaN where there is no such time."""
         return self._numbers.left
+
+    @property
+    def predicted(self) -> str:
+        """The name of the flow that single numbers are of: `central`, or `pairs` where there is none."""
+        return "pairs" if self.central is None else "central"
 
     @functools.cached_property
     def _numbers(self) -> "_Numbers":
@@ -125,21 +155,35 @@ class EdgeStudy:
             return f"EdgeStudy(times of shape {np.shape(self.times)})"
         ratios = self.loss_ratio, self.stable_loss_ratio, self.distance_ratio
         predicted, stable, distance = map(float, ratios)
-        edge = "" if np.isfinite(float(self.reached)) else "; the edge was not reached"
+        edge = "; the edge was not reached" if below_edge(self) else ""
         return (
-            f"EdgeStudy({self.times.size + 1} steps to t = {float(np.asarray(self.times)[-1]):.6g}: predicted loss "
-            f"{predicted:.4f} of the iterates', stable flow's {stable:.4f}; distance {distance:.3g} of the stable "
-            f"flow's; sharpness {float(self.sharpness):.4g}{edge})"
+            f"EdgeStudy({self.times.size + 1} steps to t = {float(np.asarray(self.times)[-1]):.6g}: loss predicted "
+            f"by the {NAMES[self.predicted]} {predicted:.4f} of the iterates', stable flow's {stable:.4f}; distance "
+            f"{distance:.3g} of the stable flow's; sharpness {float(self.sharpness):.4g}{edge})"
         )
+
+
+NAMES = {
+    "iterates": "iterates",
+    "stable": "stable flow",
+    "central": "central flow",
+    "rods": "rod flow",
+    "pairs": "flow of pairs",
+}
+
+
+def below_edge(study: EdgeStudy) -> bool:
+    """Whether the edge was not reached, where that is known."""
+    known = not np.isnan(np.asarray(study.iterates.eigenvalues)).all()
+    return known and bool(np.isnan(float(study.reached)))
 
 
 class _Numbers(NamedTuple):
     """What an `EdgeStudy` says in numbers, which are computed together."""
 
-    loss_ratio: jax.Array
-    stable_loss_ratio: jax.Array
+    loss_ratios: dict[str, jax.Array]
+    distance_ratios: dict[str, jax.Array]
     squared_gradient_ratio: jax.Array
-    distance_ratio: jax.Array
     sharpness: jax.Array
     reached: jax.Array
     left: jax.Array
@@ -148,17 +192,18 @@ class _Numbers(NamedTuple):
 @compiled
 def _summarise(study: EdgeStudy) -> _Numbers:
     late = lambda values: values[values.shape[0] // 2 :].mean()
-    iterates, central, stable = study.iterates, study.central, study.stable
-    oscillates = jnp.any(study.covariance != 0, axis=(1, 2))
-    at_edge = oscillates | (iterates.eigenvalues[:, 0] >= 2)
+    iterates, stable, flows = study.iterates, study.stable, study.flows
+    predicted = flows[study.predicted]
+    at_edge = iterates.eigenvalues[:, 0] >= 2
+    if study.covariance is not None:
+        at_edge |= jnp.any(study.covariance != 0, axis=(1, 2))
     reached = jnp.where(at_edge.any(), study.times[jnp.argmax(at_edge)], jnp.nan)
-    farther = (stable.distance > central.distance) & (study.times >= reached)
+    farther = (stable.distance > predicted.distance) & (study.times >= reached)
     onwards = jnp.flip(jnp.cumprod(jnp.flip(farther)))
     return _Numbers(
-        loss_ratio=late(central.loss) / late(iterates.loss),
-        stable_loss_ratio=late(stable.loss) / late(iterates.loss),
-        squared_gradient_ratio=late(central.squared_gradient) / late(iterates.squared_gradient),
-        distance_ratio=central.distance[-1] / stable.distance[-1],
+        loss_ratios={name: late(path.loss) / late(iterates.loss) for name, path in flows.items()},
+        distance_ratios={name: path.distance[-1] / stable.distance[-1] for name, path in flows.items()},
+        squared_gradient_ratio=late(predicted.squared_gradient) / late(iterates.squared_gradient),
         sharpness=late(iterates.eigenvalues[:, 0]),
         reached=reached,
         left=jnp.where(onwards[-1] == 1, study.times[jnp.argmax(onwards)], jnp.nan),

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxflow.dynamics.clock import step_times
 from jaxflow.dynamics.edge.stable import StableState
+from jaxflow.dynamics.modified_equations.step_logarithm import ModifiedState
 from jaxflow.solve.trajectories.trajectory import Trajectory
 
 PyTree = Any
@@ -16,16 +17,16 @@ RISE = 1.2  # a rise in sharpness that another learning rate is advised for
 class Approach(NamedTuple):
     """Where a study begins, and the times (n,) and effective sharpness (n,) on the way there; n may be 0."""
 
-    start: StableState
+    start: StableState | ModifiedState
     times: np.ndarray
     sharpness: np.ndarray
 
 
 def approach(
-    solve: Callable[[StableState, np.ndarray], Trajectory],
+    solve: Callable[[Any, np.ndarray], Trajectory],
     *,
     rate: Any,
-    start: StableState,
+    start: StableState | ModifiedState,
     level: float,
     most: int,
     length: int,

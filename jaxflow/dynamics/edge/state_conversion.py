@@ -11,11 +11,13 @@ from jaxflow import _check
 from jaxflow._compiled import compiled
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import real_parameters
-from jaxflow.dynamics.base import Dynamics
+from jaxflow.dynamics.base import Dynamics, add
 from jaxflow.dynamics.edge.central import central_flow
 from jaxflow.dynamics.edge.central_state import CentralState, central_state
 from jaxflow.dynamics.edge.methods import flat_loss, flat_moment, method_of, moment_of
+from jaxflow.dynamics.edge.pairs import PairState
 from jaxflow.dynamics.edge.stable import StableState, post_update, stable_flow
+from jaxflow.dynamics.modified_equations.step_logarithm import ModifiedState, state_shapes
 
 PyTree = Any
 
@@ -91,22 +93,25 @@ def _flow_state(*, modes, before, optimizer, objective, params, moment):
 def optimizer_state(
     optimizer: optax.GradientTransformation,
     objective: Callable[[PyTree], jax.Array],
-    state: CentralState | StableState,
+    state: CentralState | StableState | ModifiedState | PairState,
 ) -> PyTree:
-    """The optimizer's state from which its iterates start where a flow is, with the flow's second moment ν.
+    """The optimizer's own state from which its iterates start where a flow is.
 
-    The flow's ν has seen the gradient at its parameters, and the optimizer's is about to see it. The result holds
-    the ν that the next update turns into the flow's, or 0 where there is no such ν.
+    The ν of a central or stable flow has seen the gradient at its parameters, and the optimizer's is about to see it.
+    The result holds the ν that the next update turns into the flow's, or 0 where there is no such ν. The state of a
+    modified equation is the optimizer's, with counts that are rounded; that of a flow of pairs is split, and the
+    result is that of the iterate at midpoint plus half-difference.
 
     **Arguments**
 
     - `optimizer`: the optimizer of the flow.
     - `objective`: the objective of the flow.
-    - `state`: a `CentralState` or a `StableState`.
+    - `state`: a `CentralState`, `StableState`, `ModifiedState` or `PairState`.
 
     **Returns** a state like that of `optimizer.init`; `jaxflow.solve.begin` makes of it a state for `iterate`.
 
-    **Raises** `TypeError` where `state` is of neither kind; `ValueError` for an optimizer without such flows.
+    **Raises** `TypeError` where `state` is of no such kind; `ValueError` for an optimizer without a central flow and
+    the state of one.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -115,11 +120,29 @@ def optimizer_state(
     >>> print(jf.dynamics.optimizer_state(optimizer, loss, state)[0].nu)
     [0.5]
     """
+    if isinstance(state, PairState):
+        state = add(state.midpoint, state.half_difference)
+    if isinstance(state, ModifiedState):
+        return restore_counts(optimizer, state.params, state.optimizer)
     if not isinstance(state, (CentralState, StableState)):
-        raise TypeError(f"state must be that of a central_flow or a stable_flow, got {type(state).__name__}.")
+        raise TypeError(
+            f"state must be that of a central, stable or modified flow or of pairs, got {type(state).__name__}."
+        )
     return _optimizer_state(
         optimizer=optimizer, objective=objective, params=state.params, moment=state.second_moment
     )
+
+
+def restore_counts(optimizer: optax.GradientTransformation, params: PyTree, state: PyTree) -> PyTree:
+    """An optimizer's state whose counts and flags flowed as floats, with the dtypes of its own."""
+
+    def restore(leaf, like):
+        if like.dtype == bool:
+            return leaf > 0.5
+        whole = not jnp.issubdtype(like.dtype, jnp.inexact)
+        return (jnp.round(leaf) if whole else leaf).astype(like.dtype)
+
+    return jax.tree.map(restore, state, state_shapes(optimizer, params))
 
 
 @compiled

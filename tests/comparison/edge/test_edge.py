@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from matplotlib.figure import Figure
 
@@ -218,8 +219,10 @@ def test_a_level_not_reached_is_said_with_the_sharpness_there_was(shape, message
         ({"level": -1.0}, ValueError, "level must be a finite number above 0"),
         ({"window": 0.0}, ValueError, "window must be a finite number above 0"),
         ({"approach_steps": 0}, ValueError, "approach_steps must be an integer at least 1"),
-        ({"optimizer": jf.optim.adam(1e-3)}, ValueError, "has momentum"),
-        ({"optimizer": jf.optim.momentum(0.1)}, ValueError, "has momentum"),
+        ({"order": 9}, ValueError, "order must be an integer from 1 to 8, got 9"),
+        ({"optimizer": jf.optim.rmsprop(0.1, decay=0.0)}, ValueError, "decay must be above 0"),
+        ({"optimizer": optax.noisy_sgd(0.1, key=0)}, ValueError, "optimizer must be deterministic"),
+        ({"optimizer": 0.1}, TypeError, "optimizer must be an optax transformation, got 0.1"),
         ({"objective": 3.0}, TypeError, "objective"),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
@@ -229,6 +232,104 @@ def test_bad_input(changes, error, message):
     given = {"optimizer": jf.optim.gd(0.1), "objective": toy, "steps": 10} | changes
     with pytest.raises(error, match=message):
         jf.edge_study(given.pop("optimizer"), given.pop("objective"), jnp.ones(4), **given)
+
+
+def test_pairs_and_rods_are_on_the_closed_form_too(toy_study):
+    """In bursts that die out both come to rest where the central flow is: y at 20, loss L + X/η."""
+    for path in (toy_study.rods, toy_study.pairs):
+        late = slice(150, None)
+        np.testing.assert_allclose(path.eigenvalues[late, 0], 2.0, atol=5e-3)
+        ratio = np.mean(path.loss[late]) / np.mean(toy_study.central.loss[late])
+        assert ratio == pytest.approx(1, abs=0.03)
+        gap = np.linalg.norm(np.asarray(path.params) - np.asarray(toy_study.central.params))
+        assert gap < 1e-2
+    assert toy_study.distance_ratios["pairs"] < 2e-3
+    assert toy_study.distance_ratios["rods"] < 0.05
+    assert toy_study.loss_ratios["pairs"] == pytest.approx(1, abs=3e-3)
+    assert toy_study.distance_ratio == toy_study.distance_ratios["central"]
+
+
+def toy_loss(p):
+    return 0.5 * p[1] * p[0] ** 2 + 0.05 * (31 - p[1]) ** 2 - 0.3 * p[0]
+
+
+@pytest.fixture(scope="module")
+def heavy_ball_study():
+    """η = .1, β = .5: the edge is at y = 2(1 + β)/η = 30, and y goes to 31."""
+    with jax.numpy_dtype_promotion("standard"):
+        optimizer = jf.optim.momentum(0.1, 0.5)
+        return jf.edge_study(optimizer, toy_loss, jnp.array([0.5, 25.0]), steps=300, modes=1, level=1.9)
+
+
+def test_momentum_has_no_central_flow_but_pairs(heavy_ball_study):
+    study = heavy_ball_study
+    assert study.central is None
+    assert study.covariance is None
+    assert list(study.flows) == ["stable", "rods", "pairs"]
+    # 1.9 of 2 is y = 28.5 of 30.
+    assert float(study.start[1]) == pytest.approx(28.5, rel=1e-3)
+    assert study.sharpness == pytest.approx(2, abs=0.05)
+    assert float(study.stable.eigenvalues[-1, 0]) > 2.06
+    assert study.distance_ratio < 0.1
+    assert study.distance_ratio == study.distance_ratios["pairs"]
+    assert study.loss_ratio == pytest.approx(1, abs=0.02)
+    assert study.stable_loss_ratio < 0.8
+    assert np.isfinite(study.left)
+    assert "predicted by the flow of pairs" in repr(study)
+
+
+def test_effective_eigenvalues_of_momentum_are_over_its_threshold(heavy_ball_study):
+    """Of [[y, x], [x, a]] at each path's last point, times 2/30."""
+    for path in (heavy_ball_study.iterates, heavy_ball_study.stable, heavy_ball_study.pairs):
+        x, y = np.asarray(path.params)
+        top = np.linalg.eigvalsh([[y, x], [x, 0.1]])[-1] * 2 / 30
+        assert float(path.eigenvalues[-1, 0]) == pytest.approx(top, rel=2e-3)
+
+
+def test_adam_goes_on_from_its_own_state_and_step_count():
+    """Effective sharpness by hand: η λ / (√(ν̂) + ε) (1 − β₁)/(1 + β₁), ν after the update, a schedule going on."""
+    schedule = lambda k: 0.02 * 0.9 ** (k / 10)
+    optimizer = jf.optim.adam(schedule, 0.9, 0.99)
+    with jax.numpy_dtype_promotion("standard"):
+        study = jf.edge_study(optimizer, toy_loss, jnp.array([0.5, 2.0]), steps=6, modes=2, level=None)
+        run = jf.iterate(optimizer, toy_loss, jnp.array([0.5, 2.0]), steps=28)
+    np.testing.assert_allclose(study.start, run.values[20], rtol=1e-12)
+    np.testing.assert_allclose(study.iterates.params, run.values[25], rtol=1e-10)
+    np.testing.assert_allclose(study.times, run.times[21:26] - run.times[20], rtol=1e-10)
+    slopes = np.stack(
+        [np.array([x * y - 0.3, 0.5 * x**2 - 0.1 * (31 - y)]) for x, y in np.asarray(run.values)]
+    )
+    nu, after = np.zeros(2), []
+    for slope in slopes:
+        nu = 0.99 * nu + 0.01 * slope**2
+        after.append(nu)
+    for row, k in enumerate(range(21, 26)):
+        middle = (run.values[k - 1] + 2 * run.values[k] + run.values[k + 1]) / 4
+        x, y = np.asarray(middle)
+        moment = (after[k - 1] + 2 * after[k] + after[k + 1]) / 4 / (1 - 0.99 ** (k + 1))
+        scale = np.sqrt(
+            0.02 * 0.9 ** (k / 10) / ((1 - 0.9 ** (k + 1)) * (np.sqrt(moment) + 1e-8)) * 0.1 / 1.9
+        )
+        found = np.linalg.eigvalsh(np.array([[y, x], [x, 0.1]]) * np.outer(scale, scale))[::-1]
+        np.testing.assert_allclose(study.iterates.eigenvalues[row], found, rtol=1e-4)
+
+
+def test_a_sign_has_no_effective_sharpness():
+    """A level is refused, with the reason; without one the paths are run, and eigenvalues are not known."""
+    start = jnp.array([0.5, 2.0])
+    with jax.numpy_dtype_promotion("standard"):
+        with (
+            pytest.warns(UserWarning, match="takes the sign"),
+            pytest.raises(
+                ValueError, match=r"level must be None .* got 1\.8: .*does not shrink in proportion"
+            ),
+        ):
+            jf.edge_study(jf.optim.sign(0.01), toy_loss, start, steps=4, modes=1)
+        with pytest.warns(UserWarning, match="takes the sign"):
+            study = jf.edge_study(jf.optim.sign(0.01), toy_loss, start, steps=4, level=None, modes=1)
+    assert np.isnan(study.iterates.eigenvalues).all()
+    np.testing.assert_allclose(study.iterates.params, [0.5 - 0.03, 2.0 + 0.03], rtol=1e-12)
+    assert "the edge was not reached" not in repr(study)
 
 
 def test_a_study_is_a_pytree_that_prints_in_a_line(toy_study):
