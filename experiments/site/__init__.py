@@ -1,0 +1,1 @@
+"""The pages of the gallery, read off the docstrings of the experiments."""
