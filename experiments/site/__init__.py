@@ -1,1 +1,1 @@
-"""The pages of the gallery, read off the docstrings of the experiments."""
+"""The gallery as a static site, built from the catalogue, the docstrings and the results; see `build`."""
