@@ -10,6 +10,20 @@ variance 2T/η keeps T as the learning rate η changes. SDE and density know T a
 - an equation with terms of order η more follows it further: drift −(L + ¼ηL′²)′ + ½ηT L‴ and noise √(2T)(1 + ½ηL″).
   The term ½ηT L‴ is of its order at a constant T; where T falls with η it is smaller, and left out by Li, Tai & E.
 
+Claim: Runs of SGD, paths of its SDE and the Fokker–Planck density are one law while the learning rate is small; SGD
+leaves the other two at first order in it.
+
+Figure: Top: the three levels at η = .0125, at t = .4 and t = 3.2: histogram of SGD's runs (grey), histogram of the
+paths of the SDE (orange outline) and density of the Fokker–Planck equation (line). Bottom left: at η = .4 and t = 3.2
+SGD (grey), the density (solid), and the density of the second-order equation (dashed). Bottom right: L1 distance from
+the exact law of SGD at t = 3.2 against η, of the density (solid) and of the second-order one (dashed), with fitted
+slopes; circles tell whether 20,000 runs were found different from the density (filled) or not (hollow).
+
+Measured: Double well, T = .08 at every η, 20,000 runs: no difference found at five times at η = .0125 (p = .54; paths
+.96) and .025, found from .05 on (2,000 runs: from .1 on). L1 distance of SGD's exact law from the density .0068 at η
+= .0125, .31 at .4, slope 1.03; from that of the second-order equation 7e-5 and .13, slope 2.04; without its term ½ηT
+L‴ .95.
+
 Sources: Li, Tai & E (2017, 1511.06251); Mandt, Hoffman & Blei (2017, 1704.04289); Risken (1989).
 """
 

@@ -11,6 +11,22 @@ p_t = (V′p)_x + T p_xx, with F(p) = ∫Vp + T∫p log p and the double well V 
 - Particles without noise, ẋ = −V′ − T (log p̂)′ with p̂ an estimate from the particles themselves, have the same law;
   W₂ to it is compared with that of as many particles of Langevin's dynamics.
 
+Claim: The Fokker–Planck equation is steepest descent of free energy in the distance W₂: minimising steps tend to it,
+every step pays for its way, and solutions come closer.
+
+Figure: Top left: quantiles of the law in time, in the double well, by the Fokker–Planck equation (lines) and by
+minimising steps of τ = .2 (circles). Top right: W₂ at t = 1 from the law of τ → 0 against τ, in the double well
+(circles) and for Gaussians of two dimensions (squares), with a line of slope 1 (grey). Bottom left: free energy in
+time, of the equation (line) and of steps of τ = .2 (circles) and .05 (squares). Bottom right: W₂ between two
+solutions over its start: in ½x² with equal variances (solid) and unequal ones (dashed), in ½x² + ¼x⁴ (dash-dotted)
+and in the double well (dotted); the grey bands are the bounds e⁻ᵗ and eᵗ.
+
+Measured: Double well, T = .15: W₂ from the equation's law at t = 1 of slope .980 in τ (.2 … .0125); Gaussians in two
+dimensions .984, in one within 2e-16 of the closed form. F(q) + W₂²/2τ ≤ F(p) at all 560 steps; F lost / ΣW₂²/τ 1.125,
+1.065, 1.033, 1.017, 1.008. W₂ eᵗ / its start at t = 3: ½x², equal variances 1 within 2e-5; unequal .65304 (exact
+.65299); ½x² + ¼x⁴ .304. Between two wells W₂ grows 1.97 times, below eᵗ throughout. 1,066 particles without noise are
+.010 from the law, Langevin's .027.
+
 Sources: Jordan, Kinderlehrer & Otto (1998), SIAM J. Math. Anal. 29, 1; Ambrosio, Gigli & Savaré (2008); Carrillo,
 McCann & Villani (2006) (contraction); Maoutsa, Reich & Opper (2020, 2006.00702) (particles).
 """

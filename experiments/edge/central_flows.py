@@ -16,7 +16,23 @@ First the three-parameter loss ½yx² + ½a(y−z)² + ½b(z−Z)², whose centr
 Between two bursts of the oscillation the iterates overshoot the edge, as the central flow cannot. Their squared
 gradient comes in these bursts, so 500 steps average over few of them: its prediction is the least exact.
 
-Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206.
+Claim: Past the edge of stability iterates keep, on average, to their central flow, and leave the flow they
+discretise.
+
+Figure: One column each for gradient descent, RMSProp and scalar RMSProp; the dotted vertical line is where the
+iterates have left the stable flow. Top: loss of the iterates (thin), averaged over time (thick grey), of the stable
+flow (dashed), and as the central flow predicts its average (solid orange). Middle: the largest effective eigenvalues,
+of the iterates at their midpoints (grey), of the stable flow (dashed) and of the central flow (orange); the edge is
+2. Bottom: distance from the iterates' midpoints, of the stable flow (dashed) and the central flow (orange), and the
+size of the iterates' own oscillation (grey).
+
+Measured: Toy with a closed form: predicted loss within .09 %, the iterates' mean loss .9994 of it. Digits (1,754
+parameters), 500 steps from effective sharpness 1.8; loss of the last half, predicted / the iterates': gradient
+descent 1.006, RMSProp 1.000, scalar RMSProp 1.008; stable flow .970, .829, .569. Distance from the iterates / the
+stable flow's: .112, .042, .008. Effective sharpness at the midpoints 2.00, 2.12, 2.00 (edge 2), of the stable flow at
+the end 2.8, 13.3, 15.3. Squared gradient, which comes in bursts: 1.24, .96, .93 of the iterates'.
+
+Sources: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206.
 """
 
 import jax

@@ -31,9 +31,31 @@ either: it renews its curvature at whole step counts, through which a flow passe
 **Conjectured.** Shampoo and SOAP are not in optax, and nothing of them is measured. While their factors rest, Shampoo
 is gradient descent in their metric, a* = 2, and SOAP is Adam in their eigenbasis, a* = 2(1+β₁)/(1−β₁).
 
-Sources of the methods: Chen et al. (2023, 2302.06675); Jordan (2024); Bernstein & Newhouse (2024, 2409.20325);
-Defazio et al. (2024, 2405.15682); Pagliardini et al. (2024, 2409.03137); Morwani et al. (2025, 2502.02431); Liu et
-al. (2023, 2305.14342); Mishchenko & Defazio (2023, 2306.06101); Defazio & Mishchenko (2023, 2301.07733).
+Claim: Past the edge of stability Lion, Muon, schedule-free methods, AdEMAMix, Sophia, Prodigy and D-Adaptation have
+thresholds, slow rates and cycles in closed form, and modified equations of known order, none of which seems to have
+been published.
+
+Figure: Top, a row for each optimizer: the largest stable learning rate times curvature over P, and the effective
+learning rate in flat directions, derived (circles), measured by bisection or off the iterates (crosses) and found by
+the library (dots); at the right the slope of the error of modified equations of order 1 (circles), 2 (squares) and 3
+(diamonds). Bottom left: half-width of the cycle in which Lion with tanh (circles), Lion (squares) and Muon (diamonds)
+end, over η, against η; the lines are derived. Bottom middle: the sharp coordinate of AdEMAMix past its edge, every
+second iterate (blue) and those between (grey), the flow of pairs (solid), the modified equation of order 1 (dashed)
+and the derived ±A (dotted). Bottom right: schedule-free SGD on a quadratic at β = .5 (circles) and .9 (squares), with
+the closed form (lines) and gradient flow (dotted).
+
+Measured: Largest stable ηh/P, derived and by bisection of the optimizer itself (11 within 4e-5): Lion with tanh
+20.95, with β₁ > β₂ 1.25; Muon 26.90 below its ε, so past it at any rate in use; schedule-free 20; AdEMAMix 25.72,
+simplified .792; Sophia 112.3 (of η/γ, at any curvature); Prodigy, D-Adapt AdamW 38. Slow rates in η/P 1, but .1 for
+schedule-free, 6 and 12 for AdEMAMix: within .1 %. Slopes of orders 1, 2, 3 within .21 of them for nine; 0 for Sophia,
+whose curvature is renewed at single steps; Lion's sign is followed exactly until it turns, then not at all. Cycles of
+Lion .5 and 1, of Muon .554, 1.108, 1.662 × η, as derived. Past the edge the half-width of pairs within .2 % of
+ηg(A)/(PA) = a*; order 1 is .94–1.7 half-widths off, the flow of pairs 7e-6 to .02. Adaptive methods as they are never
+diverge on a quadratic (widest .5–31 η). Shampoo, SOAP: not in optax, conjectured only.
+
+Sources: Chen et al. (2023, 2302.06675); Jordan (2024); Bernstein & Newhouse (2024, 2409.20325); Defazio et al. (2024,
+2405.15682); Pagliardini et al. (2024, 2409.03137); Morwani et al. (2025, 2502.02431); Liu et al. (2023, 2305.14342);
+Mishchenko & Defazio (2023, 2306.06101); Defazio & Mishchenko (2023, 2301.07733).
 """
 
 import warnings

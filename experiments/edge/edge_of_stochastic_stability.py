@@ -28,6 +28,27 @@ steps, of which the rate rises linearly in the first 1,000, so that small batche
 averaged over the last third. The quick version has one hidden layer of 16, 250 digits, 900 steps and one B, and its
 gap is that below 2/η.
 
+Claim: With mini-batches the sharpness of a batch along its own gradient sits at 2/η, and that of all data below it,
+by a gap that follows from the noise along its eigenvector and from how far iterates oscillate on it; the closed form
+for the latter, in which a single direction moves, fails at small batches.
+
+Figure: Top: curvature times η/2 along training at η = .75, of which 1 (grey) is the edge, for batches of 16 (solid),
+64 (dashed) and 256 (dash-dotted). At the left it is the sharpness of a batch along its own gradient, at the right the
+largest eigenvalue of all data, there with gradient descent too (dotted). Bottom left: both over the last third of the
+steps against the batch size: batch sharpness (circles) and full-batch sharpness (squares), at η = .75 (solid) and .5
+(dashed), with standard errors over runs. Bottom right: how far the full-batch sharpness is below that of gradient
+descent, measured (dots), by the balance of noise (solid) and by the formula (dashed), for η = .75 (black) and .5
+(green).
+
+Measured: Digits (1,437, 3,466 parameters, squared error), last third of 6,000 steps, three runs each. η = .75, B =
+16, 64, 256: batch sharpness · η/2 .987 ± .023, .964 ± .007, .984 ± .003; of sums over steps 1.029, 1.003, .997;
+full-batch sharpness · η/2 .834, .983, 1.013, gradient descent's 1.021. At B = 8 two of three runs diverge, at 16 one.
+η = .5, where sharpening is over too early: .88, .85, .94; full-batch .824, .972, 1.004, gradient descent's 1.011. Gap
+to gradient descent at B = 16, 32, 64, 128, 256, η = .75: .50, .20, .101, .043, .022, power of 1/B 1.12 (η = .5:
+1.23); over ηβσ²/(4αB) 2.5, 1.8, 1.4, 1.0, 1.4 (2.3, 1.5, 1.4, 1.2, 1.2); over ησ²/(2B⟨x²⟩) 1.23, 1.09, .74, .82, .81
+(.95, 1.21, .96, .78, .72). ⟨x²⟩ over 2α/β: .41–.80, gradient descent's .82–.84. Oscillation in all directions lowers
+S by 1.43 α (B = 16), 1.16 α (64), .93 α (gradient descent), along u alone by .49, .69, .19 α.
+
 Sources: Andreyev & Beneventano (2024, 2412.20553); Liao, Kolomvaki & Kyrillidis (2026, 2604.21016); Damian, Nichani &
 Lee (2023, 2209.15594).
 """

@@ -17,6 +17,21 @@ spiral, is right up to O(h³), though the position is up to O(h²) only. Alterna
 (r, 0) the radius never passes r/√(1 − h/2). In the Dirac-GAN nothing bounds it so, and over very many steps it
 creeps out: a tiny drift, of an order in h that the figure has no eyes for.
 
+Claim: In a game whose flow circles, simultaneous descent spirals out, alternating stays, R1 converges; the modified
+flow does so too.
+
+Figure: Top: paths in the plane of generator and discriminator from the star, of simultaneous descent, alternating
+descent, and simultaneous descent with the R1 penalty: iterates (dots), the flow of the game (grey band), and the
+modified flows of order 2 (dashed) and 3 (blue); the plus sign is the equilibrium. Bottom left: the distances from the
+equilibrium in time, of the same three cases (circles, squares, diamonds) with the same flows. Bottom right: in the
+bilinear game the error at t = 2 against the step size: of the position at orders 1 (grey), 2 (filled squares) and 3
+(triangles), and of the radius at order 2 (hollow squares), with fitted slopes.
+
+Measured: Dirac-GAN, h = .4, radius from .7 to t = 18: simultaneous 1.52 (flow .70; orders 2, 3: 1.58, 1.52),
+alternating .67 (.70; .66, .68), R1 .396 (.170; .387, .402). Bilinear game: factor a step √(1+h²) to 1e-12; error of
+the radius at order 2 of slope 3.07, of the position 2.08; alternating: largest radius .78262 = .7/√(1−h/2). With the
+logistic loss it creeps: .75 in 10⁵ steps, .89 in 10⁶.
+
 Sources: Mescheder, Geiger & Nowozin (2018, 1801.04406); Rosca, Wu, Dherin & Barrett (2021, 2105.13922).
 """
 

@@ -12,6 +12,22 @@ point is (0, 0). What moves there is a vector field and no descent:
 For networks there is no rest point to look at. What is measured is the energy distance of generated samples from
 samples that were held out, as a multiple of that of as many real ones. R1 keeps it from rising again.
 
+Claim: Penalties, consensus, noise and looking ahead make a GAN of one point rest, up to a largest step that linear
+theory tells, and with R1 two networks find all modes of a ring, and better digits.
+
+Figure: First two rows: seven games of one point, in the plane of generator and discriminator from the star: the flow
+(line) and the iterates (dots) over the direction of the field (arrows). At the end of the second row: distance from
+rest after 2,000 steps against the step, over the largest stable one, for R1 with γ = .3 (solid) and 1.5 (dashed),
+consensus with γ = .3 (dash-dotted) and 5 (dotted) and instance noise (yellow); the grey line is 1. Third row:
+generated points (coloured) on the ring of real ones (grey), without a penalty and with R1; at the right their energy
+distance from held-out samples, over that of real ones, in steps, without a penalty (solid) and with R1 (dotted),
+median and range of three. Last row: the same for digits, with generated images.
+
+Measured: Dirac-GAN, radius after 20,000 steps of .98 and 1.02 of the largest stable step, from .05: R1 γ = .3 1e-32,
+.26; consensus γ = .3 2e-9, 1.3; γ = 5 0, .37; instance noise σ = 2 2e-15, .14. Ring of eight Gaussians, energy
+distance over that of real samples, median of three: 48 without, 5.3 with R1; modes found 7, 8. Digits, 16,000 steps:
+9.2 (5.5 on the way), 4.5 with R1.
+
 Sources: Mescheder, Nowozin & Geiger (2017, 1705.10461); Mescheder, Geiger & Nowozin (2018, 1801.04406); Gulrajani et
 al. (2017, 1704.00028); Metz et al. (2016, 1611.02163).
 """

@@ -18,7 +18,24 @@ convex, 1 where it curves down as much as up.
 
 In the quick version there are 8 units, 150 digits, two networks, one depth, one start, and fewer points.
 
-Source: Li, Xu, Taylor, Studer & Goldstein (2018, 1712.09913); skip connections He, Zhang, Ren & Sun (2016,
+Claim: Skip connections smooth the loss, if their branches are small; filter-normalised slices do not see the scale of
+layers, but that of single units.
+
+Figure: Left two columns, of the plain and of the residual network with 28 layers, on a plane of two random
+directions: training loss with the run (top; yellow is low), and −λ_min/λ_max of the whole Hessian (bottom; yellow is
+convex, dark blue is 1 and more). Third column, top: median of that ratio over the plane against depth, for the plain
+network (solid), the residual one (dashed), and the residual one with large branches (dash-dotted); markers are single
+starts. Bottom: the share of the plane where the ratio is below a value, at 28 layers, in the same lines; the grey
+line is ½. Right column: loss along a line for a ReLU network as trained (solid), with its layers rescaled (circles)
+and with single units rescaled (dash-dotted), in a raw direction (top) and a filter-normalised one (bottom).
+
+Measured: Digits, dense tanh layers, at training loss .05, plane ±1, three starts. −λ_min/λ_max of the whole Hessian
+at 4, 12, 28 layers, median: plain .53, .96, 1.00; residual with branches /√depth .24, .23, .25; with branches of size
+1 .38, .82, .90, though it trains fastest (28 layers: 90–121 steps, 155–181 with small branches, plain 469–755). Above
+½ at 28 layers: 64, 10 and 75 % of the plane. ReLU, layers × 10, .2, .5: losses change by 4e-15 on the
+filter-normalised line, by 57 on the raw one; with single units rescaled by 113 and 21.
+
+Sources: Li, Xu, Taylor, Studer & Goldstein (2018, 1712.09913); skip connections He, Zhang, Ren & Sun (2016,
 1512.03385).
 """
 

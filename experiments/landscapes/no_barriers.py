@@ -15,9 +15,27 @@ spanning tree of bands and of straight lines. It is drawn with a minimum as a li
 groups of minima that join where the lowest way between them is highest. A band of 9 images shows why new images are
 needed: the longer it is relaxed, the lower are its images, and the higher is the loss between them.
 
-Sources: Draxler, Veschgini, Salmhofer & Hamprecht (2018, 1803.00885); Garipov, Izmailov, Podoprikhin, Vetrov &
-Wilson (2018, 1802.10026); Entezari, Sedghi, Saukh & Neyshabur (2022, 2110.06296); Ainsworth, Hayase & Srinivasa
-(2023, 2209.04836); the picture of the tree Becker & Karplus (1997).
+Claim: Minima of a network are connected: bent paths between them have next to no barrier once it is wide, and most of
+what blocks the straight line is the order and the signs of hidden units.
+
+Figure: Six kinds of path, named above: the straight line (solid), the straight line with units in order (dashed) and
+with order and signs (dash-dotted), a chain of one bend (green, dotted), a Bézier curve of one bend (yellow) and a
+band (blue, dotted). Top left: the barrier against the number of hidden units, median of the pairs with their range.
+Top right: loss along the paths of one pair of 16 hidden units, above the lower end. Bottom left: test accuracy along
+the same paths. Bottom right: how ten minima are connected by bands (blue) and by straight lines (black): each line
+ends below at the loss of a minimum, and joins others at the height of the lowest path between them.
+
+Measured: Digits, tanh 64-h-10, cross-entropy + 5e-4|w|², five pairs of minima at each h (gradient norms below 2e-6),
+median barriers at h = 4, 16, 128: straight 1.19, .43, .125; units in order .82, .090, .0036; signs too .37, .014,
+.00041; chain of one bend .26, .021, .0065; Bézier .19, .013, .0019; band (AutoNEB) .070, .0031, .00050. At h = 4 no
+path is free of a barrier, and the straight line is blocked at every h. Test accuracy at h = 16 falls by 12.8 points
+on the straight line, 6.1 with units in order, .3 to .6 on all others. Ten minima there: the tree of bands has its
+highest pass .0021 above the highest of them, that of straight lines .378. A band without new images, 50, 200, 800
+steps: its 9 images come down to .019, .0020, .0004, the loss between them to .023, .0067, .0099.
+
+Sources: Draxler, Veschgini, Salmhofer & Hamprecht (2018, 1803.00885); Garipov, Izmailov, Podoprikhin, Vetrov & Wilson
+(2018, 1802.10026); Entezari, Sedghi, Saukh & Neyshabur (2022, 2110.06296); Ainsworth, Hayase & Srinivasa (2023,
+2209.04836); the picture of the tree Becker & Karplus (1997).
 """
 
 from typing import Any

@@ -15,7 +15,27 @@
   after the mean time (ln(r/√(T/|λ|)) + (C + ln 2)/2)/|λ|, with Euler's C = .5772: logarithmic in the noise, over |λ|.
   At a finite rate the growth ln(1 + η|λ|)/η takes the place of |λ|, and T/|λ| is divided by 1 + η|λ|/2.
 
-Source: Dauphin et al. (2014, 1406.2572); Frye et al. (2021, 2003.10397); Baldi & Hornik (1989); Saxe, McClelland &
+Claim: The index of critical points grows with their loss; a deep linear network's saddles have the index that theory
+gives; noise leaves a saddle in a time ∝ ln(1/noise)/|λ|.
+
+Figure: Top left: share of negative curvatures against loss where each search ended, at critical points (dots) and at
+gradient-flat points (crosses). Top right: negative curvatures found at the saddles of deep linear networks against
+the index in theory, for five pairs of depth and width (markers); the dotted line is equality. Bottom left: loss of
+gradient flow from small weights in time (solid), the losses of the saddles that it passes (dashed, with their
+indices), and the times in theory at which a mode has half its strength (dotted). Bottom right: mean exit time of SGD
+from a saddle, times its rate of growth, against the logarithm of the noise, for three curvatures and two rates
+(markers, with two standard errors), and the exact mean of the SDE (line).
+
+Measured: Digits 0–3 (49 parameters, L2 penalty), 304 searches along 16 trainings: 76 end at critical points (61 of
+them distinct, |g| ≤ 1e-10), 228 at gradient-flat points (median |g| 6e-4). Rank correlation of loss and share of
+negative curvatures .87, at the flat points .94. Deep linear networks of 2, 3 and 4 layers, all 16 sets of kept modes
+at two widths: 80 of 80 indices are those in theory; from off a saddle of two layers the search is back at its loss
+within 5e-15. Gradient flow from small weights: modes at half their strength at t = 2.3300, 3.2575, 4.7385, 9.0249, by
+escape times 2.3295, 3.2576, 4.7385, 9.0249. SGD, |λ| = .5, 1, 2, two rates, nine noises over four decades: slope of
+mean exit time × growth rate in ln(1/noise) .9974 ± .0015 (SE), what is left .6353 ± .0041, in theory .6352; largest
+|z| of 54 2.6.
+
+Sources: Dauphin et al. (2014, 1406.2572); Frye et al. (2021, 2003.10397); Baldi & Hornik (1989); Saxe, McClelland &
 Ganguli (2014, 1312.6120); Kramers (1940); for the exit time Kifer (1981).
 """
 

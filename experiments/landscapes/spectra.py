@@ -18,6 +18,21 @@ cross-entropy, 1,210 parameters, gradient descent on all data.
 
 The quick version has 12 hidden units, 2 and 6 classes, two starts and 110 steps.
 
+Claim: As a network trains, its Hessian becomes a bulk at 0 and an outlier for each class but one; directions downhill
+become fewer.
+
+Figure: Left: density of the eigenvalues of the Hessian at the start (solid) and at loss .2 (dashed), with error bands
+(grey), and the ten largest eigenvalues at loss .2 (triangles). Middle: number of outliers at loss .2 against the
+number of classes in the data; the size of a dot and the number beside it tell in how many of eight starts, and the
+dashed line is classes − 1. Right: share of eigenvalues below 0 (squares) and −lowest/largest (circles) along
+training.
+
+Measured: Digits (280, 1,210 parameters, cross-entropy), eigenvalues above the largest gap at loss .2, eight starts:
+1, 5 and 7 always for 2, 6 and 8 classes, 9 (8 once) for 10, 3 or 2 for 4; classes − 1 for 93, 88, 73 % of networks at
+loss .4, .2, .1. Ten classes at loss .2: trace 10.9 ± .4 (exact 11.68), Σλ² 4.45 ± .73 (4.45), above the gap 8.0 ± 1.3
+(9), outliers iterated within 1e-15; of the Gauss–Newton matrix .73–.90 × as large. Below 0: 31.6 % of the eigenvalues
+at the start, 13.6 % after 2,000 steps; −lowest / largest .17 and .007.
+
 Sources: Sagun, Evci, Güney, Dauphin & Bottou (2017, 1706.04454); Papyan (2018, 1811.07062); Ghorbani, Krishnan & Xiao
 (2019, 1901.10159).
 """

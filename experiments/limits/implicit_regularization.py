@@ -11,7 +11,19 @@ learns 200 handwritten digits by full batches, cross-entropy:
   fraction that grows as h, most of it won early, when the slope is steep, and as much as the flow with the penalty
   predicts (up to the next order in h). The effect is real and small, 5 % at h = .4.
 
-Source: Barrett & Dherin (2021, 2009.11162).
+Claim: Gradient descent follows the flow of L + (h/4)|∇L|², and so keeps to where the loss is flatter.
+
+Figure: Left: distance of the iterates in time from gradient flow (solid) and from the flow of L + (h/4)|∇L|²
+(dashed), for h = .4 (circles), .2 (squares) and .1 (diamonds). Middle: the same distances at t = 4, over the path
+travelled, against h, with fitted slopes. Right: how far |∇L|² of the iterates (markers) is below that of gradient
+flow at the same loss, in per cent, as the loss falls from left to right; the lines are the same for the flow with the
+penalty.
+
+Measured: Digits, 1,210 parameters: distance of order 1.01 from gradient flow, 1.99 from the flow with the penalty,
+which at h = .4, .2, .1 is 8.8, 17 and 34 times nearer. At L = 1 |∇L|² is 4.6, 2.3, 1.16 % below gradient flow's, by
+the penalty 4.1, 2.2, 1.12 %.
+
+Sources: Barrett & Dherin (2021, 2009.11162).
 """
 
 import jax

@@ -10,7 +10,18 @@ Families with one limit as h → 0: `jaxflow.family_of`, with averages that forg
 are measured on a nonlinear function of two variables and on a network (tanh, 16 hidden units, 1,210 parameters) that
 learns 200 handwritten digits. Expected are slopes of 1, 2, 3 and 4.
 
-Source: Hairer, Lubich & Wanner (2006), Geometric Numerical Integration, chapter IX; the series is log(1 + Δ).
+Claim: The modified equation of any optimizer closes in on its iterates at the order asked.
+
+Figure: One panel for each optimizer: distance between iterates and modified equation, over the distance travelled,
+against the step size h, for orders 1 (circles), 2 (squares), 3 (diamonds) and 4 (triangles). Solid lines with filled
+markers are a network on digits, dotted ones with hollow markers a function of two variables. The two numbers at each
+pair of lines are the fitted slopes, that of digits first.
+
+Measured: Ten optimizers: gradient descent, heavy ball, Nesterov, RMSProp, Adam, AdamW, NAdam, Adam with a cosine
+schedule, AdaGrad, Lamb; on a function of two variables and on digits (1,210 parameters). Slopes of orders 1, 2, 3, 4
+within .07, .06, .12, .07 of 1, 2, 3, 4. At the largest step order 4 is at least 8,900 times nearer than order 1.
+
+Sources: Hairer, Lubich & Wanner (2006), Geometric Numerical Integration, chapter IX; the series is log(1 + Δ).
 """
 
 import jax

@@ -17,6 +17,21 @@ all measures of flatness fall along training: at a given time the faster network
 
 The quick version has one learning rate, two batch sizes, a loss of .2, and 8 units in the ReLU network.
 
+Claim: At one training loss sharpness and trace fall with η/B; the test loss follows none of it; rescaling undoes
+both.
+
+Figure: Each point is a network of training loss .05, trained with η = .1 (circles), .2 (squares) or .4 (triangles);
+above each panel is the rank correlation with its p-value. Top: sharpness, trace of the Hessian, and width of the
+slice, against η/B. Bottom left and middle: test loss against η/B and against sharpness. Bottom right: a ReLU network
+whose layers are multiplied by α and 1/α: sharpness (circles), trace (squares) and width (triangles) over those of the
+network as trained, measured (markers) and by T⁻¹HT⁻¹ (lines).
+
+Measured: Digits, 120 networks, 15 pairs of η and B, loss .05 ± 2 %. Rank correlation with η/B: λ_max −.85, trace −.91
+(p ≤ 5e-5, 1.64 → .75 and 19.3 → 9.0 over a factor 64), slice width .27 (p = .003), test loss −.05 (p = .60), test
+error .14 (p = .13). At one η/B the trace still falls with η (−.30, p = .002). With the test loss: λ_max .09, trace
+.13, width −.09 (p ≥ .17), within one setting .07, .22, −.08 (p = .44, .015, .44, of 22 asked). ReLU, layers × α, 1/α,
+α = .01 … 100: λ_max and trace change 7,000 and 6,200 times, as T⁻¹HT⁻¹ to 3e-15; width and test loss by 6e-16.
+
 Sources: Keskar, Mudigere, Nocedal, Smelyanskiy & Tang (2017, 1609.04836); Jastrzębski et al. (2017, 1711.04623);
 Dinh, Pascanu, Bengio & Bengio (2017, 1703.04933); filter normalisation Li et al. (2018, 1712.09913).
 """

@@ -13,6 +13,20 @@ On the double well L = ¼(x² − 1)², with a barrier of ¼ between its minima 
 A passage is noticed at steps of dt only, after the path has been beyond the target for a while. That is mended by
 a target nearer by −ζ(½)/√(2π)·√(2T dt) = .5826 √(2T dt).
 
+Claim: Langevin dynamics on the double well ends in exp(−L/T), and leaves a well in Kramers' time.
+
+Figure: Left: histograms of the ensembles at the end (markers) and exp(−L/T), normalised (lines), at T = .4 (solid),
+.2 (dashed) and .1 (dash-dotted). Middle: total variation between the ensemble and Gibbs' law against time, in units
+of the mean first passage time τ₀ to the top of the barrier, for the same temperatures; the grey line is ½ exp(−t/τ₀),
+and each horizontal line is the sampling floor of its temperature. Right: mean first passage time from −1 to +1
+against 1/T: ensembles of 4,000 with two standard errors (circles), the exact mean by quadrature (solid) and Kramers'
+law (dashed).
+
+Measured: 100,000 particles from −1: total variation .0063, .0060, .0059 at T = .4, .2, .1, where as many exact draws
+have .0060, .0056, .0051. Mean first passage from −1 to +1, 4,000 each: 451.6 at T = 1/18, 448.9 by quadrature, 1.13 ×
+Kramers'; eight temperatures within 2.3 standard errors. Slope of log time in 1/T .2435, by quadrature .2437, barrier
+.25.
+
 Sources: Kramers (1940); Gardiner (1985), 5.2; Broadie, Glasserman & Kou (1997), Math. Finance 7, 325 (the target).
 """
 

@@ -13,7 +13,19 @@ l → ∞; l = 1 is SGD itself. So where SGD and SDE differ, SVAG must leave the
 The model is a tanh network (8 hidden units) on iris, cross-entropy; its sharpness at the start is 1.3. The SDE is
 solved by steps of 1/64, at most η/8. A run whose loss is not finite is counted as diverged and left out.
 
-Source: Li, Malladi & Arora (2021, 2102.12470).
+Claim: Where the SDE holds; where it does not, SVAG leaves SGD and reaches it.
+
+Figure: Left: for each learning rate and batch size the Wasserstein-2 distance of SGD from its SDE, in standard
+deviations, and the verdict; the darker, the farther, and bold where no difference was found. Middle: share of runs
+whose log loss is below a value, at η = 2 and B = 4: the SDE (grey band), SGD (solid), SVAG(4) (dashed) and SVAG(32)
+(dash-dotted). Right: the distance of SVAG(l) from the SDE against l, where l = 1 is SGD, for η = 2, B = 4 (circles),
+η = 1, B = 1 (squares) and η = 1, B = 64 (diamonds). The grey line is the distance between two samples of the SDE.
+
+Measured: Iris, 20 settings, 512 runs each: no difference found at η ≤ .5 with B = 4, η = .25 with B = 16, η = .125
+with B = 1. At η = 2 SGD is .7–1.4 SD away. η = 2, B = 4: SVAG(1, 2, 4, 8, 16, 32) at 1.04, .58, .33, .27, .13, .10
+SD, p from .001 to .70; two samples of the SDE are .14 apart.
+
+Sources: Li, Malladi & Arora (2021, 2102.12470).
 """
 
 from typing import Any

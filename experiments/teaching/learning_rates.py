@@ -10,8 +10,24 @@ From 2.5, in three landscapes of one variable, against gradient flow:
   maximum at 1.454, .1 is caught in a two-cycle around it (here truly one: the multiplier is below 1). From
   everywhere else too, .01 and the flow find a local maximum; .1 finds but one of the four, the lowest.
 
-Sources: the examples of introductory texts on gradient descent; the stability limit 2/curvature is classical
-(Polyak 1964).
+Claim: The learning rate decides where descent ends and whether it ends at all: small rates share the path of gradient
+flow, 2/curvature creeps without a cycle, larger rates cycle around what small ones find.
+
+Figure: Top left: descent of x sin x from 2.5 by step, at the rates 1 (dashed), .1 (dash-dotted) and .01 (dotted). Top
+middle: the same against the time t = kη, over gradient flow (grey band), with which the two small rates coincide. Top
+right: |x| at rate 1 (dashed) comes down to the law √(3/4k) (line). Bottom left: descent of x + sin x at the three
+rates and gradient flow (grey band), as the distance x + π from the inflection. Bottom middle: the function 25 sin x −
+x² (grey) and the ascent on it from 2.5; the points of rate .1 (circles) alternate between two places, those of rate
+.01 (triangles) climb to the top. Bottom right: the last 16 iterates of ascent by where it started. Flow (grey
+squares) and rate .01 (green dots) end on a maximum; rate .1 (black dots) on two-cycles around three of the maxima and
+at rest on the lowest only.
+
+Measured: Minimum 4.91318, within .001 after 16 and 187 steps; .0433 = √(3/1600) after 400 steps, power −.49997.
+Distance from −π × t/2 at t = 1000: .997, 1.002, 1.003. Two-cycle −.0018, 2.4985 (multiplier .56) around 1.4542. From
+481 starts rate .01 and the flow end on a maximum always, rate .1 for 10 %, and only on the lowest.
+
+Sources: the examples of introductory texts on gradient descent; the stability limit 2/curvature is classical (Polyak
+1964).
 """
 
 import jax

@@ -8,6 +8,17 @@ A noisy cosine goes through v ← βv + (1−β)y for β = .5, .9, .98, with the
 - Started at 0 the average is too small by 1 − β^t at step t: at β = .98 by 50 at the first step. The correction
   mends that, and only the start.
 
+Claim: An average with coefficient β remembers 1/(1−β) steps; bias correction mends its start.
+
+Figure: Left: a noisy cosine (grey dots), the cosine without noise (grey line), and its bias-corrected averages with β
+= .5 (dashed), .9 (dash-dotted) and .98 (dotted): the larger β is, the smoother and the later they are. Middle: the
+first 60 steps, for β = .9 and .98, with the bias correction (solid) and without it, started at 0 (dotted). Right: the
+weight of an observation against how many steps ago it was, over the weight of the newest, for the three β. Circles
+mark 1/(1−β) steps, which lie on the level 1/e (grey line).
+
+Measured: β = .5, .9, .98: weight at 1/e after 1.44, 9.49, 49.50 steps = −1/ln β, so at step 2, 10, 50 = 1/(1−β).
+Noise left .577, .229, .101; lag 1, 9, 49 steps; the uncorrected average starts too small by the factor .5, .1, .02.
+
 Sources: as in Kingma & Ba (2015, 1412.6980, section 3) for the correction; the rest is the transfer function of a
 first-order filter.
 """

@@ -14,6 +14,18 @@ factor two than what happens on a quadratic. Heavy ball and Nesterov are tuned t
 iteration matrices are defective and the error is k·ρ^k, so log|error| is fitted by a + k log ρ + m log k over the
 tail. A fit without m would measure ρ too large; m comes out 0 for gradient descent and 1 for the others.
 
+Claim: Momentum takes √κ steps where gradient descent takes κ.
+
+Figure: Top: 30 steps of each method from the black dot at the right, on the contours of ½(x₁² + 25x₂²); those of the
+heavy ball (squares) and EMA momentum (diamonds) are the same points. Bottom left: distance from the minimum by step
+at κ = 100, with the fitted factor ρ of each method in the legend. The heavy ball and EMA momentum coincide, and so do
+both forms of Nesterov's method. Bottom right: 1 − ρ against κ, fitted (markers) and in theory (lines in the same
+colours). The grey line is the guarantee of Nesterov's method for any strongly convex function.
+
+Measured: Factor a step at κ = 100: gradient descent .980198 = 99/101; heavy ball and EMA momentum .818182 = 9/11;
+both Nesterovs .900000, where 1 − 1/√κ = .9 (its guarantee is .949). Error ∝ k·ρ^k for all but gradient descent (power
+.995–.997). κ from 4 to 10⁴: ρ within 3e-6 of theory.
+
 Sources: Polyak (1964); Nesterov (1983, 2004); Lessard, Recht & Packard (2016, 1408.3595).
 """
 

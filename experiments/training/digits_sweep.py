@@ -17,6 +17,20 @@ can be said of the maps beforehand:
   cells share their seeds' draws, so those of one batch size at small η are nearly one and the same test. The solver
   of the SDE errs too: its paths are compared with paths of four times as many substeps.
 
+Claim: SGD over learning rates and batch sizes: how far it is from gradient flow is set by η on all data and by 1/√B
+on mini-batches; its SDE holds while η × sharpness is small; 2/sharpness at the start is no edge.
+
+Figure: Three maps over learning rate and batch size, each cell a mean over 16 seeds after 100 steps. Left: final
+training loss. Middle: distance from gradient flow, in lengths of the flow's way. Right: distance H between the laws
+of SGD and of its SDE; dots mark the cells where H is within its noise. On all of them the vertical line is
+2/sharpness at the start, and the dashed lines join settings of equal temperature, whose value stands on them.
+
+Measured: Digits (2,410 parameters), 13 rates × 5 batch sizes × 16 seeds, 100 steps, none diverges. Distance / way at
+the smallest rates: on all data .996 × ½η|Hg|/|g|, power .995 in η; on batches of 4 … 1024 1.00–1.04 × √(tr Σ/KB)/|g|,
+power −.504 in B. Excess loss ∝ B^−1.16 at η = .32. H above its noise in 3 % of cells with η × sharpness < .1, 80 %
+from .1 to 1, all above 1 (up to .53, at B = 1024; the solver's own share at η = 2.56, B = 256 is .02 of .10). Descent
+on all data descends always up to 2.3 × 2/sharpness; with squared error 2.1 ×, and ends above its start from 2.6 × on.
+
 Sources: Cohen et al. (2021, 2103.00065); Lewkowycz et al. (2020, 2003.02218); McCandlish et al. (2018, 1812.06162);
 Li, Tai & E (2017, 1511.06251); Székely & Rizzo (2013), J. Stat. Plan. Inference 143, 1249.
 """

@@ -20,6 +20,22 @@ slope of the mean loss. So begin at a small rate; the outer Adam, which divides 
 Its b1 is .5, as with .9 it overshoots to twice the best rate and has won, by the validation loss after 30 steps, only
 .004 of the .026 on fresh keys when its own rate is down. (Its b2 hardly matters: .999 ends in the same place.)
 
+Claim: The gradient through training tunes all four numbers of Adam at once, and explodes where training is chaotic.
+
+Figure: Top left: the validation loss after 30 steps that is being tuned, by outer step (solid), and the best of 25
+rates with the other numbers at their defaults (dashed). Top right: Adam's four numbers on the way: η (solid), 1 − b1
+(dashed), 1 − b2 (dash-dotted) and ε (dotted). Bottom left: validation loss along training on keys that were not tuned
+on, at the start of tuning (solid), at the best rate (dashed) and with all four tuned (dash-dotted); bands hold 80 %
+of the keys. Bottom right: the derivative of the final loss by log η of single runs, root mean square over keys,
+against η, for trainings of 30 (circles) and 120 steps (squares).
+
+Measured: Digits (1,210 parameters), batches of 32, 32 keys. Each component within 8e-9 of finite differences, 2e-13
+of forward mode; one compiled program; 6.5 × the time of its trainings (forward mode 4.1 ×). 30 steps, on 128 other
+keys: validation loss 2.05 at the start, .444 at the best of 25 rates, .418 with all four tuned (η .029, b1 .69, b2
+.67, ε .0011); test loss .301 and .277, difference .0238 ± .0020 (SE); test accuracy 91.6 and 92.6 %. 120 steps: test
+loss .202 and .195, 94.8 and 95.0 %. d loss / d log η of one run at η = .001 and 1: .40 and 8e7 after 30 steps, .63
+and 1e22 after 120.
+
 Sources: Maclaurin, Duvenaud & Adams (2015, 1502.03492), reverse mode; Franceschi et al. (2017, 1703.01785), forward
 and reverse; Baydin et al. (2018, 1703.04782), a hypergradient through one step.
 """

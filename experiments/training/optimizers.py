@@ -15,8 +15,22 @@ the target in the fewest steps. Runs that diverge are counted.
   paper's tolerance, switches at none but the smallest rates, so that its best run is Adam's. Weight decay (`adamw`,
   `sgdw`) moves the minimum.
 
-Source: the comparison that texts on optimizers draw without tuning; that tuning decides it is the point of
-Choi et al. (2019, 1910.05446) and Schmidt, Schneider & Hennig (2021, 2007.01547).
+Claim: Tuned alike, the methods differ by problem more than by rank.
+
+Figure: Left: for each optimizer (rows) and problem (columns) the lowest final loss above the minimum with the rate
+that reached it, the steps to the target (1e-6, and .01 for digits) and the share of rates lost to divergence; colours
+as in the middle. Middle: the final training loss on digits at every rate searched, one square each, from low (yellow)
+to high (blue). Right: training loss on digits of seven of them, each at its best rate, by step; the grey line is the
+target .01.
+
+Measured: Suboptimality below 1e-6 in 1,000 steps: Rosenbrock 9 of 17 (Newton in 5 steps, genetic 358, momentum 394,
+Adam 599), Beale 13 (Nesterov in 62), Himmelblau 16 (AdaGrad in 13). Newton ends on a saddle of Beale's. Of 49 rates
+36 diverge for momentum on Rosenbrock, none for Adam. Digits, 300 batches of 64: training loss .01 for 14 of 16, after
+150 steps for Adam and six of its relatives, 180 for gradient descent, 190 for momentum, never for sign descent and
+the genetic algorithm.
+
+Sources: the comparison that texts on optimizers draw without tuning; that tuning decides it is the point of Choi et
+al. (2019, 1910.05446) and Schmidt, Schneider & Hennig (2021, 2007.01547).
 """
 
 import jax
