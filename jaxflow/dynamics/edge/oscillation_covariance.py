@@ -58,31 +58,46 @@ def oscillate(
     """
     k, dtype = room.size, flat.dtype
     first, second = (jnp.array(x) for x in pairs_of(k))
-    weights = jnp.where(first == second, 1.0, jnp.sqrt(2.0)).astype(dtype)
-    preconditioner = method.denominator(nu) / rate
     count = jnp.sum(room < NEAR)
     count = count * (count + 1) // 2
+    weights = jnp.where(first == second, 1.0, jnp.sqrt(2.0)).astype(dtype)
+    preconditioner = method.denominator(nu) / rate
+    root = lax.rsqrt(preconditioner)
     product = lambda p, v: jax.jvp(jax.grad(loss), (p,), (v,))[1]
-
-    def third(index, thirds):
-        u, v = modes[first[index]], modes[second[index]]
-        along = jax.jvp(lambda p: product(p, u), (flat,), (v,))[1]
-        return thirds.at[index].set(weights[index] * along)
-
-    thirds = lax.fori_loop(0, count, third, jnp.zeros((first.size, flat.size), dtype))
-    outer = weights[:, None] * modes[first] * modes[second]
     # Of HΣH with HU = 2PU, which holds where X is not 0 and keeps B symmetric.
-    squares = method.pool(4 * preconditioner[None] ** 2 * outer)
+    pooled = lambda outer: method.pool(4 * preconditioner**2 * outer)
     rising = method.slope(nu) / rate
-    constant = method.velocity(method.pool(gradient**2), nu)
-    a = h * (
-        2 * outer @ jnp.broadcast_to(rising * constant, flat.shape) + thirds @ (gradient / preconditioner)
-    )
-    b = h * 0.5 * (thirds / preconditioner[None]) @ thirds.T
-    grown = jnp.broadcast_to(rising[None] * method.inflow * squares, outer.shape)
-    b = b + 2 * h * (outer @ grown.T)
-    order = jnp.argsort(jnp.asarray(first) * k + second)  # rows of the upper triangle
-    a_matrix = jnp.diag(room) + smat(a[order])
-    found = complementarity(a_matrix, b[order][:, order], guess)
-    x = weights * found.X[first, second]
-    return Oscillation(found.X, 0.5 * x @ thirds, x @ squares, found.residual, count.astype(jnp.int32))
+    constant = jnp.broadcast_to(rising * method.velocity(method.pool(gradient**2), nu), flat.shape)
+
+    def pair(index, carry):
+        """P^{-1/2}∇³L[u, v] of a pair, its entry of A, and what its own squares change of 2P, a row of B."""
+        thirds, a, b = carry
+        weight, u, v = weights[index], modes[first[index]], modes[second[index]]
+        third = root * jax.jvp(lambda p: product(p, u), (flat,), (v,))[1]
+        outer = u * v
+        tightened = 2 * jnp.sum(outer * constant) + jnp.sum(third * root * gradient)
+        grown = jnp.broadcast_to(rising * method.inflow * pooled(outer), flat.shape)
+        row = weights * ((modes * grown[None]) @ modes.T)[first, second]
+        return (
+            thirds.at[index].set(weight * third),
+            a.at[index].set(weight * tightened),
+            b.at[index].set(2 * weight * row),
+        )
+
+    def solve():
+        size = first.size
+        empty = jnp.zeros((size, flat.size), dtype), jnp.zeros(size, dtype), jnp.zeros((size, size), dtype)
+        thirds, a, b = lax.fori_loop(0, count, pair, empty)
+        known = jnp.arange(size) < count
+        b = h * (0.5 * (thirds @ thirds.T) + jnp.where(known[:, None] & known[None], b, 0.0))
+        order = jnp.argsort(jnp.asarray(first) * k + second)  # rows of the upper triangle
+        found = complementarity(jnp.diag(room) + h * smat(a[order]), b[order][:, order], guess)
+        x = weights * found.X[first, second]
+        return found.X, 0.5 * (x @ thirds) / root, found.residual
+
+    def calm():
+        return jnp.zeros((k, k), dtype), jnp.zeros_like(flat), jnp.zeros((), dtype)
+
+    x, push, residual = lax.cond(count > 0, solve, calm)
+    squares = pooled(jnp.sum((x @ modes) * modes, axis=0))
+    return Oscillation(x, push, squares, residual, count.astype(jnp.int32))
