@@ -47,7 +47,8 @@ def central_flow(
     $d\nu/dk = \frac{1-\beta_2}{\beta_2}(\nabla L^2 + \mathrm{diag}(H\Sigma H) - \nu)$,
 
     with Σ the one for which no effective eigenvalue passes 2: on the critical directions U ($HU = 2PU$, $U^TPU =
-    1$) $\Sigma = UXU^T$ and, over a substep, $0 \preceq X \perp A + B[X] \succeq 0$. The clock of the result is t =
+    1$) $\Sigma = UXU^T$ and, over a substep, $0 \preceq X \perp A + B[X] \succeq 0$. A and B hold all that moves the
+    effective eigenvalues: dH/dk, dν/dk and, in a warm-up, dη/dk, by which 2P falls. The clock of the result is t =
     kη, its running sum under a schedule: run it at the times of the discrete run.
 
     **Arguments**
