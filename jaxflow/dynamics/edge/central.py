@@ -62,11 +62,13 @@ def central_flow(
     long as the effective sharpness allows: of fourth order below the edge, where it is `stable_flow`; at the edge
     of second order, and of first in Σ. The trajectory's `observed` is a `CentralRecord` of its predictions.
     `substeps=` there asks for at least that number between two times. All is one compiled program, which vmaps over
-    optimizers and starts. It has no derivative: reverse mode is refused, and forward mode, through eigenvectors
-    that meet, is not to be trusted. The eigenvectors are found anew at the first and every 50th interval between
-    two times. That search holds 2·(20 + 8·modes) vectors like the parameters; while a mode is within .2 of the edge
-    there is a third derivative for each pair of modes, modes·(modes + 1)/2 vectors, in the same memory, and otherwise
-    none is taken. A compiled program asks for the larger at once: 100 vectors in all for 3 modes, 330 for 16.
+    optimizers and starts, and is a trial of `jf.sweep`, each lane with its own substeps; of a `Trajectory` a sweep
+    keeps the values alone, so return what you need of `observed` with them. It has no derivative: reverse mode is
+    refused, and forward mode, through eigenvectors that meet, is not to be trusted. The eigenvectors are found anew
+    at the first and every 50th interval between two times. That search holds 2·(20 + 8·modes) vectors like the
+    parameters; while a mode is within .2 of the edge there is a third derivative for each pair of modes,
+    modes·(modes + 1)/2 vectors, in the same memory, and otherwise none is taken. A compiled program asks for the
+    larger at once: 100 vectors in all for 3 modes, 330 for 16.
 
     **Raises** `ValueError` for an optimizer with momentum, for which no such closure is known (2605.06821 treats
     it), or another one, and for `modes` < 1 or more than parameters; `TypeError` for an objective that is no loss.
