@@ -236,6 +236,7 @@ def _write(settings: Edge, chosen: Plan, study: jf.EdgeStudy, rows, seconds) -> 
         "loss_ratio",
         "stable_loss_ratio",
         "squared_gradient_ratio",
+        "squared_gradient_total_ratio",
         "distance_ratio",
         "sharpness",
     )

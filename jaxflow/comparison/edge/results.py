@@ -113,8 +113,37 @@ class EdgeStudy:
     @property
     def squared_gradient_ratio(self) -> jax.Array:
         """The mean |∇L|² that the central flow (without one the pairs) predicts for the last half, over that of the
-        iterates."""
+        iterates.
+
+        It comes in bursts, of which the half holds a few, cut anywhere; see `burst_ratios`.
+        """
         return self._numbers.squared_gradient_ratio
+
+    @property
+    def squared_gradient_total_ratio(self) -> jax.Array:
+        """The mean |∇L|² that the central flow (without one the pairs) predicts for all steps, over the iterates'."""
+        return self._numbers.squared_gradient_total_ratio
+
+    @functools.cached_property
+    def burst_ratios(self) -> np.ndarray:
+        r"""The sums of |∇L|² over each whole burst, the central flow's over those of the iterates; shape (bursts,).
+
+        A burst is from one time at which the iterates' effective sharpness rises through 2 to the next. With X the
+        oscillation along its eigenvector, the sharpness S obeys $dS/dk = \alpha - \beta X$, α and β changing slowly,
+        whatever X does within the burst. S is the same at both ends, so the sum of X is α/β times the steps, which
+        is the central flow's; and |∇L|² is $4X/\eta^2$ and little else. Shorter stretches are missed by any factor.
+        Where several modes oscillate, the leading one alone does not tell where a burst ends: compare all steps.
+        Without a central flow the sums are those of the pairs, which follow each burst.
+        """
+        above = np.asarray(self.iterates.eigenvalues)[:, 0] >= 2
+        rises = np.flatnonzero(~above[:-1] & above[1:]) + 1
+        sums = [
+            np.add.reduceat(np.asarray(path.squared_gradient)[: rises[-1]], rises[:-1])
+            if len(rises) > 1
+            else np.zeros(0)
+            for path in (self.flows[self.predicted], self.iterates)
+        ]
+        return sums[0] / sums[1]
 
     @property
     def distance_ratio(self) -> jax.Array:
@@ -184,6 +213,7 @@ class _Numbers(NamedTuple):
     loss_ratios: dict[str, jax.Array]
     distance_ratios: dict[str, jax.Array]
     squared_gradient_ratio: jax.Array
+    squared_gradient_total_ratio: jax.Array
     sharpness: jax.Array
     reached: jax.Array
     left: jax.Array
@@ -204,6 +234,7 @@ def _summarise(study: EdgeStudy) -> _Numbers:
         loss_ratios={name: late(path.loss) / late(iterates.loss) for name, path in flows.items()},
         distance_ratios={name: path.distance[-1] / stable.distance[-1] for name, path in flows.items()},
         squared_gradient_ratio=late(predicted.squared_gradient) / late(iterates.squared_gradient),
+        squared_gradient_total_ratio=predicted.squared_gradient.mean() / iterates.squared_gradient.mean(),
         sharpness=late(iterates.eigenvalues[:, 0]),
         reached=reached,
         left=jnp.where(onwards[-1] == 1, study.times[jnp.argmax(onwards)], jnp.nan),

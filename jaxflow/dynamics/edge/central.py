@@ -75,8 +75,11 @@ def central_flow(
 
     **It holds** from a start that does not oscillate yet, such as the end of `stable_flow` run to an effective
     sharpness of 1.8 (see `flow_state`). From a random start far past the edge it does not describe the first steps.
-    It averages over oscillations, so compare it with `midpoints` of the iterates. Between crossing the edge and a
-    grown oscillation a run overshoots it.
+    It averages over oscillations, so compare it with `midpoints` of the iterates. An oscillation first has to grow
+    from what there is, so a run overshoots the edge, the farther the calmer it was, and then oscillates in bursts;
+    a warm-up that comes to the edge from far below leaves next to nothing to grow from. X and the squared gradient
+    are predicted for whole bursts, from one rise of the sharpness through the edge to the next
+    (`EdgeStudy.burst_ratios`), and not within one, which `pair_flow` follows.
 
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206, whose P, Σ and X these are.
 

@@ -57,6 +57,27 @@ def test_toy_is_on_its_closed_form(toy_study):
     assert float(ratio) == pytest.approx(1, abs=5e-3)
 
 
+def test_the_squared_gradient_of_a_whole_burst_is_predicted():
+    """Of a calm start, by NumPy: before the first burst a thousandth of the prediction, over the whole of it all."""
+    points = [np.array([0.01, 19.5, BEGIN])]
+    slope = lambda x, y, z: np.array([x * y, 0.5 * x**2 + A * (y - z), A * (z - y) + B * (z - FAR)])
+    for _ in range(200):
+        points.append(points[-1] - RATE * slope(*points[-1]))
+    _, y, z = np.array(points).T
+    squares = np.array([np.sum(slope(*point) ** 2) for point in points])
+    first, last = np.flatnonzero((y[:-1] < 20) & (y[1:] >= 20)) + 1
+    far = (A * 20 + B * FAR) / (A + B)
+    held = far + (z[first] - far) * np.exp(-RATE * (A + B) * np.arange(last - first))
+    predicted = 800 * A * (held - 20) + (A * (held - 20)) ** 2 + (A * (held - 20) + B * (held - FAR)) ** 2
+    assert predicted[:50].sum() > 50 * squares[first : first + 50].sum()
+    assert squares[first + 60 : first + 80].sum() > 5 * predicted[60:80].sum()
+    assert predicted.sum() == pytest.approx(squares[first:last].sum(), rel=0.03)
+    study = study_of([0.01, 19.5, BEGIN, 0.0], 0.0, None)
+    assert study.burst_ratios == pytest.approx([predicted.sum() / squares[first:last].sum()], rel=0.01)
+    total = np.mean(study.central.squared_gradient) / np.mean(study.iterates.squared_gradient)
+    assert float(study.squared_gradient_total_ratio) == pytest.approx(float(total), rel=1e-12)
+
+
 def test_below_the_edge_nothing_parts_the_flows():
     """The sharpness ends at 17.2 × .1: both flows are one, and no time is named at which iterates leave it."""
     with jax.numpy_dtype_promotion("standard"):
@@ -67,6 +88,7 @@ def test_below_the_edge_nothing_parts_the_flows():
     assert np.isnan(study.reached)
     assert np.isnan(study.left)
     assert (study.covariance == 0).all()
+    assert study.burst_ratios.shape == (0,)
     assert study.distance_ratio == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(study.central.params, study.stable.params, atol=1e-5)
     labels = lambda ax: ax.get_legend_handles_labels()[1]
