@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,9 @@ from tqdm import tqdm
 from jaxflow._disk import results
 from jaxflow._disk.program_cache import keep_programs
 from jaxflow._text_table import text_table
+from jaxflow.plot import animate
+
+SECONDS = 8.0  # of a picture that moves
 
 
 class Headline(NamedTuple):
@@ -45,6 +48,14 @@ def within(measured: Any, low: float = -np.inf, high: float = np.inf, expected: 
     return Headline(measured, expected, (float(low), float(high)))
 
 
+class Moving(NamedTuple):
+    """A picture that moves, as `jaxflow.plot.animate` takes it."""
+
+    figure: Figure
+    show: Callable[[Any], Any]
+    frames: Iterable[Any]
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One run of one script: its name, whether it is the quick one, where it writes, when it began."""
@@ -54,11 +65,14 @@ class Experiment:
     output: Path
     began: float
 
-    def save(self, figure: Figure, headlines: dict[str, Any], **data: Any) -> dict[str, Any]:
+    def save(
+        self, figure: Figure, headlines: dict[str, Any], *, moving: Moving | None = None, **data: Any
+    ) -> dict[str, Any]:
         """Write `NAME.png` and `NAME.json`, print the headline numbers, and return what the JSON holds.
 
         - `headlines`: by what was measured a `Headline`, of which `near` and `within` make claims that may fail, or
           (measured, expected) without one; `None` where nothing is expected.
+        - `moving`: a picture that moves, for `NAME.webp`.
         - `data`: the numbers behind the figure. Numbers that are not finite are null in the JSON.
         """
         told = {name: Headline(*found) for name, found in headlines.items()}
@@ -72,6 +86,8 @@ class Experiment:
             **results.provenance(),
         }
         results.write_figure(self.output / f"{self.name}.png", figure)
+        if moving is not None:
+            animate(*moving, self.output / f"{self.name}.webp", seconds=SECONDS)
         results.write_json(self.output / f"{self.name}.json", content)
         print(table(("", "measured", "expected", "interval", ""), rows))
         print(f"Wrote {self.name}.png and {self.name}.json to {self.output} ({content['seconds']} s)")

@@ -1,5 +1,6 @@
 """matplotlib pictures; every function takes and returns Axes."""
 
+from jaxflow.plot.animation import animate as animate
 from jaxflow.plot.densities import density as density
 from jaxflow.plot.densities import free_energy as free_energy
 from jaxflow.plot.edge_of_stability import edge as edge

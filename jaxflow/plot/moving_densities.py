@@ -1,14 +1,12 @@
-"""A density that moves: a picture for each time, written as an animated GIF."""
+"""A density that moves: a picture for each time, written as an animation."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxflow import _check
-from jaxflow._disk.results import write
 from jaxflow.density import Grid
+from jaxflow.plot.animation import animate
 from jaxflow.plot.densities import FILL, frames_of
 from jaxflow.plot.style import COLOURS, axes, drawable_values, stroke, tidy
 from jaxflow.solve import Trajectory
@@ -24,13 +22,13 @@ def animate_density(
     frames: int = 60,
     seconds: float = 6.0,
 ) -> Any:
-    """Write a GIF of a density as it moves, with the members of an ensemble on top.
+    """Write an animation of a density as it moves, with the members of an ensemble on top.
 
     **Arguments**
 
     - `densities`: what `integrate` returned for `fokker_planck(dynamics, grid)`.
     - `grid`: its `Grid`.
-    - `path`: the file, whose name ends in .gif. It is replaced where it exists, whole or not at all.
+    - `path`: the file, whose name ends in .webp, .gif or .png, as in `animate`.
     - `ax`: the Axes to draw on; default the current ones. The picture is of their whole figure.
     - `points`: the members at the times of the densities, such as the values of an ensemble: an array (n, T) or
       (n, T, 1) in one coordinate, where they are bars; (n, T, 2) in two.
@@ -59,9 +57,6 @@ def animate_density(
         raise TypeError(f"grid must be a jaxflow.density.Grid, got {type(grid).__name__}.")
     _check.require_integer("frames", frames, 2)
     _check.require_positive(seconds=seconds)
-    path = Path(path)
-    if path.suffix != ".gif":
-        raise ValueError(f"path must end in .gif, got {str(path)!r}.")
     values, times = frames_of(densities, grid)
     if times is None or len(values) < 2:
         raise ValueError(f"densities must have at least 2 times to be animated, got {len(values)}.")
@@ -72,19 +67,11 @@ def animate_density(
         ax, values[chosen], grid, members is not None
     )
 
-    def show(frame: int) -> list[Any]:
-        i = int(chosen[frame])
+    def show(i: int) -> None:
         draw(values[i], None if members is None else members[:, i])
         ax.set_title(f"t = {times[i]:.2f} (steps × learning rate)", fontsize="medium")
-        return []
 
-    from matplotlib.animation import FuncAnimation, PillowWriter
-
-    moving = FuncAnimation(ax.figure, show, frames=len(chosen), init_func=lambda: show(0))
-    with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder) / path.name
-        moving.save(part, writer=PillowWriter(fps=max(1, round(len(chosen) / seconds))))
-        write(path, part.read_bytes())
+    animate(ax.figure, show, chosen, path, seconds=seconds)
     return ax
 
 

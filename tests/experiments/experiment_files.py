@@ -4,11 +4,16 @@ import json
 import struct
 
 import jax
+from PIL import Image
 
 
 def check_files(name, returned, output):
-    """One figure and one JSON, both whole, the latter with what `main` returned."""
-    assert sorted(path.name for path in output.iterdir()) == [f"{name}.json", f"{name}.png"]
+    """One figure and one JSON, both whole, the latter with what `main` returned; and what moves, where it does."""
+    there = {path.name for path in output.iterdir()}
+    assert there - {f"{name}.webp"} == {f"{name}.json", f"{name}.png"}
+    if f"{name}.webp" in there:
+        with Image.open(output / f"{name}.webp") as picture:
+            assert picture.n_frames > 5
     content = json.loads((output / f"{name}.json").read_text())
     assert content["quick"] is True
     assert content["x64"] is True

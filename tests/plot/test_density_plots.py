@@ -162,7 +162,7 @@ def test_what_cannot_be_drawn_is_refused(run, plane_run, law, tmp_path):
     path = tmp_path / "a.gif"
     with refused(r"densities must be a run that integrate returned, got", TypeError):
         plot.animate_density(p, PLANE, path, ax)
-    with refused(r"path must end in .gif, got 'a.mp4'", ValueError):
+    with refused(r"path must end in .webp, .gif, .png, got 'a.mp4'", ValueError):
         plot.animate_density(run, GRID, "a.mp4", ax)
     with refused(r"at least 2 times to be animated, got 1", ValueError):
         plot.animate_density(run[:1], GRID, path, ax)
