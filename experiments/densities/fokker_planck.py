@@ -34,6 +34,7 @@ from matplotlib.figure import Figure
 
 import jaxflow as jf
 from experiments import common
+from experiments.densities import moving_cloud
 from jaxflow.plot.style import COLOURS, stroke, tidy
 
 TEMPERATURE, START = 0.08, (0.5, 0.1)
@@ -154,6 +155,20 @@ def draw_distances(ax, rates, apart, found, members):
     tidy(ax)
 
 
+def move(grid):
+    """The runs and the density at the smaller rate, as they move."""
+    deviation = jnp.full(1, np.sqrt(2 * TEMPERATURE / SMALL))
+    return moving_cloud.moving(
+        objective=jf.Objective(noisy_losses, deviation),
+        dynamics=jf.dynamics.langevin(loss, TEMPERATURE),
+        grid=grid,
+        start=START,
+        rate=SMALL,
+        members=4000,
+        until=TIMES[-1],
+    )
+
+
 def main(arguments=None):
     run = common.start("fokker_planck", __doc__, arguments)
     cells, members = (300, 2000) if run.quick else (600, 20000)
@@ -210,6 +225,7 @@ def main(arguments=None):
     return run.save(
         figure,
         headlines,
+        moving=None if run.quick else move(grid),
         rates=rates,
         apart=apart,
         verdicts={str(rate): found[rate].message for rate in rates},

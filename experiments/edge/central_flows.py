@@ -47,6 +47,7 @@ from matplotlib.figure import Figure
 
 import jaxflow as jf
 from experiments import common
+from experiments.edge import moving_valley
 
 A, B, FAR, RATE, BEGIN = 0.05, 0.05, 27.2, 0.1, 26.0  # of the toy: a, b, Z, η, z at the start
 OPTIMIZERS = {
@@ -140,7 +141,9 @@ def main(arguments=None):
             key: (float(value), expected) for key, (value, expected) in numbers(name, study).items()
         }
         everything[name] = record_of(study)
-    return run.save(figure, headlines, studies=everything)
+    return run.save(
+        figure, headlines, moving=None if run.quick else moving_valley.moving(), studies=everything
+    )
 
 
 def record_of(study):

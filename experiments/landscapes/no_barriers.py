@@ -49,6 +49,7 @@ from scipy.optimize import minimize
 
 import jaxflow as jf
 from experiments import common
+from experiments.landscapes import bending_band
 from jaxflow.dynamics.penalty import penalized
 from jaxflow.landscape import align, connect, curve, interpolate, neb, refine
 from jaxflow.plot.style import COLOURS, stroke, tidy
@@ -244,4 +245,5 @@ def main(arguments=None):
         "heights": heights,
         "losses": losses,
     }
-    return run.save(figure, headlines, widths=widths, **data)
+    moving = None if run.quick else bending_band.moving()
+    return run.save(figure, headlines, moving=moving, widths=widths, **data)
