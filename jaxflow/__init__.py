@@ -44,7 +44,7 @@ from jaxflow.solve import iterate as iterate
 from jaxflow.solve import train as train
 from jaxflow.sweeps import sweep as sweep
 
-__version__ = "0.1.0"  # the only place; pyproject.toml reads it here
+__version__ = "0.2.0"  # the only place; pyproject.toml reads it here
 
 _moved.install()
 
