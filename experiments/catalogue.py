@@ -30,6 +30,7 @@ CHAPTERS = {
             "sde_validity",
             "limit_cycles",
             "flat_minima",
+            "without_replacement",
         ),
     ),
     "densities": Chapter("Densities", ("fokker_planck", "free_energy", "wasserstein_flow", "smoothed_loss")),
