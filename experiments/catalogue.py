@@ -19,7 +19,13 @@ CHAPTERS = {
     ),
     "limits": Chapter(
         "Continuous limits",
-        ("continuous_limit", "momentum_is_an_ode", "modified_equations", "implicit_regularization"),
+        (
+            "continuous_limit",
+            "momentum_is_an_ode",
+            "modified_equations",
+            "implicit_regularization",
+            "balancedness",
+        ),
     ),
     "noise": Chapter(
         "Noise and temperature",

@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
+from experiments.limits import balancedness
 from experiments.noise import without_replacement
 
 pytestmark = pytest.mark.promotes
-NAMES = ("without_replacement",)
+NAMES = ("balancedness", "without_replacement")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,3 +53,28 @@ def test_an_epoch_is_a_loop_over_its_batches():
         objective, params, batches, 0.1, jnp.array([[2, 0, 3, 1], [1, 1, 0, 2]])
     )
     np.testing.assert_allclose(found, np.mean(ends, 0), rtol=1e-10, atol=1e-13)
+
+
+def test_the_drift_is_the_integral_of_its_speed_along_the_flow():
+    """By SciPy, with gradients in NumPy: (Q(t) − Q(0))/η of descent tends to ∫ (GᵀG − GGᵀ) dt."""
+    objective, weights = balancedness.linear(20)
+    x, hot = np.asarray(objective.data["x"]), np.eye(10)[np.asarray(objective.data["y"])]
+    shapes = [w.shape for w in weights]
+    ends = np.cumsum([0, *(np.prod(shape) for shape in shapes)])
+
+    def speed(t, state):
+        a, b, c = (state[i:j].reshape(s) for i, j, s in zip(ends[:-1], ends[1:], shapes, strict=True))
+        error = (c @ b @ a @ x.T - hot.T) / 20
+        gradient = [(c @ b).T @ error @ x, c.T @ error @ (a @ x.T).T, error @ (b @ a @ x.T).T]
+        first, second, third = gradient
+        drift = [second.T @ second - first @ first.T, third.T @ third - second @ second.T]
+        return np.concatenate([-np.concatenate([g.ravel() for g in gradient]), *(d.ravel() for d in drift)])
+
+    start = np.concatenate([*(np.asarray(w).ravel() for w in weights), np.zeros(2 * 16 * 16)])
+    known = scipy.integrate.solve_ivp(speed, (0, 4), start, rtol=1e-8, atol=1e-10).y[ends[-1] :, -1]
+    rates, errors = (0.0025, 0.00125), []
+    for rate in rates:
+        found = balancedness.descend(objective, weights, balancedness.balance, rate)[1][-1] / rate
+        errors.append(np.linalg.norm(found - known) / np.linalg.norm(known))
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.2)
+    assert errors[1] < 0.05
