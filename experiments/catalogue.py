@@ -37,6 +37,7 @@ CHAPTERS = {
             "limit_cycles",
             "flat_minima",
             "without_replacement",
+            "stationary_covariance",
         ),
     ),
     "densities": Chapter("Densities", ("fokker_planck", "free_energy", "wasserstein_flow", "smoothed_loss")),

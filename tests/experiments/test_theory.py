@@ -9,10 +9,10 @@ from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
 from experiments.limits import balancedness
-from experiments.noise import without_replacement
+from experiments.noise import stationary_covariance, without_replacement
 
 pytestmark = pytest.mark.promotes
-NAMES = ("balancedness", "without_replacement")
+NAMES = ("balancedness", "stationary_covariance", "without_replacement")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,3 +78,24 @@ def test_the_drift_is_the_integral_of_its_speed_along_the_flow():
         errors.append(np.linalg.norm(found - known) / np.linalg.norm(known))
     assert errors[0] / errors[1] == pytest.approx(2, abs=0.2)
     assert errors[1] < 0.05
+
+
+def test_the_exact_equation_is_the_fixed_point_of_second_moments():
+    """E[δδᵀ] over mini-batches of 16 from a small data set, step by step in NumPy."""
+    s, rate = stationary_covariance.setting(), 0.15
+    x, y = s.objective.data["x"][:40], s.objective.data["y"][:40]
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    minimum = np.linalg.lstsq(x, y)[0]
+    slopes = x * (x @ minimum - y)[:, None]
+    hessian, noise = x.T @ x / 40, slopes.T @ slopes / 40 / stationary_covariance.BATCH
+    moments = np.zeros_like(hessian)
+    for _ in range(3000):
+        # The gradient of example i at θ* + δ is slope_i + x_i x_iᵀ δ; E[δ] = 0, and so the cross terms are 0.
+        curved = np.einsum("ni,nj,jk,nk,nl->il", x, x, moments, x, x, optimize=True) / 40
+        drift = hessian @ moments + moments @ hessian
+        spread = noise + (curved - hessian @ moments @ hessian) / stationary_covariance.BATCH
+        moments = moments - rate * drift + rate**2 * (hessian @ moments @ hessian + spread)
+    small = s._replace(x=x, hessian=hessian, noise=noise)
+    np.testing.assert_allclose(
+        stationary_covariance.covariance(small, rate, "exact"), moments, rtol=1e-8, atol=1e-12
+    )
