@@ -38,6 +38,7 @@ CHAPTERS = {
             "flat_minima",
             "without_replacement",
             "stationary_covariance",
+            "label_noise",
         ),
     ),
     "densities": Chapter("Densities", ("fokker_planck", "free_energy", "wasserstein_flow", "smoothed_loss")),

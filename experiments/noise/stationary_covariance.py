@@ -49,7 +49,7 @@ from jaxflow.plot.style import stroke, tidy
 
 BATCH, COMPONENTS, GROUPS = 16, 5, 64
 MULTIPLES = {True: (0.5, 1.0, 2.0), False: (0.25, 0.5, 1.0, 2.0, 4.0)}  # of η*
-CHAINS = {True: 512, False: 2048}
+CHAINS = {True: 256, False: 2048}
 BURN, APART, SAMPLES = 10.0, 2.5, 12  # in times of the slowest mode, 1/λ_min
 EQUATIONS = ("continuous", "discrete", "exact")
 

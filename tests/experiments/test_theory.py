@@ -9,10 +9,10 @@ from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
 from experiments.limits import balancedness
-from experiments.noise import stationary_covariance, without_replacement
+from experiments.noise import label_noise, stationary_covariance, without_replacement
 
 pytestmark = pytest.mark.promotes
-NAMES = ("balancedness", "stationary_covariance", "without_replacement")
+NAMES = ("balancedness", "label_noise", "stationary_covariance", "without_replacement")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,3 +99,22 @@ def test_the_exact_equation_is_the_fixed_point_of_second_moments():
     np.testing.assert_allclose(
         stationary_covariance.covariance(small, rate, "exact"), moments, rtol=1e-8, atol=1e-12
     )
+
+
+def test_the_flow_along_minima_is_that_of_a_loss_with_a_small_penalty():
+    """By SciPy, without a projection: −K∇L − ¼∇ tr H with a large K, in NumPy."""
+    x, y = label_noise.examples()
+    params = label_noise.start(x, y)
+    weight = np.square(x).mean(0)
+
+    def drift(t, state):
+        u, v = np.split(state, 2)
+        slope = x.T @ (x @ (u**2 - v**2) - y) / len(y)
+        return -1e4 * np.concatenate([2 * u * slope, -2 * v * slope]) - 2 * np.tile(weight, 2) * state
+
+    begin = np.concatenate([params["u"], params["v"]])
+    known = scipy.integrate.solve_ivp(drift, (0, 6), begin, method="LSODA", rtol=1e-8, atol=1e-10).y[:, -1]
+    expected = 4 * np.tile(weight, 2) @ known**2
+    found = label_noise.follow(params, x, 0.0, 6.0)[1][-1]
+    assert expected < 6.5  # of 8.5 at the start
+    assert found == pytest.approx(expected, rel=2e-3)
