@@ -25,6 +25,7 @@ CHAPTERS = {
             "modified_equations",
             "implicit_regularization",
             "balancedness",
+            "margin",
         ),
     ),
     "noise": Chapter(

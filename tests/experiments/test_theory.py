@@ -8,11 +8,11 @@ import scipy.integrate
 from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
-from experiments.limits import balancedness
+from experiments.limits import balancedness, margin
 from experiments.noise import label_noise, stationary_covariance, without_replacement
 
 pytestmark = pytest.mark.promotes
-NAMES = ("balancedness", "label_noise", "stationary_covariance", "without_replacement")
+NAMES = ("balancedness", "label_noise", "margin", "stationary_covariance", "without_replacement")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,3 +118,32 @@ def test_the_flow_along_minima_is_that_of_a_loss_with_a_small_penalty():
     found = label_noise.follow(params, x, 0.0, 6.0)[1][-1]
     assert expected < 6.5  # of 8.5 at the start
     assert found == pytest.approx(expected, rel=2e-3)
+
+
+def test_the_support_vector_machine_satisfies_its_conditions_of_optimality():
+    """They are sufficient, as the problem is convex."""
+    z = margin.signed_digits()
+    machine = margin.support_vectors(z)
+    assert (z @ machine.weights).min() > 1 - 1e-9
+    assert machine.alpha.min() >= 0
+    np.testing.assert_allclose(z.T @ machine.alpha, machine.weights, atol=1e-10)
+    np.testing.assert_allclose(machine.alpha * (z @ machine.weights - 1), 0, atol=1e-10)
+
+
+def test_the_flow_in_log_time_is_gradient_flow():
+    """By SciPy in t itself, to t = 200; and log L where the loss is too small for a float."""
+    z = margin.signed_digits()[::6]
+    known = scipy.integrate.solve_ivp(
+        lambda t, theta: z.T @ (1 / (1 + np.exp(z @ theta))) / len(z),
+        (0, 200),
+        np.zeros(z.shape[1]),
+        rtol=1e-9,
+        atol=1e-11,
+    )
+    times, theta = margin.flow(z, np.log(201))
+    assert times[-1] == pytest.approx(np.log(201))
+    np.testing.assert_allclose(theta[-1], known.y[:, -1], rtol=1e-6, atol=1e-7)
+    far = 1e4 * margin.support_vectors(z).weights
+    margins = z @ far
+    expected = -margins.min() + np.log(np.exp(margins.min() - margins).mean())
+    assert margin.log_loss(z, far) == pytest.approx(expected, rel=1e-12)
