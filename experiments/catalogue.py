@@ -51,6 +51,7 @@ CHAPTERS = {
             "edge_of_every_optimizer",
             "edge_of_stochastic_stability",
             "discovery",
+            "catapult",
         ),
     ),
     "landscapes": Chapter("Landscapes", ("loss_landscape", "no_barriers", "saddles", "spectra")),

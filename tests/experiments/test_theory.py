@@ -8,11 +8,12 @@ import scipy.integrate
 from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
+from experiments.edge import catapult
 from experiments.limits import balancedness, margin
 from experiments.noise import label_noise, stationary_covariance, without_replacement
 
 pytestmark = pytest.mark.promotes
-NAMES = ("balancedness", "label_noise", "margin", "stationary_covariance", "without_replacement")
+NAMES = ("balancedness", "catapult", "label_noise", "margin", "stationary_covariance", "without_replacement")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,3 +148,27 @@ def test_the_flow_in_log_time_is_gradient_flow():
     margins = z @ far
     expected = -margins.min() + np.log(np.exp(margins.min() - margins).mean())
     assert margin.log_loss(z, far) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_linear_model_is_that_of_a_loop():
+    """Descent on two vectors in NumPy, at ηλ₀ = 3, against the library's run and the recursion of two numbers."""
+    width, rng = 500, np.random.default_rng(0)
+    u, v = rng.normal(size=(2, width))
+    start = {"u": jnp.asarray(u)[None], "v": jnp.asarray(v)[None]}
+    level, output = (u @ u + v @ v) / width, u @ v / width**0.5
+    rate, rows = 3 / level, []
+    for _ in range(31):
+        rows.append((u @ v / width**0.5, (u @ u + v @ v) / width))
+        u, v = u - rate * rows[-1][0] * v / width**0.5, v - rate * rows[-1][0] * u / width**0.5
+    f, levels = np.array(rows).T
+    losses, found = catapult.runs(start, jnp.array([3.0]), 30)
+    np.testing.assert_allclose(losses[0], f**2 / 2, rtol=1e-6)
+    np.testing.assert_allclose(found[0], levels, rtol=1e-9)
+    np.testing.assert_allclose(catapult.recursion(output, level, rate, width, 30)[1], levels, rtol=1e-9)
+    assert losses[0].max() > 10 * losses[0, 0]
+    assert levels[-1] * rate < 2
+
+
+def test_bisection_finds_where_a_condition_begins():
+    found = catapult.bisect(lambda x: x > jnp.array([1.3, 2.7]), 1.0, 3.0, 2)
+    np.testing.assert_allclose(found, [1.3, 2.7], atol=2**-12)
