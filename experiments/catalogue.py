@@ -52,6 +52,7 @@ CHAPTERS = {
             "edge_of_stochastic_stability",
             "discovery",
             "catapult",
+            "warm_up",
         ),
     ),
     "landscapes": Chapter("Landscapes", ("loss_landscape", "no_barriers", "saddles", "spectra")),

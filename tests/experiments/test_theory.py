@@ -8,12 +8,20 @@ import scipy.integrate
 from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
-from experiments.edge import catapult
+from experiments.edge import catapult, warm_up
 from experiments.limits import balancedness, margin
 from experiments.noise import label_noise, stationary_covariance, without_replacement
 
 pytestmark = pytest.mark.promotes
-NAMES = ("balancedness", "catapult", "label_noise", "margin", "stationary_covariance", "without_replacement")
+NAMES = (
+    "balancedness",
+    "catapult",
+    "label_noise",
+    "margin",
+    "stationary_covariance",
+    "warm_up",
+    "without_replacement",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -172,3 +180,18 @@ def test_the_linear_model_is_that_of_a_loop():
 def test_bisection_finds_where_a_condition_begins():
     found = catapult.bisect(lambda x: x > jnp.array([1.3, 2.7]), 1.0, 3.0, 2)
     np.testing.assert_allclose(found, [1.3, 2.7], atol=2**-12)
+
+
+def test_stability_under_warm_up_is_that_of_a_loop():
+    """Rates 0 to the peak in three steps, written out, on a quadratic of curvature 1: 1 − η a step."""
+    quadratic = lambda p: 0.5 * jnp.sum(p**2)
+    starts, peaks, length = jnp.array([[1.0], [1.0]]), [2.5, 2.9], 3.0
+    for steps in (4, 8):
+        expected = []
+        for peak in peaks:
+            point = 1.0
+            for k in range(steps):
+                point *= 1 - min(peak / 3 + (peak - peak / 3) * k / 3, peak)
+            expected.append(abs(point) < 1)
+        found = warm_up.is_stable(quadratic, starts, jnp.array(peaks), jnp.array([length] * 2), steps)
+        assert found.tolist() == expected
