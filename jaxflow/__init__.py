@@ -14,6 +14,7 @@ from jaxflow import plot as plot
 from jaxflow import problems as problems
 from jaxflow import solve as solve
 from jaxflow import sweeps as sweeps
+from jaxflow._version import __version__ as __version__
 from jaxflow.comparison import Comparison as Comparison
 from jaxflow.comparison import EdgeStudy as EdgeStudy
 from jaxflow.comparison import EnsembleComparison as EnsembleComparison
@@ -43,8 +44,6 @@ from jaxflow.solve import integrate as integrate
 from jaxflow.solve import iterate as iterate
 from jaxflow.solve import train as train
 from jaxflow.sweeps import sweep as sweep
-
-__version__ = "0.2.0"  # the only place; pyproject.toml reads it here
 
 _moved.install()
 

@@ -15,7 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
-PACKAGES = ("jaxflow", "jax", "jaxlib", "optax", "diffrax", "numpy")
+from jaxflow._version import __version__
+
+PACKAGES = ("jax", "jaxlib", "optax", "diffrax", "numpy")
 
 
 def check_folder(output: Path, *names: str, argument: str = "output") -> None:
@@ -91,7 +93,8 @@ def write_figure(path: Path, figure: Any) -> None:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and the packages that numbers depend on."""
-    return {"python": platform.python_version()} | {
+    # jaxflow's is that of the code that runs, whatever an older installation says.
+    return {"python": platform.python_version(), "jaxflow": __version__} | {
         name: importlib.metadata.version(name) for name in PACKAGES
     }
 
