@@ -13,6 +13,7 @@ from jaxflow.commands import edge, order, temperature
 from jaxflow.commands.compare import command as compare
 from jaxflow.commands.density import command as density
 from jaxflow.commands.landscape import command as landscape
+from jaxflow.commands.one_page import command as report
 from jaxflow.commands.shared import output as streams
 from jaxflow.commands.shared.interruption import CODE, Stopped, Written, keep_on_interrupt, stop_on_interrupt
 from jaxflow.commands.shared.optimizer_names import listing
@@ -35,6 +36,7 @@ def commands(swept: sweep.Sweep) -> Any:
         | Annotated[density.Density, tyro.conf.subcommand("density", prefix_name=False)]
         | Annotated[landscape.Landscape, tyro.conf.subcommand("landscape", prefix_name=False)]
         | Annotated[temperature.Temperature, tyro.conf.subcommand("temperature", prefix_name=False)]
+        | Annotated[report.Report, tyro.conf.subcommand("report", prefix_name=False)]
         | Annotated[Optimizers, tyro.conf.subcommand("optimizers", prefix_name=False)]
     )
 
@@ -48,6 +50,7 @@ JOBS: dict[type, tuple[str, Any]] = {
     density.Density: ("density", density),
     landscape.Landscape: ("landscape", landscape),
     temperature.Temperature: ("temperature", temperature),
+    report.Report: ("report", report),
 }
 
 

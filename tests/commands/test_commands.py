@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from report_pages import report_of
 
 import jaxflow as jf
 from jaxflow.__main__ import main
@@ -332,3 +333,10 @@ def test_import_leaves_pictures_data_sets_and_solvers_alone():
     code = f"import sys, jaxflow; print([m for m in {heavy!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_results_become_one_page(job, tmp_path):
+    folder, summary, _ = job
+    told = report_of(folder, tmp_path)
+    assert "No verdict on the SDE" in told  # of two seeds
+    assert f"{summary['table'][0]['final_loss']:.5g}" in told

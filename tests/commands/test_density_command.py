@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from report_pages import report_of
 
 import jaxflow as jf
 from jaxflow.__main__ import main
@@ -159,3 +160,10 @@ def test_refused_in_one_line_with_exit_code_2(arguments, message, capsys, monkey
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert re.search(message, error)
+
+
+def test_the_results_become_one_page(well, tmp_path):
+    folder, summary, _ = well
+    told = report_of(folder, tmp_path)
+    assert summary["verdicts"]["sgd"]["sentence"] in told
+    assert "data:image/gif;base64," in told

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from report_pages import report_of
 
 import jaxflow as jf
 from jaxflow.__main__ import main
@@ -103,3 +104,8 @@ def test_refused_in_one_line_with_exit_code_2(arguments, message, capsys, monkey
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert re.search(message, error)
+
+
+def test_the_results_become_one_page(job, tmp_path):
+    folder, summary = job
+    assert f"{summary['loss_ratio']:.5g}" in report_of(folder, tmp_path)

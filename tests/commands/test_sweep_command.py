@@ -12,6 +12,7 @@ import pytest
 import tyro
 import xarray
 from jax.flatten_util import ravel_pytree
+from report_pages import report_of
 
 import jaxflow as jf
 from jaxflow.__main__ import main
@@ -349,3 +350,8 @@ def test_a_cell_where_some_seeds_diverged_is_marked():
     *_, row, marks = table(dataset).splitlines()
     assert row.split() == ["4", "2", "0.5·×", "×"]
     assert marks == "× all seeds diverged; ·× some did, mean of the others"
+
+
+def test_the_results_become_one_page(job, tmp_path):
+    folder, _ = job
+    assert "Diverged: " in report_of(folder, tmp_path)
