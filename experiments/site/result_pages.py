@@ -46,7 +46,7 @@ def _card(one: Found) -> str:
             f"### [{page.title.rstrip('.')}]({target})",
             page.claim,
             "\n".join(table),
-            f"{reached} of {claims} claims reached. {_told_apart(one)}".strip(),
+            " ".join([*([f"{reached} of {claims} claims reached."] if claims else []), *_told_apart(one)]),
             f"Sources: {page.sources}\n{{ .sources }}",
             f"{one.content['seconds']:g} s · [`{path_of(one.name)}`]({target}#code)\n{{ .facts }}",
             "</div>",
@@ -61,7 +61,7 @@ def result_page(one: Found) -> str:
     parts = [
         f"# {page.title.rstrip('.')}",
         f"**{page.claim}**" if "*" not in page.claim else page.claim,
-        *([f'!!! note ""\n    {_told_apart(one)}'] if _told_apart(one) else []),
+        *([f'!!! note ""\n    {" ".join(_told_apart(one))}'] if _told_apart(one) else []),
         f"[{_picture(one, page, f'{name}.png')}]({name}.png)",
         f"{page.figure}\n{{ .caption }}",
         f"## Numbers\n\n{_numbers(one)}",
@@ -98,14 +98,14 @@ def _how_to_run(one: Found) -> str:
     )
 
 
-def _told_apart(one: Found) -> str:
+def _told_apart(one: Found) -> list[str]:
     """What a reader must know of a result that is not a full run of this version."""
     told = []
     if one.content.get("quick"):
         told.append("This is the quick version of the result.")
     if one.version != __version__:
         told.append(f"It was made with jaxflow {one.version}; this site describes {__version__}.")
-    return " ".join(told)
+    return told
 
 
 def _picture(one: Found, page: Page, source: str) -> str:
