@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import griffe
@@ -35,10 +36,9 @@ class Name(NamedTuple):
 
 def public_names(package: str) -> list[Name]:
     """What the `__init__` of a package passes on (`import x as x`), or what a module defines itself."""
-    path = ROOT / "/".join(package.split("."))
-    init = path / "__init__.py"
-    tree = ast.parse((init if init.exists() else path.with_suffix(".py")).read_text())
-    if not init.exists():
+    path = _file_of(package)
+    tree = ast.parse(path.read_text())
+    if path.name != "__init__.py":
         defined = (node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
         return [Name(node.name, package) for node in defined if not node.name.startswith("_")]
     found = []
@@ -53,10 +53,36 @@ def public_names(package: str) -> list[Name]:
 
 
 def _entry(package: str, one: Name) -> str:
-    """What mkdocstrings renders: a name by its package, or by its module where that has the same name."""
-    if not (ROOT / "/".join(package.split(".")) / f"{one.name}.py").exists():
+    """What mkdocstrings renders: a name by its package, or by where its text is if that tells another thing."""
+    elsewhere = _wrapped(one)
+    if elsewhere is None and (ROOT / "/".join(package.split(".")) / f"{one.name}.py").exists():
+        elsewhere = f"{one.module}.{one.name}"  # the module of the same name is meant by the package's
+    if elsewhere is None:
         return f"::: {package}.{one.name}"
-    return f"::: {one.module}.{one.name}\n    options:\n      heading: {package}.{one.name}"
+    return f"::: {elsewhere}\n    options:\n      heading: {package}.{one.name}"
+
+
+def _wrapped(one: Name) -> str | None:
+    """The function that a name is made of by `name = wrapper(module.function, …)`, and whose text it has."""
+    tree = ast.parse(_file_of(one.module).read_text())
+    homes = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == one.name:
+            inner = node.value.args[0] if isinstance(node.value, ast.Call) and node.value.args else None
+            if isinstance(inner, ast.Attribute) and ast.unparse(inner.value) in homes:
+                return f"{homes[ast.unparse(inner.value)]}.{inner.attr}"
+    return None
+
+
+def _file_of(module: str) -> Path:
+    path = ROOT / "/".join(module.split("."))
+    init = path / "__init__.py"
+    return init if init.exists() else path.with_suffix(".py")
 
 
 def _is_module(node: ast.ImportFrom, alias: ast.alias) -> bool:
@@ -81,9 +107,7 @@ def reference_pages() -> dict[str, str]:
 
 
 def _package_page(package: str) -> str:
-    path = ROOT / "/".join(package.split("."))
-    init = path / "__init__.py"
-    doc = ast.get_docstring(ast.parse((init if init.exists() else path.with_suffix(".py")).read_text()))
+    doc = ast.get_docstring(ast.parse(_file_of(package).read_text()))
     entries = [_entry(package, one) for one in public_names(package)]
     return "\n\n".join([f"# {package}", fence_examples(doc or ""), *entries]) + "\n"
 

@@ -1,5 +1,6 @@
 """The site as files: it builds without a warning, every link and picture is there, and bad input is refused."""
 
+import inspect
 import json
 import re
 from html.parser import HTMLParser
@@ -8,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from conftest import OTHER, write_result
 
+import jaxflow as jf
 from experiments.catalogue import FOLDERS
 from experiments.site import build, tour
 from experiments.site.__main__ import main
@@ -106,6 +108,14 @@ def test_the_reference_has_every_public_name_with_formulas_and_examples(site):
     assert "<math" in optim
     assert "highlight" in optim
     assert not re.search(r"<blockquote>\s*<blockquote>", optim)  # examples that were taken for quotations
+
+
+def test_a_function_that_accepts_batches_has_the_text_of_what_it_wraps(site):
+    text = (site / "reference" / "dynamics.html").read_text()
+    for name in ("adam", "rmsprop", "modified"):
+        said = re.search(rf"jaxflow\.dynamics\.{name}\s*<.*?<p>(.*?)</p>", text, re.DOTALL)[1]
+        first = inspect.getdoc(getattr(jf.dynamics, name)).split("$")[0].splitlines()[0]
+        assert re.sub(r"<.*?>", "", said).startswith(first[:30])
 
 
 def test_examples_become_code():
