@@ -30,6 +30,10 @@ of the iterates at their midpoints (grey), of the stable flow (dashed) and of th
 2. Bottom: distance from the iterates' midpoints, of the stable flow (dashed) and the central flow (orange), and the
 size of the iterates' own oscillation (grey).
 
+Moving: gradient descent in a valley that is the steeper the farther up. Above the dotted edge it jumps across the
+valley ever farther, until that pushes it down again. Gradient flow, dashed, goes on up. The midpoint of the flow of
+pairs comes down with the iterates. On the right, the losses of both.
+
 Measured: Toy with a closed form: predicted loss within .09 %, the iterates' mean loss .9994 of it. Digits (1,754
 parameters), 500 steps from effective sharpness 1.8; loss of the last half, predicted / the iterates': gradient
 descent 1.006, RMSProp 1.000, scalar RMSProp 1.008; stable flow .970, .829, .569. Distance from the iterates / the

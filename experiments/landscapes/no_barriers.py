@@ -25,6 +25,9 @@ Top right: loss along the paths of one pair of 16 hidden units, above the lower 
 the same paths. Bottom right: how ten minima are connected by bands (blue) and by straight lines (black): each line
 ends below at the loss of a minimum, and joins others at the height of the lowest path between them.
 
+Moving: a band of 21 images between two minima of the Müller–Brown surface, from the straight line on. Dark is low.
+On the right, the loss along it, which comes down from 13 to the saddle at −40.7.
+
 Measured: Digits, tanh 64-h-10, cross-entropy + 5e-4|w|², five pairs of minima at each h (gradient norms below 2e-6),
 median barriers at h = 4, 16, 128: straight 1.19, .43, .125; units in order .82, .090, .0036; signs too .37, .014,
 .00041; chain of one bend .26, .021, .0065; Bézier .19, .013, .0019; band (AutoNEB) .070, .0031, .00050. At h = 4 no

@@ -70,9 +70,21 @@ def write_pages(folder: Path, found: dict[str, Found], missing: list[str]) -> No
     for name, one in found.items():
         pages[f"results/{name}.md"] = result_pages.result_page(one)
         shutil.copy(one.figure, folder / "results")
+        if one.moving:
+            shutil.copy(one.moving, folder / "results")
+            _write_still(one.moving, folder / "results" / f"{name}-still.png")
         notebooks.write_notebook(folder / "results" / f"{name}.ipynb", name)
     for name, text in pages.items():
         (folder / name).write_text(text)
+
+
+def _write_still(moving: Path, path: Path) -> None:
+    """The last frame of an animation."""
+    from PIL import Image
+
+    with Image.open(moving) as picture:
+        picture.seek(picture.n_frames - 1)  # type: ignore[attr-defined]
+        picture.convert("RGB").save(path)
 
 
 def _with_links(text: str) -> str:

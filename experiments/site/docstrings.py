@@ -1,4 +1,4 @@
-"""The docstring of an experiment is its page: a title, paragraphs, and four paragraphs with names."""
+"""The docstring of an experiment is its page: a title, paragraphs, and four or five paragraphs with names."""
 
 import ast
 import re
@@ -8,11 +8,12 @@ from typing import NamedTuple
 from experiments.catalogue import FOLDERS
 
 NAMED = ("Claim", "Figure", "Measured", "Sources")
+MOVING = "Moving"  # what the picture that moves shows, where there is one
 ROOT = Path(__file__).parents[2]
 
 
 class Page(NamedTuple):
-    """What a docstring says, in Markdown: `body` is all but its title and the four paragraphs with names."""
+    """What a docstring says, in Markdown: `body` is all but its title and the paragraphs with names."""
 
     title: str
     body: str
@@ -20,6 +21,7 @@ class Page(NamedTuple):
     figure: str
     measured: str
     sources: str
+    moving: str
 
 
 def path_of(name: str) -> Path:
@@ -39,7 +41,7 @@ def read_page(doc: str, name: str) -> Page:
     body, named = [], {}
     for paragraph in re.split(r"\n\n+", rest.strip()):
         word = paragraph.partition(":")[0]
-        if word not in NAMED:
+        if word not in (*NAMED, MOVING):
             body.append(paragraph)
         elif word in named:
             raise ValueError(f"the docstring of {name} must have one paragraph `{word}:`, and has two.")
@@ -48,4 +50,6 @@ def read_page(doc: str, name: str) -> Page:
     for word in NAMED:
         if not named.get(word):
             raise ValueError(f"the docstring of {name} must have a paragraph that begins with `{word}:`.")
-    return Page(" ".join(title.split()), "\n\n".join(body), *(named[word] for word in NAMED))
+    return Page(
+        " ".join(title.split()), "\n\n".join(body), *(named[word] for word in NAMED), named.get(MOVING, "")
+    )

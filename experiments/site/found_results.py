@@ -9,12 +9,13 @@ from experiments.catalogue import FOLDERS
 
 
 class Found(NamedTuple):
-    """A result on disk: its figure, the size of that in pixels, and what its JSON holds."""
+    """A result on disk: its figure, the size of that in pixels, what its JSON holds, and what moves, if anything."""
 
     name: str
     figure: Path
     size: tuple[int, int]
     content: dict[str, Any]
+    moving: Path | None = None
 
     @property
     def claims(self) -> tuple[int, int]:
@@ -51,4 +52,6 @@ def _read(folder: Path, name: str) -> Found | None:
     head = figure.read_bytes()[:24]
     if head[:8] != b"\x89PNG\r\n\x1a\n":
         raise ValueError(f"{figure} is not a PNG picture; python -m experiments {name} makes it.")
-    return Found(name, figure, struct.unpack(">II", head[16:24]), content)
+    moving = folder / f"{name}.webp"
+    size = struct.unpack(">II", head[16:24])
+    return Found(name, figure, size, content, moving if moving.is_file() else None)

@@ -64,6 +64,7 @@ def result_page(one: Found) -> str:
         *([f'!!! note ""\n    {" ".join(_told_apart(one))}'] if _told_apart(one) else []),
         f"[{_picture(one, page, f'{name}.png')}]({name}.png)",
         f"{page.figure}\n{{ .caption }}",
+        *([_moving(page, name)] if one.moving else []),
         f"## Numbers\n\n{_numbers(one)}",
         f"## Measured in a full run\n\n{page.measured}",
         f"## What was done\n\n{page.body}",
@@ -73,6 +74,20 @@ def result_page(one: Found) -> str:
         *(f'??? note "`{helper}`"\n\n{_indent(_code(helper))}' for helper in _helpers(script)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _moving(page: Page, name: str) -> str:
+    """The picture that moves, which a reader can fold away; a still where motion is not wanted, and in print."""
+    still = f'<source srcset="{name}-still.png" media="print, (prefers-reduced-motion: reduce)">'
+    image = f'<img src="{name}.webp" alt="Moving picture: {_plain(page.title)}" loading="lazy">'
+    return "\n\n".join(
+        (
+            '<details class="moving" open markdown><summary>As it moves</summary>',
+            f"<picture>{still}{image}</picture>",
+            f"{page.moving}\n{{ .caption }}" if page.moving else "",
+            "</details>",
+        )
+    )
 
 
 def _numbers(one: Found) -> str:
@@ -110,8 +125,12 @@ def _told_apart(one: Found) -> list[str]:
 
 def _picture(one: Found, page: Page, source: str) -> str:
     width, height = one.size
-    plain = re.sub(r"[\[\]*`$\\]", "", page.title)
-    return f'![Figure: {plain}]({source}){{ width="{width}" height="{height}" loading="lazy" }}'
+    return f'![Figure: {_plain(page.title)}]({source}){{ width="{width}" height="{height}" loading="lazy" }}'
+
+
+def _plain(text: str) -> str:
+    """A text without marks, for who hears it."""
+    return re.sub(r'[\[\]*`$\\"<>]', "", text)
 
 
 def _helpers(script: Any) -> list[Any]:

@@ -7,11 +7,13 @@ import tempfile
 
 import matplotlib.pyplot as plt
 import pytest
+from PIL import Image
 
 from experiments.catalogue import FOLDERS
 from experiments.site import build, tour
 from jaxflow import __version__
 
+MOVING = "fokker_planck"  # with a picture that moves
 OTHER = "ravine"  # made by another version, in its quick form
 
 
@@ -38,6 +40,8 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     for name in FOLDERS:
         write_result(folder, name, *(("0.0.9", True) if name == OTHER else ()))
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("white", "black", "red")]
+    frames[0].save(folder / MOVING / f"{MOVING}.webp", save_all=True, append_images=frames[1:], lossless=True)
     return folder
 
 

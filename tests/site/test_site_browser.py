@@ -101,6 +101,8 @@ def test_no_serious_barrier_is_found(at, page):
         (one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")
     ]
     assert not grave
-    assert not browser.find_elements(By.CSS_SELECTOR, ".md-typeset__scrollwrap:not([tabindex])")  # wide tables
+    assert not browser.find_elements(
+        By.CSS_SELECTOR, ".md-typeset__scrollwrap:not([tabindex])"
+    )  # wide tables
     assert fits(browser)
     assert not complaints(browser)

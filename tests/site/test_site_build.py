@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import OTHER, write_result
+from conftest import MOVING, OTHER, write_result
+from PIL import Image
 
 import jaxflow as jf
 from experiments.catalogue import FOLDERS
@@ -32,6 +33,8 @@ class Links(HTMLParser):
             self.links.append(found["href"])
         if tag in ("img", "script", "iframe", "source") and found.get("src"):
             self.fetched.append(found["src"])
+        if tag == "source" and found.get("srcset"):
+            self.fetched.append(found["srcset"])
         if tag == "link" and found.get("rel") != "canonical":
             self.fetched.append(found["href"])
         if tag == "img" and not found.get("alt", "").strip():
@@ -67,6 +70,18 @@ def test_every_picture_is_there_and_has_a_text_and_nothing_comes_from_elsewhere(
             assert not parts.scheme, (path, source)
             assert not parts.netloc, (path, source)
             assert (path.parent / unquote(parts.path)).is_file(), (path, source)
+
+
+def test_a_result_that_moves_has_a_still_for_print(site):
+    """Its last frame, which is red; other pages have no such part."""
+    text = (site / "results" / f"{MOVING}.html").read_text()
+    assert '<details class="moving" open' in text
+    assert 'alt="Moving picture: ' in text
+    assert "prefers-reduced-motion" in text
+    assert "the Fokker–Planck equation dashed" in text
+    with Image.open(site / "results" / f"{MOVING}-still.png") as still:
+        assert still.getpixel((3, 3)) == pytest.approx((255, 0, 0), abs=2)
+    assert '<details class="moving"' not in (site / "results" / f"{OTHER}.html").read_text()
 
 
 def test_the_gallery_has_a_card_for_each_result(site):
