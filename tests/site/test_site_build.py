@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import MOVING, OTHER, write_result
+from made_up_results import MOVING, OTHER, write_result
 from PIL import Image
 
 import jaxflow as jf
