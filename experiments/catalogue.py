@@ -53,6 +53,7 @@ CHAPTERS = {
             "discovery",
             "catapult",
             "warm_up",
+            "self_stabilisation",
         ),
     ),
     "landscapes": Chapter("Landscapes", ("loss_landscape", "no_barriers", "saddles", "spectra")),

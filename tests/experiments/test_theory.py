@@ -8,7 +8,7 @@ import scipy.integrate
 from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
-from experiments.edge import catapult, warm_up
+from experiments.edge import catapult, self_stabilisation, warm_up
 from experiments.limits import balancedness, margin
 from experiments.noise import label_noise, stationary_covariance, without_replacement
 
@@ -18,6 +18,7 @@ NAMES = (
     "catapult",
     "label_noise",
     "margin",
+    "self_stabilisation",
     "stationary_covariance",
     "warm_up",
     "without_replacement",
@@ -184,7 +185,7 @@ def test_bisection_finds_where_a_condition_begins():
 
 def test_stability_under_warm_up_is_that_of_a_loop():
     """Rates 0 to the peak in three steps, written out, on a quadratic of curvature 1: 1 − η a step."""
-    quadratic = lambda p: 0.5 * jnp.sum(p**2)
+    quadratic = jax.tree_util.Partial(lambda p: 0.5 * jnp.sum(p**2))
     starts, peaks, length = jnp.array([[1.0], [1.0]]), [2.5, 2.9], 3.0
     for steps in (4, 8):
         expected = []
@@ -195,3 +196,36 @@ def test_stability_under_warm_up_is_that_of_a_loop():
             expected.append(abs(point) < 1)
         found = warm_up.is_stable(quadratic, starts, jnp.array(peaks), jnp.array([length] * 2), steps)
         assert found.tolist() == expected
+
+
+def test_two_numbers_are_descent_on_the_simplest_valley():
+    """½yx² − αy, on which S = y at x = 0, β = 1 and nothing is left out."""
+    rate, alpha, x, y, rows = self_stabilisation.RATE, 0.05, 0.01, 2 / self_stabilisation.RATE, []
+    for _ in range(100):
+        rows.append((x, y - 2 / rate))
+        x, y = x - rate * y * x, y - rate * (x**2 / 2 - alpha)
+    found = self_stabilisation.simple(alpha, 1.0, 0.01, 100)
+    np.testing.assert_allclose(found, np.transpose(rows), atol=1e-9)
+    assert found[1].max() > 0.1
+    assert found[1].min() < -0.1
+
+
+def test_the_third_order_at_the_edge_is_that_of_differences():
+    """S, α and β of the valley by NumPy's eigenvalues of its Hessian and central differences of S."""
+    point, step = np.array([0.1, 5.7, 11.0]), 1e-5
+
+    def top(p):
+        hessian = [[p[1], p[0], 0], [p[0], 0.01, -0.01], [0, -0.01, 0.02]]
+        values, vectors = np.linalg.eigh(hessian)
+        return values[-1], vectors[:, -1]
+
+    value, u = top(point)
+    rise = np.array([(top(point + step * e)[0] - top(point - step * e)[0]) / (2 * step) for e in np.eye(3)])
+    rise = rise - rise @ u * u
+    x, y, z = point
+    slope = np.array([y * x, x**2 / 2 + 0.01 * (y - z), 0.01 * (2 * z - y - 12)])
+    at = self_stabilisation.edge(jax.tree_util.Partial(self_stabilisation.valley), jnp.asarray(point))
+    assert at.sharpness == pytest.approx(value, rel=1e-8)
+    assert at.beta == pytest.approx(rise @ rise, rel=1e-6)
+    assert at.alpha == pytest.approx(-rise @ slope, rel=1e-6)
+    assert at.displacement**2 == pytest.approx((u @ slope / value) ** 2, rel=1e-6)
