@@ -32,7 +32,7 @@ Measured: two layers are within 5e-10 s of the closed form, the times of three w
 closed form with a slope of 1.04 in the rate, its modified flow leaves descent with 2.08. From random weights of
 size .001 the nine times from .1 s to .9 s are 1.008 to 1.027 of ln 81/(2s).
 
-Source: Saxe, McClelland & Ganguli (2014, 1312.6120).
+Sources: Saxe, McClelland & Ganguli (2014, 1312.6120).
 """
 
 from typing import NamedTuple
