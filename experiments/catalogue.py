@@ -26,6 +26,7 @@ CHAPTERS = {
             "implicit_regularization",
             "balancedness",
             "margin",
+            "sigmoidal_learning",
         ),
     ),
     "noise": Chapter(

@@ -46,9 +46,9 @@ import jaxflow as jf
 from experiments import common
 from jaxflow.plot.style import COLOURS, stroke, tidy
 
-WIDTHS = {True: (100, 1_000, 10_000), False: (100, 300, 1_000, 3_000, 10_000, 30_000)}
+WIDTHS = {True: (100, 10_000), False: (100, 300, 1_000, 3_000, 10_000, 30_000)}
 STARTS, BISECTED, HALVINGS = 16, 10_000, 12
-MANY = 64  # starts for the slopes in n
+MANY, LENGTH = 64, 40  # starts for the slopes in n, and steps
 GROWTH = 3.0  # the ηλ₀ of the slopes in n
 PHASES = (1.5, 2.5, 3.5, 4.1)
 UNITS, EXAMPLES = {True: 128, False: 512}, 200
@@ -120,7 +120,7 @@ def heights(widths):
     """By width the mean logarithm of the largest loss, and the mean step of it as for a first output of 1."""
     rows = []
     for width in widths:
-        losses = np.asarray(runs(starts(width, MANY), jnp.full(MANY, GROWTH), 40)[0])
+        losses = np.asarray(runs(starts(width, MANY), jnp.full(MANY, GROWTH), LENGTH)[0])
         # A larger output f₀ at the start, L = f₀²/2, saves this number of steps.
         saved = np.log(2 * losses[:, 0]) / (2 * np.log(GROWTH - 1))
         rows.append((np.log(losses.max(1)).mean(), (losses.argmax(1) + saved).mean()))
@@ -158,7 +158,7 @@ def digits(quick):
     """Of the network: λ₀, by rate the largest loss and last curvature over the first, and both thresholds."""
     objective, params = network(UNITS[quick])
     # Each of the ten outputs has its leading eigenvalue, all of about the same size.
-    found = jf.curvature.top_eigenpairs(objective, params, k=10)
+    found = jf.curvature.top_eigenpairs(objective, params, k=1 if quick else 10)
     level, steps = float(found.values[0]), STEPS[quick]
     rows = []
     for scaled in common.progress(RATES[quick], "rates"):
@@ -198,7 +198,7 @@ def draw(figure, widths, high, scaled, rows):
     phases, sizes, ends = figure.subplots(1, 3)
     one = jax.tree.map(lambda x: x[:1], starts(BISECTED, STARTS))
     for i, phase in enumerate(PHASES):
-        values = np.asarray(runs(one, jnp.array([phase]), 60)[0])[0]
+        values = np.asarray(runs(one, jnp.array([phase]), LENGTH)[0])[0]
         values = np.where(values < 1e12, values, np.nan)
         phases.semilogy(values, label=f"ηλ₀ = {phase:g}", **stroke(i))
     phases.set(ylim=(1e-8, 1e12), xlabel="steps", ylabel="loss", title=f"linear model, n = {BISECTED:,}")
@@ -233,9 +233,9 @@ def draw(figure, widths, high, scaled, rows):
 
 def tell(widths, high, limits, rows, grows, diverges, scaled):
     one = jax.tree.map(lambda x: x[:1], starts(BISECTED, STARTS))
-    losses, levels = (np.asarray(each)[0] for each in runs(one, jnp.array([GROWTH]), 40))
+    losses, levels = (np.asarray(each)[0] for each in runs(one, jnp.array([GROWTH]), LENGTH))
     output = float(one["u"][0] @ one["v"][0]) / BISECTED**0.5
-    f, lam = recursion(output, levels[0], GROWTH / levels[0], BISECTED, 40)
+    f, lam = recursion(output, levels[0], GROWTH / levels[0], BISECTED, LENGTH)
     error = max(abs(lam / levels - 1).max(), abs(f**2 / 2 - losses).max() / losses.max())
     scaled, ended = np.array(scaled), np.isfinite(rows[1])
     lazy, thrown = scaled < 1.6, ended & (scaled > 2)

@@ -1,5 +1,4 @@
-r"""The cycle at the edge of stability: how far the sharpness overshoots, when it falls, and that two numbers foretell
-it.
+r"""The cycle at the edge of stability: how far the sharpness overshoots and when it falls, foretold.
 
 Past S = 2/η the displacement x along the top eigenvector u grows, and by the third derivative of the loss it
 lowers S. With $\alpha = -\nabla S\cdot\nabla L$, the speed of sharpening, $\beta = |\nabla S|^2$ (without its

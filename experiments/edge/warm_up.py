@@ -162,7 +162,8 @@ def main(arguments=None):
     slow = next(iter(paths))
     fitted, mean = slope(paths[slow], slow[0])
     others = {f"{each}, {share:g}": slope(paths[each, share], each)[1] for each, share in paths}
-    paths[0, 0.8] = follow(objective, first, 0.8 * peaks[0, 0] / levels[0], 0.0, steps)
+    each = FOLLOWED[quick][-1][0]
+    paths[0, 0.8] = follow(objective, first, 0.8 * peaks[0, 0] / levels[0], 0.0, each + each // 3)
     told = f"W = {slow[0]}, {slow[1]:g} of the peak, second half"
     headlines = {
         "without warm-up: largest stable rate × λ₀": common.within(peaks[:, 0].tolist(), low=2),

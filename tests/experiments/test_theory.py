@@ -9,7 +9,7 @@ from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
 from experiments.edge import catapult, self_stabilisation, warm_up
-from experiments.limits import balancedness, margin
+from experiments.limits import balancedness, margin, sigmoidal_learning
 from experiments.noise import label_noise, stationary_covariance, without_replacement
 
 pytestmark = pytest.mark.promotes
@@ -19,6 +19,7 @@ NAMES = (
     "label_noise",
     "margin",
     "self_stabilisation",
+    "sigmoidal_learning",
     "stationary_covariance",
     "warm_up",
     "without_replacement",
@@ -229,3 +230,33 @@ def test_the_third_order_at_the_edge_is_that_of_differences():
     assert at.beta == pytest.approx(rise @ rise, rel=1e-6)
     assert at.alpha == pytest.approx(-rise @ slope, rel=1e-6)
     assert at.displacement**2 == pytest.approx((u @ slope / value) ** 2, rel=1e-6)
+
+
+def test_modes_of_a_linear_network_are_those_of_another_solver():
+    """By SciPy, with the gradients of whitened data in NumPy, from small random weights."""
+    found = sigmoidal_learning.modes()
+    weights = [np.asarray(w) for w in sigmoidal_learning.small(found)]
+    sigma = found.left @ np.diag(found.strengths) @ found.right.T
+    x, y = found.objective.data["x"], found.objective.data["y"]
+    np.testing.assert_allclose(x.T @ x / len(x), np.eye(20), atol=1e-10)
+    np.testing.assert_allclose(y.T @ x / len(x), sigma, atol=1e-10)
+    shapes, cut = [w.shape for w in weights], weights[0].size
+
+    def drift(t, state):
+        first, last = state[:cut].reshape(shapes[0]), state[cut:].reshape(shapes[1])
+        error = sigma - last @ first
+        return np.concatenate([(last.T @ error).ravel(), (error @ first.T).ravel()])
+
+    start = np.concatenate([w.ravel() for w in weights])
+    known = scipy.integrate.solve_ivp(drift, (0, 25), start, rtol=1e-9, atol=1e-12).y[:, -1]
+    ended = known[:cut].reshape(shapes[0])[None], known[cut:].reshape(shapes[1])[None]
+    expected = found.of(ended)[0]
+    assert expected[0] / found.strengths[0] > 0.1
+    values = sigmoidal_learning.flow(found, [jnp.asarray(w) for w in weights], jnp.array([0.0, 25.0]))[-1]
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+def test_the_time_in_theory_is_that_of_the_sigmoid_for_two_layers():
+    time = sigmoidal_learning.time_to(0.2, 0.3, 1e-4, 2)
+    curve = sigmoidal_learning.closed_form(np.array([0.3]), 1e-4, np.array([time]))
+    assert curve[0, 0] == pytest.approx(0.2, rel=1e-8)
