@@ -211,11 +211,11 @@ def main(arguments=None):
     slopes = [np.polyfit(np.log(rates[:4]), np.log(values[:4]), 1)[0] for values in far]
     told = [rate for rate in rates if found[rate].differ]
     headlines = {
-        f"η = {SMALL}: p of one law, SGD": (float(found[SMALL].adjusted.min()), None),
-        "p of one law, SDE": (float(of_paths.adjusted.min()), None),
-        "slope in η of the law of SGD − density": (slopes[0], 1.0),
-        "slope in η of the law of SGD − corrected density": (slopes[1], 2.0),
-        "the same without the term ½ηT L‴": (slopes[2], 1.0),
+        f"η = {SMALL}: p of one law, SGD": common.within(float(found[SMALL].adjusted.min()), low=1e-3),
+        "p of one law, SDE": common.within(float(of_paths.adjusted.min()), low=1e-3),
+        "slope in η of the law of SGD − density": common.near(slopes[0], 1.0, by=0.1),
+        "slope in η of the law of SGD − corrected density": common.near(slopes[1], 2.0, by=0.1),
+        "the same without the term ½ηT L‴": common.near(slopes[2], 1.0, by=0.1),
         f"L1 distances at η = {SMALL}, {LARGE}": ([apart["density"][0], apart["density"][-1]], None),
         "the same, corrected": ([apart["corrected density"][0], apart["corrected density"][-1]], None),
         f"smallest η that {members} runs tell from the density": (min(told, default=None), None),

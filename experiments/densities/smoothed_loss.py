@@ -222,7 +222,10 @@ def main(arguments=None):
     draw_waves(axes[1, 0], waves, fits, exact)
     draw_convexity(axes[1, 1], convex, bound)
 
-    headlines = {f"η²s² at which minima vanish, {name}": (found[name], exact[name]) for name in exact}
+    headlines = {
+        f"η²s² at which minima vanish, {name}": common.near(found[name], exact[name], relative=1e-3)
+        for name in exact
+    }
     headlines["minima of f̃ at η²s² = 0, .05, .2"] = ([len(minima(one, places)) for one in SHOWN], [4, 2, 1])
     for i, one in enumerate(told[:3]):
         name = f"η²s² = {one:.3g}: share of runs in an outer minimum after {STEPS}, {6 * STEPS} steps"
@@ -230,13 +233,21 @@ def main(arguments=None):
     name = f"η²s² = {told[2]:.3g}: median |x| after {6 * STEPS} steps, against the minimum of f̃"
     headlines[name] = (np.median(np.abs(later[2, 1])), minima(told[2], places)[-1])
     below = np.mean(later[3, 1] < 0)
-    headlines[f"η²s² = {told[3]:.3g}: share of runs below 0 after {6 * STEPS} steps"] = (below, 0.5)
+    headlines[f"η²s² = {told[3]:.3g}: share of runs below 0 after {6 * STEPS} steps"] = common.near(
+        below,
+        0.5,
+        by=2 / np.sqrt(later.shape[-1]),  # four standard errors
+    )
     for name, value in seen.items():
-        headlines[f"mean steps of runs: η²s² at which minima vanish, {name}"] = (value, exact[name])
-    headlines["mean steps of runs: slope of log κ in η²s²"] = (decay, -0.5 * OMEGA**2)
+        headlines[f"mean steps of runs: η²s² at which minima vanish, {name}"] = common.near(
+            value, exact[name], relative=0.025
+        )
+    headlines["mean steps of runs: slope of log κ in η²s²"] = common.near(decay, -0.5 * OMEGA**2, by=0.5)
     headlines["along a run: share of steps with one-point convexity below 0, f, f̃"] = (
         [np.mean(constant < 0) for constant in convex.values()],
         None,
     )
-    headlines["along a run: least one-point convexity of f̃, against its bound"] = (convex["f̃"].min(), bound)
+    headlines["along a run: least one-point convexity of f̃, against its bound"] = common.within(
+        convex["f̃"].min(), low=bound, expected=bound
+    )
     return run.save(figure, headlines, v=v, outer=outer, waves=waves, fits=fits, convexity=convex)

@@ -194,12 +194,16 @@ def contraction(distances, path):
     closer = (1 + path.times[-1, 1]) * between[1:] / between[:-1]
     start = "W₂ eᵗ / its start"
     return {
-        f"½x², equal variances: largest deviation of {start} from 1": (np.abs(equal - 1).max(), 0.0),
-        f"½x², unequal variances: {start}, t = 3": (unequal[-1], exact),
-        f"½x² + ¼x⁴: {start}, largest from t = .1 on, at t = 3": ([quartic[1:].max(), quartic[-1]], None),
-        "double well: largest W₂ / its start": ((well * np.exp(TIMES)).max(), None),
-        "double well: W₂ e⁻ᵗ / its start, largest from t = .1 on": (well[1:].max(), None),
-        "½x² + ¼x⁴: largest W₂ after a step × (1 + τ) / before": (closer.max(), None),
+        f"½x², equal variances: largest deviation of {start} from 1": common.within(
+            np.abs(equal - 1).max(), high=1e-3, expected=0.0
+        ),
+        f"½x², unequal variances: {start}, t = 3": common.near(unequal[-1], exact, relative=2e-3),
+        f"½x² + ¼x⁴: {start}, largest from t = .1 on, at t = 3": common.within(
+            [quartic[1:].max(), quartic[-1]], high=1
+        ),
+        "double well: largest W₂ / its start": common.within((well * np.exp(TIMES)).max(), low=1),
+        "double well: W₂ e⁻ᵗ / its start, largest from t = .1 on": common.within(well[1:].max(), high=1),
+        "½x² + ¼x⁴: largest W₂ after a step × (1 + τ) / before": common.within(closer.max(), high=1),
     }
 
 
@@ -247,10 +251,17 @@ def main(arguments=None):
     apart = distance(samples, np.broadcast_to(target, samples.shape))
     exact = closed_form(np.array([0.05, 0.1, 0.5, 2.0, 20.0]), count)
     headlines = {
-        **{f"{name}: slope of the steps' W₂ in τ": (slope, 1.0) for name, slope in slopes.items()},
-        "½x²: largest deviation of Gaussian steps from the closed form": (exact, 0.0),
-        "all steps: largest F(q) + W₂²/2τ − F(p)": (broken.max(), None),
-        f"double well: F lost until t = 1 / ΣW₂²/τ, τ = {', '.join(f'{tau:g}' for tau in taus)}": (lost, 1.0),
+        **{
+            f"{name}: slope of the steps' W₂ in τ": common.near(slope, 1.0, by=0.05)
+            for name, slope in slopes.items()
+        },
+        "½x²: largest deviation of Gaussian steps from the closed form": common.within(
+            exact, high=1e-10, expected=0.0
+        ),
+        "all steps: largest F(q) + W₂²/2τ − F(p)": common.within(broken.max(), high=1e-12),
+        f"double well: F lost until t = 1 / ΣW₂²/τ, τ = {', '.join(f'{tau:g}' for tau in taus)}": common.within(
+            lost, low=1, high=1.15, expected=1.0
+        ),
         **contraction(distances, path),
         f"{samples.shape[-1]} particles: W₂ from the law, without noise, Langevin's": (apart.mean(0), None),
     }

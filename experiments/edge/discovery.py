@@ -105,16 +105,22 @@ def measure(name, run):
 def headlines_of(name, found):
     """Measured and expected, by what it is."""
     row, said = ROWS[name], {}
-    said[f"{name}: threshold of ηh/P"] = (found["threshold"], row.threshold)
-    said[f"{name}: the same by the library"] = (found["library"], row.threshold)
-    said[f"{name}: slow rate, in η/P"] = (found["slow"], row.slow)
+    said[f"{name}: threshold of ηh/P"] = common.near(found["threshold"], row.threshold, relative=2e-4)
+    said[f"{name}: the same by the library"] = (
+        common.near(found["library"], row.threshold, relative=1e-6)
+        if np.isfinite(found["library"])
+        else (found["library"], row.threshold)
+    )
+    said[f"{name}: slow rate, in η/P"] = common.near(found["slow"], row.slow, relative=2e-3)
     if "slopes" in found:
         expected = [1, 2, 3] if name != "Sophia" else [0, 0, 0]
         said[f"{name}: slopes of orders 1, 2, 3"] = (found["slopes"], expected)
+        worst = float(np.abs(np.subtract(found["slopes"], expected)).max())
+        said[f"{name}: largest distance of a slope from that"] = common.within(worst, high=0.25, expected=0)
     if "widest" in found:
         said[f"{name}, as it is: largest late |x| / η, rates .001 to 1000"] = (found["widest"], None)
     if "width" in found:
-        said[f"{name}, past the edge: half-width of the pair"] = found["width"]
+        said[f"{name}, past the edge: half-width of the pair"] = common.near(*found["width"], relative=5e-3)
         said[f"{name}: distance of order 1, of the flow of pairs"] = (found["distances"], None)
     return said
 
@@ -292,20 +298,25 @@ def main(arguments=None):
     for name, one in found.items():
         headlines |= headlines_of(name, one)
     worst = max(abs(one["threshold"] / ROWS[name].threshold - 1) for name, one in found.items())
-    headlines["thresholds: largest relative distance of bisection from derivation"] = (worst, 0)
+    headlines["thresholds: largest relative distance of bisection from derivation"] = common.within(
+        worst, high=2e-4, expected=0
+    )
     ends, (t, y, exact) = cycles(), averages()
     for name, (rates, half, expected) in ends.items():
         if name.endswith(")"):
-            headlines[f"{name}: largest gap of its half-width"] = (float(np.abs(half - expected).max()), 0)
+            headlines[f"{name}: largest gap of its half-width"] = common.within(
+                float(np.abs(half - expected).max()), high=0.01, expected=0
+            )
         else:
             allowed = [float(expected[0, 0] / rates[0]), float(expected[-1, 0] / rates[0])]
             seen = half / rates
-            headlines[f"{name}: least and largest half-width / η"] = (
-                [float(seen.min()), float(seen.max())],
-                allowed,
+            headlines[f"{name}: least and largest half-width / η"] = common.within(
+                [float(seen.min()), float(seen.max())], allowed[0] * 0.99, allowed[1] * 1.01, allowed
             )
     gaps = np.abs(y - exact).max(1).tolist()
-    headlines["schedule-free SGD, β = .5, .9, η = .02: largest gap from its closed form"] = (gaps, [0, 0])
+    headlines["schedule-free SGD, β = .5, .9, η = .02: largest gap from its closed form"] = common.within(
+        gaps, high=0.012, expected=[0, 0]
+    )
     if not run.quick:
         errors = [errors_of_sign(second) for second in (-1.5, -0.1)]
         headlines["Lion: largest error of orders 1 to 3, before a sign turns and after"] = (errors, [0, None])

@@ -14,11 +14,11 @@ B examples two things differ:
 
 What is measured is the gap below the S of gradient descent itself at the same η. That is 1 to 2 % above 2/η, because
 S fluctuates, and it is the mean of log|1 − ηS| that is 0. α and β are taken at means of 60 iterates: at single ones
-noise in other directions makes α negative. Against 2/η itself the gap is below 0 from B = 128 on (256 at η = .5).
+noise in other directions makes α negative. Against 2/η itself the gap is below 0 at B = 256.
 Runs that diverge are counted and left out.
 
-From B = 16 on the balance of noise holds within 40 %, over gaps that differ by a factor of 30. The formula is within
-1.5 from B = 64 on, and has less than half of the gap at B ≤ 16. It is the balance of sharpness that fails: ⟨x²⟩ is
+From B = 16 on the balance of noise holds within 40 %, over gaps that differ by a factor of 20. The formula is within
+1.5 from B = 64 on, and has less than half of the gap at B = 16. It is the balance of sharpness that fails: ⟨x²⟩ is
 smaller than 2α/β. At η = .5 it is taken with all directions too, in which oscillation lowers S by .93 α for gradient
 descent, 1.16 α at B = 64 and 1.43 α at B = 16. Motion along u alone has .19, .69 and .49 α of this. What is above α
 must be balanced by what noise adds to S, the largest of many eigenvalues; the formula has no term for either.
@@ -42,12 +42,12 @@ descent, measured (dots), by the balance of noise (solid) and by the formula (da
 
 Measured: Digits (1,437, 3,466 parameters, squared error), last third of 6,000 steps, three runs each. η = .75, B =
 16, 64, 256: batch sharpness · η/2 .987 ± .023, .964 ± .007, .984 ± .003; of sums over steps 1.029, 1.003, .997;
-full-batch sharpness · η/2 .834, .983, 1.013, gradient descent's 1.021. At B = 8 two of three runs diverge, at 16 one.
-η = .5, where sharpening is over too early: .88, .85, .94; full-batch .824, .972, 1.004, gradient descent's 1.011. Gap
-to gradient descent at B = 16, 32, 64, 128, 256, η = .75: .50, .20, .101, .043, .022, power of 1/B 1.12 (η = .5:
-1.23); over ηβσ²/(4αB) 2.5, 1.8, 1.4, 1.0, 1.4 (2.3, 1.5, 1.4, 1.2, 1.2); over ησ²/(2B⟨x²⟩) 1.23, 1.09, .74, .82, .81
-(.95, 1.21, .96, .78, .72). ⟨x²⟩ over 2α/β: .41–.80, gradient descent's .82–.84. Oscillation in all directions lowers
-S by 1.43 α (B = 16), 1.16 α (64), .93 α (gradient descent), along u alone by .49, .69, .19 α.
+full-batch sharpness · η/2 .834, .983, 1.013, gradient descent's 1.021. At B = 16 one of three runs diverges. η = .5,
+where sharpening is over too early: .88, .85, .94; full-batch .824, .972, 1.004, gradient descent's 1.011. Gap to
+gradient descent, η = .75: .50, .101, .022, power of 1/B 1.12 (η = .5: 1.19); over ηβσ²/(4αB) 2.5, 1.4, 1.4 (2.3, 1.4,
+1.2); over ησ²/(2B⟨x²⟩) 1.23, .74, .81 (.95, .96, .72). ⟨x²⟩ over 2α/β: .41–.70, gradient descent's .82–.84.
+Oscillation in all directions lowers S by 1.43 α (B = 16), 1.16 α (64), .93 α (gradient descent), along u alone by
+.49, .69, .19 α.
 
 Sources: Andreyev & Beneventano (2024, 2412.20553); Liao, Kolomvaki & Kyrillidis (2026, 2604.21016); Damian, Nichani &
 Lee (2023, 2209.15594).
@@ -84,7 +84,7 @@ class Settings(NamedTuple):
     seeds: int
 
 
-FULL = Settings((32, 32), 1437, 6_000, 1_000, 60, (0.5, 0.75), (8, 16, 32, 64, 128, 256), 3)
+FULL = Settings((32, 32), 1437, 6_000, 1_000, 60, (0.5, 0.75), (16, 64, 256), 3)
 QUICK = Settings((16,), 250, 900, 200, 30, (0.75,), (16,), 2)
 
 
@@ -132,11 +132,14 @@ def train(objective, params, settings, size):
 
 def batch_headlines(rate, batches, plateaus):
     """Curvatures over 2/η; the batch sharpness is expected to be there at the largest rate."""
-    found: dict[str, tuple[Any, Any]] = {}
+    found: dict[str, Any] = {}
     for size, each in zip(batches, plateaus, strict=True):
         expected = [1, None] if rate == max(FULL.rates) and size in ASKED else None
         pair = [each.batch * rate / 2, each.batch_error * rate / 2]
         found[f"η = {rate:g}, B = {size}: batch sharpness · η/2, standard error"] = (pair, expected)
+        if expected is not None:
+            # It comes to the edge from below, by some percent, and all the less is known of a short run.
+            found[f"η = {rate:g}, B = {size}: the same alone"] = common.near(pair[0], 1, by=0.12)
     pooled = [float(each.pooled * rate / 2) for each in plateaus]
     found[f"η = {rate:g}: the same of sums over all steps, by B"] = (pooled, None)
     full = [float(each.sharpness * rate / 2) for each in plateaus]
@@ -152,9 +155,13 @@ def gap_headlines(rate, batches, plateaus, found):
         f"η = {rate:g}, B = {listed}: gap": (found.measured.tolist(), None),
         f"η = {rate:g}: its standard error": ([each.sharpness_error for each in plateaus], None),
         f"η = {rate:g}: gap / ηβσ²/(4αB)": ((found.measured / found.formula).tolist(), ones),
-        f"η = {rate:g}: gap / balance of noise": ((found.measured / found.balance).tolist(), ones),
+        f"η = {rate:g}: gap / balance of noise": common.within(
+            (found.measured / found.balance).tolist(), low=0.5, high=2, expected=ones
+        ),
         f"η = {rate:g}: ⟨x²⟩ / (2α/β)": ([each.balance for each in plateaus], ones),
-        f"η = {rate:g}, B ≥ 16: power of 1/B: gap, formula, balance of noise": (powers, [1, 1, 1]),
+        f"η = {rate:g}, B ≥ 16: power of 1/B: gap, formula, balance of noise": (
+            common.near(powers, 1, by=0.4) if len(batches) > 1 else (powers, [1, 1, 1])
+        ),
     }
 
 
@@ -243,14 +250,16 @@ def main(arguments=None):
     objective, params = network(settings)
     runs = {size: train(objective, params, settings, size) for size in common.progress(settings.batches, "B")}
     descent = None if run.quick else train(objective, params, settings, None)
-    headlines: dict[str, tuple[Any, Any]] = {}
+    headlines: dict[str, Any] = {}
     plateaus, found = [], []
     for i, rate in enumerate(settings.rates):
         reference = 2 / rate
         if descent is not None:
             whole = plateau(descent, i)
             reference = whole.sharpness
-            headlines[f"η = {rate:g}, gradient descent: sharpness · η/2"] = (float(reference * rate / 2), 1)
+            headlines[f"η = {rate:g}, gradient descent: sharpness · η/2"] = common.near(
+                float(reference * rate / 2), 1, by=0.03
+            )
             headlines[f"η = {rate:g}, gradient descent: ⟨x²⟩ / (2α/β)"] = (whole.balance, 1)
         plateaus.append([plateau(runs[size], i) for size in settings.batches])
         found.append(gaps(rate, settings.batches, plateaus[i], reference))

@@ -27,12 +27,12 @@ SimSiam with α = 1 (circles), .25 (squares) and 4 (triangles), BYOL (diamonds),
 triangles) and without stop-gradient (sideways triangles).
 
 Measured: Digits (mean variance 1, noise σ² = .2), linear, 32 outputs: modes kept at η = .05, .2, .5, 1, 2 27, 14, 8,
-4, 2, as in theory, from principal components (at all 12 η) and from random weights with α = 1 and 4; a slow
-predictor, α = .25, loses 2 of 27 at .05 and 1 of 23 at .08, and every random start 1 or 2 of 31 at .03, as weak modes
-start too low. Squared weights within 4e-5 of the points of rest. η = .1: rate of |W| −.3000 without predictor (−σ² −
-η), −.306 without the stop and always below the bound, −.1000 (−η) with the optimal predictor; with both .645 of it is
-left, in BYOL .646; BYOL without predictor within 2e-13 of its closed form. Tanh network of 16 outputs, rank at η =
-.003, .03, .2, 1: 16, 9, 3, 0 (BYOL 16, 10, 3, 0; α = 4 collapses from .2 on); without predictor or stop 0 at every η.
+4, 2, as in theory, from principal components (at all 8 η) and from random weights with α = 1 and 4; a slow predictor,
+α = .25, loses 2 of 27 at .05 and 1 of 23 at .08, as weak modes start too low. Squared weights within 9e-7 of the
+points of rest. η = .1: rate of |W| −.3000 without predictor (−σ² − η), −.306 without the stop and always below the
+bound, −.1000 (−η) with the optimal predictor; with both .645 of it is left, in BYOL .646; BYOL without predictor
+within 2e-13 of its closed form. Tanh network of 16 outputs, rank at η = .003, .03, .3, 1: 16, 9, 2, 0 (BYOL 16, 10,
+2, 0; α = 4 collapses from .3 on); without predictor or stop 0 at every η.
 
 Sources: Tian, Chen & Ganguli (2021, 2102.06810); Chen & He (2021, 2011.10566); Grill et al. (2020, 2006.07733).
 """
@@ -62,7 +62,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "SimSiam, no stop-gradient": {"stop_gradient": False},
 }
 WITHOUT = ("SimSiam, no predictor", "SimSiam, no stop-gradient")
-OPTIMAL = "SimSiam, optimal predictor"
+OPTIMAL, TAUGHT = "SimSiam, optimal predictor", "BYOL, no predictor"
 ALIGNED = "from principal components, α = 1"
 
 
@@ -90,9 +90,9 @@ def at_the_best(params, objective):
     return objective(best)._replace(predictor=None)
 
 
-def collapse(times):
-    """|W| over its start in time, by variant; the last with a predictor that is optimal at all times."""
-    problems = {name: linear(DECAY, **options) for name, options in VARIANTS.items()}
+def collapse(times, names):
+    """|W| over its start in time, of variants; the last with a predictor that is optimal at all times."""
+    problems = {name: linear(DECAY, **VARIANTS[name]) for name in names}
     cases = {name: (problem.objective, problem.params) for name, problem in problems.items()}
     objective, params = cases["SimSiam"]
     cases[OPTIMAL] = (jf.VectorField(at_the_best, (objective,)), params._replace(predictor=None))
@@ -113,7 +113,7 @@ def rate(times, norms):
 
 def taught_norm(time):
     """|W| over its start in BYOL without predictor, where each component and its teacher are a linear equation."""
-    problem = linear(DECAY, **VARIANTS["BYOL, no predictor"])
+    problem = linear(DECAY, **VARIANTS[TAUGHT])
     every, directions = np.linalg.eigh(problem.objective.data[0])
     rates = [expm(time * np.array([[-v - SIGMA**2 - DECAY, v], [1.0, -1.0]])).sum(1)[0] for v in every]
     start = np.asarray(problem.params.online @ directions)
@@ -213,38 +213,54 @@ def linear_headlines(decays, found, left):
         f"linear, {name}: modes kept at η = {listed}": ((strengths > SMALL).sum(1).tolist(), expected)
         for name, strengths in found.items()
     }
+    for name, strengths in found.items():
+        apart = np.abs((strengths > SMALL).sum(1) - expected).max()
+        # From random weights a mode near its threshold may be lost.
+        most = 0 if name == ALIGNED else 2
+        headlines[f"linear, {name}: largest gap of a number"] = common.within(apart, high=most, expected=0)
     off = np.abs(found[ALIGNED] - ends).max()
-    headlines["squared weights from principal components: largest distance from theory"] = (off, 0)
-    headlines["largest velocity where the flow is called settled"] = (left, 0)
+    headlines["squared weights from principal components: largest distance from theory"] = common.within(
+        off, high=1e-4, expected=0
+    )
+    headlines["largest velocity where the flow is called settled"] = common.within(
+        left, high=1e-3, expected=0
+    )
     return headlines
 
 
 def norm_headlines(times, norms):
     """Rates of collapse, against theory."""
     bound = -(SIGMA**2 + DECAY)
-    plain, taught, free = (norms[name] for name in list(VARIANTS)[2:])
+    plain, free = (norms[name] for name in WITHOUT)
     excess = np.max(free * np.exp(-bound * times))
     headlines: dict[str, Any] = {
-        "no predictor: rate of |W|": (rate(times, plain), bound),
-        "BYOL, no predictor: |W| at the end / at the start": (taught[-1], taught_norm(times[-1])),
-        "no stop-gradient: largest |W| / bound, at most 1": (excess, None),
-        "no stop-gradient: late rate of |W|, at most that of the bound": (rate(times, free), bound),
-        "optimal predictor: rate of |W|": (rate(times, norms[OPTIMAL]), -DECAY),
+        "no predictor: rate of |W|": common.near(rate(times, plain), bound, by=1e-4),
+        "no stop-gradient: largest |W| / bound, at most 1": common.within(excess, high=1 + 1e-6),
+        "no stop-gradient: late rate of |W|, at most that of the bound": common.within(
+            rate(times, free), high=bound + 1e-4, expected=bound
+        ),
+        "optimal predictor: rate of |W|": common.near(rate(times, norms[OPTIMAL]), -DECAY, by=1e-3),
     }
-    ends = {f"{name}: |W| at the end / at the start": (norms[name][-1], None) for name in ("SimSiam", "BYOL")}
+    about = "|W| at the end / at the start"
+    if TAUGHT in norms:
+        exact = taught_norm(times[-1])
+        headlines[f"{TAUGHT}: {about}"] = common.near(norms[TAUGHT][-1], exact, relative=1e-3)
+    kept = [name for name in ("SimSiam", "BYOL") if name in norms]
+    ends = {f"{name}: {about}": common.within(norms[name][-1], low=0.5) for name in kept}
     return headlines | ends
 
 
 def main(arguments=None):
     run = common.start("why_simsiam_does_not_collapse", __doc__, arguments)
-    decays = (0.2, 1.0) if run.quick else (0.03, 0.05, 0.08, 0.13, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+    # At none of them a mode is so near to its threshold that the flow has not settled at the end of its time.
+    decays = (0.2, 1.0) if run.quick else (0.05, 0.08, 0.2, 0.35, 0.5, 1.0, 2.0, 3.0)
     speeds, steps = (SPEEDS[:1], 100) if run.quick else (SPEEDS, 2000)
     found, left = all_modes(decays, speeds)
     times = np.linspace(0, 10.0 if run.quick else 40.0, 41)
-    norms = collapse(times)
-    trained = decays if run.quick else (0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0)
+    norms = collapse(times, ("SimSiam", *WITHOUT) if run.quick else tuple(VARIANTS))
+    trained = decays if run.quick else (0.003, 0.03, 0.1, 0.3, 1.0)
     networks = {f"SimSiam, α = {speed:g}": {"predictor_speed": speed} for speed in speeds}
-    networks |= {name: VARIANTS[name] for name in ("BYOL", *WITHOUT)}
+    networks |= {name: VARIANTS[name] for name in (WITHOUT if run.quick else ("BYOL", *WITHOUT))}
     ranks, totals = {}, {}
     for name, options in common.progress(networks.items(), "networks"):
         ranks[name], totals[name] = network_ranks(trained, steps, **options)
@@ -259,6 +275,8 @@ def main(arguments=None):
     headlines = linear_headlines(decays, found, left) | norm_headlines(times, norms)
     listed = ", ".join(f"{decay:g}" for decay in trained)
     for name, counts in ranks.items():
-        headlines[f"network, {name}: rank at η = {listed}"] = (counts, None)
+        headlines[f"network, {name}: rank at η = {listed}"] = (
+            common.near(counts, 0) if name in WITHOUT else (counts, None)
+        )
         headlines[f"network, {name}: total variance"] = (totals[name], None)
     return run.save(figure, headlines, decays=decays, strengths=found, times=times, norms=norms, ranks=ranks)

@@ -39,6 +39,8 @@ Sources: Dauphin et al. (2014, 1406.2572); Frye et al. (2021, 2003.10397); Baldi
 Ganguli (2014, 1312.6120); Kramers (1940); for the exit time Kifer (1981).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,12 +111,15 @@ def saddle_with_noise(params, batch):
     return 0.25 * (x**2 - slope) ** 2 + 0.5 * y**2 + noise * x
 
 
-def exit_times(slope, rate, noises, members, key):
-    """The times at which runs of SGD leave the saddle, (noises, members); NaN for those that do not."""
-    radius = RADIUS * slope**0.5
-    # A run that goes on for 12/|λ| longer than most is one of 10⁵.
-    longest = (np.log(radius / np.sqrt(rate * noises.min() ** 2 / 2 / slope)) + 12) / slope
-    start = (jnp.zeros([]), jnp.zeros([]))
+def longest(slope, rate, least):
+    """Steps of a run that goes on for 12/|λ| longer than most, at the least noise: one of 10⁵ is longer."""
+    return int((np.log(RADIUS * slope**0.5 / np.sqrt(rate * least**2 / 2 / slope)) + 12) / slope / rate)
+
+
+@partial(jax.jit, static_argnames="steps")
+def exit_times(slope, rate, noises, keys, steps):
+    """The times at which runs of SGD leave the saddle, (noises, members) as the keys; NaN for those that do not."""
+    radius, start = RADIUS * slope**0.5, (jnp.zeros([]), jnp.zeros([]))
 
     def one(noise, key):
         data = {"slope": jnp.full(2, slope), "noise": noise * jnp.array([-1.0, 1.0])}
@@ -122,15 +127,14 @@ def exit_times(slope, rate, noises, members, key):
             jf.optim.gd(rate),
             jf.Objective(saddle_with_noise, data),
             start,
-            steps=int(longest / rate),
+            steps=steps,
             batch_size=1,
             key=key,
             record=lambda params: jnp.abs(params[0]) > radius,
         )
         return jnp.where(run.values.any(), rate * jnp.argmax(run.values), jnp.nan)
 
-    keys = jax.random.split(key, (len(noises), members))
-    return np.asarray(jax.jit(jax.vmap(jax.vmap(one, (None, 0))))(jnp.asarray(noises), keys))
+    return jax.vmap(jax.vmap(one, (None, 0)))(noises, keys)
 
 
 def leave(settings, noises, members):
@@ -142,7 +146,11 @@ def leave(settings, noises, members):
     keys = jax.random.split(jax.random.key(3), len(settings))
     for (slope, rate), key in zip(common.progress(settings, "exits"), keys, strict=True):
         growth = np.log1p(rate * slope) / rate
-        found = growth * (exit_times(slope, rate, noises, members, key) - rate / 2)
+        # As many steps at all slopes, of which the smallest takes the most: a program for each rate.
+        steps = longest(min(slope for slope, _ in settings), rate, noises.min())
+        split = jax.random.split(key, (len(noises), members))
+        found = np.asarray(exit_times(slope, rate, jnp.asarray(noises), split, steps))
+        found = growth * (found - rate / 2)
         spread = rate * noises**2 / 2 / (slope * (1 + rate * slope / 2))
         sizes = np.log(RADIUS * slope**0.5 / np.sqrt(spread))
         for noise, size, times in zip(noises, sizes, found, strict=True):
@@ -258,15 +266,15 @@ def main(arguments=None):
 
     headlines = tell_indices(found)
     two = [row for row in rows if row[0] == 2]
-    headlines["deep linear: saddles, of them with the index in theory"] = (
-        [len(rows), sum(row[3] == row[4] for row in rows)],
-        [len(rows), len(rows)],
+    headlines["deep linear: saddles, of them with the index in theory"] = common.near(
+        [len(rows), sum(row[3] == row[4] for row in rows)], len(rows)
     )
-    headlines["two layers, from off the saddle: largest error of its loss"] = (
-        max(abs(row[5]) for row in two),
-        0,
+    headlines["two layers, from off the saddle: largest error of its loss"] = common.within(
+        max(abs(row[5]) for row in two), high=1e-9, expected=0
     )
     headlines["gradient flow: times at which modes have half their strength"] = (half.tolist(), law.tolist())
+    gap = float(np.abs(half / law - 1).max())
+    headlines["the same: largest relative gap"] = common.within(gap, high=2e-3, expected=0)
     return run.save(figure, headlines | tell_exits(exits), deep=rows, exits=exits, **points_of(found))
 
 
@@ -289,8 +297,10 @@ def tell_indices(found):
             [len(loss), int(good.sum()), distinct, int(flat.sum())],
             None,
         ),
-        "critical points: rank correlation of loss and share of negative curvatures": (rank(good), None),
-        "gradient-flat points: the same": (rank(flat), None),
+        "critical points: rank correlation of loss and share of negative curvatures": common.within(
+            rank(good), low=0.75
+        ),
+        "gradient-flat points: the same": common.within(rank(flat), low=0.75),
         "distance from the start: median of critical points, of gradient-flat ones": (
             [float(np.median(found.distance[chosen])) for chosen in (good, flat)],
             None,
@@ -319,5 +329,10 @@ def tell_exits(exits):
             [1, 0],
         ),
         "SGD: what is left at slope 1, standard error": (offset, [OFFSET, 0]),
-        "SGD: largest |z| from the exact mean of the SDE": (np.max(np.abs(mean - law) / error), None),
+        "SGD: slope less 1, what is left less (C + ln 2)/2, in standard errors": common.within(
+            [(line[0] - 1) / cover[0, 0] ** 0.5, (offset[0] - OFFSET) / offset[1]], -4, 4
+        ),
+        "SGD: largest |z| from the exact mean of the SDE": common.within(
+            np.max(np.abs(mean - law) / error), high=4
+        ),
     }

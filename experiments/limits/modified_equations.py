@@ -132,12 +132,16 @@ def main(arguments=None):
             errors[f"{name}, {problem}"] = {order: fit.errors for order, fit in result.fits.items()}
     measured = np.array([slopes for slopes, _ in headlines.values()])
     worst = np.abs(measured - ORDERS).max(0)
-    headlines["largest distance of a slope from 1, 2, 3, 4"] = (worst.tolist(), [0, 0, 0, 0])
+    headlines["largest distance of a slope from 1, 2, 3, 4"] = common.within(
+        worst.tolist(), high=0.15, expected=[0, 0, 0, 0]
+    )
     gain = [
         float(np.min([s.fits[1].errors[0] / s.fits[4].errors[0] for s in found[name].values()]))
         for name in found
     ]
-    headlines["error of order 1 / of order 4 at the largest step, the least of all"] = (min(gain), None)
+    headlines["error of order 1 / of order 4 at the largest step, the least of all"] = common.within(
+        min(gain), low=500
+    )
 
     columns = min(5, len(found))
     figure = Figure(figsize=(15, 7.6 if len(found) > columns else 4.2), layout="constrained")

@@ -223,13 +223,14 @@ def undo(settings):
 def tell(found, tags, lost):
     """The headlines of the networks."""
     ratio, setting = tags[:, 0] / tags[:, 1], tags[:, 2]
-    headlines: dict[str, tuple[Any, Any]] = {"networks; those never so near to the loss": (
+    headlines: dict[str, Any] = {"networks; those never so near to the loss": (
         (len(ratio), sum(lost.values())), None)}  # fmt: skip
     for name, shown in (MEASURES | TESTS).items():
-        headlines[f"{shown} and η/B: rank correlation, p"] = (
-            rank_correlation(getattr(found, name), ratio),
-            None,
-        )
+        rho, p = rank_correlation(getattr(found, name), ratio)
+        headlines[f"{shown} and η/B: rank correlation, p"] = ((rho, p), None)
+        if name in ("sharpness", "trace"):
+            headlines[f"{shown} and η/B: rank correlation below 0"] = common.within(rho, high=-0.5)
+            headlines[f"{shown} and η/B: p of none"] = common.within(p, high=1e-3)
         if len(set(ratio)) < len(set(setting)):
             headlines[f"{shown} and η, at one η/B: rank correlation, p"] = (
                 rank_correlation(getattr(found, name), tags[:, 0], ratio),
@@ -259,12 +260,15 @@ def tell_undone(rescaled):
         name: float(rescaled[name].max() / rescaled[name].min()) for name in ("sharpness", "exact trace")
     }
     return {
-        "ReLU rescaled: sharpness / that of T⁻¹HT⁻¹, largest error": (float(error), 0),
-        "ReLU rescaled: trace less that of T⁻¹HT⁻¹, in standard errors, largest": (float(abs(z).max()), None),
-        "ReLU rescaled: largest / least sharpness, trace": (tuple(grown.values()), None),
-        "ReLU rescaled: relative spread of the width, of the test loss": (
-            (spread("width"), spread("test loss")),
-            (0, 0),
+        "ReLU rescaled: sharpness / that of T⁻¹HT⁻¹, largest error": common.within(
+            float(error), high=1e-6, expected=0
+        ),
+        "ReLU rescaled: trace less that of T⁻¹HT⁻¹, in standard errors, largest": common.within(
+            float(abs(z).max()), high=4.5
+        ),
+        "ReLU rescaled: largest / least sharpness, trace": common.within(tuple(grown.values()), low=1e3),
+        "ReLU rescaled: relative spread of the width, of the test loss": common.within(
+            (spread("width"), spread("test loss")), high=1e-12, expected=(0, 0)
         ),
     }
 

@@ -108,22 +108,30 @@ def main(arguments=None):
     signal = clean + NOISE * np.random.default_rng(0).normal(size=STEPS)
     plain, corrected = (np.asarray(averages(BETAS, signal, debias=debias)) for debias in (False, True))
     weights, first, crossing = memory(STEPS)
-    left, late = noise_and_lag(20_000 if run.quick else 1_000_000)
+    draws = 20_000 if run.quick else 1_000_000
+    left, late = noise_and_lag(draws)
     headlines = {}
     for i, beta in enumerate(BETAS.tolist()):
         about, window = f"β = {beta:g}", slice(0, round(1 / (1 - beta)))
         rms = lambda average, window=window: float(np.sqrt(np.mean((average[window] - clean[window]) ** 2)))
+        # Four standard errors of a deviation from draws whose squares are correlated by β² a step.
+        reach = 4 * np.sqrt((1 + beta**2) / (1 - beta**2) / (2 * draws))
         headlines |= {
-            f"{about}: memory in steps, against −1/ln β": (crossing[i], -1 / np.log(beta)),
-            f"{about}: first step at or below 1/e, against 1/(1−β)": (first[i], 1 / (1 - beta)),
-            f"{about}: noise left, against √((1−β)/(1+β))": (left[i], np.sqrt((1 - beta) / (1 + beta))),
-            f"{about}: lag in steps, against β/(1−β)": (late[i], beta / (1 - beta)),
-            f"{about}: uncorrected / corrected at step 1, against 1 − β": (
-                plain[i, 0] / corrected[i, 0],
-                1 - beta,
+            f"{about}: memory in steps, against −1/ln β": common.near(
+                crossing[i], -1 / np.log(beta), relative=1e-6
+            ),
+            f"{about}: first step at or below 1/e, against 1/(1−β)": common.near(
+                first[i], 1 / (1 - beta), relative=1e-6
+            ),
+            f"{about}: noise left, against √((1−β)/(1+β))": common.near(
+                left[i], np.sqrt((1 - beta) / (1 + beta)), relative=reach
+            ),
+            f"{about}: lag in steps, against β/(1−β)": common.near(late[i], beta / (1 - beta), relative=1e-6),
+            f"{about}: uncorrected / corrected at step 1, against 1 − β": common.near(
+                plain[i, 0] / corrected[i, 0], 1 - beta, relative=1e-9
             ),
             f"{about}: rms error over the first 1/(1−β) steps, uncorrected": (rms(plain[i]), None),
-            f"{about}: the same, corrected": (rms(corrected[i]), None),
+            f"{about}: the same, corrected": common.within(rms(corrected[i]), high=0.5 * rms(plain[i])),
         }
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     draw(figure, signal, clean, plain, corrected, weights)

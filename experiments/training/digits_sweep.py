@@ -25,11 +25,11 @@ training loss. Middle: distance from gradient flow, in lengths of the flow's way
 of SGD and of its SDE; dots mark the cells where H is within its noise. On all of them the vertical line is
 2/sharpness at the start, and the dashed lines join settings of equal temperature, whose value stands on them.
 
-Measured: Digits (2,410 parameters), 13 rates × 5 batch sizes × 16 seeds, 100 steps, none diverges. Distance / way at
-the smallest rates: on all data .996 × ½η|Hg|/|g|, power .995 in η; on batches of 4 … 1024 1.00–1.04 × √(tr Σ/KB)/|g|,
-power −.504 in B. Excess loss ∝ B^−1.16 at η = .32. H above its noise in 3 % of cells with η × sharpness < .1, 80 %
-from .1 to 1, all above 1 (up to .53, at B = 1024; the solver's own share at η = 2.56, B = 256 is .02 of .10). Descent
-on all data descends always up to 2.3 × 2/sharpness; with squared error 2.1 ×, and ends above its start from 2.6 × on.
+Measured: Digits (2,410 parameters), 9 rates × 4 batch sizes × 16 seeds, 100 steps, none diverges. Distance / way at
+the smallest rates: on all data .996 × ½η|Hg|/|g|, power .995 in η; on batches of 4 … 512 .94–1.04 × √(tr Σ/KB)/|g|,
+power −.516 in B. Excess loss ∝ B^−1.27 at η = .45. H above its noise in no cell with η × sharpness < .1, 88 % from .1
+to 1, all above 1 (up to .44, at B = 512; the solver's own share at η = 1.28, B = 64 is .013 of .022). Descent on all
+data descends always up to 2.3 × 2/sharpness; with squared error 2.1 ×, and ends above its start from 2.6 × on.
 
 Sources: Cohen et al. (2021, 2103.00065); Lewkowycz et al. (2020, 2003.02218); McCandlish et al. (2018, 1812.06162);
 Li, Tai & E (2017, 1511.06251); Székely & Rizzo (2013), J. Stat. Plan. Inference 143, 1249.
@@ -52,6 +52,7 @@ from jaxflow.commands.sweep.laws import inhomogeneity
 from jaxflow.commands.sweep.maps import maps
 from jaxflow.commands.sweep.report import add_distances, mean
 
+SMALL = (1e-4, 2e-4)  # rates at which the first order is all
 WIDEST = 50  # the largest rate at which descent on all data is looked at, times sharpness/2
 QUICK: dict[str, Any] = {
     "hidden": (8,),
@@ -61,8 +62,8 @@ QUICK: dict[str, Any] = {
     "steps": 24,
 }
 FULL: dict[str, Any] = {
-    "learning_rates": tuple(0.0025 * 2.0**k for k in range(13)),
-    "batch_sizes": (4, 16, 64, 256, 1024),
+    "learning_rates": tuple(0.0025 * 2.0 ** (1.5 * k) for k in range(9)),
+    "batch_sizes": (4, 16, 64, 512),
     "seeds": 16,
     "steps": 100,
 }
@@ -80,14 +81,17 @@ def full_batch(problem, rates, steps):
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(run))(jnp.asarray(rates)))
 
 
-def edges(problem, steps, number):
-    """Largest rates, times sharpness/2, up to which all descend at every step, and all end below the start."""
+def wide_rates(problem, number):
+    """Rates from half of 2/sharpness to WIDEST times that, and the sharpness."""
     sharpness = float(jf.dynamics.convergence(jf.optim.gd(1.0), problem.objective, problem.params).radius[0])
-    rates = np.geomspace(0.5, WIDEST, number) * 2 / sharpness
-    losses, _ = full_batch(problem, rates, steps)
+    return np.geomspace(0.5, WIDEST, number) * 2 / sharpness, sharpness
+
+
+def edges(rates, sharpness, losses):
+    """Largest rates, times sharpness/2, up to which all descend at every step, and all end below the start."""
     with np.errstate(invalid="ignore"):
         good = (np.diff(losses, axis=1) < 0).all(1), losses[:, -1] < losses[:, 0]
-    last = lambda good: number - 1 if good.all() else int(np.argmin(good)) - 1
+    last = lambda good: len(rates) - 1 if good.all() else int(np.argmin(good)) - 1
     return [float(rates[last(each)] * sharpness / 2) for each in good]
 
 
@@ -124,32 +128,37 @@ def main(arguments=None):
         dataset = add_distances(sweep.trials(settings, problem, optimizer), flow)
     rates, sizes = np.asarray(settings.learning_rates), np.asarray(settings.batch_sizes)
     sharpness = dataset.attrs["sharpness_at_start"]
-    headlines: dict[str, tuple[Any, Any]] = {}
+    headlines: dict[str, Any] = {}
 
-    posed = {"cross-entropy": problem}
+    said = "all data, {}: largest η × sharpness/2, to {}, that descends always; ends below its start"
+    wide, sharp = wide_rates(problem, 20 if run.quick else 80)
+    # All rates at once, of which two are small and some wide.
+    losses, ends = full_batch(problem, np.concatenate([SMALL, rates, wide]), settings.steps)
+    small, losses, ends, far = ends[:2], losses[2 : -len(wide)], ends[2 : -len(wide)], losses[-len(wide) :]
+    headlines[said.format("cross-entropy", WIDEST)] = (edges(wide, sharp, far), None)
     if not run.quick:
-        posed["squared error"] = jf.problems.mlp("digits", settings.hidden, loss="mse")
-    for name, made in posed.items():
-        said = f"all data, {name}: largest η × sharpness/2, to {WIDEST}, that descends always; ends below its start"
-        headlines[said] = (edges(made, settings.steps, 20 if run.quick else 80), None)
-
-    losses, ends = full_batch(problem, rates, settings.steps)
+        squares = jf.problems.mlp("digits", settings.hidden, loss="mse")
+        wide, sharp = wide_rates(squares, 80)
+        far, _ = full_batch(squares, wide, settings.steps)
+        headlines[said.format("squared error", WIDEST)] = (edges(wide, sharp, far), None)
     gap = np.linalg.norm(ends - flow.ends, axis=1) / dataset["flow_travelled"].values
     factor, noise = theory(problem, settings.steps, sizes)
-    tiny = dataclasses.replace(settings, learning_rates=(1e-4, 2e-4))
-    near, (_, small) = sweep.follow(tiny, problem), full_batch(problem, tiny.learning_rates, settings.steps)
+    tiny = dataclasses.replace(settings, learning_rates=SMALL)
+    near = sweep.follow(tiny, problem)
     ratio = np.linalg.norm(small - near.ends, axis=1) / np.linalg.norm(near.ends - near.start, axis=1)
-    headlines["all data, η = 1e-4 and 2e-4: power of η in distance / way"] = (
-        float(np.log2(ratio[1] / ratio[0])),
-        1,
+    headlines["all data, η = 1e-4 and 2e-4: power of η in distance / way"] = common.near(
+        float(np.log2(ratio[1] / ratio[0])), 1, by=0.02
     )
-    headlines["all data, η = 1e-4: distance / way over ½η|Hg|/|g|"] = (float(ratio[0] / (1e-4 * factor)), 1)
+    headlines["all data, η = 1e-4: distance / way over ½η|Hg|/|g|"] = common.near(
+        float(ratio[0] / (1e-4 * factor)), 1, by=0.02
+    )
     distance = mean(dataset, "distance_to_flow")
     fit = lambda values, x: float(np.polyfit(np.log(x), np.log(values), 1)[0])
-    headlines["mini-batches, smallest η: power of B in distance / way"] = (fit(distance[0], sizes), -0.5)
-    headlines["mini-batches, smallest η: distance / way over √(tr Σ/(KB))/|g|"] = (
-        (distance[0] / noise).tolist(),
-        1,
+    headlines["mini-batches, smallest η: power of B in distance / way"] = common.near(
+        fit(distance[0], sizes), -0.5, by=0.05
+    )
+    headlines["mini-batches, smallest η: distance / way over √(tr Σ/(KB))/|g|"] = common.near(
+        (distance[0] / noise).tolist(), 1, by=0.1
     )
 
     excess = mean(dataset, "final_loss") - losses[:, -1, None]
@@ -171,8 +180,13 @@ def main(arguments=None):
         part = law[among]
         share = float(np.mean(part > floor[among]))
         headlines[said] = ([share, float(np.median(part)), float(part.max())], [expected, None, None])
+        # Cells of one batch size are nearly one and the same test.
+        bound = {0.05: {"high": 0.3}, 1: {"low": 0.9}}.get(expected)
+        if bound is not None:
+            about = f"share of cells with H above its noise, η × sharpness {name}"
+            headlines[about] = common.within(share, **bound, expected=expected)
     if not run.quick:
-        for rate, size in ((rates[7], 256), (rates[10], 256)):
+        for rate, size in ((rates[-3], 64),):
             found = coarseness(problem, settings, float(rate), size)
             headlines[
                 f"SDE, η = {rate:g}, B = {size}: H of its substeps against four times as many, noise"
@@ -180,7 +194,7 @@ def main(arguments=None):
                 list(found),
                 [0, None],
             )
-    headlines["diverged"] = (int(dataset["diverged"].sum()), None)
+    headlines["diverged"] = common.near(int(dataset["diverged"].sum()), 0)
     best = sweep.report.summary(settings, problem, optimizer, dataset)["best"]
     headlines["best: η, B, loss, test accuracy"] = (
         [best[name] for name in ("learning_rate", "batch_size", "final_loss", "test_score")],

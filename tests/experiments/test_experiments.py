@@ -373,10 +373,11 @@ def test_past_the_edge_iterates_keep_to_the_central_flow(measured):
     assert numbers["toy: predicted loss over the closed form, worst"] == pytest.approx(1, abs=5e-3)
     assert numbers["toy: effective sharpness of the central flow, last"] == pytest.approx(2, abs=1e-6)
     assert numbers["toy: mean loss of the iterates over the closed form"] == pytest.approx(1, abs=3e-3)
-    assert numbers["gd: central flow's, the largest"] == pytest.approx(2, abs=0.01)
-    assert numbers["gd: stable flow's, the last"] > 2.3
-    assert numbers["gd: predicted loss of the last half / the iterates'"] == pytest.approx(1, abs=0.05)
-    assert numbers["gd: last distance from the iterates / the stable flow's"] < 0.3
+    assert numbers["toy: central flow's, the largest"] == pytest.approx(2, abs=0.01)
+    # The stable flow goes to where its drift rests, at y = z = Z, and its sharpness with it.
+    assert 2.3 < numbers["toy: stable flow's, the last"] < 2.72
+    assert numbers["toy: predicted loss of the last half / the iterates'"] == pytest.approx(1, abs=0.01)
+    assert numbers["toy: last distance from the iterates / the stable flow's"] < 0.05
 
 
 def test_predictor_and_stop_hold_up_what_theory_says(measured):
@@ -395,6 +396,5 @@ def test_predictor_and_stop_hold_up_what_theory_says(measured):
     assert numbers["SimSiam: |W| at the end / at the start"] > 0.5
     for name in ("SimSiam, no predictor", "SimSiam, no stop-gradient"):
         assert numbers[f"network, {name}: rank at η = 0.2, 1"] == [0, 0]
-    for name in ("SimSiam, α = 1", "BYOL"):
-        kept, gone = numbers[f"network, {name}: total variance"]
-        assert gone < 1e-9 < 1 < kept
+    kept, gone = numbers["network, SimSiam, α = 1: total variance"]
+    assert gone < 1e-9 < 1 < kept

@@ -22,18 +22,16 @@ def by_path(measured, what):
 
 
 def test_bends_go_round_barriers_and_order_takes_them_away(measured):
-    """At 4 and 16 units, of one pair each: it is sure by factors, not to the digit."""
+    """At 16 units, of one pair: it is sure by factors, not to the digit."""
     numbers = measured("no_barriers")
     assert numbers["largest norm of the gradient at a minimum"] < 1e-5
-    narrow, wide = np.transpose(list(by_path(numbers, "barrier at h = 4, 16, ").values()))
+    (wide,) = np.transpose(list(by_path(numbers, "barrier at h = 16, ").values()))
     straight, ordered, signed, chain, bezier, band = wide
     assert straight > 0.2
     assert ordered < 0.6 * straight
     assert signed < 0.3 * ordered
     assert max(chain, bezier) < straight / 10
     assert band < straight / 40
-    assert (wide < narrow).all()
-    assert min(narrow) > 0.03  # of four units no path is free of a barrier
     lost = by_path(numbers, "test accuracy lost on the way, ")
     assert lost["straight"] > 0.08
     assert lost["band (AutoNEB)"] < 0.015
