@@ -46,16 +46,16 @@ from jaxflow.plot.style import COLOURS, stroke, tidy
 
 EXAMPLES, RISE, EVERY = 400, 1.9, 15
 BESIDE = 1e-9
-# A constructor and the learning rate.
+# A constructor and the learning rates, over which all is mapped.
 OPTIMIZERS = {
-    "gradient descent": (jf.optim.gd, 0.35),
-    "heavy ball, β = .5": (lambda rate: jf.optim.momentum(rate, 0.5), 0.55),
-    "heavy ball, β = .9": (lambda rate: jf.optim.momentum(rate, 0.9), 0.5),
-    "Nesterov, β = .9": (lambda rate: jf.optim.nesterov(rate, 0.9), 0.27),
-    "scalar RMSProp": (lambda rate: jf.optim.scalar_rmsprop(rate, 0.99), 0.015),
-    "RMSProp": (lambda rate: jf.optim.rmsprop(rate, 0.99), 3e-4),
-    "Adam": (lambda rate: jf.optim.adam(rate, 0.9, 0.99), 1e-3),
-    "NAdam": (lambda rate: jf.optim.nadam(rate, 0.9, 0.99), 1e-3),
+    "gradient descent": (jf.optim.gd, (0.32, 0.35, 0.38)),
+    "heavy ball, β = .5": (lambda rate: jf.optim.momentum(rate, 0.5), (0.5, 0.55, 0.6)),
+    "heavy ball, β = .9": (lambda rate: jf.optim.momentum(rate, 0.9), (0.45, 0.5, 0.55)),
+    "Nesterov, β = .9": (lambda rate: jf.optim.nesterov(rate, 0.9), (0.24, 0.27, 0.3)),
+    "scalar RMSProp": (lambda rate: jf.optim.scalar_rmsprop(rate, 0.99), (0.01, 0.015, 0.02)),
+    "RMSProp": (lambda rate: jf.optim.rmsprop(rate, 0.99), (2e-4, 3e-4, 4e-4)),
+    "Adam": (lambda rate: jf.optim.adam(rate, 0.9, 0.99), (7e-4, 1e-3, 1.4e-3)),
+    "NAdam": (lambda rate: jf.optim.nadam(rate, 0.9, 0.99), (7e-4, 1e-3, 1.4e-3)),
 }
 FLOWS = ("stable flow", "rod flow", "pairs, order 2")
 
@@ -70,70 +70,92 @@ def flat(params):
     return ravel_pytree(params)[0]
 
 
-def find_start(optimizer, objective, params, most):
-    """The step at which |e − 1| has risen through RISE; `None` where it does not."""
-    found = np.asarray(
-        jf.dynamics.convergence(
-            optimizer, objective, params, steps=most, every=EVERY, warmup=0, iterations=40, time_step=1.0
-        ).radius
-    )
-    # The first steps may be above, as networks' are: only a later rise counts.
-    rises = (found[:-1] < RISE) & (found[1:] >= RISE) & (np.arange(found.size - 1) >= 3)
-    return EVERY * (1 + int(rises.argmax())) if rises.any() else None
-
-
-def study(optimizer, objective, params, start, steps, names):
-    """From a start: iterates, others that begin a little beside, and the flows that are named."""
-    run = jf.iterate(optimizer, objective, params, steps=jnp.asarray(start), every=None)
-    state = modified_state(run)
-    whole = jf.solve.begin(jf.dynamics.optimizer_state(optimizer, objective, state))
+def find_start(make, rates, objective, params, most):
+    """For each rate the step at which |e − 1| has risen through RISE; −1 where it does not."""
 
     @jax.jit
-    def iterates(state, whole, push):
-        moved = jax.tree.map(lambda x: x * (1 + push), state.params)
-        record = lambda p: (flat(p), objective(p))
-        return jf.iterate(optimizer, objective, moved, steps=steps, state=whole, record=record).values
+    @jax.vmap
+    def radii(rate):
+        return jf.dynamics.convergence(
+            make(rate), objective, params, steps=most, every=EVERY, warmup=0, iterations=40, time_step=1.0
+        ).radius
 
+    found = np.asarray(radii(rates))
+    # The first steps may be above, as networks' are: only a later rise counts.
+    rises = (found[:, :-1] < RISE) & (found[:, 1:] >= RISE) & (np.arange(found.shape[1] - 1) >= 3)
+    return np.where(rises.any(1), EVERY * (1 + rises.argmax(1)), -1)
+
+
+def study(make, rates, objective, params, starts, steps, names):
+    """From each start: iterates, others that begin a little beside, the gauge, and the flows that are named."""
     numbers = {"time_step": 1.0, "warmup": 0}
     flows = {
-        "stable flow": lambda: jf.dynamics.modified(optimizer, objective, order=1, **numbers),
-        "rod flow": lambda: rod_flow(optimizer, objective, **numbers),
-        "pairs, order 2": lambda: pair_flow(optimizer, objective, order=2, **numbers),
+        "stable flow": lambda optimizer: jf.dynamics.modified(optimizer, objective, order=1, **numbers),
+        "rod flow": lambda optimizer: rod_flow(optimizer, objective, **numbers),
+        "pairs, order 2": lambda optimizer: pair_flow(optimizer, objective, order=2, **numbers),
     }
 
-    def follow(name):
-        split = name != "stable flow"
-        path = jf.integrate(
-            flows[name](),
-            state.params,
-            jnp.arange(steps + 1.0),
-            state=pair_state(optimizer, objective, state, order=2) if split else state,
-            record=record_pairs(objective) if split else (lambda p: (p, p, objective(p))),
-            rtol=1e-4,
-            atol=1e-13,  # far below the second moments
-            max_steps=20_000,
-        )
-        middle, _, losses = path.values
-        return jax.vmap(flat)(middle), losses
+    @jax.jit
+    def begin(rate, start):
+        return modified_state(jf.iterate(make(rate), objective, params, steps=start, every=None))
 
-    found = {"iterates": iterates(state, whole, 0.0), "beside": iterates(state, whole, BESIDE)}
-    return jax.tree.map(np.asarray, found | {name: follow(name) for name in names})
+    @jax.jit
+    @jax.vmap
+    def iterates(rate, state, push):
+        moved = jax.tree.map(lambda x: x * (1 + push), state.params)
+        whole = jf.solve.begin(jf.dynamics.optimizer_state(make(rate), objective, state))
+        record = lambda p: (flat(p), objective(p))
+        return jf.iterate(make(rate), objective, moved, steps=steps, state=whole, record=record).values
+
+    @jax.jit
+    @jax.vmap
+    def gauge(rate, state):
+        settings = {"steps": steps, "every": EVERY, "stride": 2, "iterations": 4, "time_step": 1.0}
+        return jf.dynamics.convergence(make(rate), objective, params, state=state, **settings).ratio
+
+    def follow(name):
+        @jax.jit
+        @jax.vmap
+        def lanes(rate, state):
+            split = name != "stable flow"
+            path = jf.integrate(
+                flows[name](make(rate)),
+                state.params,
+                jnp.arange(steps + 1.0),
+                state=pair_state(make(rate), objective, state, order=2) if split else state,
+                record=record_pairs(objective) if split else (lambda p: (p, p, objective(p))),
+                rtol=1e-4,
+                atol=1e-13,  # far below the second moments
+                max_steps=20_000,
+            )
+            middle, _, losses = path.values
+            return jax.vmap(flat)(middle), losses
+
+        return lanes(rates, states)
+
+    states = [begin(rate, jnp.asarray(start)) for rate, start in zip(rates, starts, strict=True)]
+    states = jax.tree.map(lambda *x: jnp.stack(x), *states)
+    push = jnp.full(len(rates), BESIDE)
+    found = {"iterates": iterates(rates, states, 0 * push), "beside": iterates(rates, states, push)}
+    found |= {"gauge": gauge(rates, states)} | {name: follow(name) for name in names}
+    return jax.tree.map(np.asarray, found)
 
 
 def measure(found, names):
-    """Distances from the midpoints of the iterates at inner times, and errors of the mean loss of the last half."""
+    """Distances from the midpoints of the iterates at inner times (rates, T), and errors of the late mean loss."""
     values, losses = found["iterates"]
-    middle = lambda x: 0.25 * (x[:-2] + 2 * x[1:-1] + x[2:])
-    half = losses.size // 2
-    gaps = {name: np.linalg.norm(found[name][0][1:-1] - middle(values), axis=-1) for name in names}
-    missed = {name: float(found[name][1][half:].mean() / losses[half:].mean() - 1) for name in names}
+    middle = lambda x: 0.25 * (x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:])
+    late = lambda losses: losses[:, losses.shape[1] // 2 :].mean(1)
+    gaps = {name: np.linalg.norm(found[name][0][:, 1:-1] - middle(values), axis=-1) for name in names}
+    missed = {name: late(found[name][1]) / late(losses) - 1 for name in names}
     gaps["a run 1e-9 beside"] = np.linalg.norm(middle(found["beside"][0]) - middle(values), axis=-1)
     return gaps, missed
 
 
 def draw(ax, name, gaps):
-    """Distances along the run."""
-    for i, (flow, lane) in enumerate(gaps.items()):
+    """Distances along the run with the middle one of the rates."""
+    for i, (flow, found) in enumerate(gaps.items()):
+        lane = found[found.shape[0] // 2]
         style = stroke(i) if flow in FLOWS else {"color": "0.6", "linewidth": 1, "linestyle": "-"}
         ax.plot(np.arange(1, lane.size + 1), np.maximum(lane, 1e-10), label=flow, **style)
     ax.set(title=name, yscale="log", ylim=(1e-8, 10), xlabel="steps from the start of the study")
@@ -142,21 +164,39 @@ def draw(ax, name, gaps):
 
 
 def draw_shares(ax, shares):
-    """The final distances as shares of the stable flow's."""
-    for flow in next(iter(shares.values())):
-        values, i = [share[flow] for share in shares.values()], FLOWS.index(flow)
-        place = np.arange(len(values)) + 0.22 * (i - 1.5)
-        ax.plot(values, place, "os"[i - 1], color=COLOURS[i], label=flow)
-    ax.axvline(0.5, color="0.4", linewidth=1, linestyle=":")
-    ax.set(xscale="log", title="final distance / the stable flow's", xlabel="share")
+    """The final distances at all rates as shares of the stable flow's."""
+    for row, found in enumerate(shares.values()):
+        for flow, values in found.items():
+            i = FLOWS.index(flow)
+            style = {"marker": "os"[i - 1], "linestyle": "", "color": COLOURS[i]}
+            ax.plot(values, [row + 0.22 * (i - 1.5)] * len(values), label=flow if not row else None, **style)
+    ax.axvline(0.3, color="0.4", linewidth=1, linestyle=":")
+    ax.set(xscale="log", title="final distance / the stable flow's, at each rate", xlabel="share")
     ax.set_yticks(range(len(shares)), list(shares))
     ax.invert_yaxis()
     tidy(ax)
 
 
+def tell(name, rates, shares, missed, gauge, quick):
+    """The headlines of one optimizer; each number is a list over its rates."""
+    about = f"{name}, rates {', '.join(f'{rate:g}' for rate in rates)}"
+    found = {}
+    for flow, share in shares.items():
+        # Half as far as the stable flow, at most.
+        claim = common.within(share, high=0.5) if flow == "pairs, order 2" else (share, None)
+        found[f"{about}: final distance of {flow} / that of the stable flow"] = claim
+    for flow, error in missed.items():
+        found[f"{about}: late mean loss by {flow}, relative error"] = (error.tolist(), None)
+    if not quick:  # which ends before the stable flow has left
+        worst = float((abs(missed["pairs, order 2"]) / abs(missed["stable flow"])).max())
+        found[f"{about}: error of that by pairs / by the stable flow, worst"] = common.within(worst, high=1)
+    found[f"{about}: largest ratio of terms, the gauge"] = (gauge.max(1).tolist(), None)
+    return found
+
+
 def main(arguments=None):
     run = common.start("edge_of_every_optimizer", __doc__, arguments)
-    steps, most = (100, 150) if run.quick else (500, 1050)
+    steps, most = (100, 150) if run.quick else (500, 1500)
     chosen = dict(list(OPTIMIZERS.items())[:1]) if run.quick else OPTIMIZERS
     names = ("stable flow", "pairs, order 2") if run.quick else FLOWS
     objective, params = digits()
@@ -164,24 +204,19 @@ def main(arguments=None):
     panels = figure.subplot_mosaic("abcd;efgh;ssss")
     headlines, shares, data = {}, {}, {}
     for letter, name in zip("abcdefgh", common.progress(chosen, "optimizers"), strict=False):
-        make, rate = chosen[name]
-        start = find_start(make(rate), objective, params, most)
-        if start is None:
+        make, rates = chosen[name]
+        rates = jnp.asarray(rates[1:2] if run.quick else rates)
+        starts = find_start(make, rates, objective, params, most)
+        rates, starts = rates[starts > 0], starts[starts > 0]
+        if not starts.size:
             headlines[f"{name}: no rise through {RISE} in {most} steps"] = (None, None)
             continue
-        gaps, missed = measure(study(make(rate), objective, params, start, steps, names), names)
-        draw(panels[letter], f"{name}, η = {rate:g}", gaps)
-        shares[name] = {flow: float(gaps[flow][-1] / gaps["stable flow"][-1]) for flow in names[1:]}
-        for flow, share in shares[name].items():
-            # Half as far as the stable flow, at most.
-            claim = common.within(share, high=0.5) if flow == "pairs, order 2" else (share, None)
-            headlines[f"{name}: final distance of {flow} / that of the stable flow"] = claim
-        for flow, error in missed.items():
-            headlines[f"{name}: late mean loss by {flow}, relative error"] = (error, None)
-        if not run.quick:  # which ends before the stable flow has left
-            less = abs(missed["pairs, order 2"] / missed["stable flow"])
-            headlines[f"{name}: error of that by pairs / by the stable flow"] = common.within(less, high=1)
-        data[name] = {"rate": rate, "start": start, "gaps": gaps, "missed": missed}
+        found = study(make, rates, objective, params, starts, steps, names)
+        gaps, missed = measure(found, names)
+        draw(panels[letter], name, gaps)
+        shares[name] = {flow: (gaps[flow][:, -1] / gaps["stable flow"][:, -1]).tolist() for flow in names[1:]}
+        headlines |= tell(name, rates, shares[name], missed, found["gauge"], run.quick)
+        data[name] = {"starts": starts, "gaps": gaps, "missed": missed, "gauge": found["gauge"]}
     draw_shares(panels["s"], shares)
     figure.legend(
         *panels["a"].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False
