@@ -13,7 +13,9 @@ class Chapter(NamedTuple):
 
 
 CHAPTERS = {
-    "teaching": Chapter("Optimizers, step by step", ("learning_rates", "moving_averages", "ravine")),
+    "teaching": Chapter(
+        "Optimizers, step by step", ("learning_rates", "moving_averages", "ravine", "directional_derivatives")
+    ),
     "training": Chapter(
         "Training networks", ("optimizers", "batch_scaling", "digits_sweep", "hypergradients")
     ),
