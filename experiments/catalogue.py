@@ -13,7 +13,10 @@ class Chapter(NamedTuple):
 
 
 CHAPTERS = {
-    "teaching": Chapter("Optimizers, step by step", ("learning_rates", "moving_averages", "ravine")),
+    "teaching": Chapter(
+        "Optimizers, step by step",
+        ("learning_rates", "moving_averages", "ravine", "directional_derivatives", "feature_scaling"),
+    ),
     "training": Chapter(
         "Training networks", ("optimizers", "batch_scaling", "digits_sweep", "hypergradients")
     ),

@@ -1,0 +1,58 @@
+"""Optimizers step by step: the quick version of each result against theory computed here, independently."""
+
+import numpy as np
+import pytest
+from experiment_files import check_files
+from sklearn.datasets import load_diabetes
+
+pytestmark = pytest.mark.promotes
+
+NAMES = ("directional_derivatives", "feature_scaling")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figure_and_numbers_are_written_whole_and_claims_reached(run, name):
+    """Random claims have intervals of four standard errors: a false alarm in 16,000 seeds, and seeds are fixed."""
+    content = check_files(name, *run(name))
+    missed = [what for what, line in content["headlines"].items() if line["reached"] is False]
+    assert not missed
+
+
+def test_the_highest_step_turns_away_from_the_gradient_by_curvature(run):
+    """At (½, 1) the function (x² + y − 11)² + (x + y² − 7)² has g = (−30.5, −41.5) and H = ((−35, 6), (6, −12))."""
+    found = run("directional_derivatives")[0]
+    g, hessian = np.array([-30.5, -41.5]), np.array([[-35.0, 6.0], [6.0, -12.0]])
+    u = g / np.linalg.norm(g)
+    turn = abs(np.array([-u[1], u[0]]) @ hessian @ u) / np.linalg.norm(g)
+    h = np.asarray(found["lengths"])
+    assert found["highest"] / (turn * h) == pytest.approx(np.ones(h.size), abs=0.1)
+    bend = np.abs(np.linalg.eigvalsh(hessian)).max() / 2
+    assert found["plane"] / (bend * h**2) == pytest.approx(np.ones(h.size), abs=0.1)
+    assert found["symmetric"][-1] < 1e-3 * found["highest"][-1]
+
+
+def test_steps_follow_from_condition_and_shares(run):
+    """Gradient descent on the raw, centred diabetes data, direction by direction, by logarithms of its factors."""
+    found = run("feature_scaling")[0]
+    x, y = load_diabetes(return_X_y=True, scaled=False)
+    z, (values, vectors) = (x - x.mean(0)) / x.std(0), np.linalg.eigh(np.corrcoef(x.T))
+    shares = ((z @ vectors).T @ (y - y.mean())) ** 2 / values
+    left = lambda k: shares @ (1 - 2 * values / (values[0] + values[-1])) ** (2 * k) / shares.sum()
+    (at,) = np.flatnonzero(np.isclose(found["kappa"], 470.08, atol=0.01))
+    assert left(found["steps"][0][at]) <= 1e-4 < left(found["steps"][0][at] - 1)
+    assert found["conditions"]["diabetes"][2] == pytest.approx(np.linalg.cond(np.corrcoef(x.T)), rel=1e-9)
+
+
+def test_adagrad_on_principal_axes_does_not_know_the_curvature():
+    """e ← e − η λe/√Σ(λe)² is the same for all λ; a correlation makes it depend on them."""
+
+    def error(hessian, steps=30):
+        e, squares = np.array([1.0, -0.7]), np.zeros(2)
+        for _ in range(steps):
+            g = hessian @ e
+            squares += g**2
+            e = e - 0.4 * g / np.sqrt(squares)
+        return e
+
+    assert error(np.diag([1.0, 1.0])) == pytest.approx(error(np.diag([1.0, 1e4])), rel=1e-9)
+    assert np.abs(error(np.array([[1.0, 0.9], [0.9, 1.0]])) - error(np.eye(2))).max() > 1e-2
