@@ -15,7 +15,14 @@ class Chapter(NamedTuple):
 CHAPTERS = {
     "teaching": Chapter(
         "Optimizers, step by step",
-        ("learning_rates", "moving_averages", "ravine", "directional_derivatives", "feature_scaling"),
+        (
+            "learning_rates",
+            "moving_averages",
+            "ravine",
+            "directional_derivatives",
+            "feature_scaling",
+            "convex_rates",
+        ),
     ),
     "training": Chapter(
         "Training networks", ("optimizers", "batch_scaling", "digits_sweep", "hypergradients")

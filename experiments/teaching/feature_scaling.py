@@ -1,8 +1,8 @@
 """Why features are scaled: steps against the condition number, on real measurements in their own units.
 
 Least squares on the diabetes data (442 patients, ten measurements in years, mm Hg, mg/dl …), features and target
-less their means. X = QR, so the ten rows of R with Qᵀy are the same function of the parameters less its minimum, and
-the loss of the script is the excess loss. "Steps" are those until it is 10⁻⁴ of its start, from 0.
+less their means. X = USVᵀ, so the ten rows of SVᵀ with Uᵀy are the same function of the parameters less its minimum,
+and the loss of the script is the excess loss. "Steps" are those until it is 10⁻⁴ of its start, from 0.
 
 - Scaling is a preconditioner: with X' = XA the Hessian is AᵀHA. Dividing by standard deviations takes κ from 7.6·10⁴
   to 470, the correlations stay; X(XᵀX/N)^(−q/2) has the condition number κ^(1−q), up to 1, "whitened".
@@ -79,9 +79,10 @@ def power_of_covariance(x, q):
 
 def compress(x, y):
     """P rows that give the same excess loss as the N examples."""
-    q, r = np.linalg.qr(x)
+    left, s, right = np.linalg.svd(x, full_matrices=False)
     scale = np.sqrt(x.shape[1] / len(x))
-    return r * scale, q.T @ y * scale
+    seen = s > 1e-12 * s[0]
+    return seen[:, None] * s[:, None] * right * scale, seen * (left.T @ y) * scale
 
 
 def curves(make, steps, rates, x, y):
@@ -166,13 +167,12 @@ def adaptive(variants, rates, steps):
 def invariance(x, y, deviation):
     """Largest difference of losses: Adam on standardised features, and on raw ones with a rate for each parameter;
     and what Newton's method leaves after one step on raw ones."""
-    steps, (raw, target), (scaled, _) = 200, compress(x, y), compress(x / deviation, y)
-    run = jax.jit(curves, static_argnums=(0, 1))
-    stack = lambda *rows: tuple(np.stack([row]) for row in rows)
+    steps, run = 200, jax.jit(curves, static_argnums=(0, 1))
+    rows = compress(x / deviation, y), compress(x, y)
+    xs, ys = (np.stack(part) for part in zip(*rows, strict=True))
     rates = np.array([0.1, 0.1]), np.stack([np.ones_like(deviation), deviation])
-    xs, ys = np.stack([scaled, raw]), np.stack([target, target])
     ours, theirs = np.asarray(run(adam_in_units, steps, rates, xs, ys))
-    newton = np.asarray(run(jf.optim.newton, 1, (np.ones(1),), *stack(raw, target)))
+    newton = np.asarray(run(jf.optim.newton, 1, (np.ones(1),), xs[1:], ys[1:]))
     return np.abs(ours - theirs).max(), newton[0, -1]
 
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 from experiment_files import check_files
+from scipy.special import j1
 from sklearn.datasets import load_diabetes
 
 pytestmark = pytest.mark.promotes
 
-NAMES = ("directional_derivatives", "feature_scaling")
+NAMES = ("directional_derivatives", "feature_scaling", "convex_rates")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,3 +57,23 @@ def test_adagrad_on_principal_axes_does_not_know_the_curvature():
 
     assert error(np.diag([1.0, 1.0])) == pytest.approx(error(np.diag([1.0, 1e4])), rel=1e-9)
     assert np.abs(error(np.array([[1.0, 0.9], [0.9, 1.0]])) - error(np.eye(2))).max() > 1e-2
+
+
+def test_rates_on_real_data_are_those_of_one_direction(run):
+    """κ of ten correlations decides ρ; Nesterov's error in one direction is 2J₁(u)/u, damped by √(1−λ) a step."""
+    kappa = np.linalg.cond(np.corrcoef(load_diabetes(return_X_y=True, scaled=False)[0].T))
+    fits = run("convex_rates")[0]["fits"]
+    assert fits["heavy ball"][0][0] == pytest.approx((kappa**0.5 - 1) / (kappa**0.5 + 1), abs=1e-3)
+    assert fits["Nesterov, μ known"][0][0] == pytest.approx(1 - kappa**-0.5, abs=1e-3)
+    last = error = 1.0
+    errors = []
+    for k in range(3000):
+        ahead = error + k / (k + 3) * (error - last)
+        last, error = error, (1 - 1 / kappa) * ahead
+        errors.append(error)
+    k = np.arange(1, 3001)
+    u = (k + 0.5) / kappa**0.5
+    theory = 2 * j1(u) / u * (1 - 1 / kappa) ** (k / 2)
+    late = slice(500, None)
+    assert np.abs(errors - theory)[late].max() < 0.1 * np.abs(theory[late]).max()
+    assert fits["Nesterov, convex"][0] == pytest.approx([(1 - 1 / kappa) ** 0.5, -1.5], abs=0.02)
