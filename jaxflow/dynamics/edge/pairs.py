@@ -122,11 +122,11 @@ def pair_flow(
     to each other. For an adaptive method give `integrate` an `atol` far below the second moments.
 
     The *gauge* is `convergence(…, stride=2)`. Its `radius` is the largest $|e^2 - 1|$, 1 + β of modes that turn. Its
-    `ratio` tells how much of them a run excites: where it stays below about .5 the flow is close, and where it passes
-    1 it is lost. Past the edge on digits it is at most .56 with Nesterov's method (β = .9), and passes 1 for some ten
-    steps in the first burst of gradient descent. A burst of the heavy ball (β = .9) grows by a factor up to 1.3 a
-    step and leaves modes that turn and decay by .95 a step: the ratio is up to 4.8 for a hundred steps, and that is
-    where this flow errs most.
+    `ratio` tells how much of what the series misses a run excites. On digits it is at most .53 with Nesterov's method
+    (β = .9), where the flow is closest. In the bursts of other methods it passes 1, and there the flow errs. Where
+    modes that turn are few or soon damped it is near again after that (RMSProp and Adam, 2 to 10 for some steps). A
+    burst of the heavy ball with β = .9 leaves modes that turn and decay by .95 a step: the ratio stays above 1 for a
+    hundred steps, and this flow errs most.
 
     *Related flows.* `modified(…, stride=2)` follows every second iterate; it has both in one state and is accurate in
     the same places, at half the reach in step size. A central flow (Cohen et al.) averages over the bursts: its
