@@ -17,10 +17,10 @@ near as that, and no flow can be nearer. With the heavy ball and Nesterov they a
 Claim: Past its edge any optimizer's pairs of iterates follow the flow of midpoint and half-difference; its stable
 flow leaves them.
 
-Figure: One panel for each optimizer, at the middle one of its rates: distance from the iterates' midpoints by step, of
-the stable flow (solid), the rod flow (dashed), the flow of pairs of order 2 (dash-dotted), and of a run of the same
-optimizer that begins 1e-9 beside (thin grey). Bottom: the final distance of the rod flow (circles) and of pairs of
-order 2 (squares) at all rates, over that of the stable flow, for each optimizer; the dotted line is .3.
+Figure: One panel for each optimizer, at the middle one of its rates: distance from the iterates' midpoints by step,
+of the stable flow (solid), the rod flow (dashed), the flow of pairs of order 2 (dash-dotted), and of a run of the
+same optimizer that begins 1e-9 beside (thin grey). Bottom: the final distance of the rod flow (circles) and of pairs
+of order 2 (squares) at all rates, over that of the stable flow, for each optimizer; the dotted line is .3.
 
 Measured: Digits, tanh 16-16-16, up to three rates an optimizer, 500 steps from where the oscillating eigenvalue falls
 through −.9. Final distance of the pairs of order 2 from the midpoints / the stable flow's: gradient descent .15, .11,
