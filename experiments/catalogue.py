@@ -15,7 +15,14 @@ class Chapter(NamedTuple):
 CHAPTERS = {
     "teaching": Chapter("Optimizers, step by step", ("learning_rates", "moving_averages", "ravine")),
     "training": Chapter(
-        "Training networks", ("optimizers", "batch_scaling", "digits_sweep", "hypergradients")
+        "Training networks",
+        (
+            "optimizers",
+            "batch_scaling",
+            "digits_sweep",
+            "hypergradients",
+            "weight_decay",
+        ),
     ),
     "limits": Chapter(
         "Continuous limits",
