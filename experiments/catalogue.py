@@ -25,7 +25,14 @@ CHAPTERS = {
         ),
     ),
     "training": Chapter(
-        "Training networks", ("optimizers", "batch_scaling", "digits_sweep", "hypergradients")
+        "Training networks",
+        (
+            "optimizers",
+            "batch_scaling",
+            "digits_sweep",
+            "hypergradients",
+            "weight_decay",
+        ),
     ),
     "limits": Chapter(
         "Continuous limits",
