@@ -22,6 +22,7 @@ CHAPTERS = {
             "digits_sweep",
             "hypergradients",
             "weight_decay",
+            "schedules",
         ),
     ),
     "limits": Chapter(
