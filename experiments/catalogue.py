@@ -23,6 +23,7 @@ CHAPTERS = {
             "hypergradients",
             "weight_decay",
             "schedules",
+            "batches_at_equal_cost",
         ),
     ),
     "limits": Chapter(

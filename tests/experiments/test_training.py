@@ -7,10 +7,10 @@ import pytest
 from experiment_files import check_files
 
 import jaxflow as jf
-from experiments.training import schedules, weight_decay
+from experiments.training import batches_at_equal_cost, schedules, weight_decay
 
 pytestmark = pytest.mark.promotes
-NAMES = ("schedules", "weight_decay")
+NAMES = ("batches_at_equal_cost", "schedules", "weight_decay")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,3 +100,38 @@ def test_differences_are_paired():
     gap, error = schedules.paired(np.stack([keys, keys + 1 + noise]))
     np.testing.assert_allclose(gap[1], 1, atol=1e-9)
     np.testing.assert_allclose(error[1], 0.1 / 7**0.5, rtol=1e-9)
+
+
+def test_the_hyperbola_is_found_again():
+    sizes = np.array([1, 8, 64, 512])
+    least, critical = batches_at_equal_cost.hyperbola(sizes, 3 * (1 + 70 / sizes))
+    assert (least, critical) == (pytest.approx(3, rel=1e-9), pytest.approx(70, rel=1e-9))
+
+
+def test_steps_to_a_loss_are_linear_between_records():
+    records, line = np.array([0, 4, 8, 12]), np.log([2.0, 1.0, 0.25, 0.3])
+    assert batches_at_equal_cost.steps_to(0.5, records, line) == pytest.approx(6)
+    assert batches_at_equal_cost.steps_to(0.1, records, line) == np.inf
+    logs = np.stack([line, line - np.log(2)])[:, None]
+    assert batches_at_equal_cost.fewest(0.5, records, logs) == (pytest.approx(4), 1)
+
+
+def test_the_noise_scale_is_that_of_gradients_one_by_one():
+    """At the networks of a run of its own, with every example's gradient written out."""
+    keys = jax.random.split(jax.random.key(5), 1)
+    found = batches_at_equal_cost.noise_at((0.5,), keys)
+    weights, batches = jax.random.split(keys[0])
+    problem = batches_at_equal_cost.digits(weights)
+    run = jf.iterate(
+        jf.optim.gd(0.4), problem.objective, problem.params, steps=40, batch_size=16, key=batches
+    )
+    losses = jax.jit(jax.vmap(problem.objective))(run.values)
+    params = jax.tree.map(lambda x: x[int(np.flatnonzero(losses <= 0.5)[0])], run.values)
+
+    def one(x, label):
+        return jax.grad(lambda p: -jax.nn.log_softmax(problem.predict(p, x[None])[0])[label])(params)
+
+    slopes = jax.jit(jax.vmap(one))(problem.objective.data["x"], problem.objective.data["y"])
+    flat = np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(slopes)], 1)
+    expected = flat.var(0).sum() / (flat.mean(0) ** 2).sum()
+    np.testing.assert_allclose(found, [[expected]], rtol=1e-9)
