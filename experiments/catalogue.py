@@ -32,6 +32,8 @@ CHAPTERS = {
             "digits_sweep",
             "hypergradients",
             "weight_decay",
+            "schedules",
+            "batches_at_equal_cost",
         ),
     ),
     "limits": Chapter(

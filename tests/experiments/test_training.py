@@ -1,15 +1,16 @@
 """Training networks: experiments in their quick form, and their parts against loops and made-up grids."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from experiment_files import check_files
 
 import jaxflow as jf
-from experiments.training import weight_decay
+from experiments.training import batches_at_equal_cost, schedules, weight_decay
 
 pytestmark = pytest.mark.promotes
-NAMES = ("weight_decay",)
+NAMES = ("batches_at_equal_cost", "schedules", "weight_decay")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,3 +54,84 @@ def test_the_price_of_one_decay_is_zero_where_the_best_has_that_form(power):
     assert error < 1e-9
     assert weight_decay.price(losses, steps=power == -1) == pytest.approx(0, abs=1e-9)
     assert weight_decay.price(losses, steps=power == 0) > 0.1
+
+
+def test_tables_hold_the_schedules_written_out():
+    steps, peaks = 60, np.array([0.2, 1.0])
+    k, found = (
+        np.arange(steps),
+        dict(zip(schedules.schedules(steps), schedules.tables(steps, peaks), strict=True)),
+    )
+    cosine = lambda share: 0.5 * (1 + np.cos(np.pi * share))
+    shapes = {
+        "constant": np.ones(steps),
+        "step": np.where(k < 30, 1, np.where(k < 45, 0.1, 0.01)),
+        "exponential": 0.01 ** (k / steps),
+        "linear": 1 - k / steps,
+        "cosine": cosine(k / steps),
+        "warm-up, cosine": np.where(k < 6, k / 6, cosine((k - 6) / 54)),
+        "triangular, 3 cycles": 0.1 + 0.9 * (1 - np.abs(k % 20 / 10 - 1)),
+    }
+    for name, shape in shapes.items():
+        # A step of optax's piecewise schedule may be one later than its boundary.
+        late = np.isin(k, (30, 45)) if name == "step" else np.zeros(steps, bool)
+        expected = (peaks[:, None] * shape)[:, ~late]
+        np.testing.assert_allclose(np.asarray(found[name])[:, ~late], expected, atol=1e-12)
+
+
+def test_a_table_is_the_schedule_that_it_holds():
+    schedule = jf.optim.one_cycle(0.3, 20)
+    train = lambda rate: jf.iterate(jf.optim.gd(rate), lambda x: 0.5 * x @ x, jnp.ones(2), steps=20).values
+    found = train(schedules.tabulated(schedule(jnp.arange(20))))
+    np.testing.assert_allclose(found, train(schedule), rtol=1e-12)
+
+
+def test_a_share_of_the_labels_is_wrong():
+    """A fifth is drawn from ten, so that 18 % are wrong: 1,437 of them, within 4 standard errors."""
+    (right, _), (drawn, _) = schedules.task(0.0), schedules.task(0.2)
+    wrong = float(jnp.mean(right.data["y"] != drawn.data["y"]))
+    assert wrong == pytest.approx(0.18, abs=4 * (0.18 * 0.82 / 1437) ** 0.5)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, right.data["x"], drawn.data["x"]))
+
+
+def test_differences_are_paired():
+    """Two schedules that differ by 1 ± .1 while the keys differ by far more."""
+    keys, noise = 100.0 * np.arange(8)[:, None] * np.ones((1, 3)), 0.1 * np.array([1, -1] * 4)[:, None]
+    gap, error = schedules.paired(np.stack([keys, keys + 1 + noise]))
+    np.testing.assert_allclose(gap[1], 1, atol=1e-9)
+    np.testing.assert_allclose(error[1], 0.1 / 7**0.5, rtol=1e-9)
+
+
+def test_the_hyperbola_is_found_again():
+    sizes = np.array([1, 8, 64, 512])
+    least, critical = batches_at_equal_cost.hyperbola(sizes, 3 * (1 + 70 / sizes))
+    assert (least, critical) == (pytest.approx(3, rel=1e-9), pytest.approx(70, rel=1e-9))
+
+
+def test_steps_to_a_loss_are_linear_between_records():
+    records, line = np.array([0, 4, 8, 12]), np.log([2.0, 1.0, 0.25, 0.3])
+    assert batches_at_equal_cost.steps_to(0.5, records, line) == pytest.approx(6)
+    assert batches_at_equal_cost.steps_to(0.1, records, line) == np.inf
+    logs = np.stack([line, line - np.log(2)])[:, None]
+    assert batches_at_equal_cost.fewest(0.5, records, logs) == (pytest.approx(4), 1)
+
+
+def test_the_noise_scale_is_that_of_gradients_one_by_one():
+    """At the networks of a run of its own, with every example's gradient written out."""
+    keys = jax.random.split(jax.random.key(5), 1)
+    found = batches_at_equal_cost.noise_at((0.5,), keys)
+    weights, batches = jax.random.split(keys[0])
+    problem = batches_at_equal_cost.digits(weights)
+    run = jf.iterate(
+        jf.optim.gd(0.4), problem.objective, problem.params, steps=40, batch_size=16, key=batches
+    )
+    losses = jax.jit(jax.vmap(problem.objective))(run.values)
+    params = jax.tree.map(lambda x: x[int(np.flatnonzero(losses <= 0.5)[0])], run.values)
+
+    def one(x, label):
+        return jax.grad(lambda p: -jax.nn.log_softmax(problem.predict(p, x[None])[0])[label])(params)
+
+    slopes = jax.jit(jax.vmap(one))(problem.objective.data["x"], problem.objective.data["y"])
+    flat = np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(slopes)], 1)
+    expected = flat.var(0).sum() / (flat.mean(0) ** 2).sum()
+    np.testing.assert_allclose(found, [[expected]], rtol=1e-9)
