@@ -22,6 +22,7 @@ CHAPTERS = {
             "directional_derivatives",
             "feature_scaling",
             "convex_rates",
+            "adagrad_rule",
         ),
     ),
     "training": Chapter(
