@@ -23,6 +23,7 @@ CHAPTERS = {
             "feature_scaling",
             "convex_rates",
             "adagrad_rule",
+            "bias_correction",
         ),
     ),
     "training": Chapter(

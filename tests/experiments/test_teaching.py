@@ -10,11 +10,11 @@ from experiment_files import check_files
 from scipy.special import j1
 from sklearn.datasets import load_diabetes
 
-from experiments.teaching import adagrad_rule
+from experiments.teaching import adagrad_rule, bias_correction
 
 pytestmark = pytest.mark.promotes
 
-NAMES = ("directional_derivatives", "feature_scaling", "convex_rates", "adagrad_rule")
+NAMES = ("directional_derivatives", "feature_scaling", "convex_rates", "adagrad_rule", "bias_correction")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,3 +117,18 @@ def test_words_are_counted_in_lines(run):
     assert counts.min() == 2
     losses = run("adagrad_rule")[0]["losses"]
     assert np.min(losses["AdaGrad"]) < np.min(losses["one rate"]) < np.log(14)
+
+
+def test_adam_without_correction_is_a_schedule(run):
+    """A recursion in NumPy on drawn gradients against the library's Adam with the rate times c_t."""
+    gradients = np.random.default_rng(3).normal(size=(40, 2)) + 0.5
+    optimizer, m, v = bias_correction.adam(0.01, 0.99, 1.0), np.zeros(2), np.zeros(2)
+    state = optimizer.init(np.zeros(2))
+    for g in gradients:
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+        update, state = optimizer.update(g, state)
+        assert update == pytest.approx(-0.01 * m / np.sqrt(v), rel=1e-6)
+    numbers = run("bias_correction")[0]["headlines"]
+    t = np.arange(1, 20_001)
+    way = np.sum((1 - 0.9**t) / np.sqrt(1 - 0.999**t) - 1)
+    assert numbers["β₂ = .999: steps gone in addition"]["measured"] == pytest.approx(way, rel=1e-6)
