@@ -22,6 +22,8 @@ CHAPTERS = {
             "directional_derivatives",
             "feature_scaling",
             "convex_rates",
+            "adagrad_rule",
+            "bias_correction",
         ),
     ),
     "training": Chapter(

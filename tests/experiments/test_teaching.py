@@ -1,14 +1,20 @@
 """Optimizers step by step: the quick version of each result against theory computed here, independently."""
 
+import string
+from pathlib import Path
+
 import numpy as np
 import pytest
+import sklearn.datasets
 from experiment_files import check_files
 from scipy.special import j1
 from sklearn.datasets import load_diabetes
 
+from experiments.teaching import adagrad_rule, bias_correction
+
 pytestmark = pytest.mark.promotes
 
-NAMES = ("directional_derivatives", "feature_scaling", "convex_rates")
+NAMES = ("directional_derivatives", "feature_scaling", "convex_rates", "adagrad_rule", "bias_correction")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,3 +83,52 @@ def test_rates_on_real_data_are_those_of_one_direction(run):
     late = slice(500, None)
     assert np.abs(errors - theory)[late].max() < 0.1 * np.abs(theory[late]).max()
     assert fits["Nesterov, convex"][0] == pytest.approx([(1 - 1 / kappa) ** 0.5, -1.5], abs=0.02)
+
+
+def test_regret_on_a_made_up_stream_is_below_the_bound_that_the_experiment_draws():
+    """|w − c_t| for c_t = ±1 in an order that misleads: subgradients ±1, so r = T and u = 1 pays the least."""
+    signs = np.where(np.arange(400) % 4 == 3, -1.0, 1.0)
+    for rate in (0.1, 1.0):
+        w, total, paid, away, regret = 0.0, 0.0, 0.0, [], []
+        for sign in signs:
+            paid += abs(w - sign) - abs(1 - sign)
+            away.append(abs(w - 1))
+            g = np.sign(w - sign) or 1.0
+            total += g**2
+            w -= rate * g / np.sqrt(total)
+            regret.append(paid)
+        away, roots = np.array(away), np.sqrt(np.arange(1, 401))
+        found = {"away": np.stack([away**2, away], -1)[None, None], "roots": roots[None, None]}
+        bound = adagrad_rule.bounds("AdaGrad", np.array([rate]), found)[0, 0]
+        assert bound == pytest.approx((np.maximum.accumulate(away) ** 2 / (2 * rate) + rate) * roots)
+        assert np.all(regret <= bound)
+
+
+def test_words_are_counted_in_lines(run):
+    """By another split: lines of the bundled descriptions with at least three different words."""
+    folder = Path(sklearn.datasets.__file__).parent / "descr"
+    lines = [
+        set("".join(c if c in string.ascii_lowercase else " " for c in line.lower()).split())
+        for file in sorted(folder.glob("*.rst"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    counts = adagrad_rule.words()[1]
+    assert counts.max() == sum("the" in line for line in lines if len(line) > 2)
+    assert counts.min() == 2
+    losses = run("adagrad_rule")[0]["losses"]
+    assert np.min(losses["AdaGrad"]) < np.min(losses["one rate"]) < np.log(14)
+
+
+def test_adam_without_correction_is_a_schedule(run):
+    """A recursion in NumPy on drawn gradients against the library's Adam with the rate times c_t."""
+    gradients = np.random.default_rng(3).normal(size=(40, 2)) + 0.5
+    optimizer, m, v = bias_correction.adam(0.01, 0.99, 1.0), np.zeros(2), np.zeros(2)
+    state = optimizer.init(np.zeros(2))
+    for g in gradients:
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+        update, state = optimizer.update(g, state)
+        assert update == pytest.approx(-0.01 * m / np.sqrt(v), rel=1e-6)
+    numbers = run("bias_correction")[0]["headlines"]
+    t = np.arange(1, 20_001)
+    way = np.sum((1 - 0.9**t) / np.sqrt(1 - 0.999**t) - 1)
+    assert numbers["β₂ = .999: steps gone in addition"]["measured"] == pytest.approx(way, rel=1e-6)
