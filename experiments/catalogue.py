@@ -24,6 +24,7 @@ CHAPTERS = {
             "convex_rates",
             "adagrad_rule",
             "bias_correction",
+            "back_propagation",
         ),
     ),
     "training": Chapter(

@@ -14,7 +14,14 @@ from experiments.teaching import adagrad_rule, bias_correction
 
 pytestmark = pytest.mark.promotes
 
-NAMES = ("directional_derivatives", "feature_scaling", "convex_rates", "adagrad_rule", "bias_correction")
+NAMES = (
+    "directional_derivatives",
+    "feature_scaling",
+    "convex_rates",
+    "adagrad_rule",
+    "bias_correction",
+    "back_propagation",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -132,3 +139,17 @@ def test_adam_without_correction_is_a_schedule(run):
     t = np.arange(1, 20_001)
     way = np.sum((1 - 0.9**t) / np.sqrt(1 - 0.999**t) - 1)
     assert numbers["β₂ = .999: steps gone in addition"]["measured"] == pytest.approx(way, rel=1e-6)
+
+
+def test_operations_are_those_of_the_products_of_matrices(run):
+    """B examples, 64–n–10: two products for a loss, two more for their gradients, one back through the last."""
+    found = run("back_propagation")[0]
+    for p, (loss, gradient, slope) in zip(found["parameters"], found["operations"], strict=True):
+        n = (p - 10) // 75
+        first, last = 2 * 500 * 64 * n, 2 * 500 * n * 10
+        assert loss == pytest.approx(first + last, rel=0.1)
+        assert gradient == pytest.approx(2 * first + 3 * last, rel=0.1)
+        assert slope == pytest.approx(2 * first + 3 * last, rel=0.1)
+    errors = found["errors"]
+    assert min(errors["central, float64"]) < 1e-2 * min(errors["forward, float64"])
+    assert errors["complex"] < 1e-3 * min(errors["central, float64"])
