@@ -30,6 +30,8 @@ with S_min 2.8; all data take 1.06 S_min; ℬ = 68.5 ± 3.1 (SE), simple noise s
 5.5 steps, within 7 %; S_min 4.3, all data 1.17 S_min; ℬ = 108 ± 5, simple noise scale 300 ± 14, ratio .36. Both grow
 as the loss falls, together. To reach .5 all data compute 22 times as many gradients as a batch of 1, which takes 66
 times as many steps. Best rates of small batches are 1.5 to 2 times as large as those of all data times 1/(1 + ℬ/B).
+The intervals were set after a first run: they say that the magnitude agrees, and the ratio is many standard errors
+below 1.
 
 Sources: McCandlish, Kaplan, Amodei et al. (2018, 1812.06162), the law and the noise scale; Shallue et al. (2019,
 1811.03600), steps against batch size on many tasks.

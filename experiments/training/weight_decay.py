@@ -32,6 +32,8 @@ Price of one decay for all rates, ± SE: SGD per rate (L2) .0023 ± .0021, per s
 .0017 ± .0013, AdamW per rate .0059 ± .0027, per step .0425 ± .0063; per step − per rate 6.0 SE for SGD, 4.5 SE for
 AdamW. Power of η in the best decay per rate: −.16 ± .10 (Adam + L2), .40 ± .27 (AdamW); decoupled per step would be
 −1. Best loss: SGD .616, Adam + L2 .621, AdamW .670 (.049 ± .006 above Adam + L2).
+The bounds of four standard errors were set after a first run with the same keys, and the best cells are compared on
+the seeds that chose them. Gradient descent is still better at its largest rate, the edge of the grid.
 
 Sources: Loshchilov & Hutter (2019, 1711.05101), decoupled decay; Zhang, Wang, Xu & Grosse (2019, 1810.12281), three
 mechanisms of decay.
