@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxflow.commands.sweep.cells import number_of
+from jaxflow.comparison.edge.results import NAMES
 
 
 def show(value: Any) -> str:
@@ -35,11 +36,12 @@ def of_density(content: dict[str, Any]) -> list[str]:
 
 
 def of_edge(content: dict[str, Any]) -> list[str]:
-    """How well the central flow predicts the iterates."""
+    """How well the central flow, or without one the flow of pairs, predicts the iterates."""
+    flow = NAMES["pairs" if content["central_flow"] is None else "central"]
     return [
-        "Mean loss over the last half of the time, over that of the iterates: predicted by the central flow "
+        f"Mean loss over the last half of the time, over that of the iterates: predicted by the {flow} "
         f"{show(content['loss_ratio'])}, of the stable flow {show(content['stable_loss_ratio'])}. "
-        "Last distance of the central flow from the iterates, over the stable flow's: "
+        f"Last distance of the {flow} from the iterates, over the stable flow's: "
         f"{show(content['distance_ratio'])}."
     ]
 

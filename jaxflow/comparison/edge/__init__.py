@@ -1,4 +1,4 @@
-"""Iterates compared with the central and the stable flow, past the edge of stability."""
+"""Iterates compared with the flows that stand for them, past the edge of stability."""
 
 from jaxflow import _moved
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxflow._compiled import compiled
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
 from jaxflow.curvature.stability.thresholds import stability_threshold
 from jaxflow.dynamics.base import add
@@ -52,8 +53,12 @@ def unit(optimizer: optax.GradientTransformation, steps: np.ndarray) -> np.ndarr
     if not _scheduled(optimizer):
         return np.full(np.shape(steps), 2 / float(stability_threshold(optimizer)))
     counts = np.floor(np.asarray(steps) + 1e-2).astype(np.int32) + 1
-    found = jax.jit(jax.vmap(lambda count: stability_threshold(optimizer, count=count)))(counts)
-    return 2 / np.asarray(found, float)
+    return 2 / np.asarray(_thresholds(optimizer=optimizer, counts=counts), float)
+
+
+@compiled
+def _thresholds(*, optimizer, counts):
+    return jax.vmap(lambda count: stability_threshold(optimizer, count=count))(counts)
 
 
 def _scheduled(optimizer) -> bool:

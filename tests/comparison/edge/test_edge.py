@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import jaxflow as jf
+from jaxflow.comparison.edge.effective_sharpness import unit
 from jaxflow.comparison.edge.measurement import gaussian_average
 from jaxflow.comparison.edge.stable_approach import approach
 
@@ -334,6 +335,23 @@ def test_adam_goes_on_from_its_own_state_and_step_count():
         )
         found = np.linalg.eigvalsh(np.array([[y, x], [x, 0.1]]) * np.outer(scale, scale))[::-1]
         np.testing.assert_allclose(study.iterates.eigenvalues[row], found, rtol=1e-4)
+
+
+def test_thresholds_under_a_schedule_are_those_of_each_step_and_compile_once():
+    """2 over 2(1 + β)/η_k; each piece of an approach asks again, at other steps."""
+    traced = []
+
+    def schedule(k):
+        traced.append(k)
+        return 0.1 * 0.99**k
+
+    optimizer = jf.optim.momentum(schedule, 0.5)
+    np.testing.assert_allclose(unit(optimizer, np.arange(4.0)), 0.1 * 0.99 ** np.arange(4) / 1.5, rtol=1e-8)
+    once = len(traced)
+    np.testing.assert_allclose(
+        unit(optimizer, np.arange(4.0) + 4), 0.1 * 0.99 ** np.arange(4, 8) / 1.5, rtol=1e-8
+    )
+    assert len(traced) == once
 
 
 def test_a_sign_has_no_effective_sharpness():
