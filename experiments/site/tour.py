@@ -16,6 +16,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from experiments.site.docstrings import ROOT
+from jaxflow._disk.results import write
 
 BLOCK = re.compile(r"```python\n(.*?)```\n", re.DOTALL)
 
@@ -67,8 +68,7 @@ def run_tour(text: str) -> list[dict[str, Any]]:
         )
         if done.returncode:
             raise ValueError(f"the tour of README.md must run, and fails:\n{done.stderr[-2000:].strip()}")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(given, kept)
+        write(kept, given.read_bytes())  # which may be on another file system
     return json.loads(kept.read_text())
 
 

@@ -48,7 +48,7 @@ KINDS = (
     Kind(
         "edge",
         frozenset({"table", "central_flow", "loss_ratio"}),
-        {"edge.png": "Loss, effective sharpness and distance of the iterates and of the flows beside them"},
+        {"edge.png": "Loss, effective sharpness and distance of the iterates and of the flows"},
         verdicts.of_edge,
     ),
     Kind(

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
 from jaxflow import _check
@@ -126,15 +127,11 @@ def _measure(objective, params, key, batch_size: int, batches: int, replacement:
         mine, other = map(choose, jax.random.split(key))
         g, product = jax.linearize(slope_of(mine), params)
         along, across = product(g), jax.jvp(slope_of(other), (params,), (g,))[1]
-        return jnp.stack([_inner(g, along), _inner(g, across), _inner(g, g)])
+        return jnp.stack([optax.tree.vdot(g, vector) for vector in (along, across, g)])
 
     own, crossed, squared = lax.map(one, jax.random.split(key, batches)).T
     quotient = lambda top: _quotient(top, squared)
     return BatchSharpness(quotient(own), mean(own / squared), quotient(crossed), mean(squared))
-
-
-def _inner(a: PyTree, b: PyTree) -> jax.Array:
-    return jnp.stack(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))).sum()
 
 
 def _quotient(top: jax.Array, bottom: jax.Array) -> Estimate:
