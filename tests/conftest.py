@@ -34,6 +34,7 @@ jax.config.update("jax_enable_x64", True)
 threadpool_limits(1, "blas")  # that of NumPy, which a plugin of pytest has loaded before
 keep_programs()  # JAX_ENABLE_COMPILATION_CACHE=false compiles everything anew
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.disable()  # while modules are imported
 
 
 def pytest_collection_finish():
@@ -41,6 +42,7 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

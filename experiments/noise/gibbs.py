@@ -206,7 +206,7 @@ def main(arguments=None):
     keys = jax.random.split(jax.random.key(0))
     figure = Figure(figsize=(13.5, 4.4), layout="constrained")
     axes = figure.subplots(1, 3)
-    headlines, densities = settle(axes, 20_000 if run.quick else 100_000, keys[0])
+    headlines, densities = settle(axes, 6_000 if run.quick else 100_000, keys[0])
     inverse = np.array([4.0, 8.0, 12.0]) if run.quick else np.arange(4.0, 20.0, 2.0)
     more, passages = arrhenius(axes[2], inverse, 500 if run.quick else 4000, keys[1])
     for ax in axes:

@@ -96,7 +96,7 @@ def test_runs_and_paths_are_those_of_the_noise_asked(well):
 
 def test_a_data_set_turns_about_its_minimum(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command.report, "animate", lambda *_: None)
-    small = ["--seeds", "20", "--steps", "81", "--cells", "32"]
+    small = ["--seeds", "20", "--steps", "41", "--cells", "24"]
     assert main(["density", "--data", "iris", *small, "--output", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     summary = json.loads((tmp_path / "summary.json").read_text())

@@ -161,13 +161,13 @@ def test_digits_are_learned(run):
 def test_langevin_ends_in_gibbs_law(run, temperature):
     name = f"T = {temperature:g}: total variation from exp(−L/T), against the sampling floor"
     pair = run("gibbs")[0]["headlines"][name]
-    assert pair["measured"] <= 0.02
-    # Exact draws: 20,000 of them in the same 32 bins are as far from the law as that on average.
+    assert pair["measured"] <= 0.035
+    # Exact draws: 6,000 of them in the same 32 bins are as far from the law as that on average.
     edges = np.linspace(-2.4, 2.4, 33)
     edges[[0, -1]] = -4, 4
     density = lambda x: np.exp(-((x**2 - 1) ** 2) / (4 * temperature))
     p = np.array([quad(density, a, b)[0] for a, b in itertools.pairwise(edges)])
-    draws = np.random.default_rng(0).multinomial(20_000, p / p.sum(), 400) / 20_000
+    draws = np.random.default_rng(0).multinomial(6_000, p / p.sum(), 400) / 6_000
     distances = 0.5 * np.abs(draws - p / p.sum()).sum(1)
     assert pair["expected"] == pytest.approx(distances.mean(), rel=0.02)
     # Six times the passage time leaves ½ e⁻⁶ = .0012 of the start.

@@ -1,9 +1,11 @@
-"""The site of made-up results, built once for the tests of a process, and a browser."""
+"""The site of made-up results, built once for the tests of all processes, and a browser."""
 
+import os
 import shutil
 import tempfile
 
 import pytest
+from filelock import FileLock
 from made_up_results import MOVING, OTHER, write_result
 from PIL import Image
 
@@ -24,7 +26,17 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="session")
 def site(results, tmp_path_factory):
     """The folder of the site. The tour of the README, which `test_readme` runs, is not run again for it."""
-    folder = tmp_path_factory.mktemp("built") / "site"
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "site"
+    with FileLock(shared / "site.lock"):
+        if not folder.exists():
+            build_once(results, folder)
+    return folder
+
+
+def build_once(results, folder):
     picture = tour.execute(["import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.ylabel('loss')"])[0][
         "pictures"
     ]
@@ -32,7 +44,6 @@ def site(results, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tour, "run_tour", shown)
         build.build(results, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

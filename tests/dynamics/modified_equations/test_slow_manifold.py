@@ -22,7 +22,7 @@ def uneven(x):
     )
 
 
-SLOPE, HESSIAN = jax.grad(uneven)(START), jax.hessian(uneven)(START)
+SLOPE, HESSIAN = map(np.asarray, jax.jit(lambda x: (jax.grad(uneven)(x), jax.hessian(uneven)(x)))(START))
 
 
 def gap(a, b):
