@@ -37,6 +37,7 @@ CHAPTERS = {
             "weight_decay",
             "schedules",
             "batches_at_equal_cost",
+            "adaptive_families",
         ),
     ),
     "limits": Chapter(

@@ -7,10 +7,10 @@ import pytest
 from experiment_files import check_files
 
 import jaxflow as jf
-from experiments.training import batches_at_equal_cost, schedules, weight_decay
+from experiments.training import adaptive_families, batches_at_equal_cost, schedules, weight_decay
 
 pytestmark = pytest.mark.promotes
-NAMES = ("batches_at_equal_cost", "schedules", "weight_decay")
+NAMES = ("adaptive_families", "batches_at_equal_cost", "schedules", "weight_decay")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -135,3 +135,27 @@ def test_the_noise_scale_is_that_of_gradients_one_by_one():
     flat = np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(slopes)], 1)
     expected = flat.var(0).sum() / (flat.mean(0) ** 2).sum()
     np.testing.assert_allclose(found, [[expected]], rtol=1e-9)
+
+
+def test_lookahead_rests_where_its_variance_maps_to_itself(run):
+    """φ' = (1 − α + αrᵏ)φ + αn, with n the noise of k steps of SGD, of variance Σ r²ʲ of one step's."""
+    theory = np.array(run("adaptive_families")[0]["theory"])
+    for (alpha, k), row in zip(adaptive_families.CELLS[1:], theory, strict=True):
+        for curvature, expected in zip(adaptive_families.CURVATURES, row, strict=True):
+            r, slow, sgd = 1 - adaptive_families.RATE * curvature, 0.0, 0.0
+            noise = np.sum(r ** (2 * np.arange(k)))
+            for _ in range(4000):
+                slow = (1 - alpha + alpha * r**k) ** 2 * slow + alpha**2 * noise
+                sgd = r**2 * sgd + 1
+            assert slow / sgd == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_rectification_begins_at_five():
+    """At t = 4 the formula has no real root with β₂ = .999; at t = 5 the experiment's first is positive and small."""
+    limit = 2 / 0.001 - 1
+    rho = [limit - 2 * t * 0.999**t / (1 - 0.999**t) for t in (4, 5)]
+    assert rho[0] < 4 < rho[1]
+    r = adaptive_families.rectification(20_000)
+    assert 0 < r[0] < 0.05
+    assert r[-1] == pytest.approx(1, abs=1e-3)
+    assert np.all(np.diff(r) >= -1e-12)
