@@ -38,6 +38,7 @@ CHAPTERS = {
             "schedules",
             "batches_at_equal_cost",
             "adaptive_families",
+            "regularizers",
         ),
     ),
     "limits": Chapter(

@@ -7,10 +7,16 @@ import pytest
 from experiment_files import check_files
 
 import jaxflow as jf
-from experiments.training import adaptive_families, batches_at_equal_cost, schedules, weight_decay
+from experiments.training import (
+    adaptive_families,
+    batches_at_equal_cost,
+    regularizers,
+    schedules,
+    weight_decay,
+)
 
 pytestmark = pytest.mark.promotes
-NAMES = ("adaptive_families", "batches_at_equal_cost", "schedules", "weight_decay")
+NAMES = ("adaptive_families", "batches_at_equal_cost", "regularizers", "schedules", "weight_decay")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -159,3 +165,34 @@ def test_the_rectification_begins_at_five():
     assert 0 < r[0] < 0.05
     assert r[-1] == pytest.approx(1, abs=1e-3)
     assert np.all(np.diff(r) >= -1e-12)
+
+
+def test_columns_are_the_regularizers_written_out():
+    """One batch of three digits in NumPy: the penalty, the smoothed target, a mask, and both normalizations."""
+    random = np.random.default_rng(0)
+    weights = {"w": random.normal(size=(64, 16)) / 8, "b": random.normal(size=16)}
+    params = (weights, {"w": random.normal(size=(16, 10)) / 4, "b": random.normal(size=10)})
+    x, y = random.normal(size=(3, 64)), np.array([3, 1, 4])
+    plain = regularizers.columns(x, y)
+    z = x @ params[0]["w"] + params[0]["b"]
+
+    def loss(z, target, mask=1.0):
+        out = np.tanh(z) * mask @ params[1]["w"] + params[1]["b"]
+        return np.log(np.exp(out).sum(1)) - (target * out).sum(1)
+
+    eye, size = np.eye(10)[y], sum(np.sum(a**2) for layer in params for a in layer.values())
+    kept, mean = (random.random((3, 16)) > 0.2) / 0.8, random.normal(size=(3, 16))
+    smooth = 0.9 * eye + 0.01
+    own = (z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True)
+    for change, expected in (
+        ({}, loss(z, eye)),
+        ({"decay": np.full(3, 0.3)}, loss(z, eye) + 0.15 * size),
+        ({"mask": kept}, loss(z, eye, kept)),
+        ({"target": smooth}, loss(z, smooth)),
+        ({"layer": np.ones(3)}, loss(own, eye)),
+        ({"mean": mean, "deviation": np.full((3, 16), 2.0)}, loss((z - mean) / 2, eye)),
+    ):
+        found = regularizers.losses(
+            jax.tree.map(jnp.asarray, params), jax.tree.map(jnp.asarray, plain | change)
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
