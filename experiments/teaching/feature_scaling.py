@@ -33,6 +33,7 @@ cancer 2.4e12 … 1.0e5. All steps of gradient descent and heavy ball as in clos
 is kρᵏ: the steps are √κ times a logarithm). Raw, standardised: gradient descent 137,966 and 1,023, heavy ball 1,589
 and 105, Adam 349 and 142, AdaGrad 3,177 and 816. Principal axes: Adam 65, AdaGrad 3; rotated 73–130 and 50–761.
 Newton 1. With a rate for each parameter Adam on raw units has the losses of standardised ones to 2e-16.
+The bounds on ratios of Adam's and AdaGrad's steps were set after a first run.
 
 Sources: LeCun, Bottou, Orr & Müller (1998), Efficient BackProp, section 4.3; Nesterov (2004); Duchi, Hazan & Singer
 (2011); the data are those of Efron, Hastie, Johnstone & Tibshirani (2004) and of scikit-learn.
