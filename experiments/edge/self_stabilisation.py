@@ -29,11 +29,13 @@ Figure: Left and middle, y and |x| for two starts: gradient descent (dots), the 
 the two numbers with constant α and β (thin dotted lines). Right, by the largest |x| of a run over δ: predicted
 over measured, of its step, of its size, of the crest and of the trough of y.
 
-Measured: from x/δ = 1, .3, .1, .01, .0001 the largest |x| is 1.2, 2.0, 2.5, 3.2, 4.0 δ. Predicted over measured:
-its step .97 to 1.04; the crest of y 1.05, 1.02, .98, .95 (from .3 on); the largest |x| 1.01, 1.07, 1.10, 1.15,
-1.22. The trough that follows is foretold too deep, by 1.12, 1.21, 1.35 and 1.60: a large oscillation lowers S
-less than in proportion to x². The mean of Sη/2 over 150 steps is within .013. The two numbers alone have the last
-crest 1.17 times too high, and no rest.
+Measured: from x/δ = 1, .3, .1, .01, .0001 the largest |x| is 1.5, 2.1, 2.5, 3.1, 4.0 δ. Predicted over measured:
+its step .98 to 1.02; the crest of y 1.04, 1.01, .99, .98 (from .3 on); the largest |x| 1.01, 1.02, 1.03, 1.04,
+1.04; the trough that follows .96, .99, 1.01, 1.05. The mean of Sη/2 over 150 steps is within .0014. The two numbers
+alone have the last crest 1.46 times too high, and no rest. The intervals were set on seed 2 and reached at the first
+run with this one, the first of three at which the network comes up to the edge at all. On seed 2 the largest |x| and
+the trough were foretold worse, by up to 1.22 and 1.60: there a large oscillation lowers S less than in proportion to
+x².
 
 Sources: Damian, Nichani & Lee (2023, 2209.15594).
 """
@@ -54,7 +56,9 @@ from jaxflow.plot.style import COLOURS, stroke, tidy
 EXAMPLES, HIDDEN = 400, (16, 16, 16)
 RATE, STEPS = 0.35, {True: 120, False: 150}
 KICKS = {True: (0.5, 0.1), False: (1.0, 0.3, 0.1, 0.01, 1e-4)}  # x at the start, times δ
-WARM = 900  # steps of a tenth of the rate until the edge
+WARM = 1800  # steps of a tenth of the rate until the edge
+# The first of the seeds 1002, 2002, 3002 whose network comes up to the edge in these steps; intervals were set on 2.
+SEED = 3002
 
 
 class Flat(NamedTuple):
@@ -88,7 +92,7 @@ class Edge(NamedTuple):
         return self.vector @ self.slope / self.sharpness
 
 
-def network(seed=2):
+def network(seed=SEED):
     """An objective of flat parameters, and the first of them."""
     problem = jf.problems.mlp("digits", HIDDEN, loss="mse", key=jax.random.key(seed))
     data = jax.tree.map(lambda x: x[:EXAMPLES], problem.objective.data)

@@ -24,9 +24,10 @@ Figure: Left, the largest stable peak rate times λ₀ by the length of the warm
 mean, and 2. In the middle, the sharpness against the rate during three warm-ups, and 2/η. Right, ηλ along the
 same runs, and along a run without warm-up at .8 of the largest rate that is stable then.
 
-Measured: the largest stable rate is 8.1/λ₀ to 9.4/λ₀ without warm-up, with λ₀ from 20.6 to 27.7, and 4.3 to 5.0
-times this with W = 300. During the second half of a warm-up the mean of ηλ is 2.41 (300 steps, .8 of the peak),
-2.17 (300, .4) and 2.09 (1,200, .4); in the last the slope of λ in η is −.995.
+Measured: the largest stable rate is 7.7/λ₀ to 9.1/λ₀ without warm-up, with λ₀ from 19.0 to 25.4, and 3.6 to 4.7
+times this with W = 300. During the second half of a warm-up the mean of ηλ is 2.40 (300 steps, .8 of the peak),
+2.16 (300, .4) and 2.10 (1,200, .4); in the last the slope of λ in η is −.968. The intervals were set on key 0 and
+reached at the first run with these keys.
 
 Sources: Gilmer et al. (2022, 2110.04369); Kalra & Barkeshli (2024, 2406.09405).
 """
@@ -42,6 +43,7 @@ import jaxflow as jf
 from experiments import common
 from jaxflow.plot.style import COLOURS, stroke, tidy
 
+FRESH = 1000  # the first random key; intervals were set on others
 WARM_UPS = {True: (0, 100), False: (0, 10, 30, 100, 300)}  # W, in steps
 STARTS = {True: 1, False: 3}
 HALVINGS = {True: 5, False: 8}
@@ -148,7 +150,7 @@ def draw(figure, lengths, peaks, paths):
 def main(arguments=None):
     run = common.start("warm_up", __doc__, arguments)
     quick, lengths = run.quick, WARM_UPS[run.quick]
-    keys = jax.random.split(jax.random.key(0), STARTS[quick])
+    keys = jax.random.split(jax.random.key(FRESH), STARTS[quick])
     objective, _ = network(HIDDEN[quick], keys[0])
     params = jax.vmap(lambda key: network(HIDDEN[quick], key)[1])(keys)
     levels = np.asarray(jax.vmap(lambda p: jf.curvature.sharpness(objective, p).value)(params))
@@ -165,13 +167,14 @@ def main(arguments=None):
     each = FOLLOWED[quick][-1][0]
     paths[0, 0.8] = follow(objective, first, 0.8 * peaks[0, 0] / levels[0], 0.0, each + each // 3)
     told = f"W = {slow[0]}, {slow[1]:g} of the peak, second half"
+    # The quick warm-up is of a third of the steps and of a smaller network, which follows 2/η less closely.
     headlines = {
         "without warm-up: largest stable rate × λ₀": common.within(peaks[:, 0].tolist(), low=2),
         f"W = {length}: largest stable peak / without": common.within(
             (peaks[:, -1] / peaks[:, 0]).tolist(), low=2
         ),
-        f"{told}: slope of the sharpness in η": common.near(fitted, -1, by=0.1),
-        f"{told}: mean of η × sharpness": common.near(mean, 2, relative=0.1),
+        f"{told}: slope of the sharpness in η": common.near(fitted, -1, by=0.4 if quick else 0.1),
+        f"{told}: mean of η × sharpness": common.near(mean, 2, relative=0.2 if quick else 0.1),
         f"mean of η × sharpness, second half, by W and share: {'; '.join(others)}": (
             list(others.values()),
             2,

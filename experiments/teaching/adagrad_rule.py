@@ -26,12 +26,13 @@ all predictions against η, of both (bars: two standard errors). Right: words, A
 word, r_j a mean over classes, against how often it has been seen (dots), with the fitted power (line) and n^(−½)
 (dashed).
 
-Measured: Digits, T = 20,000: regret at most .34 (AdaGrad) and .65 (one rate) of the bound, over seven rates, eight
+Measured: Digits, T = 20,000: regret at most .34 (AdaGrad) and .64 (one rate) of the bound, over seven rates, eight
 orders and all T; regret ∝ T^.43 and T^.54, Σ√r ∝ T^.42. Pixels are dense: AdaGrad's bound is five times the other's,
 and its regret ¾ of it. The rule's losses are AdaGrad's to 3e-15 at η = .08. (At η = 8 to 1e-4: the first gradient of
-a pixel may be 1e-10, and its rounding is magnified to a full step.) Words: mean loss .397 with AdaGrad, .623 with
-one rate, 19 standard errors apart; a word's rate ∝ n^−.55.
-The interval of the powers of T was widened after a first run, from at most ½, as η is best for the last T only.
+a pixel may be 1e-10, and its rounding is magnified to a full step.) Words: mean loss .393 with AdaGrad, .623 with
+one rate, 24 standard errors apart; a word's rate ∝ n^−.56.
+The interval of the powers of T was widened after a run with key 0, from at most ½, as η is best for the last T only;
+all intervals were reached at the first run with these keys.
 
 Sources: Zinkevich (2003) for η/√t; Duchi, Hazan & Singer (2011), JMLR 12, 2121, for AdaGrad and its bound.
 """
@@ -51,6 +52,7 @@ import jaxflow as jf
 from experiments import common
 from jaxflow.plot.style import COLOURS, stroke, tidy
 
+FRESH = 1000  # the first random key; intervals were set on others
 RIDGE = 1e-5
 RATES = {"AdaGrad": np.geomspace(0.08, 8, 7), "one rate": np.geomspace(1, 100, 7)}
 
@@ -175,15 +177,16 @@ def regrets(keys, steps):
 def texts(keys, passes):
     """On words: by method mean losses (rates, keys); AdaGrad's rate over η for each word; the counts."""
     problem, counts = words()
-    losses, rate = {}, None
+    losses, squares = {}, 0.0
     for name, make in METHODS.items():
         steps = passes * problem.objective.size
         found, state = learn(make, steps, RATES[name], keys, problem.objective, problem.params, None)
         losses[name] = np.asarray(found["paid"]).mean(-1)
         if name == "AdaGrad":
             squares = np.asarray(state[0].nu["w"])[losses[name].mean(1).argmin()]
-            rate = 1 / np.sqrt(squares.mean((0, 2)))
-    return losses, rate, counts
+            squares = squares.mean((0, 2))
+    seen = squares > 0  # a word may be in no line that was drawn, in the quick version
+    return losses, 1 / np.sqrt(squares[seen]), counts[seen]
 
 
 def draw(axes, told, losses, rate, counts, slope):
@@ -213,7 +216,7 @@ def draw(axes, told, losses, rate, counts, slope):
 
 def main(arguments=None):
     run = common.start("adagrad_rule", __doc__, arguments)
-    keys = jax.random.split(jax.random.key(0), 8)
+    keys = jax.random.split(jax.random.key(FRESH), 8)
     told, apart = regrets(keys[:2] if run.quick else keys, 4000 if run.quick else 20_000)
     losses, rate, counts = texts(keys[:3] if run.quick else keys[:4], 1 if run.quick else 10)
     slope = power(counts, rate)
@@ -235,7 +238,9 @@ def main(arguments=None):
         )
         if name == "AdaGrad":
             headlines["digits, AdaGrad: power of T in Σ√r"] = common.near(
-                power(late + 1, roots[late]), 0.5, by=0.1
+                power(late + 1, roots[late]),
+                0.5,
+                by=0.15 if run.quick else 0.1,  # two orders, and short ones
             )
     headlines |= {
         "words, best η: loss of one rate − AdaGrad's, in standard errors": common.within(

@@ -25,13 +25,13 @@ loss of .5 (circles) and .3 (squares), a marker for each batch size, the crosses
 hyperbola, the thin ones its asymptotes at .5. Right: the best learning rate by batch size, with the markers of the
 middle panel, and the rate of all data times 1/(1 + ℬ/B) (lines).
 
-Measured: Digits, 12 keys, batches of 1 to 512. Loss .5: 198 steps at B = 1, 3.2 at 512, within 4 % of a hyperbola
-with S_min 2.8; all data take 1.06 S_min; ℬ = 68.5 ± 3.1 (SE), simple noise scale 171 ± 4, ratio .40. Loss .3: 496 to
-5.5 steps, within 7 %; S_min 4.3, all data 1.17 S_min; ℬ = 108 ± 5, simple noise scale 300 ± 14, ratio .36. Both grow
-as the loss falls, together. To reach .5 all data compute 22 times as many gradients as a batch of 1, which takes 66
+Measured: Digits, 12 keys, batches of 1 to 512. Loss .5: 192 steps at B = 1, 3.5 at 512, within 4 % of a hyperbola
+with S_min 3.0; all data take .99 S_min; ℬ = 63 ± 4 (SE), simple noise scale 172 ± 7, ratio .37. Loss .3: 486 to 5.9
+steps, within 7 %; S_min 4.6, all data 1.14 S_min; ℬ = 99 ± 4, simple noise scale 281 ± 11, ratio .35. Both grow as
+the loss falls, together. To reach .5 all data compute 23 times as many gradients as a batch of 1, which takes 64
 times as many steps. Best rates of small batches are 1.5 to 2 times as large as those of all data times 1/(1 + ℬ/B).
-The intervals were set after a first run: they say that the magnitude agrees, and the ratio is many standard errors
-below 1.
+The intervals were set on key 0 and reached at the first run with these keys. They say that the magnitude agrees, and
+the ratio is many standard errors below 1. The quick version has three keys and a wider interval for all data.
 
 Sources: McCandlish, Kaplan, Amodei et al. (2018, 1812.06162), the law and the noise scale; Shallue et al. (2019,
 1811.03600), steps against batch size on many tasks.
@@ -46,6 +46,7 @@ import jaxflow as jf
 from experiments import common
 from jaxflow.plot.style import COLOURS, stroke, tidy
 
+FRESH = 1000  # the first random key; intervals were set on others
 HIDDEN = (16,)
 TARGETS = (0.5, 0.3)
 STEPS = {
@@ -174,7 +175,7 @@ def draw(figure, found, rates, results, all_data):
 
 def main(arguments=None):
     run = common.start("batches_at_equal_cost", __doc__, arguments)
-    keys = jax.random.split(jax.random.key(0), 3 if run.quick else 12)
+    keys = jax.random.split(jax.random.key(FRESH), 3 if run.quick else 12)
     chosen_sizes = (4, 32, 256, None) if run.quick else tuple(STEPS)
     rates = {size: rates_for(size, 4 if run.quick else 7) for size in chosen_sizes}
     found = {
@@ -194,7 +195,8 @@ def main(arguments=None):
         headlines[told + "steps / the hyperbola's"] = common.near(ratio.tolist(), 1, by=0.2)
         headlines[told + "(S/S_min − 1)(E/E_min − 1)"] = product.tolist(), 1
         headlines[told + "S_min"] = least, None
-        headlines[told + "steps with all data / S_min"] = common.near(full / least, 1, by=0.3)
+        by = 0.6 if run.quick else 0.3  # three keys and rates a factor √2 apart
+        headlines[told + "steps with all data / S_min"] = common.near(full / least, 1, by=by)
 
         def again(index, target=target):
             return hyperbola(sizes, [fewest(target, found[b][0], found[b][1][:, index])[0] for b in sizes])[1]
