@@ -18,8 +18,8 @@ cross-entropy, 1,210 parameters, gradient descent on all data.
 
 The quick version has 12 hidden units, 2 and 6 classes, two starts and 110 steps.
 
-Claim: As a network trains, its Hessian becomes a bulk at 0 and an outlier for each class but one; directions downhill
-become fewer.
+Claim: As a network trains, its Hessian becomes a bulk at 0 and, in most runs, an outlier for each class but one;
+directions downhill become fewer.
 
 Figure: Left: density of the eigenvalues of the Hessian at the start (solid) and at loss .2 (dashed), with error bands
 (grey), and the ten largest eigenvalues at loss .2 (triangles). Middle: number of outliers at loss .2 against the
@@ -27,11 +27,15 @@ number of classes in the data; the size of a dot and the number beside it tell i
 dashed line is classes − 1. Right: share of eigenvalues below 0 (squares) and −lowest/largest (circles) along
 training.
 
-Measured: Digits (280, 1,210 parameters, cross-entropy), eigenvalues above the largest gap at loss .2, six starts: 1,
-5 and 7 always for 2, 6 and 8 classes, 9 (8 once) for 10, 3 or 2 for 4; classes − 1 for 93, 87, 73 % of networks at
-loss .4, .2, .1. Ten classes at loss .2: trace 10.9 ± .4 (exact 11.68), Σλ² 4.45 ± .73 (4.45), above the gap 8.0 ± 1.3
-(9), outliers iterated within 1e-15; of the Gauss–Newton matrix .73–.90 × as large. Below 0: 31.6 % of the eigenvalues
-at the start, 13.7 % after 1,000 steps; −lowest / largest .17 and .008.
+Measured: Digits (280, 1,210 parameters, cross-entropy), eigenvalues above the largest gap at loss .2, six starts: 1
+and 5 always for 2 and 6 classes, 7 (6 once) for 8, 9 (8 twice) for 10, 3 or 2 for 4; classes − 1 for 87, 77, 77 % of
+networks at loss .4, .2, .1. Ten classes at loss .2: trace 12.6 ± .6 (exact 12.30), Σλ² 5.6 ± .9 (4.65), above the gap
+9.8 ± 1.4 (9), outliers iterated within 2e-15; of the Gauss–Newton matrix .76–.88 × as large. Below 0: 30.1 % of the
+eigenvalues at the start, 13.7 % after 1,000 steps; −lowest / largest .30 and .005.
+The first interval, classes or up to two less at every start, was set on key 0 and missed at key 1000 (5 of 8 classes
+and 7 of 10, once each): a start in ten has its largest gap elsewhere. From 6 classes on the share of 18 starts with
+classes − 1 was .89, 1, 1 and .83 at keys 1000 to 4000; the bound .6 is their mean less four standard deviations, and
+was reached at key 5000, shown here, with .83.
 
 Sources: Sagun, Evci, Güney, Dauphin & Bottou (2017, 1706.04454); Papyan (2018, 1811.07062); Ghorbani, Krishnan & Xiao
 (2019, 1901.10159).
@@ -49,9 +53,11 @@ import jaxflow as jf
 from experiments import common
 from jaxflow.plot.style import CLOCK, COLOURS, stroke, tidy
 
+FRESH = 5000  # the first random key; intervals were set on others
 EXAMPLES, RATE, LEADING = 280, 0.3, 21
 EVERY = 2  # steps between records of the network that is looked at along training
 LEVEL, LEVELS = 0.2, (0.4, 0.2, 0.1)
+FEW = 6  # classes, from which on outliers are classes − 1 in almost all starts
 
 
 class Settings(NamedTuple):
@@ -128,8 +134,8 @@ def dense(objective, params):
 
 def check(headlines, name, objective, params):
     """The density; its second moment and the trace by random signs against the Hessian formed whole, returned too."""
-    density = jf.curvature.spectral_density(objective, params, jax.random.key(2))
-    signs = jf.curvature.trace(objective, params, jax.random.key(3))
+    density = jf.curvature.spectral_density(objective, params, jax.random.key(FRESH + 2))
+    signs = jf.curvature.trace(objective, params, jax.random.key(FRESH + 3))
     exact, square = np.asarray(dense(objective, params)), density.moment(2)
     found = [float(signs), float(signs.error)]
     headlines[f"{name}: trace by random signs, its standard error"] = (found, [float(exact.sum()), None])
@@ -158,7 +164,7 @@ def along(headlines, objective, path, times):
     """The share of negative eigenvalues, and the lowest over the largest, along training."""
     share, depth = [], []
     for params in common.progress(path, "saddle index"):
-        density = jf.curvature.spectral_density(objective, params, jax.random.key(2))
+        density = jf.curvature.spectral_density(objective, params, jax.random.key(FRESH + 2))
         share.append(float(jf.curvature.saddle_index(objective, params)) / density.size)
         depth.append(float(-density.nodes.min() / density.nodes.max()))
     headlines["share of eigenvalues below 0, start and end"] = ([share[0], share[-1]], None)
@@ -202,7 +208,7 @@ def draw_index(ax, found):
 def count(headlines, ax, settings):
     """Outliers by number of classes; and of the most classes the objective, a start, where it has learned, and the
     leading eigenvalues there."""
-    keys = jax.random.split(jax.random.key(0), settings.starts)
+    keys = jax.random.split(jax.random.key(FRESH), settings.starts)
     stack = objectives(problem_of(keys[0], settings.hidden), settings.classes)
     starts = jax.vmap(lambda key: problem_of(key, settings.hidden).params)(keys)
     there, reached = trained(stack, starts, settings.steps)
@@ -210,9 +216,13 @@ def count(headlines, ax, settings):
     counts, level = outliers(values), LEVELS.index(LEVEL)
     for number, row in zip(settings.classes, counts[..., level], strict=True):
         said = f"{number} classes, loss {LEVEL:g}: outliers from {settings.starts} starts"
-        # As many as the classes, or one less, is what was said of large networks.
-        headlines[said] = common.within(row.tolist(), max(number - 2, 1), number, number - 1)
-    right = (counts == np.array(settings.classes)[:, None, None] - 1).mean((0, 1))
+        headlines[said] = (row.tolist(), number - 1)
+        if number < FEW:
+            headlines[said] = common.within(row.tolist(), max(number - 2, 1), number, number - 1)
+    found = counts == np.array(settings.classes)[:, None, None] - 1
+    right, many = found.mean((0, 1)), np.array(settings.classes) >= FEW
+    said = f"share of starts with classes − 1 outliers at loss {LEVEL:g}, {FEW} classes and more"
+    headlines[said] = common.within(float(found[many, :, level].mean()), low=0.6)
     listed = ", ".join(f"{level:g}" for level in LEVELS)
     headlines[f"share of networks with classes − 1 outliers at loss {listed}"] = common.within(
         right.tolist(), low=0.5
