@@ -14,8 +14,8 @@ Bursts can be so violent that nearby runs part from each other: the same optimiz
 the distance between the two runs is drawn too. With gradient descent and the adaptive methods the pairs are about as
 near as that, and no flow can be nearer. With the heavy ball and Nesterov they are not: there the flow itself errs.
 
-Claim: Past its edge any optimizer's pairs of iterates follow the flow of midpoint and half-difference; its stable
-flow leaves them.
+Claim: On this network, past its edge each optimizer's pairs of iterates follow the flow of midpoint and
+half-difference; its stable flow leaves them.
 
 Figure: One panel for each optimizer, at the middle one of its rates: distance from the iterates' midpoints by step,
 of the stable flow (solid), the rod flow (dashed), the flow of pairs of order 2 (dash-dotted), and of a run of the
