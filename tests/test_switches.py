@@ -13,15 +13,18 @@ DEBIASED = jf.optim.momentum(0.1, 0.5, ema=True, debias=True)
 LOSSES = lambda w, c: 0.5 * (w - c) ** 2
 
 
-def world():
+def world(verb):
     """What a user's script holds when it calls a verb; functions are new, so that verbs are traced anew."""
     loss = lambda x: 0.5 * jnp.sum(x * x)
     noisy, w = jf.Objective(LOSSES, jnp.array([-1.0, 1.0, 2.0])), jnp.ones(())
     step = jf.optim.momentum(0.1, 0.5)
     run = lambda key: jf.iterate(step, noisy, w, steps=4, batch_size=2, key=key)
     keys = jax.random.split(jax.random.key(0), 40)
-    full = jf.iterate(jf.optim.gd(0.1), loss, jnp.ones(2), steps=4)
-    members = SimpleNamespace(a=jf.ensemble(run, keys[:20]), b=jf.ensemble(run, keys[20:]))
+    full, members = None, None
+    if verb in ("compare", "midpoints"):
+        full = jf.iterate(jf.optim.gd(0.1), loss, jnp.ones(2), steps=4)
+    if verb == "compare_ensembles":
+        members = SimpleNamespace(a=jf.ensemble(run, keys[:20]), b=jf.ensemble(run, keys[20:]))
     return SimpleNamespace(
         loss=loss, noisy=noisy, w=w, run=run, three=keys[:3], key=keys[0], full=full, members=members,
         start=jnp.ones(2), times=[0.0, 0.5, 1.0], flow=jf.dynamics.gradient_flow(loss),
@@ -71,7 +74,7 @@ OF_DIFFRAX = {
 @pytest.mark.parametrize("verb", [*VERBS, *OF_DIFFRAX])
 def test_verbs_run_under_every_switch(verb, wide):
     with jax.enable_x64(wide):
-        user = world()
+        user = world(verb)
         with (
             jax.numpy_dtype_promotion("strict"),
             jax.transfer_guard("disallow"),
