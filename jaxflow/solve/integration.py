@@ -107,9 +107,11 @@ def integrate(
     - `solver`: any diffrax ODE solver. Default: Tsitouras' method in a loop of our own, which takes the steps of
       `diffrax.Tsit5()` and compiles in less than half the time. `RKC2()` is for stiff late-time gradient flow;
       `"auto"` measures the stiffness at the start and chooses one of the two (on the host, so not under `jit`).
-    - `adjoint`: how derivatives pass through the solve. Default: reverse mode with checkpoints, through diffrax's
-      solve, whose value is then returned too; `diffrax.ForwardMode()` is for forward mode (`jvp`, `jacfwd`),
-      `diffrax.DirectAdjoint()` for both.
+    - `adjoint`: how derivatives pass through the solve. Default: reverse mode (`grad`, `vjp`) through the very steps
+      that were taken, whose lengths count as constants. It keeps 96 states at most, makes the steps between them
+      again, and needs a number for `max_steps`. `diffrax.ForwardMode()` is for forward mode (`jvp`, `jacfwd`),
+      `diffrax.DirectAdjoint()` for both. With an `event`, or another solver than the default or `RKC2()`, reverse
+      mode is that of diffrax.
     - `event`: a `diffrax.Event`, such as `gradient_norm_below(1e-3)`. Values at times after it are NaN.
     - `max_steps`: the number of steps allowed, rejected ones included.
 

@@ -1,6 +1,5 @@
 """Following an ordinary differential equation, which may begin with discrete steps, by the solver asked for."""
 
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -9,9 +8,8 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow._compiled import Static, combine, compiled, partition
 from jaxflow.dynamics import Dynamics
-from jaxflow.recording import WITH_MEMORY, keeper, replay_records
+from jaxflow.recording import WITH_MEMORY, replay_records
 from jaxflow.solve.discrete_start import check_prefix, record_discrete_start, start_flow
-from jaxflow.solve.ode.derivatives import with_reverse_mode_of
 from jaxflow.solve.ode.ours import explicit
 from jaxflow.solve.ode.outcome import find_ending
 from jaxflow.solve.ode.problem import Solution, pose
@@ -30,7 +28,7 @@ class Settings(NamedTuple):
     """What is static about a solve.
 
     `machinery` are diffrax's parts without their arrays. `ours` says that our own loop solves it: by RKC2 with at
-    most `stages`, unless that is `None`. `reverse` says that it has diffrax's reverse mode.
+    most `stages`, unless that is `None`. `reverse` says that our loop has a reverse mode, and so no forward mode.
     """
 
     substeps: int | None
@@ -119,13 +117,6 @@ def _stabilised_solver() -> Any:
 
 @compiled(static=("settings",))
 def _follow(*, settings: Settings, inputs: Inputs) -> Trajectory:
-    solve = partial(_solve, settings)
-    if not settings.reverse:
-        return solve(inputs)
-    return with_reverse_mode_of(partial(_solve, settings._replace(ours=False)), solve, inputs)
-
-
-def _solve(settings: Settings, inputs: Inputs) -> Trajectory:
     field, record = inputs.dynamics.build(), inputs.record
     prefix, path, state = None, None, inputs.state
     if state is None:
@@ -139,7 +130,7 @@ def _solve(settings: Settings, inputs: Inputs) -> Trajectory:
         state,
         begin,
         times[0],
-        keeper(record, field.params),
+        record,
         rtol=inputs.rtol,
         atol=inputs.atol,
         step_size=inputs.step_size,
@@ -174,7 +165,7 @@ def _solve(settings: Settings, inputs: Inputs) -> Trajectory:
 
 def _choose_solve(settings: Settings, problem, arrays) -> Solution:
     if settings.ours:
-        return explicit.solve(problem, settings.stages)
+        return explicit.solve(problem, settings.stages, settings.reverse)
     from jaxflow.solve.ode.diffrax_solves import solving
 
     return solving.solve(problem, solving.Machinery(*combine(arrays, settings.machinery)))

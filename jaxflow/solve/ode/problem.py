@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxflow.dynamics import Dynamics
+from jaxflow.recording import keeper
 from jaxflow.solve.times import clock_dtype
 
 PyTree = Any
@@ -20,7 +21,7 @@ class Problem(NamedTuple):
     `times` (T,) begins at 0, which is `origin` on the clock of the dynamics. `start` (n,) is the state as such a
     vector; a lane that is not `alive` began with a number that is not finite.
     `tree` makes a pytree of a vector, and `state` one in the dtypes of the dynamics, those of `like`. `first` is the
-    record at the start, and `record` makes one of a state.
+    record at the start, and `record` is what `integrate` was given. All but functions and numbers are arrays.
 
     Either the steps are adaptive, to `rtol` and `atol`, or all have the length `step_size`, or there are `substeps`
     equal ones between two times. At most `max_steps` are taken.
@@ -34,7 +35,7 @@ class Problem(NamedTuple):
     like: PyTree
     times: jax.Array
     first: PyTree
-    record: Callable[[PyTree], PyTree]
+    record: Any
     rtol: Any = None
     atol: Any = None
     step_size: Any = None
@@ -65,7 +66,7 @@ class Problem(NamedTuple):
 
     def keep(self, y: jax.Array) -> PyTree:
         """A vector's record."""
-        return self.record(self.state(y))
+        return keeper(self.record, self.dynamics.params)(self.state(y))
 
     def ends(self) -> jax.Array:
         """Where `substeps` equal steps between two times begin and end.
@@ -108,7 +109,7 @@ def pose(
         wide = jnp.promote_types(wide, jnp.complex64)
     start, tree = ravel_pytree(jax.tree.map(lambda x: x.astype(wide), state))
     alive = jnp.isfinite(largest(start, start)[0])
-    first = record(state)
+    first = keeper(record, dynamics.params)(state)
     times, origin = times.astype(clock), origin.astype(clock)
     return Problem(dynamics, origin, alive, start, tree, state, times, first, record, **how)
 

@@ -1,4 +1,4 @@
-"""Solves by diffrax: implicit solvers, events, reverse mode, and any solver of it that a user names."""
+"""Solves by diffrax: implicit solvers, events, its adjoints, and any solver of it that a user names."""
 
 import dataclasses
 from typing import Any, NamedTuple

@@ -63,6 +63,25 @@ class Chebyshev(NamedTuple):
         cost = jnp.where(starting, 2 * START + 1, stages + 1)
         return jnp.where(capped, jnp.nan, end), error, new, (end, memory.field, slope), cost
 
+    def choice(self, h, memory: Memory):
+        """How many stages; 0 where a step would need more than it may take."""
+        stages, capped = stages_for(h, memory.radius, self.most)
+        return jnp.where(capped, 0, stages)
+
+    def remake(self, field: Field, choice, t, h, y, dense, loop=lax.while_loop):
+        slope = field(t, y)
+        end = y + change_over(field, t, h, y, slope, jnp.maximum(choice, 2), loop)
+        last = lax.cond(dense, lambda end: field(t + h, end), jnp.zeros_like, end)
+        return jnp.where(choice == 0, jnp.nan, end), (end, slope, last)
+
+    def pull(self, drift, moving, choice, at, dense, end, stages):
+        from equinox.internal import while_loop
+
+        # The stages are made again from a square root of their number.
+        loop = partial(while_loop, max_steps=self.most - 1, kind="checkpointed")
+        again = lambda moving, t, h, y: self.remake(partial(drift, moving), choice, t, h, y, dense, loop)
+        return jax.vjp(again, moving, at.t, at.h, at.y)[1]((end, stages))
+
     def interpolate(self, s, h, y, dense):
         """Hermite's cubic."""
         end, first, last = dense

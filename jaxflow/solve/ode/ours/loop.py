@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow.solve.ode.ours.step_sizes import Plan, Sizes
+from jaxflow.solve.ode.ours.tape import Tape
 from jaxflow.solve.ode.problem import Problem, Solution, blank_unreached
 from jaxflow.solve.trajectories.trajectory import FINISHED, MAX_STEPS
 
@@ -43,6 +44,21 @@ class Method(Protocol):
         """The vector at the share `s` of the step."""
         ...
 
+    def choice(self, h, memory: PyTree) -> jax.Array:
+        """What else is chosen of a step, an integer; it is made again by the same choice."""
+        ...
+
+    def remake(self, field: Field, choice, t, h, y, dense: jax.Array) -> tuple[jax.Array, PyTree]:
+        """(end, dense) of a step that was made before, from t and y alone; whether the latter is of use."""
+        ...
+
+    def pull(self, drift, moving, choice, at, dense: jax.Array, end, stages) -> tuple[Any, ...]:
+        """The cotangents of (moving, t, h, y) in the step `at`, by those of what `remake` returns.
+
+        `drift(moving, t, y)` is the field as a function of what it was made with.
+        """
+        ...
+
 
 class _Carry(NamedTuple):
     t: jax.Array
@@ -54,10 +70,13 @@ class _Carry(NamedTuple):
     code: jax.Array
     saved: jax.Array
     values: PyTree
+    tape: Tape | None
 
 
-def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
-    """Solve a problem by steps of `method`, as long as `plan` says.
+def take_steps(
+    problem: Problem, method: Method, plan: Plan, tape: Tape | None = None
+) -> tuple[Solution, Tape | None]:
+    """Solve a problem by steps of `method`, as long as `plan` says, and note them on a `tape`.
 
     A lane that is not alive makes no step. Under `vmap` the loop ends with its last lane. The others stand still, and
     nothing copies what they have saved.
@@ -99,9 +118,10 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
 
         saved, values = lax.while_loop(lambda where: any_lane(is_pending(where)), save, (c.saved, c.values))
         choose = lambda here, new, old: jax.tree.map(lambda a, b: jnp.where(here, a, b), new, old)
+        t, y, choice = jnp.where(kept, end, c.t), choose(kept, y, c.y), method.choice(h, c.memory)
         return _Carry(
-            jnp.where(kept, end, c.t),
-            choose(kept, y, c.y),
+            t,
+            y,
             choose(kept | (active & starting), memory, c.memory),
             choose(active, sizes, c.sizes),
             c.steps + moved.astype(jnp.int32),
@@ -109,6 +129,7 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
             jnp.where(moved & ~(kept & (end >= last)), code, c.code),
             saved,
             values,
+            None if c.tape is None else c.tape.note(kept | (active & starting), t, y, choice),
         )
 
     def empty_lines(leaf: jax.Array) -> jax.Array:
@@ -126,11 +147,12 @@ def take_steps(problem: Problem, method: Method, plan: Plan) -> Solution:
         code=jnp.asarray(FINISHED, jnp.int32),
         saved=none + 1,
         values=jax.tree.map(empty_lines, problem.first),
+        tape=tape,
     )
     done = lax.while_loop(lambda c: any_lane(goes_on(c)), round_, begun)
     short = alive & (done.t < last) & (done.code == FINISHED)
     code = jnp.where(short, MAX_STEPS, done.code)
-    return Solution(done.values, done.y, done.t, code, done.steps, done.evaluations)
+    return Solution(done.values, done.y, done.t, code, done.steps, done.evaluations), done.tape
 
 
 @jax.custom_batching.custom_vmap

@@ -140,3 +140,41 @@ class Tsit5(NamedTuple):
 
     def interpolate(self, s, h, y, dense):
         return interpolate(s, h, y, dense)
+
+    def choice(self, h, memory):
+        return jnp.asarray(STAGES, jnp.int32)
+
+    def remake(self, field, choice, t, h, y, dense):
+        del choice
+        stages = step(field, t, h, y, jnp.zeros_like(y), 0, _stages(dense)).stages
+        return y + h * _combine(jnp.asarray(WEIGHTS[-1], h.dtype), stages), stages
+
+    def pull(self, drift, moving, choice, at, dense, end, stages):
+        del choice
+        weights, nodes = jnp.asarray(WEIGHTS, at.h.dtype), jnp.asarray(NODES, at.h.dtype)
+        number = _stages(dense)
+
+        def spread(row, cot, stages, h):
+            # A stage's vector is y + h·(row of weights)·stages.
+            slope = _combine(row, at.stages)
+            return stages + at.h * row[:, None] * cot[None], h + jnp.sum(cot * slope).real
+
+        def stage(j, carry):
+            moved, t, h, y, stages = carry
+            i = number - 1 - j
+            row, node = (lax.dynamic_index_in_dim(x, i, keepdims=False) for x in (weights, nodes))
+            place = at.y + at.h * _combine(row, at.stages)
+            more, time, cot = jax.vjp(drift, moving, at.t + node * at.h, place)[1](stages[i])
+            stages, h = spread(row, cot, stages, h + node * time)
+            return jax.tree.map(jnp.add, moved, more), t + time, h, y + cot, stages
+
+        none = jnp.zeros_like(at.h)
+        stages, h = spread(weights[-1], end, stages, none)
+        begun = jax.tree.map(jnp.zeros_like, moving), none, h, end, stages
+        moved, t, h, y, _ = lax.fori_loop(0, number, stage, begun)
+        return moved, t, h, y
+
+
+def _stages(dense):
+    """Only the interpolant asks for the last stage."""
+    return jnp.where(dense, STAGES, STAGES - 1)
