@@ -34,6 +34,10 @@ CALLS = {
     "one gradient": "jax.jit(lambda loss, params: jax.grad(loss)(params))(objective, params)",
     "iterate": "jf.iterate(jf.optim.gd(0.1), objective, params, steps=20)",
     "gradient flow": "jf.integrate(flow, params, times)",
+    "derivative of where gradient flow ends": (
+        "jax.jit(jax.grad(lambda start: sum(jnp.vdot(x, x) for x in "
+        "jax.tree.leaves(jf.integrate(flow, start, times).params))))(params)"
+    ),
     "gradient flow by RKC2": "jf.integrate(flow, params, times, solver=jf.RKC2(), rtol=1e-4)",
     "modified equation of order 4": (
         "jf.integrate(jf.dynamics.modified(jf.optim.gd(0.1), objective, order=4), params, times)"
