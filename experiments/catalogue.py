@@ -60,6 +60,7 @@ CHAPTERS = {
             "temperature",
             "temperature_is_everything",
             "sde_validity",
+            "weak_orders",
             "limit_cycles",
             "flat_minima",
             "without_replacement",
