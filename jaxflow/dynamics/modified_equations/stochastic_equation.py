@@ -33,8 +33,9 @@ def modified_sde(
 
     $dz = F(z)\,dt + \frac1{\sqrt\tau}\,\partial_g\Phi\,n\,dW$: F is the drift of `modified`, to order p, and the
     noise n of a mini-batch gradient, of covariance $s_B\Sigma$, is carried through the update Φ to first order. It is
-    of weak order 1. It leaves out that averages of g² grow by the noise's variance (`adam_sde` and `rmsprop_sde` have
-    that), and has no warm-up.
+    of weak order 1 for updates that are linear in the gradient. It leaves out that averages of g² grow by the noise's
+    variance. So for adaptive methods with noise its error does not vanish with τ, and `adam_sde` and `rmsprop_sde`
+    are right. It has no warm-up.
 
     **Arguments**
 
