@@ -48,6 +48,7 @@ CHAPTERS = {
             "momentum_is_an_ode",
             "modified_equations",
             "implicit_regularization",
+            "memory",
             "balancedness",
             "margin",
             "sigmoidal_learning",
