@@ -58,6 +58,7 @@ CHAPTERS = {
         "Noise and temperature",
         (
             "gibbs",
+            "friction",
             "temperature",
             "temperature_is_everything",
             "sde_validity",

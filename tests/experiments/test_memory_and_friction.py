@@ -5,12 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.sparse as sparse
+import scipy.sparse.linalg
 from experiment_files import check_files
 
 from experiments.limits import memory_measurements
+from experiments.noise import friction
 
 pytestmark = pytest.mark.promotes
-NAMES = ("memory",)
+NAMES = ("friction", "memory")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,3 +62,38 @@ def test_adam_settles_to_its_penalty_and_reward():
     field = memory_measurements.recalled(loss, eps, *chosen)
     found = memory_measurements.flow(field, jnp.asarray(begin), time)
     np.testing.assert_allclose(found, known.y[:, -1], rtol=1e-9)
+
+
+def kramers_gap(gamma, temperature, positions=40, velocities=40):
+    """The gap in polynomials of x that are orthonormal under Gibbs' law, times Hermite's in u: no grid, no steps."""
+    x, weight = np.polynomial.legendre.leggauss(400)
+    x = 2.4 * x
+    weight = weight * np.exp(-((x**2 - 1) ** 2) / 4 / temperature)
+    basis, _ = np.linalg.qr(
+        np.sqrt(weight)[:, None] * np.polynomial.chebyshev.chebvander(x / 2.4, positions - 1)
+    )
+    raw = np.polynomial.chebyshev.chebvander(x / 2.4, positions - 1)
+    coefficients = np.linalg.lstsq(np.sqrt(weight)[:, None] * raw, basis)[0]
+    slopes = np.polynomial.chebyshev.chebder(coefficients) / 2.4
+    derived = np.sqrt(weight)[:, None] * (raw[:, :-1] @ slopes)
+    gradient = basis.T @ derived
+    up = np.diag(np.sqrt(temperature * np.arange(1, velocities)), -1)
+    friction_part = np.kron(np.diag(-gamma * np.arange(velocities)), np.eye(positions))
+    matrix = sparse.csc_matrix(friction_part + np.kron(up, gradient) - np.kron(up.T, gradient.T))
+    values = sparse.linalg.eigs(matrix, k=4, sigma=1e-3, return_eigenvectors=False)
+    return np.sort(-values.real)[1]
+
+
+def test_the_gap_between_wells_is_that_of_a_basis_of_polynomials(run):
+    found = run("friction")[0]["data"]["escape"]["gaps"][0]
+    assert found == pytest.approx(kramers_gap(1.0, friction.TEMPERATURE), rel=0.01)
+
+
+def test_the_numbers_of_the_double_well():
+    """The action of the orbit that touches the barrier, and the time to its top, by quadrature."""
+    speed = lambda x: np.sqrt(np.maximum(0.5 - (x**2 - 1) ** 2 / 2, 0))
+    action = 2 * scipy.integrate.quad(speed, 0, np.sqrt(2))[0]
+    assert pytest.approx(action, rel=1e-6) == friction.ACTION
+    inner = lambda y: scipy.integrate.quad(lambda z: np.exp(-((z**2 - 1) ** 2) / 0.4), -3, y)[0]
+    time = scipy.integrate.quad(lambda y: np.exp((y**2 - 1) ** 2 / 0.4) * inner(y) / 0.1, -1, 0)[0]
+    assert friction.passage() == pytest.approx(time, rel=1e-3)
