@@ -30,8 +30,9 @@ order (lines), less N along that of first order, over N and η, for four pairs o
 Measured: Slopes of the distance from the flow of first order .999 to 1.000, from the slow flow 1.999 to 2.003. κ of
 both kinds of momentum is within 7e-5 of its formula at six β, A and B are within 3e-4 at seven pairs. N at the end:
 −13.5 Nη at (β₁, β₂) = (.9, .5), +6.4 Nη at (.5, .9), +8.0 Nη for β₁ = 0. A part .47 of Adam's f₁ is not along the
-gradient, so that no effective rate describes it. Intervals were set before the first run. In that run momentum's
-second slope was 1.86; rates were then lowered by factors from 4 to 32, and the interval was kept.
+gradient, so that no effective rate describes it. The intervals of the slopes were set before the first run. In
+that run momentum's second slope was 1.86; rates were then lowered by factors from 4 to 32, and the interval was kept.
+The 1 % on κ, A and B was written down after it.
 
 Sources: Barrett & Dherin (2021, 2009.11162); Kovachki & Stuart (2021, 1906.04285); Ghosh, Lyu, Zhang & Wang (2023,
 2302.00849); Cattaneo, Klusowski & Shigida (2024, 2309.00079).

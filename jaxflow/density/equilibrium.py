@@ -14,6 +14,7 @@ from jaxflow.density.jumps.rates import Chain
 
 TOLERANCE = 1e-13
 MOST = 10_000  # iterations for the slowest mode
+OCTAVES = 6  # of frequencies at which modes that swing are looked for
 
 
 def stationary(equation: Any) -> jax.Array:
@@ -121,7 +122,8 @@ def spectral_gap(equation: Any) -> jax.Array:
 
     - `equation`: what `fokker_planck` returned, with reflecting walls, or its `chain`.
 
-    **Returns** a scalar, per unit of time. In two coordinates it is the real part of the second eigenvalue, by SciPy.
+    **Returns** a scalar, per unit of time. In two coordinates it is the least real part of minus an eigenvalue other
+    than 0, by SciPy. Where the drift turns, that eigenvalue may be one of a pair, whose mode swings as it decays.
 
     **Raises** as `stationary`.
 
@@ -135,14 +137,50 @@ def spectral_gap(equation: Any) -> jax.Array:
     _refuse_absorbing(chain)
     if chain.grid.dimensions == 1:
         return _gap(chain)
+    return jnp.asarray(_gap_in_the_plane(chain))
+
+
+def _gap_in_the_plane(chain: Chain) -> float:
+    """From the eigenvalues nearest to 0, and from those nearest to what turns at most as fast as the drift does.
+
+    A pair that swings is far from 0 even if it decays slowly.
+    """
     import scipy.sparse.linalg
 
-    matrix = _sparse(chain).tocsc()
-    scale = float(np.asarray(chain.leaving).max())
-    near = {"sigma": 1e-9 * scale, "which": "LM", "return_eigenvectors": False}
-    values: Any = scipy.sparse.linalg.eigs(matrix, k=3, **near)
-    rates = np.sort(-values.real)
-    return jnp.asarray(rates[1])
+    matrix, scale = _sparse(chain).tocsc(), float(np.asarray(chain.leaving).max())
+
+    def nearest(place) -> np.ndarray:
+        shifted = matrix if isinstance(place, float) else matrix.astype(complex)
+        find: Any = scipy.sparse.linalg.eigs
+        return find(shifted, k=3, sigma=place, which="LM", return_eigenvectors=False)
+
+    rate = float(np.sort(-nearest(1e-9 * scale).real)[1])
+    fastest, decay = _turning(chain)
+    frequency = 2 * fastest
+    for _ in range(OCTAVES if decay < rate else 0):
+        if frequency <= rate:
+            break
+        found = nearest(1j * frequency)
+        swinging = -found.real[abs(found.imag) > frequency / 4]
+        rate, frequency = min([rate, *map(float, swinging)]), frequency / 2
+    return rate
+
+
+def _turning(chain: Chain) -> tuple[float, float]:
+    """Of pairs of eigenvalues of the drift's Jacobian, away from the walls: the largest frequency, the least rate.
+
+    Where that rate, of what decays as it swings, is above another mode's, no mode that swings is the slowest.
+    """
+    drift = sum(
+        np.multiply.outer(offset, np.asarray(chain.forward[k] - chain.backward[k]))
+        for k, offset in enumerate(chain.offsets)
+    )
+    (a, b), (c, d) = (np.gradient(part[2:-2, 2:-2]) for part in np.asarray(drift))
+    square = -((a - d) ** 2 / 4 + b * c)
+    swings = square > 1e-12 * np.max(a**2 + b**2 + c**2 + d**2)
+    if not swings.any():
+        return 0.0, np.inf
+    return float(np.sqrt(square[swings].max())), float(-(a + d)[swings].max() / 2)
 
 
 @compiled
