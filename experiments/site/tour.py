@@ -49,6 +49,17 @@ def tour_page(text: str, shown: list[dict[str, Any]], folder: Path) -> str:
     return f"# Tour\n\n{told}\n\n{body}\n"
 
 
+# Most of the tour's time is compilation.
+FAST_TO_COMPILE = " ".join(
+    f"--xla_{flag}"
+    for flag in (
+        "backend_optimization_level=0",
+        "llvm_disable_expensive_passes=true",
+        "cpu_parallel_codegen_split_count=1",
+    )
+)
+
+
 def run_tour(text: str) -> list[dict[str, Any]]:
     """What each block shows, run in a process of its own; kept until a block or the library changes."""
     blocks = BLOCK.findall(text)
@@ -61,7 +72,10 @@ def run_tour(text: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:  # where its files go
         given = Path(folder) / "blocks.json"
         given.write_text(json.dumps(blocks))
-        where = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+        where = {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", FAST_TO_COMPILE),
+        }
         command = [sys.executable, "-m", "experiments.site.tour", str(given)]
         done = subprocess.run(
             command, cwd=folder, env=os.environ | where, capture_output=True, text=True, check=False
