@@ -19,6 +19,15 @@ from experiments.site.docstrings import ROOT
 from jaxflow._disk.results import write
 
 BLOCK = re.compile(r"```python\n(.*?)```\n", re.DOTALL)
+# Most of the tour's time is compilation.
+FAST_TO_COMPILE = " ".join(
+    f"--xla_{flag}"
+    for flag in (
+        "backend_optimization_level=0",
+        "llvm_disable_expensive_passes=true",
+        "cpu_parallel_codegen_split_count=1",
+    )
+)
 
 
 def tour_of(readme: str) -> str:
@@ -47,17 +56,6 @@ def tour_page(text: str, shown: list[dict[str, Any]], folder: Path) -> str:
     told = "Every block of code below was run when this page was built, and shows what it printed and drew."
     body = BLOCK.sub(with_output, text).removeprefix("## Five minutes").strip()
     return f"# Tour\n\n{told}\n\n{body}\n"
-
-
-# Most of the tour's time is compilation.
-FAST_TO_COMPILE = " ".join(
-    f"--xla_{flag}"
-    for flag in (
-        "backend_optimization_level=0",
-        "llvm_disable_expensive_passes=true",
-        "cpu_parallel_codegen_split_count=1",
-    )
-)
 
 
 def run_tour(text: str) -> list[dict[str, Any]]:
