@@ -149,7 +149,7 @@ def _gap_in_the_plane(chain: Chain) -> float:
 
     matrix, scale = _sparse(chain).tocsc(), float(np.asarray(chain.leaving).max())
 
-    def nearest(place) -> np.ndarray:
+    def nearest(place) -> Any:
         shifted = matrix if isinstance(place, float) else matrix.astype(complex)
         find: Any = scipy.sparse.linalg.eigs
         return find(shifted, k=3, sigma=place, which="LM", return_eigenvectors=False)
