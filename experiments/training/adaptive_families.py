@@ -141,6 +141,20 @@ def rectification(steps, b2=0.999):
     return np.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
 
 
+def watch(optimizer, objective, start, key, steps, metrics):
+    """A run on batches of 32 that keeps its metrics alone."""
+    return jf.iterate(
+        optimizer,
+        objective,
+        start,
+        steps=steps,
+        batch_size=32,
+        key=key,
+        record=lambda p: 0.0,
+        metrics=metrics,
+    )
+
+
 @partial(jax.jit, static_argnames="steps")
 def bounded_rates(objective, start, key, steps):
     """Least, median and largest rate −update/m of AdaBound's parameters at every step (T, 3)."""
@@ -152,17 +166,8 @@ def bounded_rates(objective, start, key, steps):
         rate = jnp.where(jnp.abs(flat[1]) > 1e-30, -flat[0] / flat[1], jnp.nan)
         return jnp.nanquantile(rate, jnp.array([0.0, 0.5, 1.0]))
 
-    run = jf.iterate(
-        jf.optim.adabound(1e-3, final_learning_rate=FINAL, gamma=GAMMA),
-        objective,
-        start,
-        steps=steps,
-        batch_size=32,
-        key=key,
-        record=lambda p: 0.0,
-        metrics={"rates": rates},
-    )
-    return run.metrics["rates"][1:]
+    optimizer = jf.optim.adabound(1e-3, final_learning_rate=FINAL, gamma=GAMMA)
+    return watch(optimizer, objective, start, key, steps, {"rates": rates}).metrics["rates"][1:]
 
 
 @partial(jax.jit, static_argnames=("make", "steps"))
@@ -174,16 +179,7 @@ def train(make, numbers, objective, starts, keys, steps):
         metrics = {}
         if make in (switching, as_published):
             metrics = {"switched": lambda s: s.state.switched, "rate": lambda s: s.state.rate}
-        run = jf.iterate(
-            make(*numbers),
-            objective,
-            start,
-            steps=steps,
-            batch_size=32,
-            key=key,
-            record=lambda p: 0.0,
-            metrics=metrics,
-        )
+        run = watch(make(*numbers), objective, start, key, steps, metrics)
         loss = objective(run.params)
         if not metrics:
             return loss

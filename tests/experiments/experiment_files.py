@@ -28,6 +28,13 @@ def check_files(name, returned, output):
     return content
 
 
+def check_claims(content):
+    """Some claim is reached, and none is missed."""
+    lines = content["headlines"]
+    assert any(line["reached"] for line in lines.values())
+    assert not [name for name, line in lines.items() if line["reached"] is False]
+
+
 def told(content, name):
     """What a headline number of a result was, and what was expected."""
     line = content["headlines"][name]
