@@ -156,6 +156,8 @@ def test_old_modules_still_import(old):
         ("jaxflow.dynamics.diffusions", "sgd"),
         ("jaxflow.dynamics.noise", "gradient_and_noise"),
         ("jaxflow.comparison.edge", "edge_study"),
+        ("jaxflow.plot.densities", "density"),
+        ("jaxflow.plot.sweeps", "sweep"),
         ("jaxflow.optim.adaptive", "rmsprop"),
         ("jaxflow.optim.adaptive", "SecondMomentState"),
     ],

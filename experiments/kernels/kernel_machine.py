@@ -47,8 +47,8 @@ from matplotlib.figure import Figure
 import jaxflow as jf
 from experiments import common
 from jaxflow.kernels import path_kernel, tangent_kernel
-from jaxflow.plot.scales import round_ticks
 from jaxflow.plot.style import COLOURS, stroke, tidy
+from jaxflow.plot.sweeps.scales import round_ticks
 from jaxflow.problems.losses import PredictionLosses, cross_entropy, squared_error
 
 RULES = {"left": 1, "midpoint": 2, "simpson": 4, "gauss": 4}  # and their orders

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 import jaxflow as jf
 from jaxflow.commands.density.levels import Levels, Measures
 from jaxflow.commands.density.noisy_problem import NoisyProblem
-from jaxflow.plot.densities import draw_currents
+from jaxflow.plot.densities.still_densities import draw_currents
 from jaxflow.plot.style import CLOCK, COLOURS, drawable_values, set_logarithmic, stroke, tidy
 
 MOST_POINTS = 1000

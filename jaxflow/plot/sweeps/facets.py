@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.plot.cells import Cells, colour_bar, map_
-from jaxflow.plot.scales import Scale, colours, compact_number, is_numeric, label_of
+from jaxflow.plot.sweeps.cells import Cells, colour_bar, map_
+from jaxflow.plot.sweeps.scales import Scale, colours, compact_number, is_numeric, label_of
 
 SIDE = 2.4, 2.1  # inches of a panel
 

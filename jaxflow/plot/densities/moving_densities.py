@@ -7,7 +7,7 @@ import numpy as np
 from jaxflow import _check
 from jaxflow.density import Grid
 from jaxflow.plot.animation import animate
-from jaxflow.plot.densities import FILL, frames_of
+from jaxflow.plot.densities.still_densities import FILL, frames_of
 from jaxflow.plot.style import COLOURS, axes, drawable_values, stroke, tidy
 from jaxflow.solve import Trajectory
 

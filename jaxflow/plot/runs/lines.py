@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxflow.comparison import Comparison
 from jaxflow.comparison.entries import entry_names, find_entry
-from jaxflow.plot.endings import mark_ending, name_ending
+from jaxflow.plot.runs.endings import mark_ending, name_ending
 from jaxflow.plot.style import (
     CLOCK,
     STEPS,

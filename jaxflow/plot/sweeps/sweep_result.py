@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxflow import _check
-from jaxflow.plot import facets
-from jaxflow.plot.cells import Cells, colour_bar, line, map_, points
-from jaxflow.plot.scales import Scale, colours, is_numeric, label_of
 from jaxflow.plot.style import axes, drawable_values, legend_above
+from jaxflow.plot.sweeps import facets
+from jaxflow.plot.sweeps.cells import Cells, colour_bar, line, map_, points
+from jaxflow.plot.sweeps.scales import Scale, colours, is_numeric, label_of
 
 if TYPE_CHECKING:
     import xarray

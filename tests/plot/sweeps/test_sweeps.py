@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.patches import Rectangle
 
 import jaxflow as jf
-from jaxflow.plot.scales import Scale, compact_number, is_geometric
+from jaxflow.plot.sweeps.scales import Scale, compact_number, is_geometric
 
 RATES, BATCHES, SEEDS = np.geomspace(1e-3, 1.0, 7), np.array([4, 16, 64, 256]), 5
 
@@ -157,7 +157,7 @@ def test_colours_are_logarithmic_where_results_span_decades(ax, grid):
 
 
 def test_the_palette_rises_in_lightness_and_has_no_grey():
-    from jaxflow.plot.cells import PALETTE
+    from jaxflow.plot.sweeps.cells import PALETTE
 
     rgb = plt.get_cmap(PALETTE)(np.linspace(0, 1, 64))[:, :3]
     assert np.all(np.diff(rgb @ [0.2126, 0.7152, 0.0722]) > 0)

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxflow.plot.scales import Scale, round_ticks, spans_decades
 from jaxflow.plot.style import COLOURS, legend_above, stroke, tidy
+from jaxflow.plot.sweeps.scales import Scale, round_ticks, spans_decades
 
 PALETTE = "viridis"  # lightness rises all along, and none of its colours is the grey of a diverged cell
 
