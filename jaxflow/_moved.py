@@ -147,10 +147,13 @@ def alias_of(old: str, new: str, function: Callable) -> Callable:
 def install() -> None:
     """Put a stand-in where every old module was.
 
-    It is not an attribute of its package, where a function often has the name by now.
+    It is an attribute of its package too, as the module was, unless a function or a folder has that name by now.
     """
     for old, new in MOVED.items():
         name = f"jaxflow.{old}"
         stand_in = ModuleType(name, f"Moved to jaxflow.{new}.")
         stand_in.__getattr__ = forward_names(name, f"jaxflow.{new}")  # type: ignore[method-assign]
         sys.modules[name] = stand_in
+        package, _, last = name.rpartition(".")
+        if package in sys.modules and not hasattr(sys.modules[package], last):
+            setattr(sys.modules[package], last, stand_in)

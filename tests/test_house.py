@@ -175,6 +175,13 @@ def test_functions_are_not_hidden_by_old_modules():
     assert callable(jf.comparison.compare)
 
 
+def test_old_modules_are_found_from_their_package():
+    with pytest.warns(
+        DeprecationWarning, match=r"plot\.lines\.trajectories has moved to jaxflow\.plot\.runs\.lines"
+    ):
+        assert jf.plot.lines.trajectories is jf.plot.trajectories
+
+
 def test_pickles_of_earlier_versions_open():
     """Protocol 0 spells out the module of a class: a trajectory's was the same, an inertial state's was not."""
     state = jf.dynamics.InertialState(jnp.ones(2), jnp.zeros(2))
