@@ -13,7 +13,7 @@ from typing import Any
 
 MOVED = {
     "_models": "_losses.models",
-    "optim._moments": "optim.moments",
+    "optim._moments": "optim.methods.moments",
     "comparison.families": "optim.rules.families",
     "comparison.scaling": "optim.rules.batch_size",
     "curvature.differentiable": "curvature.differentiability",
@@ -117,17 +117,27 @@ MOVED = {
     "plot.orders": "plot.runs.orders",
     "plot.scales": "plot.sweeps.scales",
     "plot.sharpness_lines": "plot.curvature.sharpness_lines",
+    "optim.alternating": "optim.methods.alternating",
+    "optim.descent": "optim.methods.descent",
+    "optim.evolution": "optim.methods.evolution",
+    "optim.gradients": "optim.methods.gradients",
+    "optim.moments": "optim.methods.moments",
+    "optim.squared_gradients": "optim.methods.squared_gradients",
+    "optim.switching": "optim.methods.switching",
 }
+# A module that was divided: each of its names is in one of several.
+DIVIDED = {"optim.adaptive": ("optim.methods.adaptive", "optim.methods.squared_gradients")}
 
 
-def forward_names(old: str, new: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a module: what it lacks is taken from the module `new`, with a warning."""
+def forward_names(old: str, *new: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module: what it lacks is taken from the first of `new` that has it, with a warning."""
 
     def lookup(name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(new), name)
-        warnings.warn(f"{old}.{name} has moved to {new}.{name}.", DeprecationWarning, stacklevel=2)
+        home = next((module for module in new if hasattr(importlib.import_module(module), name)), new[0])
+        value = getattr(importlib.import_module(home), name)
+        warnings.warn(f"{old}.{name} has moved to {home}.{name}.", DeprecationWarning, stacklevel=2)
         return value
 
     return lookup
@@ -149,10 +159,10 @@ def install() -> None:
 
     It is an attribute of its package too, as the module was, unless a function or a folder has that name by now.
     """
-    for old, new in MOVED.items():
-        name = f"jaxflow.{old}"
-        stand_in = ModuleType(name, f"Moved to jaxflow.{new}.")
-        stand_in.__getattr__ = forward_names(name, f"jaxflow.{new}")  # type: ignore[method-assign]
+    for old, new in [*((old, (new,)) for old, new in MOVED.items()), *DIVIDED.items()]:
+        name, homes = f"jaxflow.{old}", [f"jaxflow.{home}" for home in new]
+        stand_in = ModuleType(name, f"Moved to {' and '.join(homes)}.")
+        stand_in.__getattr__ = forward_names(name, *homes)  # type: ignore[method-assign]
         sys.modules[name] = stand_in
         package, _, last = name.rpartition(".")
         if package in sys.modules and not hasattr(sys.modules[package], last):

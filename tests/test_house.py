@@ -160,6 +160,7 @@ def test_old_modules_still_import(old):
         ("jaxflow.plot.sweeps", "sweep"),
         ("jaxflow.optim.adaptive", "rmsprop"),
         ("jaxflow.optim.adaptive", "SecondMomentState"),
+        ("jaxflow.optim.adaptive", "adam"),
     ],
 )
 def test_modules_that_were_divided_hold_what_they_held(old, name):
@@ -196,9 +197,9 @@ def test_pickles_of_earlier_versions_open():
 
 @pytest.mark.parametrize("made", [jf.optim.rmsprop(0.1), jf.optim.scalar_rmsprop(0.1).init(jnp.ones(2))])
 def test_pickles_name_a_module_that_was_divided(made):
-    old = pickle.dumps(made, protocol=0).replace(b"optim.squared_gradients", b"optim.adaptive")
+    old = pickle.dumps(made, protocol=0).replace(b"optim.methods.squared_gradients", b"optim.adaptive")
     with pytest.warns(
-        DeprecationWarning, match=r"adaptive\.\w+ has moved to jaxflow\.optim\.squared_gradients"
+        DeprecationWarning, match=r"adaptive\.\w+ has moved to jaxflow\.optim\.methods\.squared_gradients"
     ):
         opened = pickle.loads(old)
     assert jax.tree.structure(opened) == jax.tree.structure(made)

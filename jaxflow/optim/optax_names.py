@@ -11,7 +11,7 @@ import optax
 
 from jaxflow import _check
 from jaxflow._traceable import function_of
-from jaxflow.optim import adaptive, descent, gradients, squared_gradients
+from jaxflow.optim.methods import adaptive, descent, gradients, squared_gradients
 from jaxflow.optim.optimizer import Optimizer
 from jaxflow.optim.table import Without
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import optax
 
-from jaxflow.optim import adaptive, descent, evolution, schedules, squared_gradients, switching
+from jaxflow.optim import schedules
+from jaxflow.optim.methods import adaptive, descent, evolution, squared_gradients, switching
 from jaxflow.optim.optimizer import Optimizer
 
 

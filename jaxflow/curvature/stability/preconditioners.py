@@ -19,14 +19,14 @@ from optax.transforms import AddNoiseState
 
 from jaxflow import optim
 from jaxflow._compiled import compiled
-from jaxflow.optim.adaptive import MomentsState
-from jaxflow.optim.descent import CountState, LookaheadGradientState
-from jaxflow.optim.moments import root, tree_map
+from jaxflow.optim.methods.adaptive import MomentsState
+from jaxflow.optim.methods.descent import CountState, LookaheadGradientState
+from jaxflow.optim.methods.moments import root, tree_map
+from jaxflow.optim.methods.squared_gradients import SecondMomentState
+from jaxflow.optim.methods.switching import SwatsState, spread
 from jaxflow.optim.optax_names import as_ours, shown
 from jaxflow.optim.rules.chains import members_of
 from jaxflow.optim.schedules import value_at
-from jaxflow.optim.squared_gradients import SecondMomentState
-from jaxflow.optim.switching import SwatsState, spread
 from jaxflow.optim.table import Inherited, entry_of, names_with
 
 PyTree = Any

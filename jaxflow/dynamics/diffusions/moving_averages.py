@@ -11,7 +11,7 @@ from jaxflow.dynamics.diffusions.first_order import noise_amplitude
 from jaxflow.dynamics.flows.moments import Gradients, Moments, cast
 from jaxflow.dynamics.noise.coordinatewise import gradient_variance, mix, mixing, pair_of_gradients
 from jaxflow.dynamics.noise.minibatch import Noise
-from jaxflow.optim.moments import root
+from jaxflow.optim.methods.moments import root
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any

@@ -14,7 +14,7 @@ from jaxflow.dynamics.diffusions.first_order import noise_amplitude, normal_shap
 from jaxflow.dynamics.noise.coordinatewise import gradient_variance, mix, mixing, pair_of_gradients
 from jaxflow.dynamics.noise.minibatch import FULL, Noise
 from jaxflow.objective import Objective
-from jaxflow.optim.moments import root
+from jaxflow.optim.methods.moments import root
 from jaxflow.optim.schedules import value_at
 
 

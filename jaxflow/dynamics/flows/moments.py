@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow.dynamics.base import widen_tree
 from jaxflow.dynamics.flows.first_order import Loss, slope_of
-from jaxflow.optim.moments import root
+from jaxflow.optim.methods.moments import root
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any

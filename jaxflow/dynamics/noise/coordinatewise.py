@@ -15,7 +15,7 @@ from jaxflow._gradients import gradient
 from jaxflow._half import widen
 from jaxflow.dynamics.noise.minibatch import Sampling, gradient_and_noise
 from jaxflow.objective import Objective
-from jaxflow.optim.moments import TINY, square
+from jaxflow.optim.methods.moments import TINY, square
 
 PyTree = Any
 BLOCK = 128  # examples at a time: their gradients stay in the cache, 2.5 times faster than all at once

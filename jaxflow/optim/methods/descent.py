@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim.moments import increment, keep_below_one, keep_in_single, tree_map, wrap_optax
+from jaxflow.optim.methods.moments import increment, keep_below_one, keep_in_single, tree_map, wrap_optax
 from jaxflow.optim.schedules import check_rate, value_at
 
 PyTree = Any

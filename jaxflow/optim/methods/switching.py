@@ -14,8 +14,15 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim.adaptive import MomentsState, check_adam, init_moments, next_moments
-from jaxflow.optim.moments import increment, keep_below_one, keep_in_single, root, step_count, tree_map
+from jaxflow.optim.methods.adaptive import MomentsState, check_adam, init_moments, next_moments
+from jaxflow.optim.methods.moments import (
+    increment,
+    keep_below_one,
+    keep_in_single,
+    root,
+    step_count,
+    tree_map,
+)
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any

@@ -6,7 +6,7 @@ import optax
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim.moments import keep_in_single
+from jaxflow.optim.methods.moments import keep_in_single
 
 
 @traceable

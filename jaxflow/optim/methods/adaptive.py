@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow import _check
-from jaxflow._moved import forward_names
 from jaxflow._traceable import traceable
-from jaxflow.optim.moments import (
+from jaxflow.optim.methods.moments import (
     TINY,
     ema,
     increment,
@@ -273,7 +272,3 @@ def nadam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, momentum_decay=None
         return tree_map(direction, updates, moments.mu, moments.nu), NadamState(moments, product)
 
     return scale_by_rate(init, update, learning_rate)
-
-
-# AdaGrad and RMSProp were here, and are so named in pickles.
-__getattr__ = forward_names("jaxflow.optim.adaptive", "jaxflow.optim.squared_gradients")

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim.moments import ema, root, scale_by_rate, square, tree_map, zeros
+from jaxflow.optim.methods.moments import ema, root, scale_by_rate, square, tree_map, zeros
 from jaxflow.optim.schedules import check_rate
 
 PyTree = Any

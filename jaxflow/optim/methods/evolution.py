@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxflow import _check
 from jaxflow._half import widen
 from jaxflow._traceable import traceable
-from jaxflow.optim.moments import increment
+from jaxflow.optim.methods.moments import increment
 
 PyTree = Any
 
