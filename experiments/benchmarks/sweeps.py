@@ -15,7 +15,7 @@ import optax
 import jaxflow as jf
 from experiments.benchmarks.speed import digits
 from experiments.benchmarks.timing import medians
-from jaxflow.sweeps.compiled_batch import compilations as programs
+from jaxflow.sweeps.execution.compiled_batch import compilations as programs
 
 RATES, SEEDS = 16, 4
 

@@ -15,13 +15,13 @@ import numpy as np
 
 from jaxflow._disk import results
 from jaxflow._disk.fingerprint import hash_bytes
-from jaxflow.sweeps.axes import Axis, Design, number_alike
-from jaxflow.sweeps.batch_loop import Results
-from jaxflow.sweeps.blocks import cut
-from jaxflow.sweeps.dataset import dataset
-from jaxflow.sweeps.disk import MANIFEST
-from jaxflow.sweeps.store import Store
-from jaxflow.sweeps.trial_result import Layout, Variable
+from jaxflow.sweeps.design.axes import Axis, Design, number_alike
+from jaxflow.sweeps.execution.batch_loop import Results
+from jaxflow.sweeps.execution.blocks import cut
+from jaxflow.sweeps.outputs.dataset import dataset
+from jaxflow.sweeps.outputs.trial_result import Layout, Variable
+from jaxflow.sweeps.storage.disk import MANIFEST
+from jaxflow.sweeps.storage.store import Store
 
 if TYPE_CHECKING:
     import xarray

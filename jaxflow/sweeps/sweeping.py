@@ -13,15 +13,15 @@ from jax.sharding import Mesh
 from jaxflow import _check
 from jaxflow._disk import fingerprint, results
 from jaxflow.problems.problem import as_key
-from jaxflow.sweeps import batch_loop
-from jaxflow.sweeps.axes import Axis, Design, design
-from jaxflow.sweeps.compiled_batch import Program, Trial, local_mesh
-from jaxflow.sweeps.dataset import attributes, dataset
-from jaxflow.sweeps.disk import check_directory
-from jaxflow.sweeps.interruption import explain_interrupt
+from jaxflow.sweeps.design.axes import Axis, Design, design
+from jaxflow.sweeps.execution import batch_loop
+from jaxflow.sweeps.execution.compiled_batch import Program, Trial, local_mesh
+from jaxflow.sweeps.execution.interruption import explain_interrupt
+from jaxflow.sweeps.outputs.dataset import attributes, dataset
+from jaxflow.sweeps.outputs.trial_result import Layout, difference
 from jaxflow.sweeps.reading import describe
-from jaxflow.sweeps.store import Store
-from jaxflow.sweeps.trial_result import Layout, difference
+from jaxflow.sweeps.storage.disk import check_directory
+from jaxflow.sweeps.storage.store import Store
 
 if TYPE_CHECKING:
     import xarray

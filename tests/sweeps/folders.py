@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import pytest
 
 import jaxflow as jf
-from jaxflow.sweeps.compiled_batch import Program
-from jaxflow.sweeps.store import Store
+from jaxflow.sweeps.execution.compiled_batch import Program
+from jaxflow.sweeps.storage.store import Store
 
 SEEDS, BATCH, LENGTH = 2, 4, 6
 AXES = {"a": [0.0, 0.25, 0.5, 0.75, 1.0], "b": [0.5, 1.0], "c": [0.0, -1.0]}
@@ -24,7 +24,7 @@ BATCHES = TRIALS // BATCH
 NAMES = [f"0000-{index:06d}.npz" for index in range(BATCHES)]
 KEPT = 5  # finished batches in the folder `half`
 KEY = jax.random.key(7)
-RUN = "jaxflow.sweeps.compiled_batch.Program.run"
+RUN = "jaxflow.sweeps.execution.compiled_batch.Program.run"
 
 
 def recursion(function, length):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
-from jaxflow.sweeps.compiled_batch import Program
+from jaxflow.sweeps.execution.compiled_batch import Program
 
 
 def relu_like(x):

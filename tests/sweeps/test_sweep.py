@@ -16,7 +16,7 @@ import xarray
 from jax.sharding import Mesh
 
 import jaxflow as jf
-from jaxflow.sweeps import batch_loop
+from jaxflow.sweeps.execution import batch_loop
 
 pytestmark = pytest.mark.promotes
 
@@ -239,7 +239,7 @@ def test_results_that_would_fill_the_memory_stay_on_disk(tmp_path, monkeypatch):
 
 
 def test_a_batch_that_needs_too_much_memory_is_made_smaller(monkeypatch):
-    from jaxflow.sweeps import compiled_batch
+    from jaxflow.sweeps.execution import compiled_batch
 
     def trial(h, key):
         table = jnp.outer(jnp.arange(200.0), jnp.arange(200.0) * h["a"])  # 320 kB a lane
@@ -332,7 +332,7 @@ def test_other_results_after_caches_are_cleared():
 
 
 def test_the_attributes_name_the_function_and_the_state_of_its_repository(tmp_path, monkeypatch):
-    from jaxflow.sweeps import dataset
+    from jaxflow.sweeps.outputs import dataset
 
     class Trial:
         func = "relu"

@@ -22,8 +22,8 @@ from jaxflow.commands.sweep.cells import number_of
 from jaxflow.commands.sweep.laws import FEWEST
 from jaxflow.solve.trajectories.trajectory import FINISHED
 from jaxflow.sweeps import sweep
-from jaxflow.sweeps.axes import design
-from jaxflow.sweeps.disk import BATCHES, DirectoryError
+from jaxflow.sweeps.design.axes import design
+from jaxflow.sweeps.storage.disk import BATCHES, DirectoryError
 
 FILES = report.FILES
 MULTIPLES = (0.2, 0.5, 1.2, 3.0, 8.0, 20.0, 50.0, 120.0)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxflow._compiled import is_numeric
 from jaxflow.solve.trajectories.trajectory import Trajectory
-from jaxflow.sweeps.axes import SEED, TIME, TRIAL
+from jaxflow.sweeps.design.axes import SEED, TIME, TRIAL
 
 PyTree = Any
 CLOCKS = ("time", "times")

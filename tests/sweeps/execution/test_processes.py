@@ -15,7 +15,7 @@ import xarray
 from tqdm import tqdm
 
 import jaxflow as jf
-from jaxflow.sweeps.compiled_batch import Program
+from jaxflow.sweeps.execution.compiled_batch import Program
 
 # Two programs, of seven batches and of two; the last ones of both are not full.
 LENGTHS = [3, 3, 3, 5, 3, 3, 5, 3, 3, 5, 3, 3, 3, 3, 3, 3]

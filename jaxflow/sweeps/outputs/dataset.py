@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxflow._disk import results
-from jaxflow.sweeps.axes import SEED, TRIAL, Design
-from jaxflow.sweeps.trial_result import Layout
+from jaxflow.sweeps.design.axes import SEED, TRIAL, Design
+from jaxflow.sweeps.outputs.trial_result import Layout
 
 PATIENCE = 5.0  # seconds
 CLOCK = "steps × learning rate"

@@ -26,7 +26,7 @@ from folders import (
     undisturbed,
 )
 
-from jaxflow.sweeps.compiled_batch import Program
+from jaxflow.sweeps.execution.compiled_batch import Program
 
 
 def test_the_undisturbed_dataset_is_the_recursion_in_numpy():

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxflow.sweeps.disk import BATCHES
+from jaxflow.sweeps.storage.disk import BATCHES
 
 # Under this name IPython and Jupyter look for the lines to print; an error that has it is ours.
 LINES = "_render_traceback_"

@@ -15,8 +15,8 @@ import pytest
 from tqdm import tqdm
 
 import jaxflow as jf
-from jaxflow.sweeps.compiled_batch import Program
-from jaxflow.sweeps.store import Store
+from jaxflow.sweeps.execution.compiled_batch import Program
+from jaxflow.sweeps.storage.store import Store
 
 AXES = {
     "a": np.linspace(0.0, 1.0, 20),

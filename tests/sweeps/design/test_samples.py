@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxflow.sweeps import samples
-from jaxflow.sweeps.samples import METHODS, sample
+from jaxflow.sweeps.design import samples
+from jaxflow.sweeps.design.samples import METHODS, sample
 
 P = 1e-9
 SPREADS = {

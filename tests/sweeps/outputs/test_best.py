@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray
 
-from jaxflow.sweeps.best_cell import best
+from jaxflow.sweeps.outputs.best_cell import best
 
 RATES, WIDTHS, SEEDS, TIMES = (0.01, 0.1, 1.0), (4, 8), 3, (0.0, 0.5, 1.0, 2.0)
 GRID = ("learning_rate", "width", "seed")

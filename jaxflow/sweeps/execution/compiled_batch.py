@@ -12,9 +12,9 @@ from jaxflow._compiled import Static, combine, partition, transfers
 from jaxflow._devices.memory import physical_memory
 from jaxflow._devices.meshes import check_reachable, layout_of
 from jaxflow._disk import fingerprint
-from jaxflow.sweeps.axes import Design, Group
-from jaxflow.sweeps.blocks import Block, block_shape, cut
-from jaxflow.sweeps.trial_result import Layout, layout, name_arrays
+from jaxflow.sweeps.design.axes import Design, Group
+from jaxflow.sweeps.execution.blocks import Block, block_shape, cut
+from jaxflow.sweeps.outputs.trial_result import Layout, layout, name_arrays
 
 PyTree = Any
 Trial = Callable[[dict[str, Any], jax.Array], PyTree]

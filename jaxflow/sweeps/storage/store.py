@@ -28,7 +28,14 @@ import numpy as np
 
 from jaxflow._disk import results
 from jaxflow._disk.fingerprint import hash_bytes
-from jaxflow.sweeps.disk import BATCHES, LOCK, MANIFEST, DirectoryError, check_directory, explain_trouble
+from jaxflow.sweeps.storage.disk import (
+    BATCHES,
+    LOCK,
+    MANIFEST,
+    DirectoryError,
+    check_directory,
+    explain_trouble,
+)
 
 try:
     import fcntl
@@ -255,7 +262,7 @@ class Store:
 
 def _stacklevel_outside() -> int:
     """The `stacklevel` of the line outside of this package that a call comes from."""
-    frame, level, package = sys._getframe(1), 1, os.path.dirname(__file__)
+    frame, level, package = sys._getframe(1), 1, os.path.dirname(os.path.dirname(__file__))
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package + os.sep):
         frame, level = frame.f_back, level + 1
     return level

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow import _check
-from jaxflow.sweeps.axes import SEED, TIME
+from jaxflow.sweeps.design.axes import SEED, TIME
 
 if TYPE_CHECKING:
     import xarray

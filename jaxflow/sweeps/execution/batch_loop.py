@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from jaxflow._devices.memory import physical_memory
-from jaxflow.sweeps import processes
-from jaxflow.sweeps.blocks import Block
-from jaxflow.sweeps.compiled_batch import Program
-from jaxflow.sweeps.store import Batch, Store
-from jaxflow.sweeps.trial_result import Layout
+from jaxflow.sweeps.execution import processes
+from jaxflow.sweeps.execution.blocks import Block
+from jaxflow.sweeps.execution.compiled_batch import Program
+from jaxflow.sweeps.outputs.trial_result import Layout
+from jaxflow.sweeps.storage.store import Batch, Store
 
 # Batches by default: a sixteenth of the trials, as a kill loses the batch in flight, but enough lanes to be worth
 # vmapping, and not more than help.

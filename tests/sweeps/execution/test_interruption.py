@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
-from jaxflow.sweeps.compiled_batch import Program
+from jaxflow.sweeps.execution.compiled_batch import Program
 
 SCRIPT = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 import jaxflow as jf
-from jaxflow.sweeps.compiled_batch import Program
+from jaxflow.sweeps.execution.compiled_batch import Program
 run = Program.run
 def slow(self, *block):
     time.sleep(0.2)
@@ -65,7 +65,7 @@ def swept(directory=None):
 def test_a_script_prints_two_lines_and_dies_of_the_signal(tmp_path):
     script, folder = tmp_path / "script.py", tmp_path / "kept"
     script.write_text(SCRIPT)
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     child = subprocess.Popen(
         [sys.executable, script, folder],
         stderr=subprocess.PIPE,

@@ -1,0 +1,1 @@
+"""Running trials: cut into batches, each in one compiled program, by one process or several, until Ctrl-C."""
