@@ -93,7 +93,7 @@ MOVED = {
     "sweeps.layout": "sweeps.outputs.trial_result",
     "sweeps.best": "sweeps.outputs.best_cell",
     "sweeps.sweep": "sweeps.sweeping",
-    "problems.columns": "problems.table_columns",
+    "problems.columns": "problems.data.table_columns",
     "plot.edge": "plot.curvature.edge_of_stability",
     "plot.sharpness": "plot.curvature.sharpness_lines",
     "plot.spectrum": "plot.curvature.eigenvalue_density",
@@ -136,6 +136,15 @@ MOVED = {
     "sweeps.samples": "sweeps.design.samples",
     "sweeps.store": "sweeps.storage.store",
     "sweeps.trial_result": "sweeps.outputs.trial_result",
+    "problems.datasets": "problems.data.datasets",
+    "problems.files": "problems.data.files",
+    "problems.networks": "problems.models.networks",
+    "problems.quadratics": "problems.functions.quadratics",
+    "problems.regression": "problems.models.regression",
+    "problems.scalar": "problems.functions.scalar",
+    "problems.surfaces": "problems.functions.surfaces",
+    "problems.table_columns": "problems.data.table_columns",
+    "problems.wrapping": "problems.models.wrapping",
 }
 # A module that was divided: each of its names is in one of several.
 DIVIDED = {"optim.adaptive": ("optim.methods.adaptive", "optim.methods.squared_gradients")}

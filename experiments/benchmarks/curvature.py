@@ -17,7 +17,7 @@ import jaxflow as jf
 from experiments.benchmarks.timing import medians
 from jaxflow.dynamics.edge.semidefinite_complementarity import complementarity
 from jaxflow.problems.losses import PredictionLosses, squared_error
-from jaxflow.problems.networks import Network
+from jaxflow.problems.models.networks import Network
 
 ETA, RISE, PULL, TOP = 0.1, 0.05, 0.05, 27.2  # of the function of three parameters with a closed form
 

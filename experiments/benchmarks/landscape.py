@@ -13,7 +13,7 @@ from experiments.benchmarks.landscape_peers import BANDS, IMAGES, MINIMA, SADDLE
 from experiments.benchmarks.timing import medians
 from jaxflow import landscape
 from jaxflow.dynamics.penalty import penalized
-from jaxflow.problems.networks import compute_by_columns
+from jaxflow.problems.models.networks import compute_by_columns
 
 LOOSE, TIGHT = 1e-2, 1e-5  # forces: saddles are within 1e-6 and 1e-12 then
 POINTS = 101

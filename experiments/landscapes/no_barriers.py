@@ -56,7 +56,7 @@ from experiments.landscapes import bending_band
 from jaxflow.dynamics.penalty import penalized
 from jaxflow.landscape import align, connect, curve, interpolate, neb, refine
 from jaxflow.plot.style import COLOURS, stroke, tidy
-from jaxflow.problems.networks import compute_by_columns
+from jaxflow.problems.models.networks import compute_by_columns
 
 SHOWN = 16  # the width of the paths and of the tree that are drawn
 BAND: dict[str, Any] = {"points": 9, "max_steps": 60, "climb": False}

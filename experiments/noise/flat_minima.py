@@ -103,7 +103,7 @@ def train(problem, rate, batch_size, keys, settings):
     steps = every * -(-round(settings.time / rate) // every)
     objective = problem.objective
     # An example in each column: the same numbers, faster under vmap.
-    columns = jf.problems.networks.compute_by_columns(objective)
+    columns = jf.problems.models.networks.compute_by_columns(objective)
     record = lambda params: (params, objective(params))
 
     def run(key):

@@ -139,7 +139,7 @@ def test_digits_block_and_trace(digits):
 
 @pytest.mark.parametrize("columns", [False, True])
 def test_layers_of_a_network_are_found(columns):
-    network = jf.problems.networks.Network("tanh", columns=columns)
+    network = jf.problems.models.networks.Network("tanh", columns=columns)
     params = jf.problems.mlp("digits", hidden=(8, 7)).params
     leaves, treedef = jax.tree.flatten(params)
     play = lambda leaves, x: network(jax.tree.unflatten(treedef, leaves), x)

@@ -320,7 +320,7 @@ def test_two_networks_on_digits_are_connected():
     problem = jax.tree.map(
         lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, make(0)
     )
-    objective = jf.problems.networks.compute_by_columns(problem.objective)
+    objective = jf.problems.models.networks.compute_by_columns(problem.objective)
     objective = dataclasses.replace(objective, losses=Decayed(objective.losses))
     single = lambda params: jax.tree.map(lambda x: x.astype(jnp.float32), params)
     train = lambda seed: jf.iterate(

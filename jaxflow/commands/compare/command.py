@@ -20,7 +20,7 @@ from jaxflow.commands.shared.progress import CHUNKS, Progress, iterate_in_chunks
 from jaxflow.commands.shared.training import Training, count, score_name
 from jaxflow.dynamics.modified_equations.equation import HIGHEST, warm_steps
 from jaxflow.dynamics.modified_equations.smoothness import roughness
-from jaxflow.problems.networks import compute_by_columns
+from jaxflow.problems.models.networks import compute_by_columns
 from jaxflow.solve.discrete.optimizer_steps import start
 
 RECORDS = 200

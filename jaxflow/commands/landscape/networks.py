@@ -11,7 +11,7 @@ from jaxflow._norms import norm
 from jaxflow.commands.shared.programs import jit_once
 from jaxflow.commands.shared.progress import Progress, iterate_in_chunks
 from jaxflow.dynamics.penalty import penalized
-from jaxflow.problems.networks import compute_by_columns
+from jaxflow.problems.models.networks import compute_by_columns
 from jaxflow.solve.discrete.optimizer_steps import start
 
 PyTree = Any

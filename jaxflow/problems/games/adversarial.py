@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow.games import game, gradient_penalty, interpolate
-from jaxflow.problems.datasets import load, split
-from jaxflow.problems.networks import ACTIVATIONS, Network, check_widths, draw_layers, require_room
+from jaxflow.problems.data.datasets import load, split
+from jaxflow.problems.models.networks import ACTIVATIONS, Network, check_widths, draw_layers, require_room
 from jaxflow.problems.problem import Problem, as_floats, as_key
 
 

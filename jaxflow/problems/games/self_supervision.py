@@ -11,7 +11,7 @@ import numpy as np
 from jaxflow import _check
 from jaxflow._devices import memory
 from jaxflow.games import VectorField
-from jaxflow.problems.datasets import DATASETS, Dataset, finite_array, load
+from jaxflow.problems.data.datasets import DATASETS, Dataset, finite_array, load
 from jaxflow.problems.games.two_branches import (
     BranchDescent,
     BYOLPlayers,
@@ -20,7 +20,7 @@ from jaxflow.problems.games.two_branches import (
     Represent,
     SimSiamPlayers,
 )
-from jaxflow.problems.networks import ACTIVATIONS, Network, check_widths, draw_layers
+from jaxflow.problems.models.networks import ACTIVATIONS, Network, check_widths, draw_layers
 from jaxflow.problems.problem import Problem, as_key
 
 METHODS = ("byol", "simsiam")

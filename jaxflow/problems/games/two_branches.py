@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxflow.problems.networks import Network
+from jaxflow.problems.models.networks import Network
 
 PyTree = Any
 

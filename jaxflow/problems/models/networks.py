@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow._devices import memory
 from jaxflow.objective import Objective
-from jaxflow.problems.datasets import load, split
+from jaxflow.problems.data.datasets import load, split
 from jaxflow.problems.losses import LOSSES, PredictionLosses, cross_entropy, cross_entropy_of_columns
 from jaxflow.problems.problem import Problem, as_key
 

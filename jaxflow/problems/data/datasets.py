@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow import _check
-from jaxflow.problems.files import read
+from jaxflow.problems.data.files import read
 
 Kind = Literal["classification", "regression"]
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow.objective import Objective
-from jaxflow.problems.datasets import Dataset, load, split
+from jaxflow.problems.data.datasets import Dataset, load, split
 from jaxflow.problems.losses import LOSSES, PredictionLosses, cross_entropy, squared_error
 from jaxflow.problems.problem import Problem, as_key
 

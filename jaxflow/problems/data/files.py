@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxflow.problems import table_columns as columns
-from jaxflow.problems.table_columns import Column
+from jaxflow.problems.data import table_columns as columns
+from jaxflow.problems.data.table_columns import Column
 
 
 def read(path: Path, encode: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from jaxflow import _check
 from jaxflow.objective import Objective
-from jaxflow.problems.datasets import load, split
+from jaxflow.problems.data.datasets import load, split
 from jaxflow.problems.losses import PredictionLosses, cross_entropy, squared_error
 from jaxflow.problems.problem import Problem, as_floats, as_key
 

@@ -1,0 +1,1 @@
+"""Examples: bundled sets, arrays and files, checked, standardised and split."""

@@ -1,0 +1,1 @@
+"""Functions whose minima, and often whose gradient flows, are known: bowls, wells, ripples and curved surfaces."""
