@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from jaxflow._disk import results
 from jaxflow._disk.program_cache import keep_programs
-from jaxflow._text_table import text_table
+from jaxflow._text.text_table import text_table
 from jaxflow.plot import animate
 
 SECONDS = 8.0  # of a picture that moves

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxflow._compiled import Static, combine, partition
-from jaxflow._shapes import show
+from jaxflow._text.shapes import show
 
 P = ParamSpec("P")
 T = TypeVar("T", bound="Bound")

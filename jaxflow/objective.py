@@ -15,17 +15,18 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from jaxflow import _check, _half
-from jaxflow._checkpoint import checkpoint
+from jaxflow import _check
 from jaxflow._devices.meshes import at_home, within_explicit_axes, within_one_device
 from jaxflow._devices.shares import Shares, fill_up, shares_of, take
 from jaxflow._losses.drawn_losses import LossesOfStep, MeanOfDraws, Numbered, takes_key
 from jaxflow._losses.models import Completed, Rest, has_static, split_model
 from jaxflow._moved import forward_names
-from jaxflow._shapes import show
+from jaxflow._programs import half
+from jaxflow._programs.checkpoint import checkpoint
+from jaxflow._text.shapes import show
 
 PyTree = Any
-__getattr__ = forward_names("jaxflow.objective", "jaxflow._gradients")  # `gradient` was here
+__getattr__ = forward_names("jaxflow.objective", "jaxflow._losses.gradients")  # `gradient` was here
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ class Objective:
         """
         losses = self.per_example(params, batch)
         whole, params = _open_static(self, params)
-        if _half.is_half(losses) or _half.has_half(params):
+        if half.is_half(losses) or half.has_half(params):
             divisor = losses.shape[0] if weights is None else 1
             return whole._sum_of_half(params, batch, weights, divisor, None, losses.dtype)
         return losses.mean() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
@@ -215,7 +216,7 @@ class Objective:
         """The (weighted) sum of losses over `divisor`, in `dtype`, summed in float32."""
         if weights is None:
             weights = jnp.ones(np.shape(jax.tree.leaves(batch)[0])[0], jnp.float32)
-        total = _half.total(self.per_example, params, batch, _half.widen(weights), chunk)
+        total = half.total(self.per_example, params, batch, half.widen(weights), chunk)
         return (total / divisor).astype(dtype)
 
     def _sum_in_chunks(self, params: PyTree, weights: jax.Array | None, divisor: int) -> jax.Array:
@@ -225,7 +226,7 @@ class Objective:
         examples = data, weights = at_home((self.data, weights))
         few = lambda params, data: self.per_example(params, jax.tree.map(lambda x: x[:chunk], data))
         losses = jax.eval_shape(few, params, data)
-        if _half.is_half(losses) or _half.has_half(params):
+        if half.is_half(losses) or half.has_half(params):
             return self._sum_of_half(params, data, weights, divisor, chunk, losses.dtype)
         rows = lax.dynamic_slice_in_dim
         if shares is not None and not within_explicit_axes():  # some of each device's

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxflow._checkpoint import checkpoint
-from jaxflow._shapes import show
+from jaxflow._programs.checkpoint import checkpoint
+from jaxflow._text.shapes import show
 
 PyTree = Any
 

@@ -12,7 +12,7 @@ import tyro
 import jaxflow as jf
 from jaxflow import _check
 from jaxflow._disk import results
-from jaxflow._text_table import text_table
+from jaxflow._text.text_table import text_table
 from jaxflow.commands.shared.progress import Progress
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.commands.sweep.command import Refused

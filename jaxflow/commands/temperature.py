@@ -7,7 +7,7 @@ import jax
 
 import jaxflow as jf
 from jaxflow import _check
-from jaxflow._text_table import text_table
+from jaxflow._text.text_table import text_table
 from jaxflow.commands.compare.report import temperature_of
 from jaxflow.commands.shared.training import Training, count
 

@@ -16,7 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxflow._jaxprs import COMPARISONS, TINY, Reader, Value, is_a, is_guarded, join_values, programs_of
+from jaxflow._programs.jaxprs import (
+    COMPARISONS,
+    TINY,
+    Reader,
+    Value,
+    is_a,
+    is_guarded,
+    join_values,
+    programs_of,
+)
 
 PyTree = Any
 

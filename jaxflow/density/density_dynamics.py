@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._jaxprs import reads
+from jaxflow._programs.jaxprs import reads
 from jaxflow._traceable import traceable
 from jaxflow.density.grid import Grid
 from jaxflow.density.jumps.coefficients import Coefficients, coefficients_of

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._half import widen
 from jaxflow._norms import root
+from jaxflow._programs.half import widen
 from jaxflow._traceable import Bound, kind, traceable
 
 PyTree = Any

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow._half import widen
-from jaxflow._shapes import show
+from jaxflow._programs.half import widen
+from jaxflow._text.shapes import show
 from jaxflow.games import VectorField
 from jaxflow.objective import Objective
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow._losses.drawn_losses import lacks_key
 from jaxflow._norms import root
-from jaxflow._shapes import show
+from jaxflow._text.shapes import show
 from jaxflow.games.vector_field import VectorField, like_players, require_field, require_players
 
 PyTree = Any

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow import _check
-from jaxflow._checkpoint import checkpoint
 from jaxflow._losses.drawn_losses import lacks_key
 from jaxflow._moved import alias_of
-from jaxflow._shapes import show
+from jaxflow._programs.checkpoint import checkpoint
+from jaxflow._text.shapes import show
 
 PyTree = Any
 

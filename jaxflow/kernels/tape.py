@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jaxflow._jaxprs import apply_operation, called_program
+from jaxflow._programs.jaxprs import apply_operation, called_program
 
 SHAPES = {"reshape", "broadcast_in_dim", "transpose", "squeeze", "expand_dims", "copy"}
 ADD = {"add", "add_any"}

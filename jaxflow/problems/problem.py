@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 
 from jaxflow import _check
-from jaxflow._half import widen
+from jaxflow._programs.half import widen
 from jaxflow.objective import Objective
 
 PyTree = Any

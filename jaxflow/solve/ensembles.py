@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxflow import _check
 from jaxflow._compiled import transfers
 from jaxflow._devices.meshes import automatic
-from jaxflow._progress import Bar
+from jaxflow._text.progress import Bar
 from jaxflow.solve.discrete import host_batches
 from jaxflow.solve.trajectories.long_runs import check_host
 from jaxflow.solve.trajectories.trajectory import Trajectory

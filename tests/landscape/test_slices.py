@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxflow as jf
 from jaxflow._compiled import programs
-from jaxflow._jaxprs import programs_of
-from jaxflow._progress import Bar
+from jaxflow._programs.jaxprs import programs_of
+from jaxflow._text.progress import Bar
 from jaxflow.landscape import (
     Directions,
     between,

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxflow as jf
-from jaxflow._text_table import text_table
+from jaxflow._text.text_table import text_table
 from jaxflow.curvature import preconditioner_of
 from jaxflow.dynamics import limit_of, sde_of, stable_flow
 from jaxflow.optim.table import ENTRIES, HOMES, OF_OPTAX, Entry, Inherited, Without, entry_of, names_with

@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxflow as jf
 from jaxflow._disk import results
-from jaxflow._text_table import text_table
+from jaxflow._text.text_table import text_table
 from jaxflow.commands.shared.interruption import NOTHING
 from jaxflow.commands.shared.programs import jit_once
 from jaxflow.commands.shared.training import score_name

@@ -7,7 +7,7 @@ import numpy as np
 
 import jaxflow as jf
 from jaxflow._disk import results
-from jaxflow._text_table import text_table
+from jaxflow._text.text_table import text_table
 from jaxflow.commands.density import pictures
 from jaxflow.commands.density.levels import Levels, Measures
 from jaxflow.commands.density.noisy_problem import NoisyProblem

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxflow._disk import results
-from jaxflow._text_table import text_table
+from jaxflow._text.text_table import text_table
 from jaxflow.commands.landscape import pictures
 from jaxflow.commands.landscape.between_two import Along, Paths
 from jaxflow.commands.landscape.networks import Runs

@@ -7,7 +7,7 @@ import numpy as np
 
 import jaxflow as jf
 from jaxflow._disk import results
-from jaxflow._text_table import text_table
+from jaxflow._text.text_table import text_table
 from jaxflow.commands.shared.training import score_name
 from jaxflow.commands.sweep.cells import CELL, RUN, mean, number_of, sharpness, unit
 from jaxflow.commands.sweep.laws import inhomogeneity

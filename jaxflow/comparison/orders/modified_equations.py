@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jaxflow._compiled import compiled, transfers
 from jaxflow._losses.completion import open_model
 from jaxflow._norms import difference, norm
-from jaxflow._text_table import text_table
+from jaxflow._text.text_table import text_table
 from jaxflow._traceable import traceable
 from jaxflow.comparison.orders.slope import Order, fit
 from jaxflow.comparison.orders.study_plan import RTOL, Plan, dtype_of, plan

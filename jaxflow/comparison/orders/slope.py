@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from jaxflow._compiled import transfers
 from jaxflow._norms import root
-from jaxflow._text_table import text_table
+from jaxflow._text.text_table import text_table
 
 
 @jax.tree_util.register_dataclass

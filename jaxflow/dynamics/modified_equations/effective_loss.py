@@ -11,8 +11,8 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._gradients import gradient
 from jaxflow._losses.completion import open_model
+from jaxflow._losses.gradients import gradient
 from jaxflow._norms import norm, norms
 from jaxflow.dynamics.base import add, scale
 from jaxflow.dynamics.modified_equations.equation import check_arguments

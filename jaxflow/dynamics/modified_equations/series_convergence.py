@@ -19,9 +19,9 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._half import widen
 from jaxflow._losses.completion import open_model
 from jaxflow._norms import norm
+from jaxflow._programs.half import widen
 from jaxflow.curvature.spectrum.powers import power_iteration
 from jaxflow.dynamics.base import add
 from jaxflow.dynamics.modified_equations.equation import check_arguments, clock_of, warm_steps

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import ClosedJaxpr
 
-from jaxflow._jaxprs import COMPARISONS, KEYS, Reader, Value, is_a, is_guarded, join_values
+from jaxflow._programs.jaxprs import COMPARISONS, KEYS, Reader, Value, is_a, is_guarded, join_values
 from jaxflow.optim.optimizer import Optimizer
 
 PyTree = Any

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxflow._gradients import gradient
-from jaxflow._half import widen
+from jaxflow._losses.gradients import gradient
+from jaxflow._programs.half import widen
 from jaxflow.dynamics.noise.minibatch import Sampling, gradient_and_noise
 from jaxflow.objective import Objective
 from jaxflow.optim.methods.moments import TINY, square

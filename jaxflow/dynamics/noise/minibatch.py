@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._gradients import gradient
-from jaxflow._half import widen
+from jaxflow._losses.gradients import gradient
 from jaxflow._norms import root
+from jaxflow._programs.half import widen
 from jaxflow._traceable import Bound, kind, traceable
 from jaxflow.dynamics.base import add, scale
 from jaxflow.dynamics.noise.batch_temperature import batch_factor, check_batch

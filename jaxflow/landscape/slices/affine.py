@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jaxflow._jaxprs import apply_operation, called_program
+from jaxflow._programs.jaxprs import apply_operation, called_program
 
 PyTree = Any
 

@@ -15,8 +15,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxflow._compiled import compiled, transfers
 from jaxflow._devices.memory import device_memory
 from jaxflow._devices.meshes import layout_of, within_explicit_axes, within_one_device
-from jaxflow._jaxprs import programs_of
-from jaxflow._progress import Bar
+from jaxflow._programs.jaxprs import programs_of
+from jaxflow._text.progress import Bar
 from jaxflow.landscape.paths.path import dtype_of
 from jaxflow.landscape.slices.affine import along
 

@@ -9,7 +9,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
-from jaxflow._half import widen
+from jaxflow._programs.half import widen
 from jaxflow._traceable import traceable
 from jaxflow.optim.methods.moments import increment
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow._check import is_concrete
-from jaxflow._half import widen
+from jaxflow._programs.half import widen
 
 PyTree = Any
 

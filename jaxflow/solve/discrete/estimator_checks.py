@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow._shapes import show
+from jaxflow._text.shapes import show
 from jaxflow._traceable import traceable
 from jaxflow.games import VectorField
 from jaxflow.objective import Objective, require_data

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow._compiled import compiled, transfers
-from jaxflow._progress import Bar
+from jaxflow._text.progress import Bar
 from jaxflow.dynamics.clock import step_times
 from jaxflow.objective import Objective
 from jaxflow.optim.updates import Step, take_step

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxflow._jaxprs import reads
+from jaxflow._programs.jaxprs import reads
 from jaxflow.optim.updates import Step
 from jaxflow.recording import WITH_MEMORY, as_recorder
 from jaxflow.solve.metrics import Strided

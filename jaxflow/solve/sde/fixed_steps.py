@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow import _check
-from jaxflow._checkpoint import checkpoint
 from jaxflow._compiled import compiled
 from jaxflow._losses.companions import warn_of_companions
+from jaxflow._programs.checkpoint import checkpoint
 from jaxflow.dynamics import Dynamics, Field
 from jaxflow.recording import keeper, replay_records
 from jaxflow.solve.discrete.optimizer_steps import finish

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxflow._disk import fingerprint
-from jaxflow._progress import Bar
+from jaxflow._text.progress import Bar
 from jaxflow.solve.trajectories.kept_pieces import KeptPieces, host
 from jaxflow.solve.trajectories.pieces import join_pieces, run_pieces
 from jaxflow.solve.trajectories.trajectory import FINISHED, INTERRUPTED, Trajectory

@@ -14,8 +14,8 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
 from jax.extend.core import Jaxpr, Literal
 
-from jaxflow._checkpoint import checkpoint
-from jaxflow._jaxprs import apply_operation, called_program
+from jaxflow._programs.checkpoint import checkpoint
+from jaxflow._programs.jaxprs import apply_operation, called_program
 
 PyTree = Any
 NUMBERS = 2**27  # of examples' gradients held at a time: 256 MiB

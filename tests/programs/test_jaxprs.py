@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxflow._jaxprs import Reader, Value
+from jaxflow._programs.jaxprs import Reader, Value
 
 
 def depends(function, *arguments):

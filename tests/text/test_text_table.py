@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxflow._text_table import text_table
+from jaxflow._text.text_table import text_table
 
 LINES = [("name", "x", ""), ("a", "10", "low"), ("bcdef", "—", "")]
 

@@ -1,0 +1,1 @@
+"""What is written for people: values in messages by their shapes, tables as text, bars of progress."""
