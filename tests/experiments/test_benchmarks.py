@@ -6,16 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import (
-    compilation,
-    density,
-    density_peers,
-    kernels,
-    landscape,
-    landscape_peers,
-    speed,
-)
-from experiments.benchmarks.__main__ import FIGURES, Figure, chosen
+from experiments.benchmarks import compilation
+from experiments.benchmarks.analysis import density, density_peers, kernels, landscape, landscape_peers
+from experiments.benchmarks.figures import FIGURES, Figure, chosen
+from experiments.benchmarks.runs import speed
 from experiments.benchmarks.timing import medians
 
 pytestmark = pytest.mark.promotes

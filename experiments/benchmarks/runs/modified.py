@@ -11,7 +11,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
-from experiments.benchmarks.speed import digits
+from experiments.benchmarks.runs.speed import digits
 from experiments.benchmarks.timing import medians
 
 ORDERS = (1, 2, 3, 4)

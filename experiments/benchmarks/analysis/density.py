@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import poisson
 
 import jaxflow as jf
-from experiments.benchmarks.density_peers import END, INSTALLED, TEMPERATURE, reference, start, well
+from experiments.benchmarks.analysis.density_peers import END, INSTALLED, TEMPERATURE, reference, start, well
 from experiments.benchmarks.timing import medians
 
 CELLS = 400

@@ -12,7 +12,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
-from experiments.benchmarks.speed import digits, gradients_in_a_scan
+from experiments.benchmarks.runs.speed import digits, gradients_in_a_scan
 from experiments.benchmarks.timing import medians
 
 PATHS, STEPS, DT, HEAT = 10_000, 1_000, 0.01, 0.25

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxflow as jf
-from experiments.benchmarks.landscape_peers import BANDS, IMAGES, MINIMA, SADDLES, Saddle
+from experiments.benchmarks.analysis.landscape_peers import BANDS, IMAGES, MINIMA, SADDLES, Saddle
 from experiments.benchmarks.timing import medians
 from jaxflow import landscape
 from jaxflow.dynamics.penalty import penalized

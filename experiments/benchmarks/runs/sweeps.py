@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import jaxflow as jf
-from experiments.benchmarks.speed import digits
+from experiments.benchmarks.runs.speed import digits
 from experiments.benchmarks.timing import medians
 from jaxflow.sweeps.execution.compiled_batch import compilations as programs
 

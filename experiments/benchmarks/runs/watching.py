@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxflow as jf
-from experiments.benchmarks.speed import digits
+from experiments.benchmarks.runs.speed import digits
 from experiments.benchmarks.timing import medians
 
 metrics = jf.solve.metrics
