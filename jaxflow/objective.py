@@ -12,17 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
 
 from jaxflow import _check
-from jaxflow._devices.meshes import at_home, within_explicit_axes, within_one_device
+from jaxflow._devices.meshes import at_home, within_one_device
 from jaxflow._devices.shares import Shares, fill_up, shares_of, take
 from jaxflow._losses.drawn_losses import LossesOfStep, MeanOfDraws, Numbered, takes_key
 from jaxflow._losses.models import Completed, Rest, has_static, split_model
+from jaxflow._losses.sums import sum_in_chunks, sum_of_half
 from jaxflow._moved import forward_names
 from jaxflow._programs import half
-from jaxflow._programs.checkpoint import checkpoint
 from jaxflow._text.shapes import show
 
 PyTree = Any
@@ -177,8 +176,7 @@ class Objective:
         n = self.size
         if self.chunk is None or self.chunk >= n:
             return self.over(params, self.data)
-        whole, params = _open_static(self, params)
-        return whole._sum_in_chunks(params, None, n)
+        return self._sum_in_chunks(params, None, n)
 
     def weighted(self, params: PyTree, weights: jax.Array) -> jax.Array:
         r"""$\sum_i w_i \ell_i(\theta)$ over all data for `weights` (N,), in chunks too; a scalar.
@@ -193,8 +191,7 @@ class Objective:
             )
         if self.chunk is None or self.chunk >= self.size:
             return self.over(params, self.data, weights)
-        whole, params = _open_static(self, params)
-        return whole._sum_in_chunks(params, weights, 1)
+        return self._sum_in_chunks(params, weights, 1)
 
     def over(self, params: PyTree, batch: PyTree, weights: jax.Array | None = None) -> jax.Array:
         r"""The mean loss at `params` over a `batch` of B examples; with `weights` (B,) $\sum_i w_i \ell_i$.
@@ -209,43 +206,15 @@ class Objective:
         whole, params = _open_static(self, params)
         if half.is_half(losses) or half.has_half(params):
             divisor = losses.shape[0] if weights is None else 1
-            return whole._sum_of_half(params, batch, weights, divisor, None, losses.dtype)
+            return sum_of_half(whole.per_example, params, batch, weights, divisor, None, losses.dtype)
         return losses.mean() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
 
-    def _sum_of_half(self, params, batch, weights, divisor: int, chunk: int | None, dtype) -> jax.Array:
-        """The (weighted) sum of losses over `divisor`, in `dtype`, summed in float32."""
-        if weights is None:
-            weights = jnp.ones(np.shape(jax.tree.leaves(batch)[0])[0], jnp.float32)
-        total = half.total(self.per_example, params, batch, half.widen(weights), chunk)
-        return (total / divisor).astype(dtype)
-
     def _sum_in_chunks(self, params: PyTree, weights: jax.Array | None, divisor: int) -> jax.Array:
-        """The (weighted) sum of all losses over `divisor`, one chunk at a time."""
-        n, chunk, shares = self.size, self.chunk, self._shares
-        assert chunk is not None
-        examples = data, weights = at_home((self.data, weights))
-        few = lambda params, data: self.per_example(params, jax.tree.map(lambda x: x[:chunk], data))
-        losses = jax.eval_shape(few, params, data)
-        if half.is_half(losses) or half.has_half(params):
-            return self._sum_of_half(params, data, weights, divisor, chunk, losses.dtype)
-        rows = lax.dynamic_slice_in_dim
-        if shares is not None and not within_explicit_axes():  # some of each device's
-            n, chunk, rows = n // shares.number, max(chunk // shares.number, 1), shares.rows
-
-        def total(params, examples):
-            batch, weights = examples
-            losses = self.per_example(params, batch)
-            return losses.sum() if weights is None else jnp.sum(weights.astype(losses.dtype) * losses)
-
-        @checkpoint
-        def chunk_sum(params, start):
-            return total(params, jax.tree.map(lambda x: rows(x, start, chunk), examples))
-
-        last = lambda x: rows(x, n - n % chunk, n % chunk)
-        rest = total(params, jax.tree.map(last, examples)) if n % chunk else 0.0
-        starts = jnp.arange(n // chunk) * chunk
-        body = lambda partial, start: (partial + chunk_sum(params, start), None)
-        return lax.scan(body, jnp.asarray(rest, losses.dtype), starts)[0] / divisor
+        assert self.chunk is not None
+        whole, params = _open_static(self, params)
+        return sum_in_chunks(
+            whole.per_example, params, whole.data, weights, divisor, self.chunk, whole._shares
+        )
 
     def minibatch(self, params: PyTree, indices: jax.Array, weights: jax.Array | None = None) -> jax.Array:
         r"""The mean loss over the examples `indices` (B,), or $\sum_j w_j \ell_{i_j}$ with `weights` (B,)."""
