@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow.dynamics.edge.methods import Method
-from jaxflow.dynamics.edge.semidefinite_complementarity import complementarity, smat
+from jaxflow.dynamics.edge.semidefinite_complementarity import complementarity
+from jaxflow.dynamics.edge.symmetric_vectors import smat
 
 NEAR = 0.2  # a mode this far below 2 cannot get there in one substep
 

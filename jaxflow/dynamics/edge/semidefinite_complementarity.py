@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jax.typing import ArrayLike
@@ -17,52 +16,12 @@ from jax.typing import ArrayLike
 from jaxflow import _check
 from jaxflow._compiled import compiled
 from jaxflow._norms import norm, norms
+from jaxflow.dynamics.edge.symmetric_vectors import congruence, smat, svec, upper_triangle
 
 REGULARISE = 1e-3  # of a Newton matrix, a unit of residual
 STALLED = 0.5  # a Newton step must bring the residual to this part of itself, or the other method is called
 LEVEL = 1e-3  # the interior-point method goes on until the gap is this, then this squared, …
 BOUNDARY = 0.98  # of the way to where an iterate turns singular
-
-
-@functools.cache
-def _pairs(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows and columns of the upper triangle, 1 or √2 for each, and where each entry of a matrix is in it."""
-    rows, columns = np.triu_indices(k)
-    position = np.zeros((k, k), int)
-    position[rows, columns] = position[columns, rows] = np.arange(rows.size)
-    return rows, columns, np.where(rows == columns, 1.0, np.sqrt(2.0)), position
-
-
-def svec(X: jax.Array) -> jax.Array:
-    r"""The upper triangle of a symmetric (k, k) matrix row by row, pairs i < j times √2; shape (k(k+1)/2,).
-
-    An isometry: svec(X)·svec(Y) = tr XY. Only the upper triangle is read.
-
-    >>> import jax.numpy as jnp
-    >>> print(svec(jnp.array([[1.0, 2.0], [2.0, 3.0]])) ** 2)
-    [1. 8. 9.]
-    """
-    rows, columns, weights, _ = _pairs(X.shape[0])
-    return X[rows, columns] * jnp.asarray(weights, X.dtype)
-
-
-def smat(x: jax.Array) -> jax.Array:
-    """The symmetric (k, k) matrix whose `svec` is x, of shape (k(k+1)/2,).
-
-    >>> import jax.numpy as jnp
-    >>> print(smat(svec(jnp.array([[1.0, 2.0], [2.0, 3.0]]))))
-    [[1. 2.] [2. 3.]]
-    """
-    _, _, weights, position = _pairs(int(np.sqrt(2 * x.shape[0])))
-    return (x / jnp.asarray(weights, x.dtype))[position]
-
-
-def _congruence(G: jax.Array) -> jax.Array:
-    """The matrix T with T svec(V) = svec(G V Gᵀ); orthogonal where G is."""
-    i, j, weights, _ = _pairs(G.shape[0])
-    half = jnp.asarray(np.outer(weights, weights) / 2, G.dtype)
-    mixed = G[np.ix_(i, i)] * G[np.ix_(j, j)] + G[np.ix_(i, j)] * G[np.ix_(j, i)]
-    return mixed * half
 
 
 class Complementarity(NamedTuple):
@@ -241,12 +200,12 @@ def _newton_step(point: _Point, B) -> jax.Array:
     I − ω + √ω B √ω, is symmetric and positive semidefinite. It is regularised, and less so nearer the solution. Where
     the regularisation dominates, d = −F, a projected gradient step.
     """
-    rows, columns, _, _ = _pairs(point.values.size)
+    rows, columns, _, _ = upper_triangle(point.values.size)
     magnitude, positive = jnp.abs(point.values), jnp.maximum(point.values, 0)
     pair = magnitude[rows] + magnitude[columns]
     omega = jnp.where(pair == 0, 0.5, (positive[rows] + positive[columns]) / jnp.where(pair == 0, 1, pair))
     root = jnp.sqrt(omega)
-    T = _congruence(point.vectors)
+    T = congruence(point.vectors)
     B, natural = T.T @ B @ T, T.T @ point.map
     ridge = REGULARISE * jnp.minimum(point.residual, 1) + 50 * jnp.finfo(root.dtype).eps
     matrix = jnp.diag(1 - omega + ridge) + root[:, None] * B * root[None]
@@ -281,7 +240,7 @@ def _interior_step(state: _Interior, a, B) -> _Interior:
     square, vectors = jnp.linalg.eigh(lower.T @ state.S @ lower)
     d = jnp.sqrt(square)
     G = (lower @ vectors) / jnp.sqrt(d)[None]
-    T = _congruence(G)
+    T = congruence(G)
     wrong = a + B @ svec(state.X) - svec(state.S)
     scaled, wrong_scaled = T.T @ B @ T, T.T @ wrong
     solve = _factor(jnp.eye(a.size, dtype=a.dtype) + scaled)

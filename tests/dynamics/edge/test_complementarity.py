@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from jaxflow.dynamics.edge.semidefinite_complementarity import complementarity, smat, svec
+from jaxflow.dynamics.edge.semidefinite_complementarity import complementarity
+from jaxflow.dynamics.edge.symmetric_vectors import smat, svec
 
 ROOT = np.sqrt(2.0)
 
