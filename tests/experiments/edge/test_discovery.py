@@ -6,14 +6,14 @@ from experiment_files import check_files
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
-from experiments.edge.discovery_measurements import (
+from experiments.edge.new_optimizers.measurements import (
     averaged_motion,
     least_unstable,
     lengths,
     slow_rate,
     tanh_cycle,
 )
-from experiments.edge.discovery_optimizers import ROWS
+from experiments.edge.new_optimizers.methods import ROWS
 
 pytestmark = pytest.mark.promotes
 

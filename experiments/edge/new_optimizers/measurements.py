@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import eval_genlaguerre
 
 import jaxflow as jf
-from experiments.edge.discovery_optimizers import (
+from experiments.edge.new_optimizers.methods import (
     B1,
     LATE,
     MOMENTS,
