@@ -50,13 +50,13 @@ from matplotlib.figure import Figure
 
 import jaxflow as jf
 from experiments import common
+from experiments.landscapes.residual_networks import NAMES, Loss, columns, draw_weights, losses_of
 from jaxflow.plot.style import COLOURS, legend_above, stroke, tidy
 
 RATE, LEVEL, MOST = 1e-3, 0.05, 4000  # of Adam; the training loss at which it ends; steps at most
 EVERY = 10  # steps between the records of a run that are drawn
 PRODUCTS = 20  # Hessian products for each end of a spectrum, which find the ratio to .005
 HIGH = 0.5  # −λ_min/λ_max above which a point counts as not convex at all
-NAMES = ("plain", "residual", "residual, large branches")
 LAYERS = (10.0, 0.2, 0.5)  # factors of the layers of the rescaled network, of product 1
 
 
@@ -77,23 +77,6 @@ QUICK = Settings(8, 150, (12,), 1, 11, 5)
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Loss:
-    """The mean cross-entropy of a network: skip = 0 is a plain one. All are leaves, so one program serves both."""
-
-    x: jax.Array
-    y: jax.Array
-    skip: Any
-    branch: Any
-
-    def __call__(self, params):
-        layer = lambda h, w: (self.skip * h + self.branch * jnp.tanh(h @ w), None)
-        h, _ = jax.lax.scan(layer, jnp.tanh(self.x @ params["first"]), params["layers"])
-        logits = h @ params["last"]
-        return (jax.nn.logsumexp(logits, 1) - jnp.take_along_axis(logits, self.y[:, None], 1)[:, 0]).mean()
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
 class Nonconvexity:
     """−λ_min/λ_max of the whole Hessian of a loss: a function of the parameters, which a slice can be taken of."""
 
@@ -106,27 +89,6 @@ class Nonconvexity:
         ).values[0]
         largest, deepest = jax.lax.map(top, jnp.array([1.0, -1.0]))
         return deepest / largest
-
-
-def losses_of(depth, examples):
-    """The loss of each network, with pixels in one unit."""
-    digits = jf.problems.load("digits")
-    x = (digits.x - digits.x.mean()) / digits.x.std()
-    data = jnp.asarray(x[:examples]), jnp.asarray(digits.y[:examples])
-    kinds = (0.0, 1.0), (1.0, depth**-0.5), (1.0, 1.0)
-    return {name: Loss(*data, *map(jnp.asarray, kind)) for name, kind in zip(NAMES, kinds, strict=True)}
-
-
-def start(depth, width, key):
-    """Weights of variance 1/inputs; the kernels of the layers are stacked, (depth, in, out)."""
-    shapes = {"first": (64, width), "layers": (depth, width, width), "last": (width, 10)}
-    keys = dict(zip(shapes, jax.random.split(key, 3), strict=True))
-    return {name: jax.random.normal(keys[name], shape) / shape[-2] ** 0.5 for name, shape in shapes.items()}
-
-
-def columns(path, leaf):
-    """The axis along which a filter extends: the inputs. The default would take all stacked layers for one."""
-    return (leaf.ndim - 2,)
 
 
 class View(NamedTuple):
@@ -142,7 +104,7 @@ def look(loss, depth, settings, seed):
     """Train a network, and look at the loss around it."""
     begin, draw = jax.random.split(jax.random.key(seed))
     optimizer, until = jf.optim.adam(RATE), {"loss": LEVEL}
-    params = start(depth, settings.width, begin)
+    params = draw_weights(depth, settings.width, begin)
     run = jf.train(optimizer, loss, params, until=until, max_steps=MOST, every=EVERY)
     directions = jf.landscape.random_directions(run.params, draw, filters=columns)
     plane = jf.landscape.slice(loss, run.params, directions, points=settings.fine)
