@@ -195,6 +195,22 @@ def test_pickles_of_earlier_versions_open():
     assert jnp.array_equal(opened.params, state.params)
 
 
+@pytest.mark.parametrize(
+    ("made", "new", "old"),
+    [
+        (jf.optim.nesterov(0.1), b"optim.methods.descent", b"optim.descent"),
+        (jf.optim.amsgrad(0.1).init(jnp.ones(2)), b"optim.methods.adaptive", b"optim.adaptive"),
+        (jf.problems.models.networks.Network("tanh"), b"problems.models.networks", b"problems.networks"),
+    ],
+)
+def test_pickles_of_the_last_version_open(made, new, old):
+    pickled = pickle.dumps(made, protocol=0)
+    assert new in pickled
+    with pytest.warns(DeprecationWarning, match="has moved to jaxflow." + new.decode()):
+        opened = pickle.loads(pickled.replace(new, old))
+    assert jax.tree.structure(opened) == jax.tree.structure(made)
+
+
 @pytest.mark.parametrize("made", [jf.optim.rmsprop(0.1), jf.optim.scalar_rmsprop(0.1).init(jnp.ones(2))])
 def test_pickles_name_a_module_that_was_divided(made):
     old = pickle.dumps(made, protocol=0).replace(b"optim.methods.squared_gradients", b"optim.adaptive")

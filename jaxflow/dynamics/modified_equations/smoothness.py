@@ -26,7 +26,7 @@ PyTree = Any
 COUNT, GRADIENT, SINGLE = 1, 2, 4
 RANDOM = "optimizer must be deterministic, got {}, which draws random numbers."
 
-# From mild to severe. Each was measured on a problem in one dimension (tests/dynamics/test_smoothness.py).
+# From mild to severe. Each was measured on a problem in one dimension (test_smoothness.py, in tests/).
 PLATEAUS = {
     "kink": "is of second order in the time step at best once that switches, whatever the order asked for",
     "jump": "stops falling at about one step's jump, first order in the time step, whatever the order asked for",
