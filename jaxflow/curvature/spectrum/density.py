@@ -56,9 +56,7 @@ class SpectralDensity:
     @property
     def width(self) -> jax.Array:
         """The smoothing by default: 1 % of the range of the nodes; a scalar."""
-        span, size = self.nodes.max() - self.nodes.min(), jnp.abs(self.nodes).max()
-        span = jnp.where(span > 1e-6 * size, span, jnp.where(size > 0, size, 1.0))  # of equal eigenvalues
-        return span / 100
+        return _width(self.nodes)
 
     def density(self, grid: Any = None, width: Any = None) -> Estimate:
         r"""φ smoothed by a Gaussian of standard deviation `width`, at the points `grid` (G,); (G,), with integral 1.
@@ -66,15 +64,11 @@ class SpectralDensity:
         By default the points are those of `grid(width)`. Raises `ValueError` for a width that is not above 0.
         """
         grid = self.grid(width) if grid is None else jnp.asarray(grid, self.nodes.dtype)
-        width = self._width(width)
-        scaled = (grid[:, None, None] - self.nodes[None]) / width
-        bumps = jnp.exp(-0.5 * scaled**2) / (width * (2 * math.pi) ** 0.5)
-        return mean(jnp.sum(bumps * self.weights[None], axis=2).T)
+        return _smooth(self, grid, self._width(width))
 
     def grid(self, width: Any = None) -> jax.Array:
         """1,000 points, evenly spaced from 5 widths below the lowest node to 5 above the highest; (1000,)."""
-        width = self._width(width)
-        return jnp.linspace(self.nodes.min() - 5 * width, self.nodes.max() + 5 * width, 1000)
+        return _grid(self, self._width(width))
 
     def _width(self, width: Any) -> jax.Array:
         if width is None:
@@ -91,33 +85,16 @@ class SpectralDensity:
         reach x. That is nothing in a gap, and much in a cluster of eigenvalues much closer to one another than
         `depth` tells apart.
         """
-        return self._count(x, 1)
+        return _count(self, x, 1)
 
     def count_below(self, x: Any) -> Estimate:
         """How many of the P eigenvalues are below x, a number; with the error that `count_above` describes."""
-        return self._count(x, -1)
-
-    def _count(self, x: Any, side: int) -> Estimate:
-        # An eigenvalue that is x, such as the 0 of a direction that nothing depends on, is found on either side.
-        rounding = ROUNDING * jnp.finfo(self.nodes.dtype).eps * jnp.abs(self.nodes).max()
-        x = jnp.asarray(x, self.nodes.dtype) + side * rounding
-        chosen = side * (self.nodes - x) > 0
-        per_probe = jnp.sum(jnp.where(chosen, self.weights, 0), axis=1)
-        share = jnp.clip(per_probe.mean(), 0.0, 1.0)  # against rounding
-        size = float(self.size)
-        sampling = size * root(2 * share * (1 - share) / (1 + 2 / size) / (size * len(per_probe)))
-        # The Chebyshev-Markov-Stieltjes inequalities: at x between two nodes it is off by the larger weight at most.
-        before = jnp.sum(self.nodes <= x, axis=1)[:, None] - 1
-        position = jnp.arange(self.nodes.shape[1])[None]
-        near = (position == before) | (position == before + 1)
-        reached = near & (self.residuals > jnp.abs(self.nodes - x))
-        unresolved = jnp.max(jnp.where(reached, self.weights, 0), axis=1).mean()
-        return Estimate(size * share, sampling + size * unresolved)
+        return _count(self, x, -1)
 
     def moment(self, power: int) -> Estimate:
         r"""$\frac1P \sum_i \lambda_i^p$ for an integer p at least 0, without quadrature error for p < 2·depth."""
         _check.require_integer("power", power, 0)
-        return mean(jnp.sum(self.weights * self.nodes**power, axis=1))
+        return _moment(self, int(power))
 
     def __repr__(self):
         if isinstance(self.nodes, Tracer) or np.ndim(self.nodes) != 2:
@@ -125,6 +102,50 @@ class SpectralDensity:
         probes, depth = self.nodes.shape
         low, high = float(self.nodes.min()), float(self.nodes.max())
         return f"SpectralDensity({self.size:,} eigenvalues, {low:.4g} … {high:.4g}; {probes} probes of depth {depth})"
+
+
+@compiled
+def _width(nodes: jax.Array) -> jax.Array:
+    span, size = nodes.max() - nodes.min(), jnp.abs(nodes).max()
+    span = jnp.where(span > 1e-6 * size, span, jnp.where(size > 0, size, 1.0))  # of equal eigenvalues
+    return span / 100
+
+
+@compiled
+def _smooth(density: SpectralDensity, grid: jax.Array, width: jax.Array) -> Estimate:
+    scaled = (grid[:, None, None] - density.nodes[None]) / width
+    bumps = jnp.exp(-0.5 * scaled**2) / (width * (2 * math.pi) ** 0.5)
+    return mean(jnp.sum(bumps * density.weights[None], axis=2).T)
+
+
+@compiled(static=("power",))
+def _moment(density: SpectralDensity, power: int) -> Estimate:
+    return mean(jnp.sum(density.weights * density.nodes**power, axis=1))
+
+
+@compiled
+def _grid(density: SpectralDensity, width: jax.Array) -> jax.Array:
+    nodes = density.nodes
+    return jnp.linspace(nodes.min() - 5 * width, nodes.max() + 5 * width, 1000)
+
+
+@compiled(static=("side",))
+def _count(density: SpectralDensity, x: Any, side: int) -> Estimate:
+    # An eigenvalue that is x, such as the 0 of a direction that nothing depends on, is found on either side.
+    rounding = ROUNDING * jnp.finfo(density.nodes.dtype).eps * jnp.abs(density.nodes).max()
+    x = jnp.asarray(x, density.nodes.dtype) + side * rounding
+    chosen = side * (density.nodes - x) > 0
+    per_probe = jnp.sum(jnp.where(chosen, density.weights, 0), axis=1)
+    share = jnp.clip(per_probe.mean(), 0.0, 1.0)  # against rounding
+    size = float(density.size)
+    sampling = size * root(2 * share * (1 - share) / (1 + 2 / size) / (size * len(per_probe)))
+    # The Chebyshev-Markov-Stieltjes inequalities: at x between two nodes it is off by the larger weight at most.
+    before = jnp.sum(density.nodes <= x, axis=1)[:, None] - 1
+    position = jnp.arange(density.nodes.shape[1])[None]
+    near = (position == before) | (position == before + 1)
+    reached = near & (density.residuals > jnp.abs(density.nodes - x))
+    unresolved = jnp.max(jnp.where(reached, density.weights, 0), axis=1).mean()
+    return Estimate(size * share, sampling + size * unresolved)
 
 
 def spectral_density(
