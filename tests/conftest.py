@@ -34,8 +34,19 @@ from jaxflow._disk.program_cache import keep_programs
 
 jax.config.update("jax_enable_x64", True)
 threadpool_limits(1, "blas")  # that of NumPy, which a plugin of pytest has loaded before
-# JAX loads all dialects of MLIR anew for every program it lowers, a fifth of the time that a small one takes to make.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+fresh_context = mlir.make_ir_context
+shared_context = functools.cache(fresh_context)
+
+
+def make_ir_context():
+    """One for all programs: JAX loads every dialect of MLIR anew for each, a third of the time that a small one takes.
+
+    A program that is made while another is being lowered has one to itself, as its parts would end in the other.
+    """
+    return shared_context() if mlir.ir.Context.current is None else fresh_context()
+
+
+mlir.make_ir_context = make_ir_context
 keep_programs()  # JAX_ENABLE_COMPILATION_CACHE=false compiles everything anew
 jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.disable()  # while modules are imported
@@ -63,5 +74,5 @@ def room_for_programs():
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_text().count("\n") > 25_000:
         jax.clear_caches()
-        mlir.make_ir_context.cache_clear()
+        shared_context.cache_clear()
         gc.collect()
