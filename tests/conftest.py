@@ -39,7 +39,7 @@ shared_context = functools.cache(fresh_context)
 
 
 def make_ir_context():
-    """One for all programs: JAX loads every dialect of MLIR anew for each, a third of the time that a small one takes.
+    """One for all programs: JAX loads every dialect of MLIR anew for each, a third of what a small one takes.
 
     A program that is made while another is being lowered has one to itself, as its parts would end in the other.
     """
