@@ -95,9 +95,14 @@ def _outermost_state() -> Any:
     return states[0]
 
 
+def is_tracing() -> bool:
+    """Whether what is called here becomes a part of a program."""
+    return get_opaque_trace_state() != _outermost_state()
+
+
 def _sets_options() -> bool:
     """Whether a program called here is compiled on its own, for a CPU: JAX takes options of no other."""
-    return get_opaque_trace_state() == _outermost_state() and jax.default_backend() == "cpu"
+    return not is_tracing() and jax.default_backend() == "cpu"
 
 
 _PROGRAMS: dict[str, Callable[[], int]] = {}

@@ -103,7 +103,7 @@ class Grid:
     @property
     def points(self) -> jax.Array:
         """The middle of every cell, shape (*shape, d)."""
-        return jnp.stack(jnp.meshgrid(*map(self.centers, range(self.dimensions)), indexing="ij"), -1)
+        return _points(self)
 
     def mass(self, density: Any) -> jax.Array:
         """What a density integrates to, 1 where nothing has left; a scalar."""
@@ -142,6 +142,11 @@ def _show(bound: Any) -> str:
     return (
         f"<{np.shape(bound)}>" if isinstance(bound, Tracer) or np.ndim(bound) != 1 else str(np.asarray(bound))
     )
+
+
+@compiled
+def _points(grid: Grid) -> jax.Array:
+    return jnp.stack(jnp.meshgrid(*map(grid.centers, range(grid.dimensions)), indexing="ij"), -1)
 
 
 @compiled

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxflow import _check
+from jaxflow._compiled import compiled, is_tracing
 from jaxflow._traceable import Bound, kind, traceable
 
 
@@ -30,7 +31,13 @@ class Schedule(Bound):
     """
 
     def __call__(self, count: Any) -> jax.Array:
-        return self.build()(jnp.asarray(count, float))
+        count = jnp.asarray(count, float)
+        return self.build()(count) if is_tracing() else _evaluate(self, count)
+
+
+@compiled
+def _evaluate(schedule: Schedule, count: jax.Array) -> jax.Array:
+    return schedule.build()(count)
 
 
 def value_at(rate: Any, count: Any) -> Any:

@@ -246,6 +246,7 @@ def test_temperatures_in_one_program():
     assert {name: count for name, count in made.items() if count} == {
         "solve.one_step_map.follow": 1,
         "density.density_dynamics.chain_of": 1,
+        "density.jumps.rates.has_noise": 1,
     }
 
 

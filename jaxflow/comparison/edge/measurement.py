@@ -48,6 +48,7 @@ def _measures(*, modes, sharpness, optimizer, objective, middle: dict, pairs: di
     return seen, distances, dict(zip(ends, found, strict=True))
 
 
+@compiled
 def _drop_ends(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[1:-1], tree)
 

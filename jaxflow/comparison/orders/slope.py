@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxflow._compiled import transfers
+from jaxflow._compiled import compiled
 from jaxflow._norms import root
 from jaxflow._text.text_table import text_table
 
@@ -92,7 +92,7 @@ def check_ladder(name: str, sizes: Any) -> None:
         raise ValueError(f"{name} must be positive and distinct, got {sizes.tolist()}.")
 
 
-@transfers()
+@compiled
 def fit(step_sizes: jax.Array, errors: jax.Array, used: Any = None) -> Order:
     """The line of least squares through log–log points (n,), or through those of the mask `used` (n,).
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxflow._compiled import compiled
 from jaxflow.density.grid import Grid
 from jaxflow.density.jumps.coefficients import Coefficients
 from jaxflow.density.jumps.selling import decompose
@@ -70,15 +71,20 @@ class Chain:
     @property
     def has_noise(self) -> jax.Array:
         """Whether something may jump along an edge in both directions; a drift alone jumps in one."""
-        back = [
-            shift(rate, tuple(-e for e in offset))
-            for rate, offset in zip(self.backward, self.offsets, strict=True)
-        ]
-        return jnp.any((self.forward > 0) & (jnp.stack(back) > 0))
+        return _has_noise(self)
 
     def band(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Below, on and above the diagonal of the matrix of `apply`, in one coordinate."""
         return shift(self.forward[0], (1,)), -self.leaving, shift(self.backward[0], (-1,))
+
+
+@compiled
+def _has_noise(chain: Chain) -> jax.Array:
+    back = [
+        shift(rate, tuple(-e for e in offset))
+        for rate, offset in zip(chain.backward, chain.offsets, strict=True)
+    ]
+    return jnp.any((chain.forward > 0) & (jnp.stack(back) > 0))
 
 
 def shift(values: jax.Array, offset: Offset) -> jax.Array:

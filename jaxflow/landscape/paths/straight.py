@@ -58,6 +58,7 @@ def _interpolate(objective, first, last, points: int) -> Path:
     return make_path(line, losses_at(objective, line), slopes, evaluations=points + 2)
 
 
+@compiled(static=("points",))
 def straight_line(first: PyTree, last: PyTree, points: int) -> PyTree:
     """Evenly spaced points from one end to the other; the ends are exact."""
     t = jnp.linspace(0, 1, points)

@@ -177,6 +177,7 @@ def mean_exit_time(eigenvalue: Any, radius: Any, *, temperature: Any, displaceme
     return 2 / slope * left
 
 
+@compiled
 def _integral_of_dawson(square: jax.Array) -> jax.Array:
     """∫₀ᶻ F(u) du by the trapezoid rule, of z².
 

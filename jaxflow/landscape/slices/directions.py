@@ -100,6 +100,7 @@ class Directions:
         return f"Directions({self.message})"
 
 
+@compiled(static=("count",))
 def random_walk_shares(records: Any, count: int) -> jax.Array:
     r"""The shares of the variance that the principal directions of a random walk in high dimension hold.
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxflow import _check
+from jaxflow._compiled import compiled
 from jaxflow._losses.completion import complete
 from jaxflow._losses.models import Rest, Trainable, join_model, split_model
 from jaxflow.curvature.products import check_objective, real_parameters
@@ -116,6 +117,13 @@ def slice(
     return Slice(trained, directions, coordinates, losses, rest)
 
 
+@compiled
+def _lengths(vectors: PyTree) -> jax.Array:
+    square = [jnp.sum(x**2, tuple(range(1, x.ndim))) for x in jax.tree.leaves(vectors)]
+    dtype = jnp.result_type(*square)
+    return jnp.sqrt(jnp.stack([x.astype(dtype) for x in square]).sum(0))
+
+
 def _like(directions: Any, params: PyTree) -> Directions:
     """The directions, checked to be one or two like the parameters."""
     if not isinstance(directions, Directions):
@@ -126,10 +134,7 @@ def _like(directions: Any, params: PyTree) -> Directions:
                 "directions must be Directions, or have leaves (k, …) with one k, got leaves of shapes "
                 f"{_check.leaf_shapes(vectors)}."
             )
-        square = [jnp.sum(x**2, tuple(range(1, x.ndim))) for x in jax.tree.leaves(vectors)]
-        dtype = jnp.result_type(*square)
-        lengths = jnp.sqrt(jnp.stack([x.astype(dtype) for x in square]).sum(0))
-        directions = Directions(vectors, "given", lengths)
+        directions = Directions(vectors, "given", _lengths(vectors))
     if len(directions) not in (1, 2):
         raise ValueError(f"directions must be one or two, got {len(directions)}.")
     first = jax.tree.map(lambda x: x[0], directions.vectors)
