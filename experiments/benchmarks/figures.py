@@ -74,6 +74,12 @@ FIGURES = (
         unit=" ×",
     ),
     Figure("the same, batch 32, every = 10", partial(watching.cheap_metrics, 32, 10), most=1.03, unit=" ×"),
+    Figure(
+        "iterate with the sharpness every 50 steps / without it + its products, digits network",
+        watching.sharpness,
+        most=1.05,
+        unit=" ×",
+    ),
     Figure("iterate of an Equinox module / of a dict, digits", watching.module, most=1.02, unit=" ×"),
     Figure("overhead of one plain call of iterate", speed.plain_call, most=150, unit=" µs"),
     Figure(

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxflow import _check
 from jaxflow._losses.models import Rest, join_model
@@ -81,7 +82,11 @@ def _inner(a: PyTree, b: PyTree) -> jax.Array:
 
     def of_leaf(x, y):
         product = (jnp.conj(wide(x)) * wide(y)).real
-        return jnp.sum(product, axis=0).sum() if product.ndim else product  # a processor adds rows faster
+        if product.ndim < 2:
+            return jnp.sum(product)
+        # A processor adds rows faster, of which XLA would make a sum over all at once without the barrier.
+        rows = jnp.sum(product.reshape(-1, product.shape[-1]), axis=0)
+        return jnp.sum(lax.optimization_barrier(rows))
 
     return sum(jax.tree.leaves(jax.tree.map(of_leaf, a, b)), jnp.zeros([], jnp.float32))
 

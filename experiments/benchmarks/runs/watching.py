@@ -8,6 +8,9 @@ import optax
 import jaxflow as jf
 from experiments.benchmarks.runs.speed import digits
 from experiments.benchmarks.timing import medians
+from jaxflow.curvature.products import open_real, operator
+from jaxflow.curvature.spectrum.eigenpairs import COLD, EACH
+from jaxflow.curvature.stability.sharpness_record import FRESH, follow_pairs
 
 metrics = jf.solve.metrics
 CHEAP = {
@@ -41,6 +44,47 @@ def cheap_metrics(batch: int | None, every: int, quick: bool) -> float:
     )
     seconds = medians({"watched": lambda: run(CHEAP), "bare": lambda: run(None)}, 3 if quick else 15)
     return seconds["watched"] / seconds["bare"]
+
+
+def sharpness(quick: bool) -> float:
+    """`iterate` with the sharpness every 50 steps, against the run without it and the products that it takes."""
+    problem, steps, every = digits("float32"), 100 if quick else 1000, 50
+    objective, start = problem.objective, problem.params
+    run = lambda **watched: jf.iterate(
+        jf.optim.gd(0.2), objective, start, steps=steps, every=every, **watched
+    )
+    record = jf.curvature.record_sharpness(objective)
+    products = jax.jit(products_along, static_argnums=2)
+    spent = int(products(objective, run().values, FRESH).sum())
+    alone = jax.jit(products_in_a_scan, static_argnums=2)
+    contestants = {
+        "watched": lambda: run(record=nothing, metrics={"sharpness": record}).metrics,
+        "bare": lambda: run(record=nothing).params,
+        "products": lambda: alone(objective, start, spent),
+    }
+    seconds = medians(contestants, 3 if quick else 15)
+    return seconds["watched"] / (seconds["bare"] + seconds["products"])
+
+
+def products_along(objective, path, fresh: int):
+    """The products with the Hessian that `record_sharpness` takes at each of the recorded parameters."""
+    size = sum(leaf[0].size for leaf in jax.tree.leaves(path))
+
+    def look(memory, params):
+        vectors, count = memory
+        loss, params = open_real(objective, params)
+        found = follow_pairs(operator(loss, params), vectors, count % fresh == 0)
+        cold = jnp.where(count % fresh == 0, COLD + EACH, 0)
+        return (found.vectors, count + 1), found.products + cold
+
+    return jax.lax.scan(look, (jnp.zeros((1, size), jnp.float32), 0), path)[1]
+
+
+def products_in_a_scan(objective, params, number: int):
+    """Products with the Hessian one after another, each written as the derivative of a gradient along a vector."""
+    product = lambda v: jax.jvp(jax.grad(objective), (params,), (v,))[1]
+    unit = lambda v: jax.tree.map(lambda x: x / optax.tree.norm(v), v)
+    return jax.lax.scan(lambda v, _: (unit(product(v)), None), params, None, length=number)[0]
 
 
 def module(quick: bool) -> float:
