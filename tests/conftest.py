@@ -27,26 +27,23 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest
-from jax._src.interpreters import mlir
 from threadpoolctl import threadpool_limits
 
 from jaxflow._disk.program_cache import keep_programs
 
 jax.config.update("jax_enable_x64", True)
 threadpool_limits(1, "blas")  # that of NumPy, which a plugin of pytest has loaded before
-fresh_context = mlir.make_ir_context
-shared_context = functools.cache(fresh_context)
+try:
+    from jax._src.interpreters import mlir
 
-
-def make_ir_context():
-    """One for all programs: JAX loads every dialect of MLIR anew for each, a third of what a small one takes.
-
-    A program that is made while another is being lowered has one to itself, as its parts would end in the other.
-    """
-    return shared_context() if mlir.ir.Context.current is None else fresh_context()
-
-
-mlir.make_ir_context = make_ir_context
+    fresh_context = mlir.make_ir_context
+except (ImportError, AttributeError):  # these parts of JAX are not public
+    shared_context = functools.cache(lambda: None)
+else:
+    shared_context = functools.cache(fresh_context)
+    # JAX loads every dialect of MLIR anew for each program, a third of what a small one takes. A program that is made
+    # while another is lowered has a context to itself, as its parts would end in the other.
+    mlir.make_ir_context = lambda: shared_context() if mlir.ir.Context.current is None else fresh_context()
 keep_programs()  # JAX_ENABLE_COMPILATION_CACHE=false compiles everything anew
 jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.disable()  # while modules are imported
