@@ -7,8 +7,8 @@ import numpy as np
 import jaxflow as jf
 
 WELL = lambda x: (x * x - 1) ** 2
-H = jnp.diag(jnp.array([1.0, 3.0]))
-NOISE = jnp.array([[1.0, 0.8], [0.8, 1.2]])
+H = jnp.asarray(np.diag([1.0, 3.0]))
+NOISE = jnp.asarray(np.array([[1.0, 0.8], [0.8, 1.2]]))
 
 
 @jf.dynamics.traceable
@@ -23,8 +23,10 @@ def linear(hessian, noise):
     )
 
 
+@jax.jit
+def columns(chain, units):
+    return jax.vmap(lambda e: chain.apply(e.reshape(chain.grid.shape)).ravel())(units)
+
+
 def matrix_of(chain):
-    columns = jax.vmap(lambda e: chain.apply(e.reshape(chain.grid.shape)).ravel())(
-        jnp.eye(chain.leaving.size)
-    )
-    return np.asarray(columns).T
+    return np.asarray(columns(chain, np.eye(chain.leaving.size))).T

@@ -47,14 +47,18 @@ def test_the_double_well_against_a_converged_reference():
 def test_both_ways_of_stepping_against_scipys_exponential(start):
     chain = D.chain(D.fokker_planck(jf.dynamics.langevin(WELL, 0.15), D.Grid(-2.2, 2.2, 150)))
     grid = chain.grid
-    p = D.gaussian(grid, -1.0, 0.05) if start == "normal" else jnp.zeros(150).at[40].set(1 / grid.volume)
+    p = (
+        D.gaussian(grid, -1.0, 0.05)
+        if start == "normal"
+        else jnp.asarray(np.eye(150)[40] / float(grid.volume))
+    )
     exact = scipy.sparse.linalg.expm_multiply(scipy.sparse.csr_matrix(matrix_of(chain)), np.asarray(p))
     by_terms = uniformize(chain, p, 1.0)
-    assert by_terms.min() >= 0
+    assert np.min(by_terms) >= 0
     assert D.l1_distance(by_terms, exact, grid) < 1e-12
     for tolerance, error in ((1e-4, 1e-6), (1e-6, 1e-8)):
         by_steps = radau(chain, p, 1.0, tolerance)
-        assert by_steps.min() >= 0
+        assert np.min(by_steps) >= 0
         assert abs(grid.mass(by_steps) - 1) < 1e-12
         assert D.l1_distance(by_steps, exact, grid) < error
     np.testing.assert_array_equal(radau(chain, p, 0.0), p)
@@ -72,7 +76,7 @@ def test_noise_that_depends_on_the_place():
         grid = D.Grid(-8.0, 8.0, cells)
         equation = D.fokker_planck(multiplicative(T), grid)
         chain = D.chain(equation)
-        law = (1 + grid.centers(0) ** 2) ** -(1 + 1 / (2 * T))
+        law = (1 + np.asarray(grid.centers(0)) ** 2) ** -(1 + 1 / (2 * T))
         assert D.l1_distance(D.stationary(chain), law / grid.mass(law), grid) < 1e-12
         p = jf.integrate(equation, D.gaussian(grid, 1.0, 0.1), [0.0, 0.7]).params
         means.append(grid.mean(p)[0] - np.exp(-0.7))
@@ -120,7 +124,7 @@ def test_anisotropic_noise_that_turns_from_place_to_place():
         production.append(float(D.entropy_production(p, chain)))
         turns.append(float(D.circulation(p, chain)) + 0.6)  # 2Ω₁₂
     v = np.asarray(grid.points) @ np.linalg.inv(law) @ turn.T
-    inverses = np.linalg.inv(jax.vmap(jax.vmap(noise))(grid.points))
+    inverses = np.linalg.inv(jax.jit(jax.vmap(jax.vmap(noise)))(grid.points))
     expected = np.sum(np.asarray(exact) * np.einsum("xyi,xyij,xyj->xy", v, inverses, v)) * float(grid.volume)
     np.testing.assert_allclose(orders(apart), 2, atol=0.2)
     np.testing.assert_allclose(orders(turns), 2, atol=0.2)
@@ -134,7 +138,7 @@ def test_anisotropic_noise_in_two_coordinates():
         grid = D.Grid((-5.0, -3.2), (5.0, 3.2), (cells, cells))
         chain = D.chain(D.fokker_planck(linear(H, 0.5 * NOISE), grid))
         p = D.stationary(chain)
-        errors.append(np.abs(grid.covariance(p) - AT_REST).max())
+        errors.append(np.abs(np.asarray(grid.covariance(p)) - AT_REST).max())
         production.append(float(D.entropy_production(p, chain)))
         turns.append(float(D.circulation(p, chain)))
     np.testing.assert_allclose(orders(errors), 2, atol=0.2)
@@ -144,7 +148,7 @@ def test_anisotropic_noise_in_two_coordinates():
     exact = D.gaussian(grid, 0.0, AT_REST)
     turn = np.array([[0, 0.2], [-0.2, 0]]) @ np.linalg.inv(AT_REST)
     flow = np.einsum("ij,xyj->xyi", turn, grid.points) * np.asarray(exact)[..., None]
-    assert np.abs(D.current(p, chain) - flow).max() < 0.03 * np.abs(flow).max()
+    assert np.abs(np.asarray(D.current(p, chain)) - flow).max() < 0.03 * np.abs(flow).max()
     # An equation that moves, in the mean and on the way to rest.
     start = D.gaussian(grid, jnp.array([1.0, 0.5]), 0.1)
     path = jf.integrate(D.fokker_planck(linear(H, 0.5 * NOISE), grid), start, [0.0, 0.5])
@@ -152,7 +156,7 @@ def test_anisotropic_noise_in_two_coordinates():
     np.testing.assert_allclose(grid.mean(path.params), decay @ [1.0, 0.5], atol=8e-3)
     covariance = AT_REST + decay @ (0.1 * np.eye(2) - AT_REST) @ decay
     np.testing.assert_allclose(grid.covariance(path.params), covariance, atol=8e-3)
-    assert path.params.min() >= 0
+    assert np.min(path.params) >= 0
     assert abs(grid.mass(path.params) - 1) < 1e-12
 
 
@@ -164,7 +168,7 @@ def test_corners_that_no_jump_reaches_spoil_nothing():
     assert np.asarray(chain.leaving == 0).sum() == 2
     law = D.stationary(chain)
     np.testing.assert_allclose(grid.covariance(law), noise, atol=2e-3)  # HS + SH = 2A
-    assert abs(chain.apply(law)).max() < 1e-12
+    assert np.abs(jax.jit(chain.apply)(law)).max() < 1e-12
     np.testing.assert_allclose(D.spectral_gap(chain), 1, rtol=0.02)
 
 
@@ -201,8 +205,8 @@ def test_phase_space_is_of_first_order():
         grid = D.Grid((-4.0, -4.0), (4.0, 4.0), (cells, cells))
         dynamics = jf.dynamics.underdamped_langevin(lambda x: 0.5 * jnp.sum(x**2), 0.5)
         p = D.stationary(D.fokker_planck(dynamics, grid))
-        errors.append(np.abs(grid.covariance(p) - 0.5 * np.eye(2)).max())
-        assert p.min() >= 0
+        errors.append(np.abs(np.asarray(grid.covariance(p)) - 0.5 * np.eye(2)).max())
+        assert np.min(p) >= 0
     assert 0.7 < orders(errors)[0] < 1.3
     # A step in time against SciPy's exponential of the same chain.
     grid = D.Grid((-3.0, -3.0), (3.0, 3.0), (12, 12))
@@ -210,7 +214,7 @@ def test_phase_space_is_of_first_order():
     start = D.gaussian(grid, jnp.array([1.0, 0.0]), 0.2)
     moved = jf.integrate(equation, start, [0.0, 0.3]).params
     exact = scipy.linalg.expm(0.3 * matrix_of(D.chain(equation))) @ np.asarray(start).ravel()
-    np.testing.assert_allclose(moved.ravel(), exact, atol=1e-12)
+    np.testing.assert_allclose(np.ravel(moved), exact, atol=1e-12)
 
 
 def test_a_temperature_that_falls_with_time():
@@ -221,7 +225,8 @@ def test_a_temperature_that_falls_with_time():
     start = D.gaussian(grid, 0.0, 0.3)
     exact = scipy.integrate.solve_ivp(lambda t, v: -2 * v + 1 - 0.5 * t, (0, 1), [0.3], rtol=1e-10).y[0, -1]
     error = [
-        float(grid.covariance(jf.integrate(equation, start, [0.0, 1.0], substeps=n).params)[0, 0] - exact)
+        np.asarray(grid.covariance(jf.integrate(equation, start, [0.0, 1.0], substeps=n).params))[0, 0]
+        - exact
         for n in (2, 4)
     ]
     assert abs(error[1]) < 3e-3
@@ -234,8 +239,8 @@ def test_temperatures_in_one_program():
     move = jax.jit(
         lambda T: jf.integrate(D.fokker_planck(jf.dynamics.langevin(WELL, T), grid), start, [0.0, 0.3]).params
     )
-    temperatures = jnp.linspace(0.1, 0.4, 4)
-    together = jax.vmap(move)(temperatures)
+    temperatures = np.linspace(0.1, 0.4, 4)
+    together = np.asarray(jax.vmap(move)(temperatures))
     for T, p in zip(temperatures, together, strict=True):
         np.testing.assert_allclose(p, move(T), rtol=1e-9, atol=1e-12)
     before = programs()

@@ -23,7 +23,7 @@ def valley(params, bend=0.5, stiff=50.0):
 def at(x, y, z=0.0):
     """Parameters at a place of the valley."""
     rows = TURN.T @ np.array([x, y, z])
-    return {"x": jnp.array(rows[:1]), "yz": jnp.array(rows[1:])}
+    return jax.device_put({"x": rows[:1], "yz": rows[1:]})
 
 
 def ring(x, tilt=0.1):

@@ -120,7 +120,7 @@ def test_a_network_on_mini_batches():
     bent = curve(problem.objective, run.params, other, key=KEY, batch_size=30, steps=600)
     assert straight.barrier > 0.1
     assert bent.barrier < straight.barrier / 3
-    scores = jax.vmap(problem.score)(bent.params)
+    scores = jax.jit(jax.vmap(problem.score))(bent.params)
     assert scores.shape == (51,)
     band = neb(problem.objective, run.params, other, points=7, max_steps=200, tolerance=1e-3)
     assert band.barrier < straight.barrier / 3
@@ -129,12 +129,10 @@ def test_a_network_on_mini_batches():
 def test_two_networks_on_digits_are_connected():
     """As published for such networks: a line is blocked, a curve and a band are not, and accuracy stays."""
     make = lambda seed: jf.problems.mlp("digits", (32,), key=jax.random.key(seed))
-    problem = jax.tree.map(
-        lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, make(0)
-    )
+    problem = jax.tree.map(lambda x: np.float32(x) if jnp.issubdtype(x.dtype, jnp.floating) else x, make(0))
     objective = jf.problems.models.networks.compute_by_columns(problem.objective)
     objective = penalized(objective, 1e-3)  # without it a network that fits all has no minimum
-    single = lambda params: jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    single = lambda params: jax.tree.map(np.float32, params)
     train = lambda seed: jf.iterate(
         jf.optim.momentum(0.1, 0.9), objective, single(make(seed).params), steps=1000, every=None
     )
@@ -145,22 +143,23 @@ def test_two_networks_on_digits_are_connected():
     assert bent.barrier < 0.006
     assert band.barrier < 0.0025
     for path in (bent, band):
-        scores = jax.vmap(problem.score)(path.params)
-        assert scores.min() > jnp.minimum(scores[0], scores[-1]) - 0.005
+        scores = np.asarray(jax.jit(jax.vmap(problem.score))(path.params))
+        assert scores.min() > min(scores[0], scores[-1]) - 0.005
 
 
 def test_modules_keep_what_is_not_trained():
     make = lambda seed: eqx.nn.MLP(2, "scalar", 3, 1, jnp.tanh, key=jax.random.key(seed))
     x = jax.random.normal(KEY, (10, 2))
     data = jf.Objective(lambda model, x: (jax.vmap(model)(x) - x[:, 0]) ** 2, x)
+    loss = eqx.filter_jit(data.__call__)
     a, b = make(0), make(1)
     path = neb(data, a, b, points=4, max_steps=5)
     assert isinstance(path.top, eqx.nn.MLP)
     assert path[1].activation is a.activation
-    np.testing.assert_allclose(data(path[0]), path.losses[0])
-    np.testing.assert_allclose(data(path[3]), data(b))
+    np.testing.assert_allclose(loss(path[0]), path.losses[0])
+    np.testing.assert_allclose(loss(path[3]), loss(b))
     line = interpolate(data, a, b, points=3)
-    np.testing.assert_allclose(data(line[1]), line.losses[1])
+    np.testing.assert_allclose(loss(line[1]), line.losses[1])
     assert np.isfinite(refine(data, line).barrier)
     frozen = interpolate(data, a, b, trainable=lambda name, leaf: "layers/0" in name)
     np.testing.assert_array_equal(frozen[50].layers[1].weight, a.layers[1].weight)
@@ -177,7 +176,7 @@ def test_a_tree_over_many_minima():
     np.testing.assert_allclose(tree.passes[2, 3], tree.paths[2].saddle)
     np.testing.assert_allclose(tree.passes[1, 3], tree.paths[1].saddle)
     lines = connect(problem.objective, problem.minima, path="straight", points=11)
-    assert (lines.passes >= tree.passes - 1e-9).all()
+    assert (np.asarray(lines.passes) >= np.asarray(tree.passes) - 1e-9).all()
     curves = connect(
         problem.objective, problem.minima[:2], path="curve", key=KEY, steps=20, optimizer=jf.optim.gd(1e-3)
     )
@@ -195,7 +194,7 @@ def test_other_numbers_compile_nothing_and_stacks_go_through():
     before = count()
     run(1.1, 3.0, 1)
     assert count() == before
-    stack = jax.tree.map(lambda x: jnp.stack([x, 1.1 * x]), B)
+    stack = jax.tree.map(lambda x: np.stack([x, 1.1 * np.asarray(x)]), B)
     many = jax.vmap(lambda b: neb(valley, A, b, points=5, max_steps=200))(stack)
     one = neb(valley, A, B, points=5, max_steps=200)
     np.testing.assert_allclose(many.losses[0], one.losses, rtol=1e-8, atol=1e-20)
@@ -276,7 +275,7 @@ def test_a_path_through_the_records_of_a_run():
     path = path_through(valley, run.values)
     flat = np.concatenate([run.values["x"], run.values["yz"]], 1)
     np.testing.assert_allclose(path.arclength[-1], np.linalg.norm(np.diff(flat, axis=0), axis=1).sum())
-    np.testing.assert_allclose(path.losses, jax.vmap(valley)(run.values), rtol=1e-12)
+    np.testing.assert_allclose(path.losses, jax.jit(jax.vmap(valley))(run.values), rtol=1e-12)
     assert path.barrier == 0
     for points, error, said in (
         (jnp.ones((1, 2)), ValueError, "n at least 2"),

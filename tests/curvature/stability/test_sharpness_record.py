@@ -87,9 +87,10 @@ def test_mini_batches_at_every_seventh_step_and_stride():
     run = descend(0.1, record=record, batch_size=3, key=jax.random.key(1), every=7)
     assert run.times.shape == (6,)  # 0, 7, …, 28, 30
     expected = dense(run.values.recorded)
-    right(jax.tree.map(lambda x: x[::2], run.values), expected[::2])
-    assert np.isnan(run.values.eigenvalues[1::2]).all()
-    assert np.isnan(run.values.residuals[1::2]).all()
+    values = jax.device_get(run.values)
+    right(jax.tree.map(lambda x: x[::2], values), expected[::2])
+    assert np.isnan(values.eigenvalues[1::2]).all()
+    assert np.isnan(values.residuals[1::2]).all()
     assert np.isfinite(flats(run.values.recorded)).all()
     before = compilations()
     other = record_sharpness(OBJECTIVE, K, record=keep, stride=4)
@@ -113,11 +114,14 @@ def test_a_run_that_is_gone_on_with_and_an_optimizers_preconditioner():
         run = jf.iterate(optimizer, OBJECTIVE, params, steps=6, record=record, state=state)
         params, state = run.params, run.state
         p = flats(jax.tree.map(lambda x: np.asarray(x)[None], preconditioner_of(optimizer, state)))
-        end = jax.tree.map(lambda x: x[-1:], run.values)
+        values = jax.device_get(run.values)
+        end = jax.tree.map(lambda x: x[-1:], values)
         right(end, dense(end.recorded, p))
         if previous is not None:
-            begin = jax.tree.map(lambda x: x[0], run.values)
-            np.testing.assert_allclose(begin.eigenvalues, previous.values.eigenvalues[-1], rtol=1e-5)
+            begin = jax.tree.map(lambda x: x[0], values)
+            np.testing.assert_allclose(
+                begin.eigenvalues, np.asarray(previous.values.eigenvalues)[-1], rtol=1e-5
+            )
             np.testing.assert_array_equal(flats(run.values.recorded)[0], flats(previous.values.recorded)[-1])
 
 
@@ -129,10 +133,10 @@ def test_a_traced_number_of_steps():
 
 
 def test_lanes_are_single_runs():
-    rates = jnp.array([0.02, 0.1, 0.3])
-    lanes = jax.jit(jax.vmap(descend))(rates)
+    rates = np.array([0.02, 0.1, 0.3])
+    lanes = jax.device_get(jax.jit(jax.vmap(descend))(rates).values)
     for i, rate in enumerate(rates):
-        lane, alone = jax.tree.map(lambda x: x[i], lanes.values), descend(float(rate)).values  # noqa: B023
+        lane, alone = jax.tree.map(lambda x: x[i], lanes), descend(float(rate)).values  # noqa: B023
         np.testing.assert_allclose(lane.eigenvalues, alone.eigenvalues, rtol=1e-7)
         right(lane, dense(lane.recorded))
 
@@ -144,12 +148,12 @@ def test_a_stream_of_batches():
         0.1, steps=9, estimator=batches, every=2, record=record_sharpness(OBJECTIVE, K, stride=2, record=keep)
     )
     assert run.times.shape == (6,)  # 0, 2, …, 8, 9
-    right(jax.tree.map(lambda x: x[::2], run.values), dense(run.values.recorded)[::2])
-    assert np.isnan(run.values.sharpness[1::2]).all()
-    by_hand = PARAMS
+    values = jax.device_get(run.values)
+    right(jax.tree.map(lambda x: x[::2], values), dense(values.recorded)[::2])
+    assert np.isnan(values.sharpness[1::2]).all()
+    by_hand, gradient = PARAMS, jax.jit(jax.grad(lambda p, b: losses(p, b).mean()))
     for batch in batches:
-        slope = jax.grad(lambda p, b: losses(p, b).mean())(by_hand, batch)
-        by_hand = jax.tree.map(lambda x, g: x - 0.1 * g, by_hand, slope)
+        by_hand = jax.tree.map(lambda x, g: x - 0.1 * np.asarray(g), by_hand, gradient(by_hand, batch))
     np.testing.assert_allclose(flats(run.values.recorded)[-1], ravel_pytree(by_hand)[0], rtol=1e-12)
 
 
@@ -157,16 +161,17 @@ TIMES = np.linspace(0, 2, 9)
 
 
 def test_gradient_flow_and_an_event_that_stops_it():
-    norm = float(jnp.linalg.norm(ravel_pytree(jax.grad(OBJECTIVE)(PARAMS))[0]))
+    norm = np.linalg.norm(jax.jit(lambda p: ravel_pytree(jax.grad(OBJECTIVE)(p))[0])(PARAMS))
     flow, event = jf.dynamics.gradient_flow(OBJECTIVE), jf.gradient_norm_below(norm / 3)
     path = jf.integrate(flow, PARAMS, TIMES, record=RECORD, event=event)
     seen = np.isfinite(flats(path.values.recorded)).all(1)
     assert 2 < seen.sum() < len(TIMES)
     assert (np.diff(seen.astype(int)) <= 0).all()
-    before = jax.tree.map(lambda x: x[seen], path.values)
+    values = jax.device_get(path.values)
+    before = jax.tree.map(lambda x: x[seen], values)
     right(before, dense(before.recorded))
-    assert np.isnan(path.values.eigenvalues[~seen]).all()
-    assert np.isnan(path.values.residuals[~seen]).all()
+    assert np.isnan(values.eigenvalues[~seen]).all()
+    assert np.isnan(values.residuals[~seen]).all()
 
 
 def root_of(state):
@@ -256,8 +261,8 @@ def test_along_a_path(given, p):
 
 
 def test_along_lanes_of_paths():
-    lanes = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), PATH)
-    found = jax.jit(jax.vmap(lambda path: sharpness_along(OBJECTIVE, path, K)))(lanes)
+    lanes = jax.tree.map(lambda x: np.stack([x, 0.5 * np.asarray(x)]), PATH)
+    found = jax.device_get(jax.jit(jax.vmap(lambda path: sharpness_along(OBJECTIVE, path, K)))(lanes))
     for i in range(2):
         right(jax.tree.map(lambda x: x[i], found), dense(jax.tree.map(lambda x: x[i], lanes)))  # noqa: B023
 

@@ -20,6 +20,10 @@ def toy(p):
     return 0.5 * p[1] * p[0] ** 2 + 0.5 * RISE * (p[1] - p[2]) ** 2 + 0.5 * PULL * (p[2] - TOP) ** 2
 
 
+losses = jax.jit(jax.vmap(toy))
+squared_gradients = jax.jit(jax.vmap(lambda p: jnp.sum(jax.grad(toy)(p) ** 2)))
+
+
 def mean(values, steps):
     return np.asarray(values)[steps].mean()
 
@@ -62,15 +66,15 @@ def test_toy_against_its_closed_form(iterates, paths):
     np.testing.assert_allclose(ETA * covariance[1:, 0, 0], x[1:], rtol=1e-9)
     predicted = extrapolated([path.observed.loss for path in paths.values()])
     np.testing.assert_allclose(predicted[1:], loss[1:], rtol=1e-9)
-    assert max(float(path.observed.complementarity_residual[-1]) for path in paths.values()) < 1e-10
+    assert max(np.asarray(path.observed.complementarity_residual)[-1] for path in paths.values()) < 1e-10
 
 
 def test_orders_in_the_substep(iterates, paths):
     """Two of the parameters; one of the covariance, which is that over the substep before."""
     z, x, _ = closed_form(iterates.times)
-    covariance = lambda p: ETA * p.observed.covariance[:, 0, 0]
-    for exact, of, order in ((z, lambda p: p.values[:, 2], 2), (x, covariance, 1)):
-        errors = [np.abs(np.asarray(of(path)) - exact)[1:].max() for path in paths.values()]
+    covariance = lambda p: ETA * np.asarray(p.observed.covariance)[:, 0, 0]
+    for exact, of, order in ((z, lambda p: np.asarray(p.values)[:, 2], 2), (x, covariance, 1)):
+        errors = [np.abs(of(path) - exact)[1:].max() for path in paths.values()]
         slope = np.polyfit(np.log(1 / np.array(list(paths))), np.log(errors), 1)[0]
         assert slope == pytest.approx(order, abs=0.02)
 
@@ -78,9 +82,9 @@ def test_orders_in_the_substep(iterates, paths):
 def test_toy_against_averages_of_the_iterates(iterates, paths):
     _, x, loss = closed_form(iterates.times)
     path, steps = paths[64], slice(0, 200)
-    squares = jax.vmap(lambda p: jnp.sum(jax.grad(toy)(p) ** 2))(iterates.values)
-    assert mean(iterates.values[:, 0] ** 2, steps) == pytest.approx(mean(x, steps), rel=3e-3)
-    assert mean(jax.vmap(toy)(iterates.values), steps) == pytest.approx(mean(loss, steps), rel=3e-3)
+    squares = squared_gradients(iterates.values)
+    assert mean(np.asarray(iterates.values)[:, 0] ** 2, steps) == pytest.approx(mean(x, steps), rel=3e-3)
+    assert mean(losses(iterates.values), steps) == pytest.approx(mean(loss, steps), rel=3e-3)
     predicted = mean(path.observed.squared_gradient, slice(1, 201))
     assert mean(squares, steps) == pytest.approx(predicted, rel=3e-3)
 
@@ -91,7 +95,7 @@ def test_below_the_edge_it_is_the_stable_flow():
     optimizer = jf.optim.scalar_rmsprop(0.05, 0.9)
     stable = jf.integrate(stable_flow(optimizer, toy), start, times, rtol=1e-9)
     runs = [jf.integrate(central_flow(optimizer, toy, modes=2), start, times, substeps=n) for n in (256, 512)]
-    assert all((run.observed.covariance == 0).all() for run in runs)
+    assert all((np.asarray(run.observed.covariance) == 0).all() for run in runs)
     np.testing.assert_allclose(extrapolated([run.values for run in runs]), stable.values, atol=3e-4)
 
 
@@ -153,13 +157,13 @@ def test_rmsprop_past_the_edge_against_averages_of_its_iterates():
     flow = central_flow(optimizer, toy, modes=1)
     end = jf.integrate(stable_flow(optimizer, toy), start.params, [0.0, 1e-12], state=start)
     path = jf.integrate(flow, start.params, run.times, state=flow_state(flow, end))
-    loss = jax.vmap(toy)(run.values)
-    squares = jax.vmap(lambda p: jnp.sum(jax.grad(toy)(p) ** 2))(run.values)
+    loss = losses(run.values)
+    squares = squared_gradients(run.values)
     for half in (slice(0, 500), slice(500, 1000)):
         assert mean(path.observed.loss, half) == pytest.approx(mean(loss, half), rel=0.03)
         assert mean(path.observed.squared_gradient, half) == pytest.approx(mean(squares, half), rel=0.02)
-    np.testing.assert_allclose(path.observed.eigenvalues[200:], 2, atol=0.01)
-    np.testing.assert_allclose(path.values[-1, 1:], run.values[-1, 1:], rtol=2e-3)
+    np.testing.assert_allclose(np.asarray(path.observed.eigenvalues)[200:], 2, atol=0.01)
+    np.testing.assert_allclose(path.params[1:], run.params[1:], rtol=2e-3)
 
 
 def test_a_schedule_moves_the_edge_and_keeps_the_clock():
@@ -169,9 +173,9 @@ def test_a_schedule_moves_the_edge_and_keeps_the_clock():
     path = jf.integrate(central_flow(optimizer, toy, modes=1), jnp.array([0.0, 24.9, 26.0]), run.times)
     assert float(path.state.steps) == pytest.approx(1000, abs=1e-6)
     rates = 0.08 + 0.02 * np.arange(1001) / 1000
-    np.testing.assert_allclose(path.values[50:, 1], 2 / rates[50:], rtol=1e-3)
-    np.testing.assert_allclose(path.values[-1, 2], run.values[-1, 2], rtol=1e-3)
-    loss = jax.vmap(toy)(run.values)
+    np.testing.assert_allclose(np.asarray(path.values)[50:, 1], 2 / rates[50:], rtol=1e-3)
+    np.testing.assert_allclose(path.params[2], run.params[2], rtol=1e-3)
+    loss = losses(run.values)
     late = slice(500, None)
     assert mean(path.observed.loss, late) == pytest.approx(mean(loss, late), rel=0.02)
 
@@ -190,12 +194,14 @@ def test_a_constant_schedule_is_a_number():
 def network():
     """A network of 51 parameters on 40 examples, and where gradient flow comes to a sharpness of 2/η at η = .5."""
     keys = jax.random.split(jax.random.key(3), 3)
-    x = jax.random.normal(keys[0], (40, 4))
-    problem = jf.problems.mlp((x, jnp.sin(x @ jax.random.normal(keys[1], (4, 1)))), (8,), key=keys[2])
+    x = np.asarray(jax.random.normal(keys[0], (40, 4)))
+    y = np.sin(x @ np.asarray(jax.random.normal(keys[1], (4, 1))))
+    problem = jf.problems.mlp((x, y), (8,), key=keys[2])
     flow = jf.integrate(jf.dynamics.gradient_flow(problem.objective), problem.params, [0.0, 30.0], rtol=1e-6)
     return problem.objective, flow.params
 
 
+@jax.jit
 def dense(objective, params):
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     loss = lambda w: objective(unravel(w))
@@ -212,7 +218,7 @@ def test_one_critical_direction_against_the_formula(network):
     expected = max(0.0, -2 * slope @ gradient / (slope @ slope))
     flow = central_flow(jf.optim.gd(rate), objective, modes=2)
     found = [
-        jf.integrate(flow, params, [0.0, dt * rate]).observed.covariance[-1, 0, 0] * rate
+        np.asarray(jf.integrate(flow, params, [0.0, dt * rate]).observed.covariance)[-1, 0, 0] * rate
         for dt in (1e-3, 5e-4)
     ]
     assert expected > 0
@@ -232,19 +238,19 @@ def test_several_directions_at_once_stay_at_the_edge(network):
     assert (own < 2.001).all()
     assert np.linalg.eigvalsh(x).min() > -1e-9
     assert abs(np.trace(x @ np.diag(2 - own))) < 1e-3 * max(np.trace(x), 1e-9)
-    assert float(path.observed.complementarity_residual[-1]) < 1e-9
-    assert float(path.observed.eigenvector_residual[-1]) < 1e-2
+    assert np.asarray(path.observed.complementarity_residual)[-1] < 1e-9
+    assert np.asarray(path.observed.eigenvector_residual)[-1] < 1e-2
 
 
 def test_lanes_are_runs_of_their_own_and_another_rate_compiles_nothing(network):
     objective, params = network
     top = np.linalg.eigvalsh(dense(objective, params)[2])[-1]
-    rates = jnp.array([1.5, 2.0, 2.4]) / top
-    times = jnp.arange(20.0)
+    rates = np.array([1.5, 2.0, 2.4]) / top
+    times = np.arange(20.0)
     solve = jax.jit(
         lambda rate: jf.integrate(central_flow(jf.optim.gd(rate), objective, modes=2), params, times * rate)
     )
-    together = jax.vmap(solve)(rates)
+    together = jax.device_get(jax.vmap(solve)(rates))
     for i, rate in enumerate(rates):
         alone = solve(rate)
         for a, b in zip(jax.tree.leaves(alone.values), jax.tree.leaves(together.values), strict=True):
@@ -254,14 +260,14 @@ def test_lanes_are_runs_of_their_own_and_another_rate_compiles_nothing(network):
 
 
 def test_single_precision(network):
-    objective, params = jax.tree.map(lambda x: x.astype(jnp.float32), network)
+    objective, params = jax.tree.map(lambda x: jax.device_put(np.float32(x)), network)
     flow = central_flow(jf.optim.gd(0.3), objective, modes=2)
-    path = jf.integrate(flow, params, jnp.arange(30) * 0.3)
+    path = jf.integrate(flow, params, np.arange(30) * 0.3)
     double = jf.integrate(
-        central_flow(jf.optim.gd(0.3), network[0], modes=2), network[1], jnp.arange(30) * 0.3
+        central_flow(jf.optim.gd(0.3), network[0], modes=2), network[1], np.arange(30) * 0.3
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(path.params)} == {jnp.dtype("float32")}
-    assert float(path.observed.loss[-1]) == pytest.approx(float(double.observed.loss[-1]), rel=1e-3)
+    assert np.asarray(path.observed.loss)[-1] == pytest.approx(np.asarray(double.observed.loss)[-1], rel=1e-3)
 
 
 @pytest.mark.parametrize("constructor", [jf.optim.rmsprop, jf.optim.scalar_rmsprop, jf.optim.adagrad])
@@ -271,14 +277,15 @@ def test_handing_over_keeps_the_second_moment(constructor):
     loss = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 4.0]) * w["a"] ** 2)
     path = jf.integrate(stable_flow(optimizer, loss), {"a": jnp.array([1.0, -2.0])}, [0.0, 0.01])
     before = optimizer_state(optimizer, loss, path.state)
-    _, after = optimizer.update(jax.grad(loss)(path.params), before, path.params)
+    update = jax.jit(lambda state, params: optimizer.update(jax.grad(loss)(params), state, params))
+    _, after = update(before, path.params)
     flow = central_flow(optimizer, loss, modes=1)
     carried = flow_state(flow, path).second_moment
     for a, b in zip(jax.tree.leaves(after[0].nu), jax.tree.leaves(carried), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)
     # And from a discrete run, whose ν has not seen the gradient at its end.
     run = jf.iterate(optimizer, loss, {"a": jnp.array([1.0, -2.0])}, steps=3)
-    _, after = optimizer.update(jax.grad(loss)(run.params), run.state.optimizer, run.params)
+    _, after = update(run.state.optimizer, run.params)
     carried = flow_state(flow, run).second_moment
     for a, b in zip(jax.tree.leaves(after[0].nu), jax.tree.leaves(carried), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
@@ -358,7 +365,7 @@ def test_an_oscillation_that_nothing_holds_ends_the_flow():
     )
     assert path.diverged
     assert path.stopped == 1
-    assert jnp.isnan(path.params).all()
+    assert np.isnan(path.params).all()
 
 
 def test_a_state_or_a_run_of_another_kind_is_refused():

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.promotes
 
 
 def lanes(schedule, lengths, steps=6):
-    return jax.vmap(lambda length: schedule(length)(jnp.arange(steps)))(jnp.asarray(lengths))
+    counts = np.arange(steps)
+    return np.asarray(jax.jit(jax.vmap(lambda length: schedule(length)(counts)))(np.asarray(lengths)))
 
 
 def test_a_phase_of_no_length_is_over_when_it_begins():
@@ -33,7 +34,7 @@ def test_schedules_are_finite_where_a_parameter_is_0(case):
     for name in numbers:
         at = lambda x, k, name=name: case.make(**{name: x})(k)
         both = jax.jit(jax.vmap(jax.value_and_grad(at), (None, 0)))
-        values, slopes = both(0.0, jnp.arange(4.0))
+        values, slopes = both(0.0, np.arange(4.0))
         assert np.isfinite(values).all(), name
         assert np.isfinite(slopes).all(), name
 
@@ -49,7 +50,7 @@ def test_optimizers_are_finite_where_a_number_is_0_or_1(case):
         return loss(run.params)
 
     run = jax.grad(end) if case.differentiable else end
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *(jax.tree.map(jnp.asarray, n) for _, n in changed))
+    stacked = jax.tree.map(lambda *x: np.stack(x), *(n for _, n in changed))
     ends = jax.tree.leaves(jax.jit(jax.vmap(run))(stacked))
     bad = ~np.all([np.isfinite(x) for x in ends], axis=0)
     assert not bad.any(), [name for (name, _), is_bad in zip(changed, bad, strict=True) if is_bad]
@@ -69,9 +70,8 @@ def test_restarts_are_where_integers_put_them(period, growth):
         ends.append(ends[-1] + length)
         length *= growth
     lengths = np.diff(ends)
-    f32 = lambda x: jnp.asarray(x, jnp.float32)
     padded = np.pad(ends, (0, 1000 - len(ends)), mode="edge")  # so that one program serves all
-    at = lambda k: restarting(f32(1.0), f32(period), f32(growth), f32(k))[: len(ends)]
+    at = lambda k: np.asarray(restarting(*map(np.float32, (1.0, period, growth, k))))[: len(ends)]
     assert (at(padded) == 1).all()
     before = 0.5 * (1 + np.cos(np.pi * (lengths - 1) / lengths))
     assert np.abs(at(padded - 1)[1:] - before).max() <= 1e-6
