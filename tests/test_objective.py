@@ -30,7 +30,7 @@ def residuals(w=W):
 
 
 def test_it_is_the_mean_loss_and_its_gradient_the_mean_gradient():
-    value, grad = jax.value_and_grad(objective())(jnp.asarray(W))
+    value, grad = jax.jit(jax.value_and_grad(objective()))(W)
     np.testing.assert_allclose(value, 0.5 * np.mean(residuals() ** 2), rtol=1e-14)
     np.testing.assert_allclose(grad, X.T @ residuals() / N, rtol=1e-13)
 
@@ -39,11 +39,15 @@ def test_it_is_the_mean_loss_and_its_gradient_the_mean_gradient():
 def test_chunks_dividing_or_not_change_nothing(chunk):
     """Value, gradient and Hessian-vector product; 12 examples."""
     chunked = objective(chunk)
-    value, grad = jax.jit(jax.value_and_grad(chunked))(jnp.asarray(W))
+    v = np.arange(3.0)
+
+    @jax.jit
+    def derivatives(w):
+        return *jax.value_and_grad(chunked)(w), jax.jvp(jax.grad(chunked), (w,), (v,))[1]
+
+    value, grad, product = derivatives(W)
     np.testing.assert_allclose(value, 0.5 * np.mean(residuals() ** 2), rtol=1e-14)
     np.testing.assert_allclose(grad, X.T @ residuals() / N, rtol=1e-13)
-    v = jnp.arange(3.0)
-    product = jax.jvp(jax.grad(chunked), (jnp.asarray(W),), (v,))[1]
     np.testing.assert_allclose(product, X.T @ X @ v / N, rtol=1e-12)
     assert value.dtype == jnp.float64
 
@@ -152,5 +156,6 @@ def test_the_gradient_of_complex_parameters_is_the_direction_of_steepest_ascent(
     """∂/∂x + i ∂/∂y, by central differences."""
     loss = lambda z: jnp.real(z) ** 2 * 3 + jnp.imag(z) * jnp.real(z) + jnp.abs(z - 1) ** 2
     z, h = 0.3 - 0.7j, 1e-6
-    along = lambda d: float(loss(jnp.asarray(z + h * d)) - loss(jnp.asarray(z - h * d))) / (2 * h)
-    np.testing.assert_allclose(gradient(loss)(jnp.asarray(z)), along(1) + 1j * along(1j), rtol=1e-8)
+    value = jax.jit(loss)
+    along = lambda d: float(value(z + h * d) - value(z - h * d)) / (2 * h)
+    np.testing.assert_allclose(jax.jit(gradient(loss))(z), along(1) + 1j * along(1j), rtol=1e-8)

@@ -34,6 +34,9 @@ SMALL = {
 }
 LABELS = jnp.array([0, 1, 1, 0, 1, 0, 0])
 SMALL_OBJECTIVE = jf.Objective(PredictionLosses(small, cross_entropy), {"x": X, "y": LABELS})
+FLAT, UNRAVEL = ravel_pytree(SMALL)
+jacobian = jax.jit(jax.jacrev(lambda f: small(UNRAVEL(f), TEST)))
+gradients = jax.jit(jax.jacfwd(lambda f: cross_entropy(small(UNRAVEL(f), X), LABELS)))
 
 
 def plain_loop(name, rate, steps, rule, weights=None, decay=0.0):
@@ -41,12 +44,9 @@ def plain_loop(name, rate, steps, rule, weights=None, decay=0.0):
 
     `weights` (steps, N) are those of the examples in the loss of each step.
     """
-    flat, unravel = ravel_pytree(SMALL)
-    jacobian = jax.jit(jax.jacrev(lambda f: small(unravel(f), TEST)))
-    gradients = jax.jit(jax.jacfwd(lambda f: cross_entropy(small(unravel(f), X), LABELS)))
     weights = np.full((steps, 7), 1 / 7) if weights is None else np.asarray(weights)
-    theta, contributions, regularizer = np.asarray(flat), np.zeros((7, 2, 2)), np.zeros((2, 2))
-    average, second = np.zeros((7, flat.size)), np.zeros(flat.size)
+    theta, contributions, regularizer = np.asarray(FLAT), np.zeros((7, 2, 2)), np.zeros((2, 2))
+    average, second = np.zeros((7, FLAT.size)), np.zeros(FLAT.size)
     for k in range(1, steps + 1):
         g = weights[k - 1][:, None] * np.asarray(gradients(theta))
         if name == "gd":
@@ -105,8 +105,8 @@ def counts(*indices):
 
 
 def independent(size, steps=6):
-    draw = lambda k: jax.random.randint(jax.random.fold_in(KEY, k), (size,), 0, 7)
-    return [np.asarray(draw(k)) for k in range(steps)]
+    draw = jax.jit(jax.vmap(lambda k: jax.random.randint(jax.random.fold_in(KEY, k), (size,), 0, 7)))
+    return list(np.asarray(draw(np.arange(steps))))
 
 
 def two_passes():
@@ -146,7 +146,8 @@ def test_batches_are_those_of_iterate_and_shared_among_their_examples(optimizer,
         assert machine.regularizer is None
     else:
         np.testing.assert_allclose(machine.regularizer, regularizer, rtol=1e-9, atol=1e-12)
-    assert float(abs(machine.residual).max()) < 1e-2 * float(abs(machine.end - machine.start).max())
+    moved = np.subtract(machine.end, machine.start)
+    assert np.abs(machine.residual).max() < 1e-2 * np.abs(moved).max()
 
 
 def test_an_example_that_is_never_drawn_contributes_nothing():
@@ -166,20 +167,21 @@ def test_contributions_add_up_to_the_total_of_the_rule(optimizer, rule):
     """Along the iterates that `iterate` makes, with the increments between them."""
     machine = path_kernel(optimizer, SMALL_OBJECTIVE, SMALL, TEST, steps=8, rule=rule)
     run = jf.iterate(optimizer, SMALL_OBJECTIVE, SMALL, steps=8)
-    starts = jax.tree.map(lambda x: x[:-1], run.values)
-    increments = jax.tree.map(lambda x: x[1:] - x[:-1], run.values)
-    total = jnp.zeros((2, 2))
-    for s, w in zip(*NODES[rule], strict=True):
-        along = lambda p, d, s=s: jax.jvp(lambda p: small(p, TEST), (_add(p, d, s),), (d,))[1]
-        total += w * jax.vmap(along)(starts, increments).sum(0)
-    np.testing.assert_allclose(machine.contributions.sum(0), total, rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(machine.end, small(run.params, TEST), rtol=1e-12)
+    values = jax.device_get(run.values)
+    starts = jax.tree.map(lambda x: x[:-1], values)
+    increments = jax.tree.map(lambda x: np.diff(x, axis=0), values)
+    total = sum(w * np.sum(along(starts, increments, s), 0) for s, w in zip(*NODES[rule], strict=True))
+    np.testing.assert_allclose(np.sum(machine.contributions, 0), total, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(machine.end, jax.jit(small)(run.params, TEST), rtol=1e-12)
     assert repr(machine) == "KernelMachine(contributions of 7 examples to predictions at 2 points)"
-    np.testing.assert_allclose(machine.predictions + machine.residual, machine.end, rtol=1e-13)
+    np.testing.assert_allclose(np.add(machine.predictions, machine.residual), machine.end, rtol=1e-13)
 
 
-def _add(p, d, s):
-    return jax.tree.map(lambda x, y: x + s * y, p, d)
+@jax.jit
+def along(starts, increments, s):
+    """The derivatives of predictions along increments, at the share s of each."""
+    shifted = jax.tree.map(lambda x, y: x + s * y, starts, increments)
+    return jax.vmap(lambda p, d: jax.jvp(lambda p: small(p, TEST), (p,), (d,))[1])(shifted, increments)
 
 
 def linear(w, x):
@@ -188,12 +190,13 @@ def linear(w, x):
 
 def test_linear_regression_has_its_contributions_in_closed_form():
     """Errors decay as $(1 - h K/N)^k$, so that example i adds $-K_{*i}$ times the sum of its errors, times h/N."""
-    y = jnp.arange(7.0) - 3
+    y = np.arange(7.0) - 3
     objective = jf.Objective(PredictionLosses(linear, squared_error), {"x": X, "y": y})
     machine = path_kernel(jf.optim.gd(0.4), objective, jnp.ones(3), TEST, steps=5, rule="left")
-    decay = np.eye(7) - 0.4 * np.asarray(X @ X.T) / 7
-    errors = sum(np.linalg.matrix_power(decay, k) @ np.asarray(X @ jnp.ones(3) - y) for k in range(5))
-    expected = -0.4 / 7 * np.asarray(X @ TEST.T) * errors[:, None]
+    x, test = np.asarray(X), np.asarray(TEST)
+    decay = np.eye(7) - 0.4 * x @ x.T / 7
+    errors = sum(np.linalg.matrix_power(decay, k) @ (x.sum(1) - y) for k in range(5))
+    expected = -0.4 / 7 * x @ test.T * errors[:, None]
     np.testing.assert_allclose(machine.contributions, expected, rtol=1e-12)
     np.testing.assert_allclose(
         machine.residual, 0.0, atol=1e-14
@@ -211,7 +214,7 @@ def digits(loss):
 def residuals(make, loss, steps, time, rule):
     objective, params, x = digits(loss)
     runs = [path_kernel(make(time / n), objective, params, x, steps=n, rule=rule) for n in steps]
-    return [float(abs(run.residual).max()) for run in runs]
+    return [np.abs(run.residual).max() for run in runs]
 
 
 def slope(steps, errors):

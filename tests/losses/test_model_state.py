@@ -9,8 +9,8 @@ import pytest
 import jaxflow as jf
 
 pytestmark = pytest.mark.promotes
-X = jax.random.normal(jax.random.key(0), (12, 3)) + 1.0
-Y = jnp.sin(X).sum(1)
+X = np.asarray(jax.random.normal(jax.random.key(0), (12, 3))) + 1.0
+Y = np.sin(X).sum(1)
 PARAMS = {"w": jnp.array([0.3, -0.2, 0.5]), "gain": jnp.ones(3)}
 STATE = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
 
@@ -38,14 +38,17 @@ TRAIN = jf.Objective(train_losses, (X, Y), state=STATE)
 
 def loop(optimizer, batches):
     """A loop over optax that carries the state."""
-    params, state, model = PARAMS, optimizer.init(PARAMS), STATE
-    for batch in batches:
-        mean = lambda p, batch=batch, model=model: (lambda l, s: (l.mean(), s))(
-            *train_losses(p, batch, model)
-        )
+
+    @jax.jit
+    def step(params, state, model, batch):
+        mean = lambda p: (lambda l, s: (l.mean(), s))(*train_losses(p, batch, model))
         slope, model = jax.grad(mean, has_aux=True)(params)
         updates, state = optimizer.update(slope, state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state, model
+
+    params, state, model = PARAMS, optimizer.init(PARAMS), STATE
+    for batch in batches:
+        params, state, model = step(params, state, model, batch)
     return params, model
 
 
@@ -88,7 +91,7 @@ def test_elsewhere_the_state_stays():
     model = jf.iterate(jf.optim.adam(0.05), TRAIN, PARAMS, steps=20).state.model
     frozen = jf.Objective(eval_losses, (X, Y), state=model)
     plain = jf.Objective(lambda p, batch: eval_losses(p, batch, model)[0], (X, Y))
-    times = jnp.array([0.0, 0.3])
+    times = np.array([0.0, 0.3])
     close(frozen(PARAMS), plain(PARAMS))
     for make in (jf.dynamics.gradient_flow, lambda o: jf.dynamics.modified(jf.optim.gd(0.1), o)):
         close(*(jf.integrate(make(objective), PARAMS, times).params for objective in (frozen, plain)))

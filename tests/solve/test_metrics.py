@@ -18,19 +18,24 @@ CHEAP = {
     "update": metrics.update_norm,
     "cosine": metrics.update_cosine,
 }
-X = jnp.linspace(-1.0, 2.0, 24).reshape(8, 3)
+X = jnp.asarray(np.linspace(-1.0, 2.0, 24).reshape(8, 3))
 PARAMS = {"w": jnp.array([0.3, -0.2, 0.5]), "b": jnp.array(0.1)}
 DATA = jf.Objective(lambda p, x: jnp.log(jnp.cosh(x @ p["w"] + p["b"])) + 0.05 * x[:, 0] * p["b"] ** 2, X)
 
 
 def logged(optimizer, steps):
     """What a loop over optax logs."""
+
+    @jax.jit
+    def step(params, state):
+        loss, slope = jax.value_and_grad(DATA)(params)
+        updates, state = optimizer.update(slope, state, params)
+        return loss, slope, updates, optax.apply_updates(params, updates), state
+
     params, state, rows, last = PARAMS, optimizer.init(PARAMS), [], None
     flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
     for _ in range(steps):
-        loss, slope = jax.value_and_grad(DATA)(params)
-        updates, state = optimizer.update(slope, state, params)
-        params = optax.apply_updates(params, updates)
+        loss, slope, updates, params, state = step(params, state)
         u = flat(updates)
         cosine = np.nan if last is None else u @ last / np.linalg.norm(u) / np.linalg.norm(last)
         rows.append([loss, np.linalg.norm(flat(slope)), np.linalg.norm(u), cosine])
@@ -43,8 +48,9 @@ def test_metrics_are_those_of_a_loop_over_optax(every):
     run = jf.iterate(optax.adam(0.1), DATA, PARAMS, steps=10, every=every, metrics=CHEAP)
     expected = logged(optax.adam(0.1), 10)[:, [*range(every - 1, 10, every)] + ([9] if 10 % every else [])]
     for name, row in zip(CHEAP, expected, strict=True):
-        assert jnp.isnan(run.metrics[name][0])
-        np.testing.assert_allclose(run.metrics[name][1:], row, rtol=1e-10)
+        found = np.asarray(run.metrics[name])
+        assert np.isnan(found[0])
+        np.testing.assert_allclose(found[1:], row, rtol=1e-10)
 
 
 def test_a_costly_metric_has_a_stride_and_counts_the_steps_of_earlier_runs():
@@ -61,12 +67,12 @@ def test_a_costly_metric_has_a_stride_and_counts_the_steps_of_earlier_runs():
         taken = steps % 6 == 0
         # The first record of a run that goes on is the last one of the run before.
         np.testing.assert_array_equal(np.isfinite(run.metrics["loss"]), taken)
-        np.testing.assert_array_equal(run.metrics["loss"][taken], run.values[taken])
+        np.testing.assert_array_equal(np.asarray(run.metrics["loss"])[taken], np.asarray(run.values)[taken])
         np.testing.assert_array_equal(run.metrics["count"], np.where(steps % 3 == 0, 1.0, np.nan))
 
 
 def joined(first, rest):
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b[1:]]), first, rest)
+    return jax.tree.map(lambda a, b: np.concatenate([a, np.asarray(b)[1:]]), first, rest)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +102,11 @@ def test_a_recorder_remembers_where_it_was():
     jax.tree.map(np.testing.assert_array_equal, joined(first.values, rest.values), whole.values)
     # Another record begins anew.
     other = jf.iterate(jf.optim.gd(0.05), DATA, first.params, steps=4, state=first.state, metrics=CHEAP)
-    assert jnp.isnan(other.metrics["loss"][0])
+    assert np.isnan(np.asarray(other.metrics["loss"])[0])
 
 
 def test_a_stream_has_metrics_and_goes_on():
-    batches = [X[i : i + 2] for i in range(6)]
+    batches = [np.asarray(X)[i : i + 2] for i in range(6)]
     drawn = jf.Objective(DATA.losses)
     run = lambda params, batches, **state: jf.iterate(
         jf.optim.momentum(0.1, 0.5),
@@ -114,9 +120,9 @@ def test_a_stream_has_metrics_and_goes_on():
     whole, first = run(PARAMS, batches), run(PARAMS, batches[:2])
     rest = run(first.params, batches[2:], state=first.state)
     jax.tree.map(np.testing.assert_array_equal, joined(first.metrics, rest.metrics), whole.metrics)
-    starts = [jax.tree.map(lambda x: x[i], whole.values) for i in range(6)]  # noqa: B023
-    losses = [DATA.over(start, batch) for start, batch in zip(starts, batches, strict=True)]
-    np.testing.assert_allclose(whole.metrics["loss"][1:], losses, rtol=1e-12)
+    starts = jax.tree.map(lambda x: x[:-1], jax.device_get(whole.values))
+    losses = jax.jit(jax.vmap(DATA.over))(starts, np.stack(batches))
+    np.testing.assert_allclose(np.asarray(whole.metrics["loss"])[1:], losses, rtol=1e-12)
 
 
 def test_members_of_an_ensemble_and_frozen_models_have_metrics():
@@ -132,7 +138,9 @@ def test_members_of_an_ensemble_and_frozen_models_have_metrics():
     )
     keys = jax.random.split(jax.random.key(0), 3)
     many = jf.ensemble(run, keys)
-    np.testing.assert_allclose(many.metrics["gradient"][2], run(keys[2]).metrics["gradient"], rtol=1e-12)
+    np.testing.assert_allclose(
+        np.asarray(many.metrics["gradient"])[2], run(keys[2]).metrics["gradient"], rtol=1e-12
+    )
     seen = jf.iterate(
         jf.optim.gd(0.1), DATA, PARAMS, steps=1, trainable={"w": True, "b": False},
         metrics={"b": lambda step: step.params["b"], "loss": metrics.of_parameters(DATA)},

@@ -27,7 +27,7 @@ SHIFTS -= SHIFTS.mean(0)
 C = SHIFTS.T @ SHIFTS / N
 OBJECTIVE = jf.Objective(lambda x, c: 0.5 * x @ jnp.asarray(H) @ x - c @ x, jnp.asarray(SHIFTS))
 SCALAR = jf.Objective(
-    lambda x, c: 0.85 * x[0] ** 2 - c * x[0], jnp.sqrt(0.9) * jnp.array([-1.0, 1.0])
+    lambda x, c: 0.85 * x[0] ** 2 - c * x[0], jnp.asarray(np.sqrt(0.9) * np.array([-1.0, 1.0]))
 )  # h, c
 OPTIMIZERS = {momentum_sgd: jf.optim.momentum, nesterov_sgd: jf.optim.nesterov}
 
@@ -247,15 +247,16 @@ def test_sixteen_steps_a_step_keep_the_stationary_law(kind, options, beta):
 
 def test_fused_step_is_the_splitting_written_out():
     eta, beta, dt = 0.1, 0.8, 0.01
-    xi, state = jnp.asarray(RNG.normal(size=N)), InertialState(*jnp.asarray(RNG.normal(size=(2, D))))
-    theta, u = map(np.asarray, state)
+    xi, state = RNG.normal(size=N), InertialState(*RNG.normal(size=(2, D)))
+    theta, u = state
     mass, friction = eta * (1 + beta) / 2, 1 - beta
     x = theta - eta / 2 * u + dt / 2 * u
     kept = np.exp(-friction * dt / mass)
     draw = -(xi - xi.mean()) @ SHIFTS / np.sqrt(N)
     spread = np.sqrt(eta / 3 / (2 * friction * mass) * (1 - kept**2))
     v = kept * u - (1 - kept) / friction * (H @ x) - spread * draw
-    stepped = momentum_sgd(OBJECTIVE, eta, 3, beta, order=2).step(0.0, state, dt, xi)
+    dynamics = momentum_sgd(OBJECTIVE, eta, 3, beta, order=2)
+    stepped = jax.jit(lambda state, xi: dynamics.step(0.0, state, dt, xi))(state, xi)
     np.testing.assert_allclose(stepped.velocity, v, rtol=1e-12)
     np.testing.assert_allclose(stepped.params, x + dt / 2 * v + eta / 2 * v, rtol=1e-12)
 
@@ -263,13 +264,14 @@ def test_fused_step_is_the_splitting_written_out():
 def test_noise_that_picks_examples_steps_alike():
     eta, dt = 0.1, 0.01
     dynamics = momentum_sgd(OBJECTIVE, eta, 1, 0.5, noise=noise.subset(3))
-    xi = {"normal": jnp.asarray(RNG.normal(size=3)), "bits": jnp.array([1, 2], jnp.uint32)}
+    xi = {"normal": RNG.normal(size=3), "bits": np.array([1, 2], np.uint32)}
     state = dynamics.init(jnp.ones(D))
-    silent = dynamics.step(0.0, state, dt, xi | {"normal": jnp.zeros(3)})
-    moved = dynamics.step(0.0, state, dt, xi).velocity - silent.velocity
+    step = jax.jit(lambda xi: dynamics.step(0.0, state, dt, xi).velocity)
+    moved = np.subtract(step(xi), step(xi | {"normal": np.zeros(3)}))
+    diffused = jax.jit(lambda xi: dynamics.diffusion(0.0, state, xi).velocity)(xi)
     mass, lost = 0.75 * eta, -np.expm1(-2 * 0.5 * dt / (0.75 * eta))
     ratio = np.sqrt(eta / mass * lost) / (np.sqrt(eta) / mass)  # of the step's noise to the diffusion's
-    np.testing.assert_allclose(moved, ratio * dynamics.diffusion(0.0, state, xi).velocity, rtol=1e-10)
+    np.testing.assert_allclose(moved, ratio * np.asarray(diffused), rtol=1e-10)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

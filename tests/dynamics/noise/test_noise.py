@@ -65,17 +65,17 @@ def draws(objective, xi, batch_size=1, kind=None, replacement=True):
 @pytest.mark.parametrize("batch_size", [2, 3])
 def test_covariance_is_that_of_all_batches(batch_size, replacement):
     operator = draws(
-        OBJECTIVE, jnp.eye(N), batch_size, replacement=replacement
+        OBJECTIVE, np.eye(N), batch_size, replacement=replacement
     )  # linear: its rows are A's columns
     assert relative(operator.T @ operator, enumerated(batch_size, replacement)) < 1e-12
 
 
 def test_full_batch_without_replacement_is_silent():
-    assert np.abs(draws(OBJECTIVE, jnp.eye(N), N, replacement=False)).max() == 0
+    assert np.abs(draws(OBJECTIVE, np.eye(N), N, replacement=False)).max() == 0
 
 
 def test_the_mean_gradient_is_not_in_the_noise():
-    shared = draws(OBJECTIVE, jnp.ones((1, N)))
+    shared = draws(OBJECTIVE, np.ones((1, N)))
     assert np.abs(shared).max() < 1e-14
     uncentred = GRADIENTS / np.sqrt(2 * N)
     assert relative(uncentred.T @ uncentred, enumerated(2, True)) > 0.1
@@ -104,8 +104,8 @@ def test_subset_has_the_covariance_on_average_over_subsets():
     bits = keys(count, 0)
     # Unit normals for every set of bits: the operator from ξ to weights, given the subset.
     xi = {
-        "normal": jnp.tile(jnp.eye(size), (count, 1, 1)),
-        "bits": jnp.broadcast_to(bits[:, None], (count, size, 2)),
+        "normal": np.tile(np.eye(size), (count, 1, 1)),
+        "bits": np.broadcast_to(np.asarray(bits)[:, None], (count, size, 2)),
     }
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), xi)
     operator = example_weights(noise.subset(size), flat).reshape(count, size, N)
@@ -217,7 +217,7 @@ def test_temperature_in_numbers():
         (lambda: noise.subset(7).build().brownian(OBJECTIVE, PARAMS), ValueError, "examples, 6, got 7"),
         (lambda: noise.two_batches(0), ValueError, "batch_size must be"),
         (
-            lambda: draws(OBJECTIVE, jnp.eye(N), 7, replacement=False),
+            lambda: draws(OBJECTIVE, np.eye(N), 7, replacement=False),
             ValueError,
             "batch_size must be at most",
         ),

@@ -1,7 +1,6 @@
 """Values that are refused as plain numbers may arrive traced, in a sweep's lane: what they mean is defined."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES, SCHEDULE_CASES, START, as_tree, by_id, loss
