@@ -180,8 +180,8 @@ def test_third_derivative_under_vmap_and_jit():
     lanes = jax.jit(
         jax.vmap(lambda u: flat_of(third_derivative(NETWORK, UNRAVEL(FLAT), UNRAVEL(u), UNRAVEL(V))))
     )
-    found = lanes(np.stack([U, V, U + V]))
-    close(found[2], np.asarray(found[0] + found[1]), 1e-12)
+    found = np.asarray(lanes(np.stack([U, V, U + V])))
+    close(found[2], found[0] + found[1], 1e-12)
     close(found[0], flat(third_derivative(NETWORK, PARAMS, UNRAVEL(U), UNRAVEL(V))), 1e-12)
 
 
@@ -190,7 +190,7 @@ def test_third_derivative_under_vmap_and_jit():
     [(np.float32, np.float32, 1e-5), (jnp.bfloat16, np.float32, 2e-2), (np.float16, np.float32, 2e-3)],
 )
 def test_dtypes(dense, dtype, kept, rtol):
-    cast = lambda tree, to: jax.tree.map(lambda x: jnp.asarray(x, to), tree)
+    cast = lambda tree, to: jax.tree.map(lambda x: jax.device_put(np.asarray(x, to)), tree)
     objective = jf.Objective(LOSSES, cast(DATA, np.float32))
     params, v = cast(PARAMS, dtype), cast(UNRAVEL(V), dtype)
     for product in (hvp, ggn_vp):

@@ -12,12 +12,16 @@ import jaxflow as jf
 D = jf.density
 
 
+def largest_change(chain, density):
+    return np.abs(jax.jit(lambda chain, p: chain.apply(p))(chain, density)).max()
+
+
 @pytest.mark.parametrize("cells", [7, 31, 400])
 def test_gibbs_is_exact_for_isotropic_noise(cells):
     grid = D.Grid(-2.0, 2.5, cells)
     chain = D.chain(D.fokker_planck(jf.dynamics.langevin(WELL, 0.15), grid))
-    gibbs = jnp.exp(-WELL(grid.centers(0)) / 0.15)
-    assert jnp.abs(chain.apply(gibbs)).max() <= 1e-13 * (chain.leaving * gibbs).max()
+    gibbs = np.exp(-WELL(np.asarray(grid.centers(0))) / 0.15)
+    assert largest_change(chain, gibbs) <= 1e-13 * np.max(chain.leaving * gibbs)
     np.testing.assert_allclose(D.stationary(chain), gibbs / grid.mass(gibbs), rtol=1e-11)
 
 
@@ -26,8 +30,8 @@ def test_gibbs_is_exact_in_two_coordinates():
     grid = D.Grid((-2.0, -2.0), (2.0, 3.0), (20, 25))
     chain = D.chain(D.fokker_planck(jf.dynamics.langevin(loss, 0.2), grid))
     assert chain.offsets == ((0, 1), (1, 0))
-    gibbs = jnp.exp(-jax.vmap(jax.vmap(loss))(grid.points) / 0.2)
-    assert jnp.abs(chain.apply(gibbs)).max() <= 1e-13 * (chain.leaving * gibbs).max()
+    gibbs = np.exp(-loss(np.moveaxis(np.asarray(grid.points), -1, 0)) / 0.2)
+    assert largest_change(chain, gibbs) <= 1e-13 * np.max(chain.leaving * gibbs)
     np.testing.assert_allclose(D.stationary(chain), gibbs / grid.mass(gibbs), rtol=1e-10)  # down to e^{−110}
     assert D.entropy_production(D.stationary(chain), chain) < 1e-12
 
@@ -42,10 +46,10 @@ def test_first_passage_by_quadrature(T):
     outer = scipy.integrate.cumulative_trapezoid(np.exp(WELL(x) / T) * inner / T, x, initial=0)
     exact = outer[-1] - np.interp(grid.centers(0), x, outer)
     found = D.mean_first_passage_time(equation)
-    np.testing.assert_allclose(found[200], exact[200], rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(found)[200], exact[200], rtol=1e-4)
     # The same time from the mass that is left: ∫ mass dt.
     times = np.linspace(0, 12 * exact[200], 400)
-    start = jnp.zeros(400).at[200].set(1 / grid.volume)
+    start = np.eye(400)[200] / float(grid.volume)
     mass = jf.integrate(equation, start, times, record=grid.mass).values
     assert (np.diff(mass) < 0).all()
     np.testing.assert_allclose(scipy.integrate.trapezoid(mass, times), exact[200], rtol=0.01)
@@ -134,9 +138,10 @@ def test_functionals_of_gaussians():
     )
     exact = 0.5 * (np.trace(S) - 2 - np.log(np.linalg.det(S)) + 0.3**2 + 0.2**2)
     np.testing.assert_allclose(D.kl(p, q, grid), exact, rtol=1e-9)
-    well = D.potential(q, 0.7, grid)
-    square = (grid.points**2).sum(-1)
+    well = np.asarray(D.potential(q, 0.7, grid))
+    square = (np.asarray(grid.points) ** 2).sum(-1)
     np.testing.assert_allclose(well - well[40, 40], 0.35 * (square - square[40, 40]), atol=1e-9)
     rise = D.free_energy(p, well, 0.7, grid) - D.free_energy(q, well, 0.7, grid)
     np.testing.assert_allclose(rise, 0.7 * exact, rtol=1e-9)
-    assert D.kl(q.at[:5].set(0), p.at[:50].set(0), grid) == np.inf
+    p, q = (np.where(np.arange(len(x))[:, None] < n, 0, x) for x, n in ((p, 50), (q, 5)))
+    assert D.kl(q, p, grid) == np.inf

@@ -34,7 +34,7 @@ def end(flow, time, state=None):
 def slope_of_gap(optimizer_of, time=1.0, steps=(0.01, 0.005)):
     gaps = []
     for h in steps:
-        run = jf.iterate(optimizer_of(h), loss, START, steps=round(time / h), every=round(time / h))
+        run = jf.iterate(optimizer_of(h), loss, START, steps=jnp.asarray(round(time / h)), every=None)
         gaps.append(np.abs(np.subtract(run.params, end(limit_of(optimizer_of(h), loss), time))).max())
     return np.log2(gaps[0] / gaps[1]), gaps[1]
 

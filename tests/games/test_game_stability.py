@@ -56,7 +56,7 @@ def test_the_variants_of_the_dirac_gan(kind, numbers, known):
     order = lambda x: sorted(np.asarray(x, complex), key=lambda z: (round(z.real, 9), z.imag))
     np.testing.assert_allclose(order(found.eigenvalues), order(values), atol=1e-12)
     np.testing.assert_allclose(found.simultaneous_step, at_once, atol=1e-8)
-    jacobian = np.array(jax.jacfwd(problem.objective)(jax.tree.map(jnp.asarray, ORIGIN)), float)
+    jacobian = np.array(jax.jit(jax.jacfwd(problem.objective))(ORIGIN), float)
     np.testing.assert_allclose(found.alternating_step, in_turn(jacobian), atol=1e-8)
     if turns is not None:
         np.testing.assert_allclose(found.alternating_step, turns, atol=1e-8)

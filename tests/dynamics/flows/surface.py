@@ -30,8 +30,8 @@ def order(gap, steps=STEPS):
 
 
 def end(flow, start=START, time=1.0, state=None):
-    return jf.integrate(flow, start, jnp.array([0.0, time]), state=state, **TIGHT).params
+    return jf.integrate(flow, start, np.array([0.0, time]), state=state, **TIGHT).params
 
 
 def apart(a, b):
-    return float(jnp.abs(a - b).max())
+    return np.abs(np.subtract(a, b)).max()

@@ -27,8 +27,8 @@ def small(**options):
 
 def anywhere(params, seed=0):
     """Random parameters of the same shapes."""
-    flat, unravel = ravel_pytree(params)
-    return unravel(jnp.asarray(np.random.default_rng(seed).normal(size=flat.shape)))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=np.shape(x))), params)
 
 
 def follow(problem, params, times, rtol=1e-10):
@@ -45,7 +45,7 @@ def follow(problem, params, times, rtol=1e-10):
         atol=rtol * 1e-3,
     )
     assert path.success
-    return jax.vmap(unravel)(jnp.asarray(path.y.T))
+    return jax.jit(jax.vmap(unravel))(path.y.T)
 
 
 def by_hand(online, predictor, teacher, tau, stopped):

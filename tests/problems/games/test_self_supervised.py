@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 from linear_branches import (
     BYOL,
     ETA,
@@ -26,19 +25,23 @@ from jaxflow.problems import self_supervised
 pytestmark = pytest.mark.promotes
 
 
+velocity = jax.jit(lambda game, players: game(players))
+
+
 @pytest.mark.parametrize("stopped", [True, False])
 def test_the_field_of_the_linear_simsiam_is_the_published_one(stopped):
     problem = small(stop_gradient=stopped, **SIMSIAM)
     params = anywhere(problem.params)
+    found = velocity(problem.objective, params)
     expected = by_hand(*map(np.asarray, params), np.asarray(params.online), TAU, stopped)
-    np.testing.assert_allclose(problem.objective(params).online, -expected[0], rtol=1e-12)
-    np.testing.assert_allclose(problem.objective(params).predictor, -expected[1], rtol=1e-12)
+    np.testing.assert_allclose(found.online, -expected[0], rtol=1e-12)
+    np.testing.assert_allclose(found.predictor, -expected[1], rtol=1e-12)
 
 
 def test_the_field_of_byol_and_one_without_predictor():
     problem = small(method="byol", **BYOL)
-    params = anywhere(problem.params)
-    found = problem.objective(params)
+    params = jax.device_get(anywhere(problem.params))
+    found = velocity(problem.objective, params)
     expected = by_hand(*map(np.asarray, params), 1.0, True)
     np.testing.assert_allclose(found.online, -expected[0], rtol=1e-12)
     np.testing.assert_allclose(found.predictor, -expected[1], rtol=1e-12)
@@ -46,7 +49,7 @@ def test_the_field_of_byol_and_one_without_predictor():
     plain = small(predictor=False, **SIMSIAM)
     assert plain.params.predictor is None
     expected, _ = by_hand(np.asarray(params.online), np.eye(2), np.asarray(params.online), TAU, True)
-    found = plain.objective(plain.params._replace(online=params.online))
+    found = velocity(plain.objective, plain.params._replace(online=params.online))
     np.testing.assert_allclose(found.online, -expected, rtol=1e-12)
 
 
@@ -81,17 +84,18 @@ def test_the_field_of_a_network_is_a_difference_quotient_with_the_target_held(ca
     problem = self_supervised(x, 2, (4,), distance=distance, draws=2, scale=False, **options, **numbers)
     views = problem.objective.data[0]
     np.testing.assert_allclose(views["x"], x - x.mean(0), atol=1e-14)
-    seen = np.asarray(views["x"][None, None] + SIGMA * views["noise"])
-    params, aside = anywhere(problem.params), anywhere(problem.params, 2)
+    seen = np.asarray(views["x"])[None, None] + SIGMA * np.asarray(views["noise"])
+    params, aside = jax.device_get((anywhere(problem.params), anywhere(problem.params, 2)))
     held = params.teacher if taught else params.online
 
     def loss(t):
-        moved = jax.tree.map(lambda p, d: np.asarray(p + t * d), params, aside)
-        target = moved.online if not stopped else jax.tree.map(np.asarray, held)
+        moved = jax.tree.map(lambda p, d: p + t * d, params, aside)
+        target = moved.online if not stopped else held
         return numpy_loss(moved.online, moved.predictor, target, seen, cosine)
 
-    found = problem.objective(params)
-    along = lambda tree: float(ravel_pytree(tree)[0] @ ravel_pytree((aside.online, aside.predictor))[0])
+    found = jax.device_get(velocity(problem.objective, params))
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    along = lambda tree: flat(tree) @ flat((aside.online, aside.predictor))
     decay = along((params.online, params.predictor)) * ETA
     slopes = (found.online, (found.predictor - ETA * params.predictor) / SPEED + ETA * params.predictor)
     np.testing.assert_allclose(along(slopes) - decay, (loss(1e-5) - loss(-1e-5)) / 2e-5, rtol=1e-7)
@@ -104,10 +108,10 @@ def test_the_linear_loss_is_the_mean_of_drawn_ones():
     exact = self_supervised(x, 2, augmentation=0.0, scale=False)
     first, last = drawn.params.online
     through = drawn.params._replace(online=({**first, "w": jnp.eye(3)}, last))
-    velocity = drawn.objective(through)
-    expected = exact.objective(exact.params._replace(online=last["w"].T))
-    np.testing.assert_allclose(velocity.online[1]["w"].T, expected.online, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(velocity.predictor, expected.predictor, rtol=1e-12, atol=1e-14)
+    found = velocity(drawn.objective, through)
+    expected = velocity(exact.objective, exact.params._replace(online=last["w"].T))
+    np.testing.assert_allclose(np.transpose(found.online[1]["w"]), expected.online, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(found.predictor, expected.predictor, rtol=1e-12, atol=1e-14)
 
 
 def test_numbers_are_leaves():
@@ -121,11 +125,11 @@ def test_numbers_are_leaves():
     ]
     assert programs()["solve.iteration.iterate"] - before <= 1
     at = anywhere(step(rows[0]).params)
-    found = jax.vmap(lambda row: step(row).objective(at))(jnp.asarray(rows))
-    expected = [step(row).objective(at) for row in rows]
+    found = jax.jit(jax.vmap(lambda row: step(row).objective(at)))(rows)
+    expected = [velocity(step(row).objective, at) for row in rows]
     np.testing.assert_allclose(found.online, [v.online for v in expected], rtol=1e-12)
     np.testing.assert_allclose(found.predictor, [v.predictor for v in expected], rtol=1e-12)
-    assert len({float(run.online[0, 0]) for run in runs}) == 20
+    assert len({np.asarray(run.online)[0, 0] for run in runs}) == 20
 
 
 def test_each_feature_may_have_noise_of_its_own():
