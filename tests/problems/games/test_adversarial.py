@@ -27,11 +27,14 @@ def sigmoid(t):
     return 1 / (1 + np.exp(-t))
 
 
+velocity = jax.jit(lambda field, players, key: field.with_key(key)(players))
+
+
 @pytest.mark.parametrize("kind", ["gan", "nonsaturating", "wgan"])
 def test_the_field_of_linear_players(kind):
     """f' = 1/(1 + e^t) of the logistic loss, 1 of the other, at what D says of both points."""
     field, players = linear(kind=kind)
-    made, judged = field.with_key(jax.random.key(3))(players)
+    made, judged = jax.device_get(velocity(field, players, jax.random.key(3)))
     generated, real = SLOPE @ SHIFT + OFFSET, SLOPE @ POINT + OFFSET
     of_f = (lambda t: 1.0) if kind == "wgan" else lambda t: sigmoid(-t)
     of_generator = sigmoid(generated) if kind == "nonsaturating" else of_f(generated)
@@ -48,7 +51,7 @@ def test_penalties_on_a_linear_discriminator(penalty):
     plain, players = linear(kind="wgan")
     field = linear(kind="wgan", penalty=penalty, gamma=0.8)[0]
     key = jax.random.key(0)
-    before, after = plain.with_key(key)(players), field.with_key(key)(players)
+    before, after = jax.device_get((velocity(plain, players, key), velocity(field, players, key)))
     length = np.linalg.norm(SLOPE)
     factor = 0.8 * ((length - 1) / length if penalty == "wgan_gp" else 1.0)
     np.testing.assert_allclose(after[1][0]["w"] - before[1][0]["w"], factor * SLOPE[:, None], rtol=1e-5)
@@ -70,12 +73,13 @@ def test_batches_are_of_the_data_and_of_normal_numbers():
         ({"w": jnp.asarray(w), "b": jnp.array([0.3, -0.2])},), ({"w": jnp.ones((2, 1)), "b": jnp.zeros(1)},)
     )
     keys = jax.random.split(jax.random.key(1), 2000)
-    found = jax.vmap(lambda key: problem.objective.with_key(key)(players)[1][0]["w"][:, 0])(keys)
+    fields = jax.jit(jax.vmap(velocity, (None, None, 0)))(problem.objective, players, keys)
+    found = np.asarray(fields[1][0]["w"])[..., 0]
     variance = (data.var(0) + (w**2).sum(0)) / 4
     expected = data.mean(0) - [0.3, -0.2]
     assert (np.abs(found.mean(0) - expected) < 5 * np.sqrt(variance / 2000)).all()
     assert (np.abs(found.var(0) - variance) < 5 * variance * np.sqrt(2 / 2000)).all()
-    plainly = problem.objective(players)[1][0]["w"][:, 0]
+    plainly = np.asarray(jax.jit(lambda p: problem.objective(p))(players)[1][0]["w"])[:, 0]
     assert (np.abs(plainly - expected) < 5 * np.sqrt(variance / 2000)).all()
 
 
