@@ -47,7 +47,7 @@ def test_wgan_gp_ends_on_a_cycle_of_known_amplitude(gamma, target, amplitude):
 @pytest.fixture(scope="module")
 def digits():
     pytest.importorskip("sklearn")
-    return jnp.asarray(np.asarray(jf.problems.load("digits").x) / 16)
+    return jnp.asarray(np.asarray(jf.problems.load("digits").x)[::9] / 16)
 
 
 def matched(players, x):
@@ -101,6 +101,6 @@ def test_a_wgan_of_digits_on_both_sides_of_its_stable_step(digits):
             optimizer = jf.optim.alternating(optimizer) if turns else optimizer
             start = (mean + 1e-3, jnp.zeros(64))
             run = jf.iterate(optimizer, r1, start, steps=6000, every=None, time_step=1.0)
-            ends.append(float(jnp.linalg.norm(run.params[0] - mean)))
+            ends.append(np.linalg.norm(np.asarray(run.params[0]) - mean))
         assert ends[0] < 0.1 * 8e-3
         assert not ends[1] < 10 * 8e-3  # it may overflow
