@@ -235,7 +235,8 @@ def test_a_temperature_that_falls_with_time():
 
 
 def test_temperatures_in_one_program():
-    grid, start = D.Grid(-2.2, 2.2, 60), D.gaussian(D.Grid(-2.2, 2.2, 60), -1.0, 0.05)
+    grid = D.Grid(-2.2, 2.2, 58)  # a size that no other test has compiled for
+    start = D.gaussian(grid, -1.0, 0.05)
     move = jax.jit(
         lambda T: jf.integrate(D.fokker_planck(jf.dynamics.langevin(WELL, T), grid), start, [0.0, 0.3]).params
     )

@@ -108,6 +108,11 @@ def test_curves_go_round_a_ring():
     np.testing.assert_allclose(interpolate(free, *ends).barrier, 0.25)
 
 
+@jax.jit
+def scores_of(problem, params):
+    return jax.vmap(problem.score)(params)
+
+
 def tiny(seed):
     problem = jf.problems.mlp("iris", hidden=(4,), key=jax.random.key(seed))
     return problem, jf.iterate(jf.optim.adam(0.03), problem.objective, problem.params, steps=300, every=None)
@@ -120,7 +125,7 @@ def test_a_network_on_mini_batches():
     bent = curve(problem.objective, run.params, other, key=KEY, batch_size=30, steps=600)
     assert straight.barrier > 0.1
     assert bent.barrier < straight.barrier / 3
-    scores = jax.jit(jax.vmap(problem.score))(bent.params)
+    scores = scores_of(problem, bent.params)
     assert scores.shape == (51,)
     band = neb(problem.objective, run.params, other, points=7, max_steps=200, tolerance=1e-3)
     assert band.barrier < straight.barrier / 3
@@ -134,16 +139,16 @@ def test_two_networks_on_digits_are_connected():
     objective = penalized(objective, 1e-3)  # without it a network that fits all has no minimum
     single = lambda params: jax.tree.map(np.float32, params)
     train = lambda seed: jf.iterate(
-        jf.optim.momentum(0.1, 0.9), objective, single(make(seed).params), steps=1000, every=None
+        jf.optim.momentum(0.1, 0.9), objective, single(make(seed).params), steps=300, every=None
     )
     a, b = train(0).params, train(1).params
     assert interpolate(objective, a, b).barrier > 0.15
-    bent = curve(objective, a, b, key=KEY, optimizer=jf.optim.adam(3e-3), steps=2000)
-    band = refine(objective, neb(objective, a, b, points=17, max_steps=200))
+    bent = curve(objective, a, b, key=KEY, optimizer=jf.optim.adam(3e-3), steps=700)
+    band = refine(objective, neb(objective, a, b, points=17, max_steps=120))
     assert bent.barrier < 0.006
     assert band.barrier < 0.0025
     for path in (bent, band):
-        scores = np.asarray(jax.jit(jax.vmap(problem.score))(path.params))
+        scores = np.asarray(scores_of(problem, path.params))
         assert scores.min() > min(scores[0], scores[-1]) - 0.005
 
 

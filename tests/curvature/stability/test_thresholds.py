@@ -82,7 +82,8 @@ def test_closed_forms_by_one_program(name):
     before = programs()["curvature.stability.thresholds.threshold"]
     for rate, beta in GRID:
         assert stability_threshold(make(rate, beta)) == pytest.approx(exact(rate, beta), rel=1e-8)
-    assert programs()["curvature.stability.thresholds.threshold"] == before + 1
+    # None where another file's tests have asked for the same in this process.
+    assert programs()["curvature.stability.thresholds.threshold"] <= before + 1
 
 
 def test_the_table_of_optimizers_writes_the_same_closed_forms():
