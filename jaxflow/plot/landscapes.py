@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.interpolate import RegularGridInterpolator
 
 from jaxflow import _check
 from jaxflow.landscape import Projection, Slice, project
@@ -200,6 +199,8 @@ def _surface(ax: Any, slice: Slice, losses: np.ndarray, paths: dict[str, Project
         antialiased=False,
         zorder=1,
     )
+    from scipy.interpolate import RegularGridInterpolator  # here, as it is slow to import
+
     on = RegularGridInterpolator((x, y), shown, bounds_error=False, fill_value=np.nan)
     for i, (name, path) in enumerate(paths.items()):
         line = drawable_values(path.coordinates)

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from scipy import optimize
-from scipy.sparse import linalg
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
@@ -21,8 +19,6 @@ from jaxflow.games import VectorField
 from jaxflow.games.vector_field import require_field, require_players
 
 PyTree = Any
-arpack: Any = linalg  # whose annotations are wrong
-brentq: Any = optimize.brentq
 DENSE = 200  # parameters up to which the Jacobian is formed
 FEW = 6  # eigenvalues that are looked for without it
 # By which a spectral radius may exceed 1, and a ratio of eigenvalues differ from 0: by the bytes of a number.
@@ -217,6 +213,9 @@ class _Sparse:
         self.turns, self.size, self.k, self.rounding = _turns(sizes, times), sum(sizes), k, rounding
 
     def _largest(self, apply: Callable, which: str) -> np.ndarray:
+        import scipy.sparse.linalg  # here, as it is slow to import
+
+        arpack: Any = scipy.sparse.linalg  # whose annotations are wrong
         matrix = arpack.LinearOperator((self.size, self.size), matvec=apply, dtype=float)
         start = np.random.default_rng(0).standard_normal(self.size)
         basis = min(self.size, max(2 * self.k + 2, 40))
@@ -270,6 +269,9 @@ def _bound(values: np.ndarray, least: float) -> np.ndarray:
 
 def _longest(radius: Callable[[float], float], scale: float, rounding: float) -> float:
     """The first step, from short to long, at which a spectral radius passes 1."""
+    from scipy import optimize  # here, as it is slow to import
+
+    brentq: Any = optimize.brentq  # whose annotations are wrong
     excess = lambda h: radius(h) - 1 - rounding
     before, h = 0.0, SHORTEST / scale
     while excess(h) <= 0:
