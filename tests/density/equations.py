@@ -4,23 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxflow as jf
+from experiments.benchmarks.analysis.density import linear as linear
 
 WELL = lambda x: (x * x - 1) ** 2
 H = jnp.asarray(np.diag([1.0, 3.0]))
 NOISE = jnp.asarray(np.array([[1.0, 0.8], [0.8, 1.2]]))
-
-
-@jf.dynamics.traceable
-def linear(hessian, noise):
-    """dx = −Hx dt + σ dW with ½σσᵀ = `noise`."""
-    root = jnp.linalg.cholesky(2 * noise)
-    return jf.dynamics.Field(
-        drift=lambda t, x: -hessian @ x,
-        diffusion=lambda t, x, xi: root @ xi,
-        brownian=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
-        additive=True,
-    )
 
 
 @jax.jit

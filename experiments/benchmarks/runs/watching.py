@@ -94,9 +94,8 @@ def sharpness(quick: bool) -> float:
         jf.optim.gd(0.2), objective, start, steps=steps, every=every, **watched
     )
     record = jf.curvature.record_sharpness(objective)
-    products = jax.jit(products_along, static_argnums=2)
     path = run().values
-    spent = products(objective, path, FRESH)
+    spent = jax.jit(products_along)(objective, path)
     alone = jax.jit(take_products)
     contestants = {
         "watched": lambda: run(record=nothing, metrics={"sharpness": record}).metrics,
@@ -107,15 +106,15 @@ def sharpness(quick: bool) -> float:
     return seconds["watched"] / (seconds["bare"] + seconds["products"])
 
 
-def products_along(objective, path, fresh: int):
+def products_along(objective, path):
     """The products with the Hessian that `record_sharpness` takes at each of the recorded parameters."""
     size = sum(leaf[0].size for leaf in jax.tree.leaves(path))
 
     def look(memory, params):
         vectors, count = memory
         loss, params = open_real(objective, params)
-        found = follow_pairs(operator(loss, params), vectors, count % fresh == 0)
-        cold = jnp.where(count % fresh == 0, COLD + EACH, 0)
+        found = follow_pairs(operator(loss, params), vectors, count % FRESH == 0)
+        cold = jnp.where(count % FRESH == 0, COLD + EACH, 0)
         return (found.vectors, count + 1), found.products + cold
 
     return lax.scan(look, (jnp.zeros((1, size), jnp.float32), 0), path)[1]

@@ -79,11 +79,12 @@ CLOSED = {
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_forms_by_one_program(name):
     make, exact = CLOSED[name]
-    before = programs()["curvature.stability.thresholds.threshold"]
+    made = []
     for rate, beta in GRID:
         assert stability_threshold(make(rate, beta)) == pytest.approx(exact(rate, beta), rel=1e-8)
-    # None where another file's tests have asked for the same in this process.
-    assert programs()["curvature.stability.thresholds.threshold"] <= before + 1
+        made.append(programs()["curvature.stability.thresholds.threshold"])
+    assert made[0] > 0
+    assert made[1:] == made[:-1]  # the first may be found in the process, from another file's tests
 
 
 def test_the_table_of_optimizers_writes_the_same_closed_forms():
