@@ -7,7 +7,7 @@ reads Python and NumPy scalars, and all elements of concrete NumPy and JAX array
 import difflib
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -34,6 +34,24 @@ def values(value: Any) -> np.ndarray | None:
         return None
     found = np.asarray(jax.device_get(value))  # asked for, as a guard against transfers wants it
     return found if found.dtype.kind in "bc" else found.astype(np.float64)
+
+
+def found_now(compute: Callable[[], PyTree]) -> PyTree | None:
+    """What `compute` returns, computed at once even where a caller is being traced.
+
+    `None` where it depends on what is traced, and so has no numbers yet.
+    """
+    with jax.ensure_compile_time_eval():
+        found = compute()
+    return None if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(found)) else found
+
+
+def refuse_traced(called: str, given: PyTree) -> None:
+    """Refuse a function that computes on the host where anything is traced: `given`, or all that happens here."""
+    if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(given), jax.numpy.zeros(()))):
+        raise TypeError(
+            f"params must be concrete, as {called} computes on the host: call it outside of jit and vmap."
+        )
 
 
 def require(name: str, value: Any, allowed: bool, rule: str) -> None:

@@ -17,7 +17,8 @@ from jax.core import Tracer
 from jaxflow import _check
 from jaxflow._devices.meshes import at_home, within_one_device
 from jaxflow._devices.shares import Shares, fill_up, shares_of, take
-from jaxflow._losses.drawn_losses import LossesOfStep, MeanOfDraws, Numbered, takes_key
+from jaxflow._losses.companions import warn_of_chunks
+from jaxflow._losses.drawn_losses import LossesOfStep, MeanOfDraws, Numbered, check_state_argument, takes_key
 from jaxflow._losses.models import Completed, Rest, has_static, split_model
 from jaxflow._losses.sums import sum_in_chunks, sum_of_half
 from jaxflow._moved import forward_names
@@ -55,7 +56,7 @@ class Objective:
     NamedSharding(mesh, PartitionSpec("data")))`. Each device then computes its share of all sums over examples. JAX
     lays out only an N that is a multiple of the number of devices; a batch may have any size, and is filled up with
     weights 0. Data that are an argument of the user's own `jit` should be so as an objective, which remembers its
-    layout there.
+    layout there. A `state` has no axis of examples: lay out the data alone, before the objective is made.
 
     In half precision, of losses or parameters, examples are summed in float32. Their losses and gradients, one by
     one, are each rounded as half precision has it.
@@ -64,7 +65,8 @@ class Objective:
     `objective.size` is N. An objective goes through `jit`, `vmap` and `grad` as an argument.
 
     **Raises** `TypeError` when `losses` is not callable; `ValueError` when the leaves of `data` disagree in N,
-    or when `losses` does not return one value per example.
+    when `losses` does not return one value per example, or when `losses` has an argument named `state` and none is
+    given, or the other way round.
 
     >>> import jax.numpy as jnp
     >>> from jaxflow import Objective
@@ -85,6 +87,12 @@ class Objective:
             raise TypeError(f"losses must be a function (params, batch) -> (B,), got {self.losses!r}.")
         if self.chunk is not None:
             _check.require_integer("chunk", self.chunk, 1)
+        if type(self.losses) is MeanOfDraws and not isinstance(
+            self.data, Numbered
+        ):  # those of another objective
+            object.__setattr__(self, "draws", self.draws or self.losses.draws)
+            object.__setattr__(self, "losses", self.losses.losses)
+        check_state_argument(self.function_given, self.state, show(self.state))
         random = takes_key(self.losses)
         if self.draws is not None and not self.is_random:
             _check.require_integer("draws", self.draws, 1)
@@ -211,6 +219,7 @@ class Objective:
 
     def _sum_in_chunks(self, params: PyTree, weights: jax.Array | None, divisor: int) -> jax.Array:
         assert self.chunk is not None
+        warn_of_chunks(self, params)
         whole, params = _open_static(self, params)
         return sum_in_chunks(
             whole.per_example, params, whole.data, weights, divisor, self.chunk, whole._shares

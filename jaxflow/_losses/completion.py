@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from jaxflow._losses.companions import warn_of_chunks
 from jaxflow._losses.models import Completed, Rest, Trainable, join_model, split_model
 from jaxflow._traceable import Bound
 from jaxflow.games import VectorField
@@ -50,4 +51,6 @@ def complete_arguments(bound: Bound, rest: Rest) -> Any:
 def open_model(objective: Any, params: PyTree, trainable: Trainable = None) -> tuple[Any, PyTree]:
     """An objective and the trained part of a model, of which the objective is a function."""
     trained, rest = split_model(params, trainable)
-    return (objective if rest is None else complete(objective, rest)), trained
+    objective = objective if rest is None else complete(objective, rest)
+    warn_of_chunks(objective, trained)
+    return objective, trained

@@ -5,7 +5,7 @@ change what is drawn.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,10 +28,24 @@ class Numbered(NamedTuple):
 
 def takes_key(losses: Callable) -> bool:
     """Whether losses are random: they have an argument named `key`."""
+    return "key" in _arguments(losses)
+
+
+def check_state_argument(losses: Callable, state: PyTree, shown: str) -> None:
+    """Refuse losses with an argument named `state` where there is none, and a state that they do not take."""
+    arguments = _arguments(losses)
+    if state is None and "state" in arguments and arguments["state"].default is inspect.Parameter.empty:
+        raise ValueError("state must be given for losses with an argument named state, got None.")
+    free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in arguments.values())
+    if state is not None and arguments and "state" not in arguments and not free:
+        raise ValueError(f"state must be None for losses without an argument named state, got {shown}.")
+
+
+def _arguments(function: Callable) -> Mapping[str, inspect.Parameter]:
     try:
-        return "key" in inspect.signature(losses).parameters
-    except (TypeError, ValueError):
-        return False
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of compiled code
+        return {}
 
 
 def lacks_key(function: Callable, given: int) -> bool:

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import jax
 import numpy as np
-from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
@@ -81,11 +79,9 @@ def fokker_planck(
     if method == "radau" and grid.dimensions == 2:
         raise ValueError('method must be "uniformization" for two coordinates, got "radau".')
     ends = _walls("reflecting" if walls is None else walls, grid.dimensions)
-    concrete = not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((dynamics, grid, params)))
-    offsets = _choose_offsets(dynamics, grid, params, concrete)
+    offsets = _choose_offsets(dynamics, grid, params)
     equation = density_equation(dynamics, grid, params, offsets, ends, method, walls is None)
-    if concrete:
-        _check_chain(dynamics, grid, params, offsets, ends)
+    _check_chain(dynamics, grid, params, offsets, ends)
     return equation
 
 
@@ -141,13 +137,14 @@ def _vectors(dynamics, grid, params):
     return used_offsets(coefficients, grid, 0.0)
 
 
-def _choose_offsets(dynamics, grid: Grid, params, concrete: bool) -> tuple[Offset, ...]:
+def _choose_offsets(dynamics, grid: Grid, params) -> tuple[Offset, ...]:
     """The vectors along which the chain jumps; the axes are among them."""
     if grid.dimensions == 1:
         return ((1,),)
-    if not concrete:
+    seen = _check.found_now(lambda: _vectors(dynamics, grid, params))
+    if seen is None:
         return AROUND
-    vectors, used = map(np.asarray, _vectors(dynamics, grid, params))
+    vectors, used = map(np.asarray, seen)
     found = np.unique(vectors[used], axis=0)
     # A vector and its opposite are one edge.
     upward = {tuple(map(int, v if tuple(v) > (0, 0) else -v)) for v in found}
@@ -162,15 +159,22 @@ def _choose_offsets(dynamics, grid: Grid, params, concrete: bool) -> tuple[Offse
 
 
 def _check_chain(dynamics, grid: Grid, params, offsets, walls) -> None:
-    found = chain_of(dynamics=dynamics, grid=grid, params=params, t=0.0, offsets=offsets, walls=walls)
-    bad = ~np.isfinite(np.asarray(found.leaving))
+    def jumps():
+        chain = chain_of(dynamics=dynamics, grid=grid, params=params, t=0.0, offsets=offsets, walls=walls)
+        return chain.leaving, chain.has_noise
+
+    found = _check.found_now(jumps)
+    if found is None:
+        return
+    leaving, has_noise = map(np.asarray, found)
+    bad = ~np.isfinite(leaving)
     if bad.any():
-        place = np.asarray(grid.points)[tuple(np.argwhere(bad)[0])]
+        place = np.asarray(_check.found_now(lambda: grid.points))[tuple(np.argwhere(bad)[0])]
         raise ValueError(
             f"dynamics must have a finite drift and noise on the grid, which it has not at {bad.sum()} of {bad.size} "
             f"cells, the first around {place.tolist()}."
         )
-    if not found.has_noise:
+    if not has_noise:
         raise ValueError(
             f"dynamics must have noise on the grid, got {dynamics!r} with none (temperature 0): integrate a gradient "
             "flow instead."

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._losses.companions import warn_of_chunks
 from jaxflow.dynamics import Dynamics
 from jaxflow.solve.discrete.optimizer_steps import IterationState, check_state
 from jaxflow.solve.times import Times, check_times, clock_dtype
@@ -96,6 +97,8 @@ def check_request(times: Any, params: PyTree, record: Any, **others: Any) -> Req
         )
     if asked.state is None:
         dynamics.build().check(asked.params)
+        for value in dynamics.hyperparameters.values():
+            warn_of_chunks(value, asked.params)
     else:
         check_state(
             asked.state, jax.eval_shape(lambda d, p: d.init(p), dynamics, asked.params), repr(dynamics)

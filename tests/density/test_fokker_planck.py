@@ -272,6 +272,19 @@ def test_a_grid_that_the_density_leaves_is_told_of_unless_its_walls_are_meant():
     jf.integrate(D.fokker_planck(spread, GRID, walls="absorbing"), 0.5 * narrow, [0.0, 0.1])
 
 
+def test_an_equation_of_concrete_numbers_is_checked_and_solved_where_something_else_is_traced():
+    plane = D.Grid([-2.0, -2.0], [2.0, 2.0], [10, 10])
+    turned = jf.dynamics.langevin(lambda x: 0.5 * jnp.sum(x**2) + 0.3 * x[0] * x[1], 0.4)
+    for dynamics, grid in ((jf.dynamics.langevin(WELL, 0.15), D.Grid(-2.2, 2.2, 40)), (turned, plane)):
+        start = D.gaussian(grid, 0.0, 0.05)
+        solve = lambda dynamics=dynamics, grid=grid, start=start: (
+            jf.integrate(D.fokker_planck(dynamics, grid, walls="reflecting"), start, [0.0, 0.2]).params
+        )
+        np.testing.assert_allclose(jax.jit(lambda scale, solve=solve: scale * solve())(2.0), 2.0 * solve())
+    with pytest.raises(ValueError, match="temperature 0"):
+        jax.jit(lambda _: D.fokker_planck(jf.dynamics.langevin(WELL, 0.0), GRID))(1.0)
+
+
 def test_histograms():
     grid = D.Grid((0.0, 0.0), (2.0, 3.0), (2, 3))
     points = jnp.array([[0.5, 0.5], [1.5, 2.5], [1.9, 2.9], [jnp.nan, 1.0], [5.0, 1.0]])

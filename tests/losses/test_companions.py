@@ -48,6 +48,39 @@ def test_companions_are_told_of_once(name):
     USES[name](objective)  # warnings are errors here
 
 
+@pytest.mark.parametrize("name", USES)
+def test_concrete_numbers_are_looked_at_where_something_else_is_traced(name):
+    """Under `jit`, and in a loop: the objective and the parameters are closed over, and their first use is there."""
+    for inside in (lambda use: jax.jit(use)(1.0), lambda use: jax.lax.map(use, jnp.ones(2))):
+        objective = jf.Objective(made(), X)
+        with pytest.warns(UserWarning, match="depends on the others"):
+            inside(lambda scale, objective=objective: scale * jnp.sum(_numbers(USES[name](objective))))
+        objective = jf.Objective(alone(), X)
+        inside(lambda scale, objective=objective: scale * jnp.sum(_numbers(USES[name](objective))))
+
+
+def _numbers(found):
+    return {jf.solve.Trajectory: lambda: found.values, jf.NoiseScale: lambda: found.trace}.get(
+        type(found), lambda: found
+    )()
+
+
+CHUNKED = {
+    "call": lambda o: o(W),
+    "iterate": lambda o: jf.iterate(jf.optim.gd(0.1), o, W, steps=1),
+    "flow": lambda o: jf.integrate(jf.dynamics.gradient_flow(o), W, [0.0, 0.1]),
+    "curvature": lambda o: jf.curvature.hvp(o, W, W),
+}
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_companions_are_told_of_where_examples_are_summed_in_chunks(name):
+    with pytest.warns(UserWarning, match="depends on the others in its batch.*mean in chunks"):
+        CHUNKED[name](jf.Objective(made(), X, chunk=7))
+    for objective in (jf.Objective(alone(), X, chunk=7), jf.Objective(made(), X, chunk=20)):
+        CHUNKED[name](objective)  # warnings are errors here
+
+
 def test_models_random_losses_and_states_are_looked_at_too():
     losses = made()
     model = {"w": W, "act": jnp.tanh}

@@ -157,6 +157,18 @@ def test_what_is_missing_is_said():
         jf.Objective(losses, (X, Y), draws=0)
 
 
+def test_losses_of_an_objective_make_one_of_other_data():
+    first = jf.Objective(losses, (X, Y), draws=2)
+    fewer = jf.Objective(first.losses, (X[:4], Y[:4]))
+    expected = jf.Objective(losses, (X[:4], Y[:4]), draws=2)
+    go = lambda o: jf.iterate(jf.optim.gd(0.1), o, W, steps=3, batch_size=2, key=jax.random.key(1)).params
+    np.testing.assert_array_equal(go(fewer), go(expected))
+    assert float(fewer(W)) == float(expected(W))
+    assert float(jf.Objective(first.losses, (X, Y), draws=5)(W)) == float(
+        jf.Objective(losses, (X, Y), draws=5)(W)
+    )
+
+
 def whole(w, x, key):
     return x * jax.vmap(lambda k: jax.random.randint(k, (), 0, 1000))(key) + 0.0 * w
 

@@ -139,6 +139,10 @@ def test_whole_models_and_other_states_compile_once():
 
 
 def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="state must be given for losses with an argument named state"):
+        jf.Objective(train_losses, (X, Y))
+    with pytest.raises(ValueError, match="state must be None for losses without an argument named state"):
+        jf.Objective(lambda params, batch: X[:, 0], (X, Y), state=STATE)
     with pytest.raises(ValueError, match="chunk must be None for losses with a state"):
         jf.Objective(train_losses, (X, Y), chunk=2, state=STATE)
     bare = jf.Objective(lambda p, batch, state: eval_losses(p, batch, state)[0], (X, Y), state=STATE)

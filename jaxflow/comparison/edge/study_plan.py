@@ -47,6 +47,7 @@ def plan(
 ) -> Plan:
     """What a study will do, or an error whose sentence says which argument is wrong."""
     check_arguments(optimizer, objective, order, 1, None)
+    _check.refuse_traced("edge_study", (optimizer, objective, params))
     objective, params = open_real(objective, params)
     warn_if_rough(optimizer, params, state_shapes(optimizer, params))
     central = _has_central_flow(optimizer)

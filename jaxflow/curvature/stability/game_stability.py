@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
@@ -151,10 +150,7 @@ def _message(growth, stable, neutral, at_once, in_turn) -> str:
 def _check_arguments(game, params, times) -> tuple[Any, tuple[int, ...]]:
     require_field(game)
     require_players(params)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((game, params))):
-        raise TypeError(
-            "params must be concrete, as game_stability computes on the host, got a traced value."
-        )
+    _check.refuse_traced("game_stability", (game, params))
     times = (1,) * len(params) if times is None else tuple(times)
     if len(times) != len(params):
         raise ValueError(f"times must hold one number for each of {len(params)} players, got {times!r}.")

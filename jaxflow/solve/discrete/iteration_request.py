@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxflow import _check
+from jaxflow._losses.companions import warn_of_chunks
 from jaxflow._losses.completion import complete
 from jaxflow._losses.models import Rest, split_model
 from jaxflow.optim import learning_rate_of
@@ -128,6 +129,7 @@ def check_iteration(
             metrics = {name: complete_metric(metric, rest) for name, metric in metrics.items()}
     settings = _check_steps(steps, max_steps, every)
     params = as_parameters(params)
+    warn_of_chunks(objective, params)
     rate = learning_rate_of(optimizer) if time_step is None else time_step
     counted = rate is None
     if state is not None:

@@ -259,6 +259,16 @@ def test_bad_input(changes, error, message):
         jf.edge_study(given.pop("optimizer"), given.pop("objective"), jnp.ones(4), **given)
 
 
+def test_a_study_inside_a_program_is_refused():
+    toy = jf.Objective(losses, jnp.zeros(1))
+    study = lambda params: jf.edge_study(jf.optim.gd(0.1), toy, params, steps=10).loss_ratio
+    for use in (jax.jit(study), jax.jit(lambda _: study(jnp.ones(4))), jax.vmap(study)):
+        with pytest.raises(
+            TypeError, match=r"edge_study computes on the host: call it outside of jit and vmap"
+        ):
+            use(jnp.ones((1, 4)))
+
+
 def test_pairs_and_rods_are_on_the_closed_form_too(toy_study):
     """In bursts that die out both come to rest where the central flow is: y at 20, loss L + X/η."""
     for path in (toy_study.rods, toy_study.pairs):
