@@ -40,7 +40,7 @@ def integrate_in_pieces(
             raise ValueError(
                 f"{name} must be None for a solve with progress= or checkpoint=, got {getattr(request, name)!r}."
             )
-    kept = None if checkpoint is None else KeptPieces(checkpoint, _describe(request))
+    kept = None if checkpoint is None else KeptPieces(checkpoint, _describe(request, solve))
     page = 1
     if request.has_noise:
         request, page = fix_steps(request)
@@ -100,7 +100,7 @@ def _piece(request: Request, solve: Callable[[Request], Trajectory], begin: int,
     return Piece(run, end - begin)
 
 
-def _describe(request: Request) -> dict[str, Any]:
+def _describe(request: Request, solve: Callable[[Request], Trajectory]) -> dict[str, Any]:
     """What makes a solve the same solve, by the names of the arguments."""
     dynamics, params = request.dynamics, request.params
     state = jax.eval_shape(dynamics.init, params)
@@ -116,4 +116,6 @@ def _describe(request: Request) -> dict[str, Any]:
         "key": hash_of(request.key),
         **{name: None if value is None else plain(value) for name, value in shown.items()},
         **counts,
+        "program of the record": hash_of_program(request.record, params),
+        "program": hash_of_program(lambda params: solve(request._replace(params=params)), params),
     }

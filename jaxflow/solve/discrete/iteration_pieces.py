@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.dynamics.clock import step_times
+from jaxflow.solve.discrete.estimator_checks import is_random
 from jaxflow.solve.discrete.iteration_request import IterationRequest, Settings
 from jaxflow.solve.discrete.watching import Watch
 from jaxflow.solve.metrics import loss
@@ -26,6 +27,8 @@ from jaxflow.solve.trajectories.long_runs import (
 )
 from jaxflow.solve.trajectories.trajectory import FINISHED, INTERRUPTED, Trajectory
 
+PyTree = Any
+
 
 def iterate_in_pieces(
     request: IterationRequest,
@@ -40,7 +43,7 @@ def iterate_in_pieces(
     check_host(progress=(progress, traced), checkpoint=(checkpoint, traced))
     if request.settings.open:
         raise ValueError("steps must be a plain number for a run with progress= or checkpoint=.")
-    kept = None if checkpoint is None else KeptPieces(checkpoint, describe_iteration(request))
+    kept = None if checkpoint is None else KeptPieces(checkpoint, describe_iteration(request, run))
     metrics = {**(request.metrics or {}), SHOWN: loss} if progress else request.metrics
     shown = request._replace(metrics=metrics)
 
@@ -115,8 +118,10 @@ def cut_steps(settings: Settings) -> list[Settings]:
     return pieces
 
 
-def describe_iteration(request: IterationRequest) -> dict[str, Any]:
-    """What makes a run the same run, by the names of the arguments."""
+def describe_iteration(
+    request: IterationRequest, run: Callable[[IterationRequest], Trajectory]
+) -> dict[str, Any]:
+    """What makes a run the same run, by the names of the arguments; its whole program tells what they do not."""
     optimizer, objective, params = request.optimizer, request.objective, request.params
     update = lambda p, s: optimizer.update(p, s, p)
     state = jax.eval_shape(optimizer.init, params)
@@ -125,9 +130,7 @@ def describe_iteration(request: IterationRequest) -> dict[str, Any]:
         "optimizer": plain(optimizer),
         "program of the optimizer": hash_of_program(update, params, state),
         "objective": plain(objective),
-        "program of the losses": hash_of_program(
-            lambda objective, params: objective(params), objective, params
-        ),
+        "program of the losses": hash_of_program(_loss, objective, params),
         "data": hash_of(objective),
         "start": hash_of((params, request.rest, request.state)),
         "steps": request.settings.steps,
@@ -137,7 +140,13 @@ def describe_iteration(request: IterationRequest) -> dict[str, Any]:
         "key": hash_of(request.key),
         "record": plain(request.record),
         "metrics": None if request.metrics is None else sorted(request.metrics),
+        "program of the record": hash_of_program(request.record, params),
+        "program": hash_of_program(lambda params: run(request._replace(params=params)), params),
     }
+
+
+def _loss(objective: Any, params: PyTree) -> jax.Array:
+    return (objective.with_key(jax.random.key(0)) if is_random(objective) else objective)(params)
 
 
 def _without_shown(run: Trajectory, request: IterationRequest) -> Trajectory:

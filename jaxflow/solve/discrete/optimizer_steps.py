@@ -126,5 +126,5 @@ def finish(
         return jnp.min(places) if places.size else last
 
     stopped = times[lax.cond(diverged, first_bad, lambda: last)]
-    status = jnp.where(diverged, DIVERGED, FINISHED)
+    status = jnp.where(diverged, DIVERGED, FINISHED).astype(jnp.int32)  # in double precision too
     return Trajectory(times, values, params, state, steps, steps, status, stopped, observed)

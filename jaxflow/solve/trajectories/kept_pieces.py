@@ -24,7 +24,8 @@ class KeptPieces:
     def __init__(self, folder: Any, facts: dict[str, Any]):
         self.folder = Path(folder)
         results.check_folder(self.folder, STATE, FACTS, argument="checkpoint")
-        facts = json.loads(json.dumps({**facts, "versions": results.versions()}))
+        # A program may be another where versions are, and they are the reason to give.
+        facts = json.loads(json.dumps({"versions": results.versions(), **facts}))
         path = self.folder / FACTS
         if not path.exists():
             if (self.folder / STATE).exists():
@@ -40,11 +41,9 @@ class KeptPieces:
         for name in {**facts, **before}:
             was, now = before.get(name), facts.get(name)
             if was != now:
-                hashed = isinstance(was, dict) and "hash" in was
-                how = "differs" if hashed else f"is {was}, not {now}"
                 raise ValueError(
-                    f"checkpoint {self.folder} holds another run: its {name} {how}; give another folder, or "
-                    "delete it."
+                    f"checkpoint {self.folder} holds another run: its {name} {_difference(was, now)}; give another "
+                    "folder, or delete it."
                 )
 
     def load(self, begun: Trajectory) -> list[Trajectory]:
@@ -64,6 +63,16 @@ class KeptPieces:
 
     def _records(self, number: int) -> Path:
         return self.folder / f"records-{number:05d}.npz"
+
+
+def _difference(was: Any, now: Any) -> str:
+    """How a fact was another; of several numbers under names, the first that was."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        if "hash" in was or "hash" in now:
+            return "differs"
+        name = next(name for name in {**now, **was} if was.get(name) != now.get(name))
+        return f"({name}) is {was.get(name)}, not {now.get(name)}"
+    return f"is {was}, not {now}"
 
 
 def host(run: Trajectory) -> Trajectory:

@@ -244,7 +244,7 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(tmp_path):
         (lambda: run(metrics=None, checkpoint=folder), r"its metrics is \['cosine', 'way'\], not None"),
         (
             lambda: jf.iterate(jf.optim.adam(0.05), SUM, {"w": jnp.ones(3)}, steps=3, checkpoint=folder),
-            r"its params is .*, not",
+            r"its params \(.*\) is .*, not",
         ),
         (lambda: jf.iterate(jf.optim.adam(0.05), other, PARAMS, steps=120, checkpoint=folder), "its data differs"),
     ):  # fmt: skip
@@ -253,7 +253,7 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(tmp_path):
     facts = json.loads((folder / "run.json").read_text())
     facts["versions"]["jax"] = "0.1"
     (folder / "run.json").write_text(json.dumps(facts))
-    with pytest.raises(ValueError, match=r"its versions is .*'jax': '0\.1'"):
+    with pytest.raises(ValueError, match=r"its versions \(jax\) is 0\.1, not"):
         run(checkpoint=folder)
     (folder / "run.json").unlink()
     with pytest.raises(ValueError, match="holds a state without the description of its run"):
