@@ -79,7 +79,7 @@ def ensemble(
     if at_once is not None:
         _check.require_integer("at_once", at_once, 1)
     if progress:
-        check_host(progress=(progress, keys))
+        check_host(keys, progress=progress, checkpoint=None)
         devices = len(jax.local_devices()) if mesh is None else mesh.devices.size
         at_once = at_once or devices * -(-n // (devices * GROUPS))
     if at_once is not None and at_once < n:

@@ -34,7 +34,7 @@ def integrate_in_pieces(
 ) -> Trajectory:
     """What was asked of `integrate`, in pieces of its times."""
     traced = (request.dynamics, request.params, request.key, request.state, request.times)
-    check_host(progress=(progress, traced), checkpoint=(checkpoint, traced))
+    check_host(traced, progress=progress, checkpoint=checkpoint)
     for name in ("event", "adjoint"):
         if getattr(request, name) is not None:
             raise ValueError(

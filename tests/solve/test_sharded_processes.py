@@ -64,6 +64,14 @@ def compare(port, number):
             found,
             {name: expected[name] for name in found},
         )
+        with pytest.raises(ValueError, match="checkpoint must be None for data that several processes hold"):
+            jf.iterate(
+                jf.optim.gd(0.1),
+                jf.Objective(losses, whole),
+                {"w": np.full(3, 0.1), "b": np.zeros(())},
+                steps=2,
+                checkpoint="nowhere",
+            )
         with pytest.raises(ValueError, match="data of a sweep must be on devices of this process"):
             jf.sweep(
                 jax.tree_util.Partial(lambda x, h, key: h["a"], whole["x"]), {"a": [1.0]}, progress=False

@@ -40,7 +40,7 @@ def iterate_in_pieces(
 ) -> Trajectory:
     """What was asked of `iterate`, in pieces."""
     traced = (request.optimizer, request.objective, request.params, request.key, request.state, request.rate)
-    check_host(progress=(progress, traced), checkpoint=(checkpoint, traced))
+    check_host(traced, progress=progress, checkpoint=checkpoint)
     if request.settings.open:
         raise ValueError("steps must be a plain number for a run with progress= or checkpoint=.")
     kept = None if checkpoint is None else KeptPieces(checkpoint, describe_iteration(request, run))

@@ -32,13 +32,22 @@ class Piece(NamedTuple):
     recorded: bool = True
 
 
-def check_host(**arguments: Any) -> None:
-    """Refuse what the host does, where a program is being traced."""
-    for name, (value, tree) in arguments.items():
-        if value and any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
+def check_host(traced: PyTree, *, progress: bool, checkpoint: Any) -> None:
+    """Refuse what the host does where a program is being traced, and a checkpoint of arrays that no process holds."""
+    for name, value in (("progress", progress), ("checkpoint", checkpoint)):
+        if value and any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(traced)):
             raise ValueError(
                 f"{name} must not be given under jit, vmap or grad, as it is the host's work, got {value!r}."
             )
+    if checkpoint is not None and not all(map(_is_here, jax.tree.leaves(traced))):
+        raise ValueError(
+            f"checkpoint must be None for data that several processes hold in parts, got {checkpoint!r}."
+        )
+
+
+def _is_here(leaf: Any) -> bool:
+    """Whether this process can read all of a leaf."""
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 def finish_pieces(
