@@ -89,7 +89,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
     except FileNotFoundError:
         raise
     except Exception as error:  # of zip files, of JSON, of NumPy
-        raise ValueError(f"{path} is not a file that jaxflow saved, or is damaged: {error}.") from error
+        raise ValueError(f"{path} is not a file that jaxflow saved, or is damaged.") from error
     if header["format"] != FORMAT:
         raise ValueError(f"{path} has format {header['format']}; this version of jaxflow reads {FORMAT}.")
     return header, arrays

@@ -93,7 +93,8 @@ def rest_of(model: PyTree, trained: PyTree) -> Rest:
     try:
         rest = jax.tree.map(lambda part, leaf: leaf if part is None else None, trained, model, is_leaf=absent)
     except ValueError as error:
-        raise ValueError(f"model must be one that the path is the trained part of: {error}") from None
+        reason = str(error).splitlines()[0].rstrip(".:")
+        raise ValueError(f"model must be one that the path is the trained part of: {reason}.") from None
     return Rest(*partition(rest, lambda leaf: isinstance(leaf, _ARRAYS)))
 
 
@@ -106,21 +107,37 @@ def _flags(params: PyTree, trainable: Trainable) -> PyTree:
     """Whether each leaf is trained."""
     # A module of flags may be callable too.
     if callable(trainable) and not all(isinstance(x, (bool, np.bool_)) for x in jax.tree.leaves(trainable)):
-        name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-        chosen = jax.tree_util.tree_map_with_path(lambda path, leaf: trainable(name(path), leaf), params)
+        chosen = jax.tree_util.tree_map_with_path(lambda path, leaf: trainable(_name(path), leaf), params)
     else:
         try:
             chosen = jax.tree.map(lambda flag, part: jax.tree.map(lambda _: flag, part), trainable, params)
-        except ValueError as error:
+        except ValueError:
             raise ValueError(
-                "trainable must be a function of path and leaf, or flags in a structure that begins that of "
-                f"params: {error}"
+                "trainable must be a function of path and leaf, or flags in a structure that begins that of params, "
+                f"got one that {_misfit(trainable, params)}."
             ) from None
     for flag in jax.tree.leaves(chosen):
         if not isinstance(flag, (bool, np.bool_)):
             raise TypeError(f"trainable must hold, or return, True or False for every leaf, got {flag!r}.")
     able = lambda leaf: _is_inexact(leaf) or type(leaf) in (float, complex)
     return jax.tree.map(lambda flag, leaf: bool(flag) and able(leaf), chosen, params)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _misfit(flags: PyTree, params: PyTree) -> str:
+    """Where a structure of flags does not begin that of the parameters."""
+    given, wanted = ([path for path, _ in jax.tree.leaves_with_path(tree)] for tree in (flags, params))
+    begins = lambda start, path: path[: len(start)] == start
+    for path in wanted:
+        if not any(begins(start, path) for start in given):
+            return f"has no flag for {_name(path)!r}"
+    for start in given:
+        if not any(begins(start, path) for path in wanted):
+            return f"has a flag for {_name(start)!r}, which params have not"
+    return "is made of other containers"
 
 
 def describe(params: PyTree) -> str:

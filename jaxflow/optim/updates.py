@@ -22,6 +22,7 @@ class Step(NamedTuple):
     - `loss`, `gradient`: the loss of the step's batch and its gradient, at the parameters before the step.
     - `updates`: what the step added to the parameters; a pytree like them.
     - `last_updates`: what the step before it added.
+    - `model`: what the model carries, after the step: the new `state` of an objective that has one, or `None`.
     """
 
     params: PyTree
@@ -30,6 +31,7 @@ class Step(NamedTuple):
     gradient: PyTree
     updates: PyTree
     last_updates: PyTree
+    model: PyTree = None
 
 
 def advance(

@@ -92,18 +92,19 @@ def iterate(
     - `record`: a function `record(params) -> pytree` of what to keep, or a `Recorder` such as
       `jaxflow.curvature.record_sharpness`, which sees the optimizer's state too. Default: the parameters.
     - `metrics`: a dict of functions `metric(step) -> pytree` by name, which are shown the step that led to each
-      record, with its `params`, `state`, `loss`, `gradient`, `updates` and `last_updates`. The loss and the gradient
-      are those of the step's batch, at the parameters before it. At the first record these are NaN. Some stand ready
-      in `jaxflow.solve.metrics`, where `at_stride` takes a costly one at a stride of its own. A `Recorder` is a
-      metric too. The `metrics` of the result are their values by name, leaves (T, …).
+      record, with its `params`, `state`, `loss`, `gradient`, `updates`, `last_updates` and `model`, the new `state`
+      of an objective that has one. The loss and the gradient are those of the step's batch, at the parameters before
+      it. At the first record these are NaN. Some stand ready in `jaxflow.solve.metrics`, where `at_stride` takes a
+      costly one at a stride of its own. A `Recorder` is a metric too. The `metrics` of the result are their values
+      by name, leaves (T, …).
     - `max_steps`: the largest number of steps where `steps` is traced (static), which fixes the number of records.
       Values at records that are not reached are NaN.
     - `state`: the `state` of an earlier trajectory. Given with that trajectory's `params`, the run goes on as if it
       had never been interrupted, with the same `key` unless another is given.
     - `trainable`: what of `params` is trained; all other leaves are carried along. `None`: every real and complex
-      array. Or flags, `True` or `False`, in a pytree whose structure begins that of `params`. Or a function
-      `trainable(path, leaf) -> bool` of a path such as `"layers/0/weight"`; it is called on the host, once for each
-      leaf.
+      array, and every Python float. Or flags, `True` or `False`, in a pytree whose structure begins that of `params`.
+      Or a function `trainable(path, leaf) -> bool` of a path such as `"layers/0/weight"`; it is called on the host,
+      once for each leaf.
     - `progress`: whether to show a bar: steps per second, the loss of the last batch, the time left. The run is then
       some 50 calls of one program, which Ctrl-C ends: the result so far is returned, and its `message` says so.
     - `checkpoint`: a folder, in which the run is kept as it proceeds. The same call goes on after a kill, and its
@@ -199,11 +200,11 @@ def _set_up(inputs: Inputs, conditions: bool) -> _Setting:
             loss(last.params)  # for the new state; the compiler does not do it again
         model = states[0]
         step = take_step(optimizer, last.params, last.state, loss, last_updates=last.updates)
-        return Carry(watcher.keep(step), estimator_state, model)
+        return Carry(watcher.keep(step._replace(model=model)), estimator_state, model)
 
     model = objective.state if state.model is None and isinstance(objective, Objective) else state.model
     take = lambda step: advance(Carry(step, state.estimator, model), state.step).step
-    step, begun, memory = watcher.begin(params, state.optimizer, take, state.step, state.watch)
+    step, begun, memory = watcher.begin(params, state.optimizer, take, state.step, state.watch, model)
     return _Setting(
         advance, Carry(step, state.estimator, model), state.step, state.time, watcher, begun, memory
     )

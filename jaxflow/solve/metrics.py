@@ -139,7 +139,8 @@ def at_stride(metric: Any, stride: int) -> Strided:
     **Arguments**
 
     - `metric`: a function of the `Step`, or a `Recorder` such as `jaxflow.curvature.record_sharpness`.
-    - `stride`: the number of optimizer steps between two values (static); a multiple of `every` of the run.
+    - `stride`: the number of optimizer steps between two values (static). Where it is no multiple of `every` of the
+      run, the steps at which there is a value are the multiples of both.
 
     **Returns** a metric whose values at all other records are NaN. Integers become real numbers.
 

@@ -69,9 +69,10 @@ def sweep(
     **Returns** an `xarray.Dataset`. Its dimensions are the axes (`trial` for samples), `seed`, and `time` for
     arrays returned along with `times` (a `Trajectory`, a `Comparison`, a dict that has them). Its variables are
     named by their path in what the trial returns, `value` for a single array. Times that all trials share are the
-    coordinate `time`; otherwise there is a coordinate `times`. Of a `Trajectory` its record, `status` and `stopped`
-    are kept. A trial has `diverged` if a trajectory says so or another number is not finite, or if it returns a
-    flag of that name. Its floats are then NaN, except for those that are finite at earlier times. Attributes tell
+    coordinate `time`; otherwise there is a coordinate `times`. Of a `Trajectory` its record, its metrics by their
+    names, `status` and `stopped` are kept. A trial has `diverged` if a trajectory says so or another number is not
+    finite, or if it returns a flag of that name. Its floats are then NaN, except for those that are finite at
+    earlier times. Attributes tell
     versions, device, time and git state. `to_netcdf` works on it, with SciPy unless numbers are unsigned or complex
     or arrays empty, which need h5netcdf.
 

@@ -74,6 +74,23 @@ def test_batches_of_a_stream_carry_it_too_and_go_on():
     close(stream(first.params, batches[3:], state=first.state).state.model, whole.state.model)
 
 
+def test_metrics_see_the_state_after_each_step():
+    """Of all data, of a stream, of a run that goes on and of one in pieces: those of the loop, step by step."""
+    told = {"mean": lambda step: step.model["mean"], "loss": jf.solve.metrics.loss}
+    batches = [(X[i : i + 4], Y[i : i + 4]) for i in (0, 4, 8, 2)]
+    drawn = jf.Objective(train_losses, state=STATE)
+    optimizer = jf.optim.adam(0.05)
+    go = lambda params, steps, **more: jf.iterate(optimizer, TRAIN, params, steps=steps, metrics=told, **more)
+    streamed = jf.iterate(optimizer, drawn, PARAMS, steps=4, estimator=batches, metrics=told)
+    whole, first = go(PARAMS, 4), go(PARAMS, 2)
+    rest, pieces = go(first.params, 2, state=first.state), go(PARAMS, 4, progress=True)
+    for run, data in ((whole, [(X, Y)] * 4), (streamed, batches)):
+        means = [loop(optax.adam(0.05), data[:steps])[1]["mean"] for steps in range(1, 5)]
+        close(run.metrics["mean"], np.stack([STATE["mean"], *means]))
+    close(rest.metrics["mean"], whole.metrics["mean"][2:])
+    close(pieces.metrics["mean"], whole.metrics["mean"])
+
+
 def test_a_run_on_batches_goes_on_and_is_saved(tmp_path):
     run = lambda params, steps, **more: jf.iterate(
         jf.optim.gd(0.05), TRAIN, params, steps=steps, batch_size=4, **more

@@ -347,6 +347,18 @@ def test_plain_numbers_are_trained_unless_they_are_settings(params, trained):
     assert len(jax.tree.leaves(split_model(params)[0])) == trained
 
 
+@jax.tree_util.register_pytree_with_keys_class
+class Mapped(dict):
+    """A container of its own, with the keys of a dict."""
+
+    def tree_flatten_with_keys(self):
+        return [(jax.tree_util.DictKey(key), self[key]) for key in self], tuple(self)
+
+    @classmethod
+    def tree_unflatten(cls, keys, children):
+        return cls(zip(keys, children, strict=True))
+
+
 def test_bad_input():
     run = lambda model, trainable=None: jf.iterate(GD, OBJECTIVE, model, steps=1, trainable=trainable)
     with pytest.raises(TypeError, match="record must return a pytree of numbers and arrays, got 'a' in it"):
@@ -355,10 +367,21 @@ def test_bad_input():
         run({"a": jnp.arange(3), "f": jnp.tanh})
     with pytest.raises(ValueError, match=r"one of which trainable must leave, got .* has dtype float64"):
         run(MODEL, False)
-    with pytest.raises(
-        ValueError, match=r"trainable must be a function of path and leaf, or flags in a structure"
-    ):
+    flags = (
+        r"trainable must be a function of path and leaf, or flags in a structure that begins that of params, "
+    )
+    with pytest.raises(ValueError, match=flags + r"got one that has no flag for '.*'\.$"):
         run(MODEL, {"last": True})
+    tree = {"w": jnp.ones(2), "more": {"b": jnp.ones(1)}}
+    of_tree = lambda trainable: jf.iterate(
+        GD, lambda p: jnp.sum(p["w"] ** 2), tree, steps=1, trainable=trainable
+    )
+    with pytest.raises(ValueError, match=flags + r"got one that has no flag for 'more/b'\.$"):
+        of_tree({"w": True})
+    with pytest.raises(ValueError, match=r"has a flag for 'more/c', which params have not\.$"):
+        of_tree({"w": True, "more": {"b": True, "c": True}})
+    with pytest.raises(ValueError, match=r"is made of other containers\.$"):
+        of_tree({"w": True, "more": Mapped(b=True)})
     with pytest.raises(
         TypeError, match=r"trainable must hold, or return, True or False for every leaf, got 1"
     ):

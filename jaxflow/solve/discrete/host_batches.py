@@ -48,7 +48,7 @@ def _begin(*, optimizer, objective, params, state, record, metrics, batch, key, 
     """The step that the run begins from, what is seen there, and the memory."""
     watcher = Watcher(record, metrics)
     take = lambda step: _take(watcher, optimizer, objective, step, batch, key, state.step, model)[0]
-    return watcher.begin(params, state.optimizer, take, state.step, state.watch)
+    return watcher.begin(params, state.optimizer, take, state.step, state.watch, model)
 
 
 @compiled
@@ -66,7 +66,8 @@ def _take(watcher: Watcher, optimizer, objective, step: Step, batch, key, number
         objective.over(step.params, batch)  # for the new state; the compiler does not do it again
     model = states[0]
     loss = lambda params: objective.over(params, batch)
-    return watcher.keep(take_step(optimizer, step.params, step.state, loss, last_updates=step.updates)), model
+    taken = take_step(optimizer, step.params, step.state, loss, last_updates=step.updates)
+    return watcher.keep(taken._replace(model=model)), model
 
 
 @compiled

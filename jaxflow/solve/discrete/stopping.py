@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxflow import _check
 from jaxflow._norms import norm
@@ -22,6 +23,8 @@ def check_until(until: Any) -> dict[str, Any]:
             _check.require_positive(**{f"until[{name!r}]": value})
         elif isinstance(value, (str, bytes, bool, type(None))):
             raise TypeError(f"until['loss'] must be a number, got {value!r}.")
+        elif (found := _check.values(value)) is not None:
+            _check.require_each("until['loss']", found, ~np.isnan(found), "a number")
     return until
 
 

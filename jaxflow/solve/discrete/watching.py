@@ -49,7 +49,8 @@ class Watcher:
     def hand_on(self, step: Step) -> Step:
         """What of a step that was seen the next one is handed: its updates, where a metric compares with them."""
         kept = step.updates if self.compares else None
-        return step._replace(loss=None, gradient=None, updates=kept, last_updates=None)  # type: ignore[arg-type]
+        blank: Any = None
+        return step._replace(loss=blank, gradient=None, updates=kept, last_updates=None, model=None)
 
     def take_up(self, step: Step) -> Step:
         """A step that was handed on as one that steps carry from one to the next, with NaN for what is missing."""
@@ -60,16 +61,23 @@ class Watcher:
         return blank._replace(params=step.params, state=step.state, updates=updates)
 
     def begin(
-        self, params: PyTree, state: PyTree, take: Callable[[Step], Step], number: jax.Array, watch: PyTree
+        self,
+        params: PyTree,
+        state: PyTree,
+        take: Callable[[Step], Step],
+        number: jax.Array,
+        watch: PyTree,
+        model: PyTree,
     ) -> tuple[Step, PyTree, PyTree]:
         """The step that a run begins from, what is seen there, and the memory.
 
         Where none was taken before, NaN is in the place of its loss, gradient and updates. `take` makes the first
-        step, of which only the shapes are asked. `watch` is what an earlier run remembers, where it saw the same.
+        step, of which only the shapes are asked; `model` is what the model carries. `watch` is what an earlier run
+        remembers, where it saw the same.
         """
         step = Step(params, state, *[None] * 4)  # type: ignore[arg-type]
         if self.sees_steps:
-            step = self.blank = _blank_step(step, jax.eval_shape(take, step))
+            step = self.blank = _blank_step(step._replace(model=model), jax.eval_shape(take, step))
         begun = {name: _begin(metric, step) for name, metric in (self.metrics or {}).items()}
         begun = self.record.begin(params, state), begun
         if self.metrics is not None:

@@ -52,6 +52,11 @@ class KeptPieces:
             return []
         done = read_header(self.folder / STATE)["pieces"]
         like = replace(begun, params=None, state=None)
+        lacking = [path.name for path in map(self._records, range(done)) if not path.exists()]
+        if lacking:
+            raise ValueError(
+                f"checkpoint {self.folder} lacks {lacking[0]}, a part of its run; give another folder, or delete it."
+            )
         parts = [Trajectory.load(self._records(i), like) for i in range(done)]
         ends = read_tree(self.folder / STATE, {"params": begun.params, "state": begun.state})
         return [*parts[:-1], replace(parts[-1], **ends)]

@@ -142,6 +142,10 @@ class Trajectory:
         >>> print(jf.iterate(adam, loss, run.params, steps=5, state=run.state).state.step)
         10
         """
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self)):
+            raise TypeError(
+                "A run must be concrete to be saved, got traced values: save it outside of jit and vmap."
+            )
         write_tree(
             Path(path), {name: getattr(self, name) for name in _FIELDS}, counts_steps=self.counts_steps
         )

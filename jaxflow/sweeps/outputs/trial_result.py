@@ -63,8 +63,9 @@ class Layout:
 def name_arrays(result: PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
     """The arrays of what a trial returned, by name, and whether it diverged.
 
-    A `Trajectory` keeps its times, what it recorded, its status and where it stopped; it says itself whether it
-    diverged. Elsewhere that is a number that is not finite, unless the trial returns a flag named `diverged`.
+    A `Trajectory` keeps its times, what it recorded, its metrics, its status and where it stopped; it says itself
+    whether it diverged. Elsewhere that is a number that is not finite, unless the trial returns a flag named
+    `diverged`.
     """
     is_trajectory = lambda part: isinstance(part, Trajectory)
     parts = jax.tree.leaves(result, is_leaf=is_trajectory)
@@ -90,9 +91,14 @@ def name_arrays(result: PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
 def _parts(run: Trajectory) -> dict[str, Any]:
     record = dict(run.values) if isinstance(run.values, Mapping) else {"values": run.values}
     own = {"times": run.times, "status": run.status, "stopped": run.stopped}
-    for name in {*own, "diverged"} & {*record}:
-        raise ValueError(f"record must not use the name {name!r}, which a trajectory in a sweep has itself.")
-    return record | own
+    told = run.metrics if isinstance(run.metrics, dict) else {}
+    reserved = {*own, "diverged"}
+    for what, names, taken in (("record", record, reserved), ("metrics", told, reserved | {*record})):
+        for name in taken & {*names}:
+            raise ValueError(
+                f"{what} must not use the name {name!r}, which a trajectory in a sweep has itself."
+            )
+    return record | told | own
 
 
 def _is_inexact(leaf: Any) -> bool:

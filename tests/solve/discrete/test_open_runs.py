@@ -94,6 +94,7 @@ def test_training_on_batches_goes_on():
         ({"los": 0.1}, ValueError, "until must be one of gradient_norm, gradients, loss, time; got 'los'"),
         ({"time": -1.0}, ValueError, r"until\['time'\] must be a finite number above 0, got -1.0"),
         ({"loss": None}, TypeError, r"until\['loss'\] must be a number, got None"),
+        ({"loss": float("nan")}, ValueError, r"until\['loss'\] must be a number, got nan"),
     ],
 )
 def test_what_is_no_condition_is_refused(until, error, message):

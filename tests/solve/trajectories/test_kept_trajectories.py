@@ -91,8 +91,10 @@ def test_a_file_that_does_not_fit_is_refused_with_the_difference(tmp_path):
             jf.Trajectory.load(path, like)
     with pytest.raises(TypeError, match="like must be a trajectory or a function that makes one, got 3"):
         jf.Trajectory.load(path, 3)
+    with pytest.raises(TypeError, match="save it outside of jit and vmap"):
+        jax.jit(lambda w: run(jf.optim.adam(0.1), PARAMS | {"w": w})().save(path))(PARAMS["w"])
     path.write_bytes(path.read_bytes()[:-90])
-    with pytest.raises(ValueError, match="is not a file that jaxflow saved, or is damaged"):
+    with pytest.raises(ValueError, match=r"is not a file that jaxflow saved, or is damaged\.$"):
         jf.Trajectory.load(path)
     np.savez(path, a=np.ones(2))
     with pytest.raises(ValueError, match="is not a file that jaxflow saved, or is damaged"):

@@ -255,6 +255,11 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(tmp_path):
     (folder / "run.json").write_text(json.dumps(facts))
     with pytest.raises(ValueError, match=r"its versions \(jax\) is 0\.1, not"):
         run(checkpoint=folder)
+    facts["versions"]["jax"] = jax.__version__
+    (folder / "run.json").write_text(json.dumps(facts))
+    (folder / "records-00003.npz").unlink()
+    with pytest.raises(ValueError, match=r"lacks records-00003\.npz, a part of its run"):
+        run(checkpoint=folder)
     (folder / "run.json").unlink()
     with pytest.raises(ValueError, match="holds a state without the description of its run"):
         run(checkpoint=folder)
