@@ -66,3 +66,9 @@ def test_there_is_one_version():
     assert re.search(r'^__version__ = "(.+?)"', source, re.MULTILINE)[1] == jf.__version__
     assert f"version: {jf.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"version = {{{jf.__version__}}}" in README
+
+
+def test_what_the_test_command_leaves_out_is_run_with_every_change():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert re.findall(r"-m '([^']*)'", settings["addopts"]) == ["not slow"]
+    assert (ROOT / ".ci" / "run").read_text().endswith("\npython -m pytest -n 2 -m slow\n")

@@ -1,9 +1,21 @@
-"""Experiments in their quick form, each run once for all tests of a file."""
+"""Experiments in their quick form, each run once for all tests of a file.
+
+A fifth of the suite's time is theirs: what runs one is marked as slow, which `.ci/run` runs after all other tests.
+"""
+
+from pathlib import Path
 
 import jax
 import pytest
 
 from experiments.catalogue import script
+
+
+@pytest.hookimpl(tryfirst=True)  # before markers are selected
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents and "run" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
