@@ -41,14 +41,20 @@ def found_now(compute: Callable[[], PyTree]) -> PyTree | None:
 
     `None` where it depends on what is traced, and so has no numbers yet.
     """
-    with jax.ensure_compile_time_eval():
-        found = compute()
-    return None if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(found)) else found
+    found = compute()
+    if _is_traced(found):  # operations one by one are programs of their own, so only there
+        with jax.ensure_compile_time_eval():
+            found = compute()
+    return None if _is_traced(found) else found
+
+
+def _is_traced(tree: PyTree) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def refuse_traced(called: str, given: PyTree) -> None:
     """Refuse a function that computes on the host where anything is traced: `given`, or all that happens here."""
-    if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(given), jax.numpy.zeros(()))):
+    if _is_traced((given, jax.numpy.zeros(()))):
         raise TypeError(
             f"params must be concrete, as {called} computes on the host: call it outside of jit and vmap."
         )
