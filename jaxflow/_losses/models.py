@@ -4,6 +4,7 @@ The trained part is the model with `None` in the place of everything else, which
 takes a whole model, such as a loss, is completed with the rest, and then takes the trained part.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,25 @@ PyTree = Any
 Trainable = Any  # None, a pytree of flags that is a prefix of the parameters, or a function of path and leaf
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+
+
+class Carried(dict):
+    """A dict of arrays that are no parameters, such as running averages: carried along, and never trained."""
+
+
+jax.tree_util.register_pytree_with_keys(
+    Carried,
+    lambda part: ([(jax.tree_util.DictKey(name), part[name]) for name in sorted(part)], tuple(sorted(part))),
+    lambda names, values: Carried(zip(names, values, strict=True)),
+)
+
+
+def _is_carried(node: Any) -> bool:
+    """Whether all of a node is carried along, whatever its leaves: it says itself that it holds no parameters."""
+    nnx: Any = sys.modules.get("flax.nnx")  # without which there are none of its variables
+    return isinstance(node, Carried) or (
+        nnx is not None and isinstance(node, nnx.Variable) and not isinstance(node, nnx.Param)
+    )
 
 
 def _is_inexact(leaf: Any) -> bool:
@@ -69,10 +89,12 @@ jax.tree_util.register_pytree_node(
 
 def split_model(params: PyTree, trainable: Trainable = None) -> tuple[PyTree, Rest | None]:
     """The part that is trained, and the rest; the latter is `None` where all is trained."""
-    leaves = jax.tree.leaves(params)
+    leaves = jax.tree.leaves(params, is_leaf=_is_carried)
     if trainable is None and leaves and all(map(_is_inexact, leaves)):
         return params, None
     flags = _trained_flags(params) if trainable is None else _flags(params, trainable)
+    unless_carried = lambda node, flag: jax.tree.map(lambda _: False, node) if _is_carried(node) else flag
+    flags = jax.tree.map(unless_carried, params, flags, is_leaf=_is_carried)
     if not any(jax.tree.leaves(flags)):
         if trainable is None and leaves:
             raise TypeError(

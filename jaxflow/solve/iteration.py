@@ -75,9 +75,9 @@ def iterate(
       where it takes that (`optax.contrib.sophia`). They cost nothing unless they are used.
     - `objective`: an `Objective`, or any function `loss(params) -> scalar`.
     - `params`: the first iterate $\theta_0$, a pytree: a dictionary of arrays, an Equinox module, a flax state. Its
-      real and complex arrays are trained. All other leaves (functions, integers, random keys) are carried along
-      untouched: the objective and `record` see them, and they are in the `params` of the result; `values` have `None`
-      there.
+      real and complex arrays are trained. All other leaves (functions, integers, random keys), and variables of
+      flax.nnx that are no `Param`, are carried along untouched: the objective and `record` see them, and they are in
+      the `params` of the result; `values` have `None` there.
     - `steps`: the number of steps. A traced integer is allowed with `every=None` or `max_steps` (then without reverse
       mode).
     - `time_step`: the time that one step stands for, a number or a schedule. By default it is the optimizer's

@@ -3,7 +3,9 @@
 The oracle is the same loss of a plain dictionary of arrays, which closes over all that is not trained.
 """
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -357,6 +359,35 @@ class Mapped(dict):
     @classmethod
     def tree_unflatten(cls, keys, children):
         return cls(zip(keys, children, strict=True))
+
+
+class Variable(eqx.Module):
+    """What a variable of flax.nnx looks like."""
+
+    value: jax.Array
+
+
+class Param(Variable):
+    """One that is trained."""
+
+
+class BatchStat(Variable):
+    """One that is not."""
+
+
+@pytest.mark.parametrize("trainable", [None, True, lambda path, leaf: "scale" in path or "mean" in path])
+def test_of_the_variables_of_nnx_only_params_are_trained(monkeypatch, trainable):
+    monkeypatch.setitem(sys.modules, "flax.nnx", SimpleNamespace(Variable=Variable, Param=Param))
+    model = {"scale": Param(jnp.array(2.0)), "mean": BatchStat(jnp.array(1.0))}
+    trained, rest = split_model(model, trainable)
+    assert jax.tree.leaves(trained) == [2.0]
+    assert rest is not None
+    loss = lambda m: (m["scale"].value - m["mean"].value) ** 2
+    run = jf.iterate(jf.optim.gd(0.25), loss, model, steps=1, trainable=trainable)
+    assert (run.params["scale"].value, run.params["mean"].value) == (1.5, 1.0)
+    assert isinstance(run.params["mean"], BatchStat)
+    with pytest.raises(TypeError, match=r"array to train, got \['mean'\]\.value has dtype float64"):
+        split_model({"mean": model["mean"]})
 
 
 def test_bad_input():

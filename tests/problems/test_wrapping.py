@@ -1,6 +1,7 @@
 """`wrap` makes of a user's model the problem that the same loss, written out, is."""
 
 import dataclasses
+import pickle
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +13,11 @@ import pytest
 
 import jaxflow as jf
 from jaxflow._compiled import programs
+
+try:
+    from jax.extend.core import get_opaque_trace_state as trace_state
+except ImportError:  # jax 0.8
+    from jax.core import get_opaque_trace_state as trace_state
 
 pytestmark = pytest.mark.promotes
 
@@ -119,6 +125,114 @@ def test_variables_are_made_from_the_key():
     np.testing.assert_array_equal(default, Linen(4).init(jax.random.key(0), X)["params"]["kernel"])
 
 
+@dataclasses.dataclass(frozen=True)
+class Averaged:
+    """What a flax.linen module with a batch normalisation at rest looks like."""
+
+    features: int = 4
+
+    def init(self, key, x):
+        averages = {"mean": jnp.full((1, x.shape[1]), 0.1), "var": jnp.full((1, x.shape[1]), 2.0)}
+        return Linen(self.features).init(key, x) | {"batch_stats": {"norm": averages}}
+
+    def apply(self, variables, x):
+        averages = variables["batch_stats"]["norm"]
+        return ((x - averages["mean"]) / jnp.sqrt(averages["var"])) @ variables["params"]["kernel"]
+
+
+STATISTICS_VERBS = {
+    "iterate": lambda f, p, **t: jf.iterate(jf.optim.adamw(0.1), f, p, steps=5, **t),
+    "flow": lambda f, p, **t: jf.integrate(jf.dynamics.gradient_flow(f), p, [0.0, 0.1], **t),
+    "SDE": lambda f, p, **t: jf.integrate(
+        jf.dynamics.sgd(f, 0.1, 4), p, [0.0, 0.1], key=jax.random.key(0), **t
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", STATISTICS_VERBS)
+def test_collections_other_than_params_are_carried(verb):
+    """As if they were closed over, also where a prefix of flags names them."""
+    problem = jf.problems.wrap(Averaged(), (X, LABELS), "cross_entropy")
+    given = Averaged().init(jax.random.key(0), jnp.asarray(X[:1]))
+    close = lambda params, x: Averaged().apply(given | params, x)
+    plain = jf.problems.wrap(close, (X, LABELS), "cross_entropy", {"params": given["params"]})
+    whole = STATISTICS_VERBS[verb](problem.objective, problem.params)
+    flags = {"params": True, "batch_stats": True}
+    flagged = STATISTICS_VERBS[verb](problem.objective, problem.params, trainable=flags)
+    expected = STATISTICS_VERBS[verb](plain.objective, plain.params)
+    for run in (whole, flagged):
+        np.testing.assert_allclose(
+            run.params["params"]["kernel"], expected.params["params"]["kernel"], rtol=1e-11
+        )
+        assert jax.tree.all(
+            jax.tree.map(np.array_equal, dict(run.params["batch_stats"]), given["batch_stats"])
+        )
+        assert len(jax.tree.leaves(run.values)) == 1
+        assert Averaged().apply(run.params, X).shape == (12, 4)  # the same kind of object
+    assert jax.tree.structure(whole.params) == jax.tree.structure(problem.params)
+    assert Averaged().apply(pickle.loads(pickle.dumps(whole.params)), X).shape == (12, 4)
+
+
+def test_variables_that_nobody_wrapped_get_no_gradient_in_their_averages():
+    problem = jf.problems.wrap(Averaged(), (X, LABELS), "cross_entropy")
+    given = Averaged().init(jax.random.key(0), jnp.asarray(X[:1]))
+    gradient = jax.grad(problem.objective)(given)
+    assert not any(map(np.any, jax.tree.leaves(gradient["batch_stats"])))
+    assert np.any(gradient["params"]["kernel"])
+
+
+@jax.tree_util.register_pytree_node_class
+class Counting(Nnx):
+    """What a flax.nnx module with dropout looks like: it may count only where it was made."""
+
+    def __init__(self, kernel: Any, calls: Any):
+        super().__init__(kernel, calls)
+        self.level = trace_state()
+
+    def __call__(self, x):
+        if self.level != trace_state():
+            raise RuntimeError("Cannot mutate a counter from a different trace level")
+        self.activation = self.activation + 1
+        return x @ self.kernel
+
+
+def test_a_module_that_counts_its_calls_is_taken():
+    problem = jf.problems.wrap(Counting(KERNEL, jnp.zeros([], jnp.int32)), (X, LABELS), "cross_entropy")
+    run = jf.iterate(GD, problem.objective, problem.params, steps=2)
+    plain = jf.problems.wrap(kernel_apply, (X, LABELS), "cross_entropy", KERNEL)
+    np.testing.assert_allclose(
+        run.params.kernel, jf.iterate(GD, plain.objective, plain.params, steps=2).params, rtol=1e-12
+    )
+    assert run.params.activation == 0  # the counter is carried untouched
+
+
+class Averaging(Nnx):
+    """A module that changes an average of its own at each call."""
+
+    def __call__(self, x):
+        self.activation = 0.9 * self.activation + 0.1 * x.mean()
+        return x @ self.kernel - self.activation
+
+
+jax.tree_util.register_pytree_node_class(Averaging)
+
+
+class ModifyScopeVariableError(Exception):
+    """By this name flax refuses new running averages."""
+
+
+class InvalidRngError(Exception):
+    """By this name flax asks for random numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Raising(Linen):
+    error: type = ValueError
+
+    def apply(self, variables, x):
+        raise self.error("of flax")
+
+
 def test_losses():
     wrap = lambda y, loss: jf.problems.wrap(kernel_apply, (X, y), loss, KERNEL).objective(KERNEL)
     f = X @ np.asarray(KERNEL)
@@ -191,6 +305,21 @@ REFUSED = {
     "a seed": ({"model": Linen(4), "key": 3}, TypeError, "key must be"),
     "no model": ({"model": KERNEL}, TypeError, "model must be a module or a function"),
     "width": ({"data": (X[:, :2], LABELS)}, ValueError, r"model must take x of shape \(2, 2\)"),
+    "new averages": (
+        {"model": Raising(4, ModifyScopeVariableError)},
+        ValueError,
+        r"BatchNorm\(use_running_average=True\), or be trained by jf.Objective\(losses, data, state=…\)",
+    ),
+    "random numbers": (
+        {"model": Raising(4, InvalidRngError)},
+        ValueError,
+        r"Dropout\(deterministic=True\), or be trained by .* losses\(params, batch, key\)",
+    ),
+    "its own averages": (
+        {"model": Averaging(KERNEL, jnp.zeros((1, 1)))},
+        ValueError,
+        r"after model.eval\(\), or be trained by .*state=…\).* changed arrays of shapes \(1, 1\)",
+    ),
     "not a batch": (
         {"model": lambda w, x: (x @ w).sum(), "params": KERNEL},
         ValueError,

@@ -8,8 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from jaxflow import _check
+from jaxflow._compiled import combine, partition
+from jaxflow._losses.models import Carried
 from jaxflow.objective import Objective
 from jaxflow.problems.data.datasets import Dataset, load, split
 from jaxflow.problems.losses import LOSSES, PredictionLosses, cross_entropy, squared_error
@@ -47,8 +51,16 @@ def wrap(
     **Returns** a `Problem`. Its `params` are the module or the parameters, its `predict(params, x)` gives the
     predictions (B, …) for a batch.
 
+    *What is trained.* Of a flax.linen module the collection `params`, and of a flax.nnx module its `Param`: other
+    collections and variables, such as the running averages of a batch normalisation, are carried along untouched,
+    also where `trainable` names them. A model that makes new averages at each call is refused:
+    `Objective(losses, data, state=…)` carries those on. The counter of a flax.nnx module's random numbers is carried
+    untouched too, so that its dropout has the same mask at every step. For a new one write an `Objective` with
+    `losses(params, batch, key)`, which are handed the step's key, for `model(x, rngs=nnx.Rngs(dropout=key))`.
+
     **Raises** `ValueError` for an unknown name, arrays that differ in N, targets that do not fit the loss, or a model
-    that does not return one prediction for each example; `TypeError` for a model of no such kind, or `params` or a
+    that does not return one prediction for each example, changes its own arrays or draws random numbers without a
+    key; `TypeError` for a model of no such kind, or `params` or a
     `key` that its kind does not take.
 
     >>> import equinox as eqx, jax, jaxflow as jf
@@ -92,7 +104,17 @@ class _Apply:
     model: Any
 
     def __call__(self, variables: PyTree, x: jax.Array) -> jax.Array:
-        return self.model.apply(variables, x)
+        fixed = lambda collection: Carried(lax.stop_gradient(dict(collection)))
+        return self.model.apply(_change_others(variables, fixed), x)
+
+
+def _change_others(variables: PyTree, change: Callable[[Mapping], Any]) -> PyTree:
+    """The variables of a flax.linen module with its collections other than the parameters changed."""
+    linen = isinstance(variables, Mapping) and "params" in variables
+    if not linen or not all(isinstance(collection, Mapping) for collection in variables.values()):
+        return variables
+    others = {name: change(collection) for name, collection in variables.items() if name != "params"}
+    return {**variables, **others} if others else variables
 
 
 @dataclass(frozen=True)
@@ -138,7 +160,8 @@ def _parts(model: Any, params: PyTree, key: jax.Array | None, x: jax.Array) -> t
             f"because it has no `init`, got a key for this {kind}."
         )
     if initialised:
-        return _Apply(model), model.init(as_key(key), x[:1]) if params is None else params
+        variables = model.init(as_key(key), x[:1]) if params is None else params
+        return _Apply(model), _change_others(variables, Carried)
     if not callable(model):
         raise TypeError(f"model must be a module or a function (params, x) -> predictions, got {kind}.")
     # A partial function is a function, though it may be a pytree.
@@ -164,19 +187,52 @@ def _batch_loss(loss: Any) -> Callable[[Any, Any], jax.Array]:
     return _EachLoss(loss)
 
 
+# What flax raises where a model does what a function of its variables and a batch cannot.
+UNFIT = {
+    "ModifyScopeVariableError": "model must leave its running averages as they are, as with "
+    "BatchNorm(use_running_average=True), or be trained by jf.Objective(losses, data, state=…), which carries new "
+    "ones on",
+    "InvalidRngError": "model must draw no random numbers, as with Dropout(deterministic=True), or be trained by "
+    "jf.Objective(losses, data) with losses(params, batch, key), which hands them a key at each step",
+}
+
+
+def _outputs(predict: Callable, params: PyTree, x: jax.ShapeDtypeStruct) -> PyTree:
+    """The shapes of the predictions for two examples; a model that cannot make them is refused."""
+    arrays, static = partition(params, lambda leaf: isinstance(leaf, (jax.Array, np.ndarray)))
+    changed = []
+
+    def call(arrays: list, x: jax.Array) -> PyTree:
+        model = combine(arrays, static)  # made anew, as some modules count their calls
+        before = jax.tree.leaves(model)
+        outputs = predict(model, x)
+        pairs = zip(before, jax.tree.leaves(model), strict=False)
+        replaced = (a for a, b in pairs if a is not b and isinstance(a, jax.Array))
+        changed.extend(a for a in replaced if jnp.issubdtype(a.dtype, jnp.inexact))
+        return outputs
+
+    try:
+        outputs = jax.eval_shape(call, arrays, x)
+    except Exception as error:
+        kind, first = type(error).__name__, (str(error).splitlines() or ["no message"])[0]
+        told = UNFIT.get(kind, f"model must take x of shape {x.shape} for two examples")
+        raise ValueError(f"{told}, but raised {kind}: {first}") from error
+    if changed:
+        raise ValueError(
+            "model must leave its arrays as they are when it is called, as a flax.nnx module does after "
+            "model.eval(), or be trained by jf.Objective(losses, data, state=…), which carries new ones on; this "
+            f"call changed arrays of shapes {', '.join(str(leaf.shape) for leaf in changed[:3])}."
+        )
+    return outputs
+
+
 def _check_fit(
     predict: Callable, losses: PredictionLosses, loss: Any, params: PyTree, examples: dict[str, jax.Array]
 ) -> None:
     """Refuse what does not fit together, by the shapes of two examples."""
     two = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), examples)
     x, y = two["x"], two["y"]
-    try:
-        outputs = jax.eval_shape(lambda x: predict(params, x), x)
-    except Exception as error:
-        first = (str(error).splitlines() or ["no message"])[0]
-        raise ValueError(
-            f"model must take x of shape {x.shape} for two examples, but raised {type(error).__name__}: {first}"
-        ) from error
+    outputs = _outputs(predict, params, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(outputs)]
     if not shapes or any(shape[:1] != (2,) for shape in shapes):
         raise ValueError(
