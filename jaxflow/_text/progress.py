@@ -1,6 +1,7 @@
 """A bar that says how far a long run is."""
 
 import sys
+import time
 from typing import Any
 
 
@@ -24,8 +25,16 @@ class Bar:
         if self.bar is not None:
             self.bar.close()
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is about to be drawn anew, so that it is worth a look at what it tells."""
+        bar = self.bar
+        return bar is not None and not bar.disable and time.time() - bar.last_print_t >= bar.mininterval
+
     def advance(self, units: int, **told: Any) -> None:
-        """So many more units are done; `told` stands at the end of the bar."""
-        if self.bar is not None:
+        """`units` more are done; `told`, where there is something, stands at the end of the bar from now on."""
+        if self.bar is None:
+            return
+        if told:
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in told.items()}, refresh=False)
-            self.bar.update(units)
+        self.bar.update(units)

@@ -57,7 +57,7 @@ def _stream_step(*, optimizer, objective, step, record, metrics, batch, key, num
 
 
 def _take(watcher: Watcher, optimizer, objective, step: Step, batch, key, number, model):
-    """A step on a batch, and the state of the model after it."""
+    """A step on a batch, the state of the model after it, and the loss of the batch before it."""
     if key is not None:
         objective = objective.with_key(key_of_losses(jax.random.fold_in(key, number)))
     states = [model]
@@ -67,7 +67,7 @@ def _take(watcher: Watcher, optimizer, objective, step: Step, batch, key, number
     model = states[0]
     loss = lambda params: objective.over(params, batch)
     taken = take_step(optimizer, step.params, step.state, loss, last_updates=step.updates)
-    return watcher.keep(taken._replace(model=model)), model
+    return watcher.keep(taken._replace(model=model)), model, taken.loss
 
 
 @compiled
@@ -111,7 +111,7 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
         params=request.params, state=state, batch=first, model=model, **asked, **watched
     )
     compares = step.updates is not None  # a metric with the updates before
-    records, ends, last = [], [], 0
+    records, ends, last, loss = [], [], 0, None
 
     def observe(number: int, memory: PyTree) -> PyTree:
         at = state.step + number
@@ -124,14 +124,15 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
     with Bar("iterate", steps, "steps", shown=progress) as bar:
         try:
             for batch in itertools.islice(itertools.chain([first], stream), steps):
-                number = None if key is None else state.step + last
-                step, model = _stream_step(
+                number, before = None if key is None else state.step + last, loss
+                step, model, loss = _stream_step(
                     step=step, batch=batch, number=number, model=model, **asked, **watched
                 )
                 last += 1  # only now: Ctrl-C may come before
                 if last % request.settings.interval == 0:
                     memory = observe(last, memory)
-                bar.advance(1)
+                # Whoever asked for the loss of the step that runs now would wait for it.
+                bar.advance(1, **({"loss": float(before)} if before is not None and bar.is_due else {}))
         except KeyboardInterrupt:
             if not progress:
                 raise
@@ -142,7 +143,9 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
         times = state.time + step_times(
             request.rate, state.step, last, np.array([0, *ends]), state.time.dtype
         )
-        found, bad = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
+        # On the host: a program that stacks as many arrays as there are records takes ever longer to make.
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(records))
+        found, bad = jax.tree.map(jnp.asarray, stacked)
         values, observed = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), seen, found)
         watch = Watcher(**watched).remember(memory, records[-1][0], step.updates if compares else None)
         final = IterationState(

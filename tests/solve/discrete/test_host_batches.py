@@ -1,10 +1,16 @@
 """Streams of batches from the host: the same steps as in memory, early ends, resuming."""
 
+import itertools
+import logging
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxflow as jf
+from jaxflow._text.progress import Bar
+from jaxflow.solve.discrete import host_batches
 
 pytestmark = pytest.mark.promotes
 
@@ -79,6 +85,35 @@ def test_a_diverging_stream_is_marked_and_an_early_end_does_not_hide_it():
     with pytest.warns(UserWarning, match="ended after 3 of 5"):
         run = jf.iterate(jf.optim.gd(0.5), SHIFTS, START, steps=5, estimator=batches)
     assert bool(run.diverged)
+
+
+def test_no_program_takes_all_records_as_its_arguments(caplog):
+    """The time to make such a program grows faster than the number of records."""
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+        run = jf.iterate(jf.optim.gd(0.1), SHIFTS, START, steps=301, estimator=itertools.repeat(X))
+    assert run.values.shape == (302, 2)
+    sizes = [text.count("float64[2]") for text in caplog.messages if text.startswith("Compiling ")]
+    assert sizes
+    assert max(sizes) < 10
+
+
+def test_the_bar_shows_the_loss_of_the_batch_before(monkeypatch):
+    told = []
+
+    class Shown(Bar):
+        is_due = True
+
+        def advance(self, units, **more):
+            told.append(more)
+            super().advance(units, **more)
+
+    monkeypatch.setattr(host_batches, "Bar", Shown)
+    run = jf.iterate(jf.optim.gd(0.1), SHIFTS, START, steps=6, estimator=BATCHES, progress=True)
+    losses = 0.5 * np.sum((np.asarray(run.values)[:-1, None] - BATCHES) ** 2, axis=2).mean(axis=1)
+    assert told[0] == {}
+    np.testing.assert_allclose([more["loss"] for more in told[1:]], losses[:-1], rtol=1e-13)
+    quiet = jf.iterate(jf.optim.gd(0.1), SHIFTS, START, steps=6, estimator=BATCHES)
+    assert jax.tree.all(jax.tree.map(np.array_equal, run, quiet))
 
 
 def test_record_sees_the_parameters():
