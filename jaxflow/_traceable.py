@@ -6,16 +6,17 @@ strings, None) is static. The functions inside are rebuilt from the leaves when 
 thing passes through `jit` as an argument, stacks under `vmap` and has a gradient.
 """
 
+import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import jax
 import numpy as np
 
-from jaxflow._compiled import Static, combine, partition
+from jaxflow._compiled import Static, combine, is_numeric, partition
 from jaxflow._text.shapes import show
 
 P = ParamSpec("P")
@@ -59,7 +60,14 @@ class Bound:
     def build(self) -> Any:
         """Call the constructor's body on the current leaves."""
         bound = self._arguments
-        return self.constructor.body(*bound.args, **bound.kwargs)
+        with _refuse_branches(self.constructor.__name__, bound, self.constructor.structural):
+            return self.constructor.body(*bound.args, **bound.kwargs)
+
+    def refuse_branches(self, *traced: str) -> contextlib.AbstractContextManager[None]:
+        """Say in a sentence that something in here asks for the value of an argument, or of what else is `traced`."""
+        return _refuse_branches(
+            self.constructor.__name__, self._arguments, self.constructor.structural, traced
+        )
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -97,6 +105,31 @@ class Bound:
             return _reconstruct, (construct, None, bound.args, bound.kwargs)
         # A wrapper around somebody else's constructor is not importable by name, but that constructor is.
         return _reconstruct, (construct.body, construct.structural, bound.args, bound.kwargs)
+
+
+# What JAX raises where Python asks for the value of a traced number.
+TRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+@contextlib.contextmanager
+def _refuse_branches(
+    name: str, bound: inspect.BoundArguments, structural: tuple[str, ...], traced: tuple[str, ...] = ()
+) -> Iterator[None]:
+    try:
+        yield
+    except TRACED as error:
+        numeric = lambda value: any(map(is_numeric, jax.tree.leaves(value)))
+        given = {key: bound.arguments[key] for key in bound.signature.parameters if key not in structural}
+        free = [key for key, value in given.items() if numeric(value)]
+        kept = "".join(f"{key!r}, " for key in structural)
+        raise TypeError(
+            f"{name} must not branch in Python on a number that is traced ({', '.join((*traced, *free))}) or use it "
+            f"as a shape; name the arguments with which it does so in traceable({name}, structural=({kept}…))."
+        ) from error
 
 
 def _reconstruct(function, structural, args, kwargs):
@@ -156,7 +189,10 @@ def _traceable(function: Callable, structural: tuple[str, ...]) -> Callable:
     def construct(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        result = function(*bound.args, **bound.kwargs)  # refuses bad arguments before anything is traced
+        with _refuse_branches(
+            called, bound, structural
+        ):  # the body refuses bad arguments, before anything is traced
+            result = function(*bound.args, **bound.kwargs)
         cls = next((cls for accepts, cls in Bound.kinds if accepts(result)), None)
         if cls is None:
             raise TypeError(
@@ -207,7 +243,7 @@ def traceable(function: Callable[P, Any] | None = None, *, structural: tuple[str
     `optax.GradientTransformationExtraArgs`.
 
     **Raises** `ValueError` for a structural name that is no argument; `TypeError`, when the constructor is called,
-    where `function` returns something else.
+    where `function` returns something else, and, when it is used, where the body branches on a number that is traced.
 
     >>> import jax, optax, jaxflow as jf
     >>> lion = jf.optim.traceable(optax.lion)

@@ -146,6 +146,62 @@ def test_a_schedule_is_one_too():
     np.testing.assert_allclose(run.params, [-(1 + 0.5**0.5 + 0.5)])
 
 
+BRANCHING = {
+    "exponential_decay": (
+        (0.1, 20, 0.5),
+        ("transition_steps", "transition_begin", "decay_rate", "end_value"),
+        r"\(init_value, decay_rate\) .* structural=\('transition_steps', 'transition_begin', …\)\)\.",
+    ),
+    "warmup_cosine_decay_schedule": (
+        (0.0, 0.1, 5, 20),
+        ("warmup_steps", "decay_steps", "peak_value"),
+        r"peak_value.* structural=\('warmup_steps', 'decay_steps', …\)\)\.",
+    ),
+    "piecewise_constant_schedule": (
+        (0.1, {10: 0.1}),
+        ("boundaries_and_scales",),
+        r"boundaries_and_scales.* structural=\(…\)\)\.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHING)
+def test_a_schedule_that_branches_on_its_arguments_is_refused_in_a_sentence(name):
+    arguments, structural, said = BRANCHING[name]
+    loss = jf.Objective(lambda w, c: 0.5 * jnp.sum((w[None] - c) ** 2, axis=1), jnp.ones((4, 2)))
+    constructor = getattr(optax, name)
+    schedule = traceable(constructor)(*arguments)
+    for use in (
+        lambda: schedule(3),
+        lambda: jf.iterate(jf.optim.gd(schedule), loss, jnp.zeros(2), steps=2),
+        lambda: jf.dynamics.sde_of(jf.optim.gd(schedule), loss, 2, steps=2),
+        lambda: jf.dynamics.limit_of(jf.optim.momentum(schedule), loss, steps=2),
+        lambda: jax.vmap(traceable(constructor))(*jax.tree.map(lambda x: jnp.full(1, x), arguments)),
+    ):
+        with pytest.raises(TypeError, match=f"{name} must not branch in Python .*{said}") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    named = traceable(constructor, structural=structural)(*arguments)
+    np.testing.assert_allclose(
+        named(jnp.arange(12)), jax.vmap(constructor(*arguments))(jnp.arange(12)), rtol=1e-6
+    )
+
+
+def test_what_branches_on_the_step_count_or_in_another_kind_of_constructor_is_refused():
+    @traceable
+    def stepped(value):
+        return lambda k: value if k < 5 else 0.5 * value
+
+    @traceable
+    def unless_zero(rate, momentum):
+        return optax.sgd(rate, momentum if momentum > 0 else None)
+
+    with pytest.raises(TypeError, match=r"stepped must not branch in Python on .* \(the step count, value\)"):
+        stepped(0.1)(3)
+    with pytest.raises(TypeError, match=r"unless_zero must not branch .* \(rate, momentum\) or use"):
+        jf.iterate(unless_zero(0.1, 0.9), lambda x: x @ x, jnp.ones(2), steps=2)
+
+
 def test_seeds_and_integers_by_annotation_are_structural_in_foreign_constructors():
     def foreign(rate, seed, number: "int", length):
         del seed, number, length

@@ -32,12 +32,15 @@ class Schedule(Bound):
 
     def __call__(self, count: Any) -> jax.Array:
         count = jnp.asarray(count, float)
-        return self.build()(count) if is_tracing() else _evaluate(self, count)
+        if not is_tracing():
+            return _evaluate(self, count)
+        with self.refuse_branches("the step count"):
+            return self.build()(count)
 
 
 @compiled
 def _evaluate(schedule: Schedule, count: jax.Array) -> jax.Array:
-    return schedule.build()(count)
+    return schedule(count)
 
 
 def value_at(rate: Any, count: Any) -> Any:
