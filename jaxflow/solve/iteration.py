@@ -114,9 +114,9 @@ def iterate(
     at its end is marked as diverged, from the first record where that is seen.
 
     **Raises** `ValueError` or `TypeError` for `steps` or `every` < 1, a batch larger than the data without
-    replacement, a missing key, mini-batches of an objective without data, parameters that are not floats, an
-    optimizer whose `update` asks for arguments of its own, or a metric that is no function, returns what is no number
-    or changes its shape.
+    replacement, a missing key, mini-batches of an objective without data, an estimator whose `draw` takes or returns
+    something else than in `solve.Draws`, parameters that are not floats, an optimizer whose `update` asks for
+    arguments of its own, or a metric that is no function, returns what is no number or changes its shape.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.gd(0.5), lambda x: 0.5 * x @ x, jnp.ones(1), steps=4, every=2)

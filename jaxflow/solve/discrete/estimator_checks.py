@@ -1,14 +1,17 @@
 """What a user gives as an estimator, as one; and what is refused."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxflow import _check
 from jaxflow._text.shapes import show
 from jaxflow._traceable import traceable
 from jaxflow.games import VectorField
 from jaxflow.objective import Objective, require_data
+from jaxflow.solve.discrete.estimator_bodies import name_of, require_draw, require_init
 from jaxflow.solve.discrete.estimators import Draws, Estimator, full_batch, with_replacement
 
 EVERYTHING = full_batch()
@@ -27,7 +30,10 @@ def as_estimator(given: Any) -> Any:
         others = {
             name: getattr(given, name) for name in ("init", "batch_size", "distinct") if hasattr(given, name)
         }
-        return _drawn_by(*Draws(given.draw, **others))
+        drawn = Draws(given.draw, **others)
+        require_draw(drawn.draw)
+        require_init(drawn.init)
+        return _drawn_by(*drawn)
     if isinstance(given, str):
         raise TypeError(
             f"estimator must be made by a constructor such as jf.solve.epochs(32), got {given!r}."
@@ -45,21 +51,44 @@ def is_random(objective: Any) -> bool:
     return isinstance(objective, (Objective, VectorField)) and objective.is_random
 
 
-def draws_at_random(draws: Draws, objective: Any) -> bool:
-    """Whether an estimator cannot do without a key."""
+def _check_body(estimator: Estimator, draws: Draws, objective: Any, key: Any) -> None:
+    """Refuse an estimator that cannot draw, without a key where there is none."""
     draw: Any = draws.draw
     init: Any = draws.init
+    first = jnp.zeros([], jnp.int32)
+    attempt = lambda key: jax.eval_shape(
+        lambda key: draw(objective, init(objective, key), first, key)[1], key
+    )
+    ours = estimator.constructor.__module__ == full_batch.__module__
+    if estimator.constructor is full_batch or (ours and key is not None):
+        return
     try:
-        jax.eval_shape(lambda: draw(objective, init(objective, None), jnp.zeros([], jnp.int32), None)[1])
+        attempt(key)
     except Exception:
-        return True
-    return False
+        if key is not None or not _works(attempt, jax.eval_shape(lambda: jax.random.key(0))):
+            raise
+    else:
+        return
+    own = estimator.constructor is _drawn_by
+    name = name_of(estimator.hyperparameters["draw"]) if own else repr(estimator)
+    raise ValueError(
+        f"key must be a PRNG key such as jax.random.key(0) for the estimator {name}, which draws at random, got None."
+    )
+
+
+def _works(attempt: Callable[[Any], Any], key: Any) -> bool:
+    try:
+        attempt(key)
+    except Exception:
+        return False
+    return True
 
 
 def check_data(estimator: Estimator, objective: Any) -> Draws:
     """Refuse an estimator for which the objective has no data."""
     draws = estimator.build()
     if draws.batch_size is not None:
+        _check.require_integer("batch_size", draws.batch_size, 1)
         size = require_data(objective, "Mini-batches")
         if draws.distinct and draws.batch_size > size:
             rule = f"at most the number of examples, {size}, when drawn without replacement"
@@ -75,9 +104,5 @@ def choose_estimator(estimator: Any, batch_size: int | None, objective: Any, key
         if batch_size is None:
             return EVERYTHING
         estimator = with_replacement(batch_size)
-    draws = check_data(estimator, objective)
-    if draws.batch_size is not None and key is None and draws_at_random(draws, objective):
-        raise ValueError(
-            "key must be a PRNG key such as jax.random.key(0) when mini-batches are drawn, got None."
-        )
+    _check_body(estimator, check_data(estimator, objective), objective, key)
     return estimator

@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._traceable import Bound, kind, traceable
+from jaxflow.solve.discrete.estimator_bodies import check_draw, check_init
 
 PyTree = Any
 Loss = Callable[[PyTree], jax.Array]
@@ -53,6 +54,10 @@ class Estimator(Bound):
     >>> print(run.values)
     [ 0.  1. -1.  1. -1.]
     """
+
+    def build(self) -> Any:
+        draws = super().build()
+        return draws._replace(draw=check_draw(draws.draw), init=check_init(draws.init))
 
 
 @traceable

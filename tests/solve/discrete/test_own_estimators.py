@@ -73,3 +73,89 @@ def test_a_function_is_refused_in_a_sentence():
         run(jf.solve.epochs, key=jax.random.key(0))
     with pytest.raises(TypeError, match=r"estimator must come from jaxflow\.solve or be an iterable"):
         run(3)
+
+
+class Body:
+    """A draw that is given, and nothing else."""
+
+    def __init__(self, draw, **others):
+        self.draw = draw
+        vars(self).update(others)
+
+
+def changed(objective, state, step, key):
+    return objective, jnp.zeros(3)
+
+
+def counted(objective, state, step, key):
+    return objective, state + 0.5
+
+
+WRONG = {
+    "no key": (
+        Body(at_random),
+        ValueError,
+        r"key must be .* for the estimator at_random, which draws at random",
+    ),
+    "no key for epochs": (
+        jf.solve.epochs(1),
+        ValueError,
+        r"for the estimator epochs\(batch_size=1\), which draws",
+    ),
+    "only a loss": (
+        Body(lambda objective, state, step, key: lambda w: objective(w)),
+        TypeError,
+        r"estimator must return from its draw a pair \(loss, state\), .* returned the function <lambda> alone\.",
+    ),
+    "a value": (
+        Body(lambda objective, state, step, key: (objective(0.0), state)),
+        TypeError,
+        r"whose loss is a function of the parameters, but <lambda> returned \(float64\[\], \(\)\)\.",
+    ),
+    "another state": (
+        Body(changed),
+        TypeError,
+        r"estimator must hand on a state .* it is given, \(\), but changed returned the state float64\[3\]",
+    ),
+    "another dtype": (
+        Body(counted, init=lambda objective, key: jnp.zeros([], jnp.int32)),
+        TypeError,
+        r"given, int32\[\], but counted returned the state float64\[\]",
+    ),
+    "a signature": (
+        Body(lambda objective: objective),
+        TypeError,
+        r"estimator must have draw\(objective, state, step, key\), got <lambda>\(objective\)\.",
+    ),
+    "an init": (
+        Body(in_order, init=lambda: ()),
+        TypeError,
+        r"estimator must have init\(objective, key\), got <lambda>\(\)\.",
+    ),
+    "no function": (Body(3), TypeError, r"estimator must have draw\(.*\), got 3, which is no function\."),
+    "a batch size": (
+        Body(in_order, batch_size=1.5),
+        TypeError,
+        "batch_size must be an integer at least 1, got 1.5",
+    ),
+}
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize("key", [None, jax.random.key(0)])
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_body_is_refused_in_a_sentence_and_compiles_nothing(case, key):
+    estimator, error, said = WRONG[case]
+    if case.startswith("no key") and key is not None:
+        return
+    before = programs()
+    with pytest.raises(error, match=said) as caught:
+        run(estimator, key=key)
+    assert "\n" not in str(caught.value)
+    assert programs() == before
+
+
+def test_a_state_of_plain_numbers_is_carried():
+    """A Python number takes the dtype that the draw gives it."""
+    every_other = lambda objective, state, step, key: (objective, state + jnp.float32(1.0))
+    assert run(Body(every_other, init=lambda objective, key: 0.0)).state.estimator == 5
