@@ -10,12 +10,11 @@ from jaxflow import _check, optim
 from jaxflow.dynamics.base import Dynamics
 from jaxflow.dynamics.clock import schedule_in_time
 from jaxflow.dynamics.groups import grouped
-from jaxflow.dynamics.noise.batch_temperature import batch_factor
+from jaxflow.dynamics.noise.batch_temperature import accumulated_batches
 from jaxflow.dynamics.parts_of_optimizer import Parts, groups_of, parts_of
 from jaxflow.dynamics.penalty import penalized
 from jaxflow.objective import Objective, require_data
-from jaxflow.optim.rules.accumulation import accumulation_of
-from jaxflow.optim.rules.batch_size import compress_schedule
+from jaxflow.optim.rules.accumulation import accumulation_of, as_transformation
 from jaxflow.optim.table import formula_of, names_with
 
 
@@ -65,8 +64,7 @@ def _on_clock(equation: Dynamics, rate: Any, time_step: Any) -> Dynamics:
 
 def _compose(optimizer: Any, equation_of: Callable[[Parts], Dynamics], time_step: Any) -> Dynamics:
     """The equation of one optimizer, or of groups that have one each."""
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
+    optimizer = as_transformation(optimizer)
     if time_step is not None:
         _check.require_positive(time_step=time_step)
     rate_of = lambda parts: optim.hyperparameters(parts.optimizer).get("learning_rate")
@@ -219,18 +217,7 @@ def sde_of(
                 )
             arguments["order"] = order
         size = require_data(objective, "Mini-batches")
-        batches = _accumulated(batch_size, size, replacement, accumulated)
+        batches = accumulated_batches(batch_size, size, replacement, accumulated)
         return equation(_objective_of(parts, objective), **batches, **arguments)
 
     return _compose(inner, equation_of, time_step)
-
-
-def _accumulated(batch_size: Any, size: int, replacement: bool, k: int) -> dict[str, Any]:
-    """The batch size, and how batches are drawn, with the covariance of the mean of k mini-batch gradients."""
-    if k == 1:
-        return {"batch_size": batch_size, "replacement": replacement}
-    if replacement:
-        larger = compress_schedule(batch_size, k, 1.0) if callable(batch_size) else k * batch_size
-        return {"batch_size": larger, "replacement": True}
-    # Each batch is fresh, also within the k: the covariance is s_B/k, which independent draws of size k/s_B have.
-    return {"batch_size": k / batch_factor(batch_size, size, replacement=False), "replacement": True}

@@ -12,6 +12,7 @@ import optax
 
 from jaxflow._compiled import is_numeric
 from jaxflow._traceable import Bound, kind, traceable
+from jaxflow.optim.rules.accumulation import as_transformation
 
 PyTree = Any
 
@@ -181,8 +182,8 @@ def chain(*transforms: optax.GradientTransformation) -> optax.GradientTransforma
 
     **Arguments**
 
-    - `transforms`: optimizers and other transformations, in order. Plain optax transformations may be among them;
-      they are static.
+    - `transforms`: optimizers and other transformations, in order. Plain optax transformations and an
+      `optax.MultiSteps` may be among them; they are static.
 
     **Returns** an `Optimizer`.
 
@@ -193,7 +194,5 @@ def chain(*transforms: optax.GradientTransformation) -> optax.GradientTransforma
     >>> jax.tree.leaves(clipped)
     [0.1]
     """
-    for transform in transforms:
-        if not isinstance(transform, optax.GradientTransformation):
-            raise TypeError(f"chain takes optax transformations, got {transform!r}.")
-    return optax.with_extra_args_support(optax.chain(*transforms))
+    members = [as_transformation(transform, "each of transforms") for transform in transforms]
+    return optax.with_extra_args_support(optax.chain(*members))

@@ -17,6 +17,7 @@ from jaxflow._losses.completion import complete_arguments
 from jaxflow._losses.models import Trainable, split_model
 from jaxflow.dynamics import Dynamics
 from jaxflow.optim import learning_rate_of
+from jaxflow.optim.rules.accumulation import accumulation_of
 from jaxflow.recording import Recorder, Recording, complete_record
 from jaxflow.solve.integration_pieces import integrate_in_pieces
 from jaxflow.solve.ode.flow import follow_flow
@@ -180,4 +181,5 @@ def _counts_steps(dynamics: Dynamics) -> bool:
     arguments = dynamics.hyperparameters
     if "optimizer" not in arguments or arguments.get("time_step") is not None:
         return False
-    return learning_rate_of(arguments["optimizer"]) is None
+    inner, _ = accumulation_of(arguments["optimizer"]) or (arguments["optimizer"], 1)
+    return learning_rate_of(inner) is None

@@ -70,7 +70,8 @@ def iterate(
 
     **Arguments**
 
-    - `optimizer`: one of `jaxflow.optim`, or any optax transformation (which is static: each object compiles once).
+    - `optimizer`: one of `jaxflow.optim`, any optax transformation (which is static: each object compiles once), or
+      an `optax.MultiSteps`, each of whose mini-batches is a step.
       Its `update` is handed `value`, `grad`, `value_fn` and `grad_fn` of the step's loss, and the loss as `obj_fn`
       where it takes that (`optax.contrib.sophia`). They cost nothing unless they are used.
     - `objective`: an `Objective`, or any function `loss(params) -> scalar`.

@@ -112,7 +112,7 @@ def test_bad_games_are_refused():
         "field must be a function": lambda: jf.VectorField(3),
         "data must be a tuple": lambda: jf.VectorField(bilinear, [1.0]),
         "losses must be a function": lambda: jf.game(None),
-        "alternating takes optax transformations, got 3": lambda: jf.optim.alternating(3),
+        "each of optimizers must be an optax transformation, got 3": lambda: jf.optim.alternating(3),
         "alternating needs at least one optimizer": lambda: jf.optim.alternating(),
         "params must be a tuple or list with one entry for each optimizer": lambda: jf.optim.alternating(
             *[jf.optim.gd(0.1)] * 3

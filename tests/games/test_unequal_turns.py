@@ -69,7 +69,7 @@ def test_the_modified_field_of_unequal_turns_is_of_order_2():
 def test_bad_arguments_of_repeated_are_refused():
     gd = jf.optim.gd(0.1)
     for message, make in {
-        "repeated takes an optax transformation, got 3": lambda: jf.optim.repeated(3, 2),
+        "optimizer must be an optax transformation, got 3": lambda: jf.optim.repeated(3, 2),
         "times must be an integer at least 1, got 0": lambda: jf.optim.repeated(gd, 0),
         "times must be an integer at least 1, got 1.5": lambda: jf.optim.repeated(gd, 1.5),
         "repeated needs params and grad_fn=": lambda: jf.optim.repeated(gd, 2).update(START, gd.init(START)),

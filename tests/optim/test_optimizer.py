@@ -174,7 +174,7 @@ def test_the_learning_rate_is_found_under_injection_and_other_names():
 
 
 def test_chain_refuses_what_is_no_transformation():
-    with pytest.raises(TypeError, match="chain takes optax transformations, got"):
+    with pytest.raises(TypeError, match="each of transforms must be an optax transformation, got"):
         optim.chain(optim.gd(0.1), 0.1)
 
 
@@ -221,7 +221,7 @@ def test_a_bad_learning_rate_is_refused_by_name(case):
         (lambda: optim.swats(tolerance=-1), ValueError, "tolerance must be"),
         (lambda: optim.lookahead(optim.gd(0.1), 0), ValueError, "steps must be at least 1, got 0"),
         (lambda: optim.lookahead(optim.gd(0.1), alpha=1.5), ValueError, r"alpha must be in \[0, 1\]"),
-        (lambda: optim.lookahead(0.1), TypeError, "inner must be an optimizer, got 0.1"),
+        (lambda: optim.lookahead(0.1), TypeError, "inner must be an optax transformation, got 0.1"),
         (lambda: optim.newton(damping=-1), ValueError, "damping must be"),
     ],
 )  # fmt: skip

@@ -62,7 +62,7 @@ def edge_study(
     **Arguments**
 
     - `optimizer`: any of `jaxflow.optim` or optax, with a number or a schedule as learning rate. Where there is a
-      central flow a schedule begins again after the approach, else it goes on.
+      central flow a schedule begins again after the approach, else it goes on. An `optax.MultiSteps` is refused.
     - `objective`: an `Objective` or another loss, three times differentiable.
     - `params`: the start, a pytree of real arrays.
     - `steps`: the number of steps, at least 4; hundreds are needed for averages over the oscillation's bursts.

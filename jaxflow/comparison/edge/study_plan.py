@@ -14,6 +14,7 @@ from jaxflow.dynamics.modified_equations.equation import check_arguments, clock_
 from jaxflow.dynamics.modified_equations.smoothness import warn_if_rough
 from jaxflow.dynamics.modified_equations.step_logarithm import state_shapes
 from jaxflow.optim.optax_names import as_ours
+from jaxflow.optim.rules.accumulation import refuse_accumulation
 from jaxflow.optim.table import entry_of
 
 PyTree = Any
@@ -46,6 +47,7 @@ def plan(
     *, optimizer, objective, params, steps, modes, level, order=2, approach_steps=APPROACH_STEPS, window=None
 ) -> Plan:
     """What a study will do, or an error whose sentence says which argument is wrong."""
+    refuse_accumulation(optimizer, "whose steps are its updates on all data")
     check_arguments(optimizer, objective, order, 1, None)
     _check.refuse_traced("edge_study", (optimizer, objective, params))
     objective, params = open_real(objective, params)

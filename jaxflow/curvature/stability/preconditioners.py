@@ -25,6 +25,7 @@ from jaxflow.optim.methods.moments import root, tree_map
 from jaxflow.optim.methods.squared_gradients import SecondMomentState
 from jaxflow.optim.methods.switching import SwatsState, spread
 from jaxflow.optim.optax_names import as_ours, shown
+from jaxflow.optim.rules.accumulation import as_transformation, optimizer_of_updates
 from jaxflow.optim.rules.chains import members_of
 from jaxflow.optim.schedules import value_at
 from jaxflow.optim.table import Inherited, entry_of, names_with
@@ -206,7 +207,7 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
 
     **Arguments**
 
-    - `optimizer`: one of those in the table.
+    - `optimizer`: one of those in the table, or an `optax.MultiSteps` of one.
     - `state`: the optimizer's state, or the `IterationState` that `iterate` returns. For a fresh state, t = 0, P is
       what the formulas give with the corrections of t = 1 and v = 0: about ε, which has no meaning.
 
@@ -223,10 +224,11 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
     >>> print(jf.curvature.preconditioner_of(optimizer, run.state))
     [1.5 2. ]
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
     if hasattr(state, "estimator"):  # an IterationState
         state = state.optimizer
+    if isinstance(state, optax.MultiStepsState):
+        optimizer, state = optimizer_of_updates(optimizer), state.inner_opt_state
+    optimizer = as_transformation(optimizer)
     return 1.0 if _evaluation(optimizer, state) is None else _evaluate(optimizer, state)
 
 

@@ -30,6 +30,7 @@ from jaxflow.curvature.products import (
 from jaxflow.curvature.spectrum.eigenpairs import BLOCKS, COLD, EACH, TOLERANCE
 from jaxflow.curvature.spectrum.krylov import Block, follow, guess
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
+from jaxflow.optim.rules.accumulation import as_transformation
 from jaxflow.recording import Recorder, replay_records
 
 PyTree = Any
@@ -96,6 +97,8 @@ def record_sharpness(
     _check.require_integer("k", k, 1)
     whole = isinstance(stride, float) and stride.is_integer()  # as which it is kept
     _check.require_count("stride", int(stride) if whole else stride, 1)
+    if isinstance(preconditioner, optax.MultiSteps):
+        preconditioner = as_transformation(preconditioner)
     own = isinstance(preconditioner, optax.GradientTransformation)
     if not (preconditioner is None or own or callable(preconditioner)):
         raise TypeError(

@@ -30,6 +30,7 @@ from jaxflow.curvature.stability.linear_steps import (
     replace_leaves,
 )
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
+from jaxflow.optim.rules.accumulation import as_transformation, optimizer_of_updates
 
 PyTree = Any
 
@@ -216,7 +217,8 @@ def stability_threshold(
     - `optimizer`: any, optax's own too. For one that `preconditioner_of` does not know, P is the power of its state's
       second moment (a field such as `nu`, after the step) by which its steps are found to be divided. Prodigy's
       and D-Adaptation's estimate of a step's length stays as it was; from `state=` on it is a run's. One that treats
-      matrices otherwise than single numbers, such as Muon, is asked about a matrix of one entry.
+      matrices otherwise than single numbers, such as Muon, is asked about a matrix of one entry. An
+      `optax.MultiSteps` has the threshold of the optimizer inside, unless a `state` or `period` of its own is given.
     - `count` t: the threshold is that of step t = 1, 2, …, whose schedules have the value at t − 1;
       `preconditioner_of` the state after t steps is its P. Default: late, t = 2·10⁹, where bias corrections and
       AdaBound's bounds are over; a schedule that has ended at 0 leaves no threshold then.
@@ -241,8 +243,8 @@ def stability_threshold(
     >>> print(jf.curvature.stability_threshold(jf.optim.momentum(0.1, 0.9)))
     38.0
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
+    alone = state is None and period is None
+    optimizer = optimizer_of_updates(optimizer) if alone else as_transformation(optimizer)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(optimizer) if hasattr(leaf, "shape")} - {()}
     if sizes:
         raise ValueError(

@@ -53,7 +53,8 @@ def central_flow(
 
     **Arguments**
 
-    - `optimizer`: `gd`, `scalar_rmsprop`, `rmsprop` or `adagrad`, with a number or a schedule as learning rate.
+    - `optimizer`: `gd`, `scalar_rmsprop`, `rmsprop` or `adagrad`, with a number or a schedule as learning rate;
+      or an `optax.MultiSteps` of one, whose flow is that of its updates.
     - `objective`: an `Objective` on all data, or any three times differentiable function `loss(params) -> scalar`.
     - `modes`: the number of leading eigenvectors to follow (static). All that come to oscillate must be among them.
       Products grow in proportion; up to 16 modes are solved for together.

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check, optim
 from jaxflow.optim.optax_names import as_ours
+from jaxflow.optim.rules.accumulation import accumulation_of
 from jaxflow.optim.table import MOMENTUM, NOT_DESCENT, Without, entry_of, names_with
 
 PyTree = Any
@@ -93,7 +94,8 @@ def sum_of_each(chosen: Chosen) -> dict[str, Any]:
 
 def method_of(optimizer: Any) -> Method:
     """The method that an optimizer is. Raises `ValueError`, with the reason, for any other optimizer."""
-    ours = as_ours(optimizer)
+    inner, _ = accumulation_of(optimizer) or (optimizer, 1)
+    ours = as_ours(inner)
     entry, chosen = entry_of(ours), optim.hyperparameters(ours)
     memory = None if entry is None else entry.formula("central_flow")
     if entry is None or memory is None:

@@ -41,6 +41,7 @@ from jaxflow.dynamics.modified_equations.step_logarithm import (
     state_shapes,
     weights,
 )
+from jaxflow.optim.rules.accumulation import optimizer_of_updates
 from jaxflow.recording import Recorder
 
 PyTree = Any
@@ -98,7 +99,7 @@ def pair_flow(
     **Arguments**
 
     - `optimizer`: any of `jaxflow.optim` or optax: momentum, second moments, chains, schedules. The flow is made of
-      its own `update`.
+      its own `update`; of an `optax.MultiSteps`, of that of the optimizer inside.
     - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField`.
     - `order` p: an integer from 1 to 8 (static). An evaluation costs 2p gradients.
     - `time_step` τ: the time of a step, a number or a schedule. Default: the optimizer's learning rate, 1.0 where it
@@ -145,6 +146,7 @@ def pair_flow(
     >>> print(abs(middle - pairs.values[1:-1]).max().round(2))
     0.01
     """
+    optimizer = optimizer_of_updates(optimizer)
     check_arguments(optimizer, objective, order, 1, warmup)
     tau, shares = clock_of(optimizer, time_step), weights(order)
     split = lambda state: pair_state(optimizer, objective, state, order=max(order, LEAST))
@@ -237,6 +239,7 @@ def pair_state(
     """
     if not isinstance(state, ModifiedState):
         raise TypeError(f"state must be a ModifiedState, got {type(state).__name__}.")
+    optimizer = optimizer_of_updates(optimizer)
     _check.require_integer("order", order, 1)
     half = logarithm(lambda z: increment(optimizer, objective, z), state, _oscillating_share(order))
     half = half._replace(steps=jnp.zeros_like(half.steps))

@@ -48,7 +48,8 @@ def stable_flow(optimizer: optax.GradientTransformation, objective: Callable[[Py
 
     **Arguments**
 
-    - `optimizer`: `gd`, `scalar_rmsprop`, `rmsprop` or `adagrad`, with a number or a schedule as learning rate.
+    - `optimizer`: `gd`, `scalar_rmsprop`, `rmsprop` or `adagrad`, with a number or a schedule as learning rate;
+      or an `optax.MultiSteps` of one, whose flow is that of its updates.
     - `objective`: an `Objective` on all data, or any function `loss(params) -> scalar`.
 
     **Returns** a `Dynamics`. Its state is a `StableState`; ν starts at one update of the optimizer's first state.

@@ -18,6 +18,7 @@ from jaxflow.dynamics.edge.methods import flat_loss, flat_moment, method_of, mom
 from jaxflow.dynamics.edge.pairs import PairState
 from jaxflow.dynamics.edge.stable import StableState, post_update, stable_flow
 from jaxflow.dynamics.modified_equations.step_logarithm import ModifiedState, state_shapes
+from jaxflow.optim.rules.accumulation import refuse_accumulation
 
 PyTree = Any
 
@@ -104,14 +105,14 @@ def optimizer_state(
 
     **Arguments**
 
-    - `optimizer`: the optimizer of the flow.
+    - `optimizer`: the optimizer of the flow; of an `optax.MultiSteps` the one inside.
     - `objective`: the objective of the flow.
     - `state`: a `CentralState`, `StableState`, `ModifiedState` or `PairState`.
 
     **Returns** a state like that of `optimizer.init`; `jaxflow.solve.begin` makes of it a state for `iterate`.
 
-    **Raises** `TypeError` where `state` is of no such kind; `ValueError` for an optimizer without a central flow and
-    the state of one.
+    **Raises** `TypeError` where `state` is of no such kind, or for an `optax.MultiSteps`; `ValueError` for an
+    optimizer without a central flow and the state of one.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -120,6 +121,7 @@ def optimizer_state(
     >>> print(jf.dynamics.optimizer_state(optimizer, loss, state)[0].nu)
     [0.5]
     """
+    refuse_accumulation(optimizer, "whose state a flow has")
     if isinstance(state, PairState):
         state = add(state.midpoint, state.half_difference)
     if isinstance(state, ModifiedState):

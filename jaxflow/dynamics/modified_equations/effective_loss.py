@@ -21,6 +21,7 @@ from jaxflow.dynamics.modified_equations.slow_flow import fixed_clock, settle_me
 from jaxflow.dynamics.modified_equations.step_logarithm import increment
 from jaxflow.games import VectorField
 from jaxflow.optim import hyperparameters
+from jaxflow.optim.rules.accumulation import optimizer_of_updates
 
 PyTree = Any
 ORDER = 2
@@ -72,7 +73,7 @@ def effective(
     **Arguments**
 
     - `optimizer`: one with a `learning_rate` among its own arguments: of `jaxflow.optim`, or of optax through
-      `jaxflow.optim.traceable`.
+      `jaxflow.optim.traceable`. Of an `optax.MultiSteps` it is the optimizer inside.
     - `objective`: an `Objective` or any function `loss(params) -> scalar`.
     - `params`: the place, a pytree of float arrays.
     - `step_size`: the largest learning rate with which the coefficients are found. By default it is the step that
@@ -94,6 +95,7 @@ def effective(
     >>> print(found.learning_rate.round(6), found.penalty.round(6))  # η/(1 − β), η(1 + β)/(4(1 − β)²)
     0.1 0.475
     """
+    optimizer = optimizer_of_updates(optimizer)
     check_arguments(optimizer, objective, ORDER, 1, None)
     if "learning_rate" not in hyperparameters(optimizer):
         raise ValueError(f"optimizer must have a learning_rate among its arguments, got {optimizer!r}.")

@@ -22,6 +22,7 @@ from jaxflow.dynamics.modified_equations.step_logarithm import (
     weights,
 )
 from jaxflow.optim import learning_rate_of
+from jaxflow.optim.rules.accumulation import as_transformation, optimizer_of_updates
 
 PyTree = Any
 
@@ -51,7 +52,8 @@ def modified(
     **Arguments**
 
     - `optimizer`: any of `jaxflow.optim` or optax, also with chains, schedules, decay and clipping. Its step counts
-      are carried as floats.
+      are carried as floats. An `optax.MultiSteps` of k mini-batches has the equation of the optimizer in it, on the
+      clock of its updates: `iterate` keeps that clock with `time_step=` η/k.
     - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField` that stands for a
       gradient (a game). Order 1 is a step over its time, which for `alternating` players is not the game's flow at
       any h > 0.
@@ -89,6 +91,7 @@ def modified(
     1.9e-02
     1.3e-03
     """
+    optimizer = optimizer_of_updates(optimizer)
     check_arguments(optimizer, objective, order, stride, warmup)
     tau = clock_of(optimizer, time_step)
     field = modified_field(optimizer, objective, tau, weights(order, stride))
@@ -113,8 +116,7 @@ def modified_field(optimizer, objective, tau, shares) -> Field:
 
 def check_arguments(optimizer, objective, order, stride, warmup) -> None:
     """Refuse what is no optimizer or no objective, and static numbers out of range."""
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
+    as_transformation(optimizer)
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
     _check.require_integer("order", order, 1)

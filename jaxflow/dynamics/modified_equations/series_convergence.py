@@ -27,6 +27,7 @@ from jaxflow.dynamics.base import add
 from jaxflow.dynamics.modified_equations.equation import check_arguments, clock_of, warm_steps
 from jaxflow.dynamics.modified_equations.step_logarithm import ModifiedState, cold_state, increment, logarithm
 from jaxflow.games import VectorField
+from jaxflow.optim.rules.accumulation import optimizer_of_updates
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any
@@ -121,7 +122,7 @@ def convergence(
 
     **Arguments**
 
-    - `optimizer`: any of `jaxflow.optim` or optax.
+    - `optimizer`: any of `jaxflow.optim` or optax. Of an `optax.MultiSteps` it is the optimizer inside.
     - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField`.
     - `params`: the start, a pytree of real or complex arrays.
     - `steps`: the number of steps of the optimizer along which to measure (static). Default: only at the start.
@@ -153,6 +154,7 @@ def convergence(
     >>> jf.dynamics.convergence(jf.optim.gd(0.01), loss, jnp.ones(2))
     Convergence(converges: h·sharpness = 0.23)
     """
+    optimizer = optimizer_of_updates(optimizer)
     check_arguments(optimizer, objective, 1, stride, warmup)
     _check.require_integer("steps", steps, 0)
     _check.require_integer("every", every, 1)

@@ -28,6 +28,7 @@ from jaxflow.dynamics.modified_equations.step_logarithm import (
     state_shapes,
     weights,
 )
+from jaxflow.optim.rules.accumulation import optimizer_of_updates
 
 PyTree = Any
 
@@ -54,8 +55,9 @@ def slow_manifold(
 
     **Arguments**
 
-    - `optimizer`: any of `jaxflow.optim` or optax. All its hyperparameters must be numbers, no schedules; a
-      schedule that is hidden in a plain optax optimizer is not seen, and stands at its end.
+    - `optimizer`: any of `jaxflow.optim` or optax; of an `optax.MultiSteps` it is the one inside. All its
+      hyperparameters must be numbers, no schedules; a schedule that is hidden in a plain optax optimizer is not seen,
+      and stands at its end.
     - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField`.
     - `order` p: an integer from 1 to 4 (static). A drift costs $1 + p + 6p(p-1)$ gradients: 2, 15, 40, 77.
     - `time_step` τ: the time of a step, a number. Default: the optimizer's learning rate, 1.0 where it has none.
@@ -89,6 +91,7 @@ def slow_manifold(
     6e-03
     2e-04
     """
+    optimizer = optimizer_of_updates(optimizer)
     check_arguments(optimizer, objective, order, 1, None)
     _check.require("order", order, order <= HIGHEST, f"an integer from 1 to {HIGHEST}")
     tau = fixed_clock(optimizer, time_step)

@@ -11,9 +11,11 @@ from jaxflow.dynamics.base import Field, scale
 from jaxflow.dynamics.diffusions.first_order import noise_amplitude
 from jaxflow.dynamics.modified_equations import equation
 from jaxflow.dynamics.modified_equations.step_logarithm import increment, weights
+from jaxflow.dynamics.noise.batch_temperature import accumulated_batches
 from jaxflow.dynamics.noise.minibatch import FULL, Noise
 from jaxflow.dynamics.old_calls import accept_batches
-from jaxflow.objective import Objective
+from jaxflow.objective import Objective, require_data
+from jaxflow.optim.rules.accumulation import accumulation_of, optimizer_of_updates
 from jaxflow.optim.schedules import value_at
 
 
@@ -39,7 +41,8 @@ def modified_sde(
 
     **Arguments**
 
-    - `optimizer`: any of `jaxflow.optim` or optax, as in `modified`.
+    - `optimizer`: any of `jaxflow.optim` or optax, as in `modified`. An `optax.MultiSteps` of k mini-batches has the
+      noise of batches k times as large.
     - `objective`: an `Objective` with data.
     - `batch_size` B: the number of examples per gradient, a number above 0 or a function of the time t.
     - `order` p: that of the drift, an integer from 1 to 8 (static).
@@ -67,9 +70,13 @@ def modified_sde(
     >>> print(abs(dynamics.diffusion(0.0, state, jnp.array([1.0, -1.0])).params).round(3))  # √η·√2
     0.447
     """
+    _, accumulated = accumulation_of(optimizer) or (optimizer, 1)
+    optimizer = optimizer_of_updates(optimizer)
     equation.check_arguments(optimizer, objective, order, stride, 0)
     tau = equation.clock_of(optimizer, time_step)
-    root, sampling = noise_amplitude(objective, batch_size, replacement), noise.build()
+    size = require_data(objective, "Mini-batches")
+    batches = accumulated_batches(batch_size, size, replacement, accumulated)
+    root, sampling = noise_amplitude(objective, **batches), noise.build()
 
     def diffusion(t, state, xi):
         draw = scale(root(1.0, t), sampling.draw(objective, state.params, xi))

@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxflow import _check
+from jaxflow.optim.rules.batch_size import compress_schedule
 
 
 def check_batch(batch_size: Any, size: int | None, replacement: bool) -> None:
@@ -99,3 +100,14 @@ def temperature(
     _check.require_nonnegative(learning_rate=learning_rate)
     _check.require_fraction(beta=beta)
     return learning_rate * batch_factor(batch_size, size, replacement=replacement) / (2 * (1 - beta))
+
+
+def accumulated_batches(batch_size: Any, size: int, replacement: bool, k: int) -> dict[str, Any]:
+    """The batch size, and how batches are drawn, with the covariance of the mean of k mini-batch gradients."""
+    if k == 1:
+        return {"batch_size": batch_size, "replacement": replacement}
+    if replacement:
+        larger = compress_schedule(batch_size, k, 1.0) if callable(batch_size) else k * batch_size
+        return {"batch_size": larger, "replacement": True}
+    # Each batch is fresh, also within the k: the covariance is s_B/k, which independent draws of size k/s_B have.
+    return {"batch_size": k / batch_factor(batch_size, size, replacement=False), "replacement": True}

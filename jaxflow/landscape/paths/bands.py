@@ -19,6 +19,7 @@ from jaxflow.landscape.paths.fire import fire
 from jaxflow.landscape.paths.insertion import BETWEEN, insert_images
 from jaxflow.landscape.paths.path import CONVERGED, MAX_STEPS, Path, dtype_of, is_traced, make_path
 from jaxflow.landscape.paths.straight import straight_line
+from jaxflow.optim.rules.accumulation import as_transformation
 
 PyTree = Any
 
@@ -121,8 +122,8 @@ def neb(
     _check.require_integer("insert", insert, 0)
     _check.require_integer("rounds", rounds, 1)
     _check.require_count("max_steps", max_steps, 1)
-    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(f"optimizer must be an optimizer, such as jf.optim.adam(0.01), got {optimizer!r}.")
+    if optimizer is not None:
+        optimizer = as_transformation(optimizer)
     if spring is not None:
         _check.require_nonnegative(spring=spring)
     if tolerance is not None:

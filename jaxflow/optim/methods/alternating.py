@@ -9,6 +9,7 @@ import optax
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.games import like_players
+from jaxflow.optim.rules.accumulation import as_transformation
 
 PyTree = Any
 
@@ -42,10 +43,8 @@ def alternating(*optimizers: optax.GradientTransformation) -> optax.GradientTran
     """
     if not optimizers:
         raise ValueError("alternating needs at least one optimizer, got no argument.")
-    for optimizer in optimizers:
-        if not isinstance(optimizer, optax.GradientTransformation):
-            raise TypeError(f"alternating takes optax transformations, got {optimizer!r}.")
-    extended = [optax.with_extra_args_support(optimizer) for optimizer in optimizers]
+    members = [as_transformation(optimizer, "each of optimizers") for optimizer in optimizers]
+    extended = [optax.with_extra_args_support(member) for member in members]
 
     def players(params) -> list[tuple[int, Any]]:
         if not isinstance(params, (tuple, list)) or len(optimizers) not in (1, len(params)):
@@ -105,8 +104,7 @@ def repeated(optimizer: optax.GradientTransformation, times: int) -> optax.Gradi
 
     Source: the k steps of the discriminator in Goodfellow et al. (2014, 1406.2661).
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(f"repeated takes an optax transformation, got {optimizer!r}.")
+    optimizer = as_transformation(optimizer)
     _check.require_integer("times", times, 1)
     extended = optax.with_extra_args_support(optimizer)
 

@@ -23,6 +23,7 @@ from jaxflow.optim.methods.moments import (
     step_count,
     tree_map,
 )
+from jaxflow.optim.rules.accumulation import as_transformation
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any
@@ -245,8 +246,7 @@ def lookahead(inner, steps=5, alpha=0.5, *, reset=False):
     >>> print(jf.iterate(optimizer, lambda x: 0.5 * x @ x, jnp.ones(1), steps=2).values[:, 0])
     [1.    0.5   0.625]
     """
-    if not isinstance(inner, optax.GradientTransformation):
-        raise TypeError(f"inner must be an optimizer, got {inner!r}.")
+    inner = as_transformation(inner, "inner")
     if _check.is_concrete(steps):
         _check.require("steps", steps, steps >= 1, "at least 1")
     if _check.is_concrete(alpha):

@@ -1,8 +1,48 @@
-"""What an `optax.MultiSteps` is made of, which averages the gradients of k mini-batches for one update."""
+"""What a user gives as an optimizer, as a transformation: an `optax.MultiSteps` is none, and has one inside.
+
+It averages the gradients of k mini-batches for one update.
+"""
 
 from typing import Any
 
 import optax
+
+
+def as_transformation(optimizer: Any, name: str = "optimizer") -> optax.GradientTransformation:
+    """What a user gives as an optimizer, as a transformation with its steps; anything else is refused by its name.
+
+    >>> import optax, jaxflow as jf
+    >>> from jaxflow.optim.rules.accumulation import as_transformation
+    >>> isinstance(as_transformation(optax.MultiSteps(jf.optim.gd(0.1), 4)), optax.GradientTransformation)
+    True
+    """
+    if isinstance(optimizer, optax.MultiSteps):
+        return optimizer.gradient_transformation()
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"{name} must be an optax transformation, got {optimizer!r}.")
+    return optimizer
+
+
+def optimizer_of_updates(optimizer: Any) -> optax.GradientTransformation:
+    """The optimizer whose equation describes the updates: of an `optax.MultiSteps` the one inside.
+
+    On all data its k gradients are one, so an update is a step of the optimizer inside.
+
+    >>> import optax, jaxflow as jf
+    >>> from jaxflow.optim.rules.accumulation import optimizer_of_updates
+    >>> optimizer_of_updates(optax.MultiSteps(jf.optim.gd(0.1), 4))
+    gd(learning_rate=0.1)
+    """
+    inner, _ = accumulation_of(optimizer) or (optimizer, 1)
+    return as_transformation(inner)
+
+
+def refuse_accumulation(optimizer: Any, why: str) -> None:
+    """Refuse an `optax.MultiSteps` where only the optimizer in it has what is asked for."""
+    if accumulation_of(optimizer) is not None:
+        raise TypeError(
+            f"optimizer must be the one inside an optax.MultiSteps, its inner_opt, {why}, got {optimizer!r}."
+        )
 
 
 def accumulation_of(optimizer: Any) -> tuple[Any, int] | None:

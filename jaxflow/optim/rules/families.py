@@ -16,7 +16,7 @@ from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.optim import Optimizer, hyperparameters, learning_rate_of
 from jaxflow.optim.optax_names import HIDDEN
-from jaxflow.optim.rules.accumulation import accumulation_of
+from jaxflow.optim.rules.accumulation import refuse_accumulation
 from jaxflow.optim.rules.batch_size import compress_schedule
 from jaxflow.optim.rules.chains import change_inside
 from jaxflow.optim.table import entry_of, formula_of, names_with
@@ -126,11 +126,7 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
     >>> jf.family_of(jf.optim.adam(1e-3, 0.81, 0.9604))(5e-4)
     adam(learning_rate=0.0005, b1=0.9, b2=0.98, eps=1e-08)
     """
-    if accumulation_of(optimizer) is not None:
-        raise TypeError(
-            "optimizer must be the one inside an optax.MultiSteps, its inner_opt, to have a family, as MultiSteps is "
-            f"no pytree of its numbers, got {optimizer!r}."
-        )
+    refuse_accumulation(optimizer, "to have a family, as MultiSteps is no pytree of its numbers")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be one of jaxflow.optim, got {optimizer!r}.")
     _optimizer_at(optimizer, 1.0)  # refuses one that has no family

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxflow import _check
 from jaxflow._losses.companions import warn_of_chunks
 from jaxflow._losses.completion import complete
 from jaxflow._losses.models import Rest, split_model
 from jaxflow.optim import learning_rate_of
+from jaxflow.optim.rules.accumulation import as_transformation
 from jaxflow.recording import complete_record
 from jaxflow.solve.discrete.estimator_checks import as_estimator, choose_estimator, is_random
 from jaxflow.solve.discrete.estimators import Estimator
@@ -114,10 +114,7 @@ def check_iteration(
     trainable,
 ) -> IterationRequest:
     """A request of which everything is checked that can be."""
-    if isinstance(optimizer, optax.MultiSteps):
-        optimizer = optimizer.gradient_transformation()
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}.")
+    optimizer = as_transformation(optimizer)
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
     if metrics is not None:
