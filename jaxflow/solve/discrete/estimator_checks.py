@@ -53,15 +53,15 @@ def is_random(objective: Any) -> bool:
 
 def _check_body(estimator: Estimator, draws: Draws, objective: Any, key: Any) -> None:
     """Refuse an estimator that cannot draw, without a key where there is none."""
+    ours = estimator.constructor.__module__ == full_batch.__module__
+    if estimator.constructor is full_batch or (ours and key is not None):
+        return
     draw: Any = draws.draw
     init: Any = draws.init
     first = jnp.zeros([], jnp.int32)
     attempt = lambda key: jax.eval_shape(
         lambda key: draw(objective, init(objective, key), first, key)[1], key
     )
-    ours = estimator.constructor.__module__ == full_batch.__module__
-    if estimator.constructor is full_batch or (ours and key is not None):
-        return
     try:
         attempt(key)
     except Exception:
