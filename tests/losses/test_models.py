@@ -23,8 +23,8 @@ pytestmark = pytest.mark.promotes
 X = jax.random.normal(jax.random.key(1), (24, 3))
 DATA = {"x": X, "y": jnp.sin(X.sum(1, keepdims=True))}
 MODEL = {
-    "first": {"w": jax.random.normal(jax.random.key(2), (3, 5)), "b": jnp.zeros((1, 5))},
-    "last": {"w": 0.3 * jax.random.normal(jax.random.key(3), (5, 1)), "b": jnp.zeros((1, 1))},
+    "first": {"w": jax.random.normal(jax.random.key(2), (3, 2)), "b": jnp.zeros((1, 2))},
+    "last": {"w": 0.3 * jax.random.normal(jax.random.key(3), (2, 1)), "b": jnp.zeros((1, 1))},
     "activation": jnp.tanh,
     "scale": 2,
     "calls": jnp.asarray(7, jnp.uint32),
