@@ -62,7 +62,11 @@ def density_equation(
 
     def init(density):
         density = grid.as_density(density)
-        return DensityState(density, chain_at(0.0) if is_steady(coefficients(), grid) else None)
+        if not is_steady(coefficients(), grid):
+            return DensityState(density, None)
+        # One program, which `fokker_planck` has run already to check it.
+        chain = chain_of(dynamics=dynamics, grid=grid, params=params, t=0.0, offsets=offsets, walls=walls)
+        return DensityState(density, chain)
 
     def drift(t, state):
         chain = chain_at(t) if state.chain is None else state.chain

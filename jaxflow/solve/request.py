@@ -100,7 +100,10 @@ def check_request(times: Any, params: PyTree, record: Any, **others: Any) -> Req
         for value in dynamics.hyperparameters.values():
             warn_of_chunks(value, asked.params)
     else:
-        check_state(
-            asked.state, jax.eval_shape(lambda d, p: d.init(p), dynamics, asked.params), repr(dynamics)
-        )
+        check_state(asked.state, jax.eval_shape(_begin, dynamics, asked.params), repr(dynamics))
     return asked
+
+
+def _begin(dynamics: Any, params: PyTree) -> PyTree:
+    """The state at the start. JAX traces it once for all pieces of a long solve, as this is one function."""
+    return dynamics.init(params)
