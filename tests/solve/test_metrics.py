@@ -75,11 +75,30 @@ def joined(first, rest):
     return jax.tree.map(lambda a, b: np.concatenate([a, np.asarray(b)[1:]]), first, rest)
 
 
+@jf.optim.traceable
+def way(scale):
+    """A recorder with a memory, cheaper to compile than eigenvectors: the length of the way so far."""
+
+    def look(memory, params, state):
+        last, length = memory
+        length = length + scale * jnp.linalg.norm(params["w"] - last)
+        return length, (params["w"], length)
+
+    return jf.Recorder(begin=lambda params, state: (params["w"], jnp.zeros(())), look=look)
+
+
 @pytest.mark.parametrize(
-    "estimator", [None, jf.solve.epochs(3), jf.solve.svag(2, 3.0), jf.solve.with_replacement(2)]
+    ("estimator", "recorder"),
+    [
+        (None, jf.curvature.record_sharpness(DATA)),
+        (jf.solve.epochs(3), way(1.0)),
+        (jf.solve.svag(2, 3.0), way(1.0)),
+        (jf.solve.with_replacement(2), way(1.0)),
+    ],
+    ids=["all data", "epochs", "SVAG", "with replacement"],
 )
-def test_a_run_that_goes_on_tells_what_one_that_never_ended_tells(estimator):
-    watched = {**CHEAP, "hessian": metrics.at_stride(jf.curvature.record_sharpness(DATA), 2)}
+def test_a_run_that_goes_on_tells_what_one_that_never_ended_tells(estimator, recorder):
+    watched = {**CHEAP, "recorded": metrics.at_stride(recorder, 2)}
     run = lambda params, steps, **others: jf.iterate(
         jf.optim.adam(0.05), DATA, params, steps=steps, estimator=estimator, metrics=watched, **others
     )
