@@ -40,17 +40,23 @@ def nearby(name, value):
 
 
 @pytest.mark.parametrize("case", CASES, **by_id)
-def test_twenty_values_of_every_hyperparameter_compile_once(case):
+def test_a_vmapped_constructor_is_a_loop_over_its_values_and_all_loops_compile_once(case):
+    """For every numeric hyperparameter; then twenty values of all of them together."""
     own_loss = lambda params: loss(params)  # a function no other test has compiled for
-    names = [name for name, value in settings_of(case) if isinstance(value, float)]
+    run = lambda optimizer, start: end_of(optimizer, own_loss, start)
     before = compilations()
+    check_vmapped(case, run, jax.jit(jax.vmap(run, (0, None))), "float64", 1e-14)
+    names = [name for name, value in settings_of(case) if isinstance(value, float)]
     for i in range(20):
-        factor = 1 - 0.01 * i
         optimizer = case.make()
         for name in names:
-            optimizer = make_on(optimizer, name, factor)
-        jf.iterate(optimizer, own_loss, START, steps=2)
+            optimizer = make_on(optimizer, name, 1 - 0.01 * i)
+        run(optimizer, jnp.asarray(START))
     assert compilations() - before == 1
+
+
+def end_of(optimizer, loss, start):
+    return jf.iterate(optimizer, loss, start, steps=STEPS, time_step=1.0).params
 
 
 def make_on(optimizer, name, factor):
@@ -79,25 +85,13 @@ def test_one_is_one_whatever_its_type():
     assert compilations() - before == 1
 
 
-def run(optimizer, start):
-    return jf.iterate(optimizer, loss, start, steps=STEPS, time_step=1.0).params
-
-
-one, many = jax.jit(run), jax.jit(jax.vmap(run, (0, None)))
-
-
-@pytest.mark.parametrize("case", CASES, **by_id)
-def test_a_vmapped_constructor_is_a_loop_over_its_values(case):
-    """For every numeric hyperparameter; both programs are compiled once for all of them."""
-    check_vmapped(case, "float64", 1e-14)
-
-
 @pytest.mark.parametrize("case", [c for c in ONE_FORM_EACH if c.id != "genetic"], **by_id)
 def test_a_vmapped_constructor_is_a_loop_over_its_values_in_single_precision(case):
-    check_vmapped(case, "float32", 1e-6)
+    run = lambda optimizer, start: end_of(optimizer, loss, start)
+    check_vmapped(case, jax.jit(run), jax.jit(jax.vmap(run, (0, None))), "float32", 1e-6)
 
 
-def check_vmapped(case, dtype, tolerance):
+def check_vmapped(case, one, many, dtype, tolerance):
     start = jnp.asarray(START, dtype)
     for name, value in settings_of(case):
         if not isinstance(value, float):
