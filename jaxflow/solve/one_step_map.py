@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from jaxflow._compiled import compiled
+from jaxflow._compiled import compiled, is_tracing
 from jaxflow.recording import as_recorder
 from jaxflow.solve.discrete.optimizer_steps import finish
 from jaxflow.solve.request import Request
@@ -19,8 +19,13 @@ def follow_map(request: Request) -> Trajectory:
     """Check what is asked of a dynamics with its own steps, and run it."""
     names = ("rtol", "atol", "adjoint", "event", "key", "noise_substeps", "step_size", "solver")
     request.refuse("a dynamics stepped by its own map", **{name: getattr(request, name) for name in names})
+    calls = request.substeps or 1
+    # Alone, another number of substeps compiles nothing; in a program the loop must have a known length, as reverse
+    # mode goes through no other.
+    known = is_tracing()
     return _follow(
-        calls=request.substeps or 1,
+        known_calls=calls if known else None,
+        traced_calls=None if known else calls,
         dynamics=request.dynamics,
         params=request.params,
         times=request.times,
@@ -29,8 +34,9 @@ def follow_map(request: Request) -> Trajectory:
     )
 
 
-@compiled(static=("calls",))
-def _follow(*, calls, dynamics, params, times, record, state):
+@compiled(static=("known_calls",))
+def _follow(*, known_calls, traced_calls, dynamics, params, times, record, state):
+    calls = traced_calls if known_calls is None else known_calls
     field = dynamics.build()
     assert field.step is not None
     advance = field.step

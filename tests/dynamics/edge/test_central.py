@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 from jaxflow.dynamics import central_flow, flow_state, optimizer_state, stable_flow
 
 pytestmark = pytest.mark.promotes
@@ -99,10 +100,19 @@ def test_below_the_edge_it_is_the_stable_flow():
     np.testing.assert_allclose(extrapolated([run.values for run in runs]), stable.values, atol=3e-4)
 
 
+def quadratic_losses(w, curvatures):
+    return 0.5 * jnp.sum(curvatures * w[None] ** 2, 1)
+
+
+def quadratic(curvatures):
+    """Curvatures are data, so that another test's compile nothing."""
+    return jf.Objective(quadratic_losses, jnp.array([curvatures]))
+
+
 def test_below_the_edge_substeps_do_not_imitate_descent():
     """Gradient flow of a quadratic at ηλ = 1.7, in the substeps it takes by itself: exp(−λt), not (1 − ηλ)ᵏ."""
-    loss = lambda x: 0.5 * jnp.sum(jnp.array([17.0, 1.0]) * x**2)
-    path = jf.integrate(central_flow(jf.optim.gd(0.1), loss, modes=1), jnp.ones(2), np.linspace(0, 1, 11))
+    flow = central_flow(jf.optim.gd(0.1), quadratic([17.0, 1.0]), modes=1)
+    path = jf.integrate(flow, jnp.ones(2), np.linspace(0, 1, 11))
     exact = np.exp(-np.outer(np.linspace(0, 1, 11), [17.0, 1.0]))
     np.testing.assert_allclose(path.values, exact, atol=2e-4)
     assert path.observed.substeps[-1] <= 20
@@ -181,13 +191,14 @@ def test_a_schedule_moves_the_edge_and_keeps_the_clock():
 
 
 def test_a_constant_schedule_is_a_number():
-    start, times = jnp.array([0.0, 20.0, 26.0]), [0.0, 0.45, 2.0]
+    # No time is that of a step; as many as those of `paths`, whose program it is.
+    start, times = jnp.array([0.0, 20.0, 26.0]), np.linspace(0, 2.05, 201)
     a, b = (
         jf.integrate(central_flow(jf.optim.gd(rate), toy, modes=1), start, times, substeps=8)
         for rate in (ETA, jf.optim.constant(ETA))
     )
     np.testing.assert_allclose(a.values, b.values, atol=2e-3)
-    np.testing.assert_allclose([a.state.steps, b.state.steps], 20, rtol=1e-9)
+    np.testing.assert_allclose([a.state.steps, b.state.steps], 20.5, rtol=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +210,9 @@ def network():
     problem = jf.problems.mlp((x, y), (8,), key=keys[2])
     flow = jf.integrate(jf.dynamics.gradient_flow(problem.objective), problem.params, [0.0, 30.0], rtol=1e-6)
     return problem.objective, flow.params
+
+
+STEPS = np.arange(30.0)  # as many times in several tests of the network, so that they share a program
 
 
 @jax.jit
@@ -218,7 +232,7 @@ def test_one_critical_direction_against_the_formula(network):
     expected = max(0.0, -2 * slope @ gradient / (slope @ slope))
     flow = central_flow(jf.optim.gd(rate), objective, modes=2)
     found = [
-        np.asarray(jf.integrate(flow, params, [0.0, dt * rate]).observed.covariance)[-1, 0, 0] * rate
+        np.asarray(jf.integrate(flow, params, STEPS * dt * rate).observed.covariance)[1, 0, 0] * rate
         for dt in (1e-3, 5e-4)
     ]
     assert expected > 0
@@ -246,26 +260,25 @@ def test_lanes_are_runs_of_their_own_and_another_rate_compiles_nothing(network):
     objective, params = network
     top = np.linalg.eigvalsh(dense(objective, params)[2])[-1]
     rates = np.array([1.5, 2.0, 2.4]) / top
-    times = np.arange(20.0)
-    solve = jax.jit(
-        lambda rate: jf.integrate(central_flow(jf.optim.gd(rate), objective, modes=2), params, times * rate)
+    solve = lambda rate: jf.integrate(
+        central_flow(jf.optim.gd(rate), objective, modes=2), params, STEPS * rate
     )
-    together = jax.device_get(jax.vmap(solve)(rates))
+    together = jax.device_get(jax.jit(jax.vmap(solve))(rates))
+    made = []
     for i, rate in enumerate(rates):
         alone = solve(rate)
+        made.append(programs()["solve.one_step_map.follow"])
         for a, b in zip(jax.tree.leaves(alone.values), jax.tree.leaves(together.values), strict=True):
             np.testing.assert_allclose(a, b[i], rtol=1e-8, atol=1e-10)
         np.testing.assert_array_equal(alone.observed.substeps, together.observed.substeps[i])
-    assert solve._cache_size() == 1
+    assert made[1:] == made[:-1]
 
 
 def test_single_precision(network):
     objective, params = jax.tree.map(lambda x: jax.device_put(np.float32(x)), network)
     flow = central_flow(jf.optim.gd(0.3), objective, modes=2)
-    path = jf.integrate(flow, params, np.arange(30) * 0.3)
-    double = jf.integrate(
-        central_flow(jf.optim.gd(0.3), network[0], modes=2), network[1], np.arange(30) * 0.3
-    )
+    path = jf.integrate(flow, params, STEPS * 0.3)
+    double = jf.integrate(central_flow(jf.optim.gd(0.3), network[0], modes=2), network[1], STEPS * 0.3)
     assert {leaf.dtype for leaf in jax.tree.leaves(path.params)} == {jnp.dtype("float32")}
     assert np.asarray(path.observed.loss)[-1] == pytest.approx(np.asarray(double.observed.loss)[-1], rel=1e-3)
 
@@ -338,7 +351,7 @@ def test_bad_input_is_refused():
 
 
 def test_a_learning_rate_of_nothing_is_refused_or_ends():
-    start, times = jnp.array([0.0, 20.0, 26.0]), [0.0, 0.1, 10.0]
+    start, times = jnp.array([0.0, 20.0, 26.0]), np.linspace(0, 10, 41)
     with pytest.raises(ValueError, match=r"learning_rate must be a finite number above 0, got 0\.0"):
         central_flow(jf.optim.gd(0.0), toy)
     with pytest.raises(ValueError, match=r"decay must be above 0 for a flow of its average, got 0\.0"):
@@ -359,10 +372,8 @@ def test_a_learning_rate_of_nothing_is_refused_or_ends():
 
 def test_an_oscillation_that_nothing_holds_ends_the_flow():
     """A quadratic at ηλ = 2.5: descent grows by 1.5 a step, without a bound for a flow to stay at."""
-    quadratic = lambda w: 12.5 * w[0] ** 2 + 0.5 * w[1] ** 2
-    path = jf.integrate(
-        central_flow(jf.optim.gd(0.1), quadratic, modes=1), jnp.array([0.1, 1.0]), [0.0, 1.0, 5.0]
-    )
+    flow = central_flow(jf.optim.gd(0.1), quadratic([25.0, 1.0]), modes=1)
+    path = jf.integrate(flow, jnp.array([0.1, 1.0]), np.arange(11.0))
     assert path.diverged
     assert path.stopped == 1
     assert np.isnan(path.params).all()
