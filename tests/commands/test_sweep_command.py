@@ -124,7 +124,7 @@ def test_files_are_whole(job):
 
 def test_the_sharpness_is_the_hessians(job, problem):
     start, unravel = ravel_pytree(problem.params)
-    hessian = jax.hessian(lambda x: problem.objective(unravel(x)))(start)
+    hessian = jax.jit(jax.hessian(lambda x: problem.objective(unravel(x))))(start)
     largest = float(jnp.linalg.eigvalsh(hessian)[-1])
     summary = json.loads((job[0] / "summary.json").read_text())
     assert summary["sharpness"]["start"] == pytest.approx(largest, rel=1e-2)
