@@ -40,6 +40,11 @@ def as_tree(x):
     return {"a": x[:2], "b": x[2], "c": [x[3:].reshape(1, 1)]}
 
 
+def vector_and_matrix(x):
+    """The same four numbers in as few arrays as have two shapes: every array is more of each program."""
+    return {"vector": x[:3], "matrix": x[3:].reshape(1, 1)}
+
+
 class Case(NamedTuple):
     """A constructor, its keyword arguments, and the NumPy recursion that takes the same.
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 import recursions
-from cases import ONE_FORM_EACH, START, as_tree, by_id, gradient, loss
+from cases import ONE_FORM_EACH, START, by_id, gradient, loss, vector_and_matrix
 
 import jaxflow as jf
 
@@ -55,7 +55,7 @@ def wrapped(case, start):
 
 @pytest.mark.parametrize("case", ONE_FORM_EACH, **by_id)
 def test_in_a_combinator_that_changes_nothing_it_does_what_it_does_alone(case):
-    start = as_tree(START)
+    start = vector_and_matrix(jnp.asarray(START))
     results = jax.jit(lambda start: wrapped(case, start))(start)
     alone = results.pop("alone")
     for name, params in results.items():

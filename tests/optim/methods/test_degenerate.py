@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from cases import CASES, SCHEDULE_CASES, START, as_tree, by_id, loss
+from cases import CASES, SCHEDULE_CASES, START, by_id, loss, vector_and_matrix
 
 import jaxflow as jf
 
@@ -45,7 +45,7 @@ def test_optimizers_are_finite_where_a_number_is_0_or_1(case):
     changed = [(name, numbers | {name: value}) for name in numbers for value in (0.0, 1.0)]
 
     def end(numbers):
-        run = jf.iterate(case.make(**numbers), loss, as_tree(START), steps=4, time_step=1.0)
+        run = jf.iterate(case.make(**numbers), loss, vector_and_matrix(START), steps=4, time_step=1.0)
         return loss(run.params)
 
     run = jax.grad(end) if case.differentiable else end

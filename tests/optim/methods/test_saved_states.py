@@ -9,7 +9,7 @@ import cases
 import jax
 import numpy as np
 import pytest
-from cases import ONE_FORM_EACH, START, as_tree, loss
+from cases import ONE_FORM_EACH, START, loss, vector_and_matrix
 
 import jaxflow as jf
 
@@ -22,11 +22,11 @@ from pathlib import Path
 import jax
 jax.config.update("jax_enable_x64", True)
 import jaxflow as jf
-from cases import ONE_FORM_EACH, START, as_tree, loss
+from cases import ONE_FORM_EACH, START, loss, vector_and_matrix
 for i, case in enumerate(ONE_FORM_EACH):
     run = lambda params, **state: jf.iterate(case.make(), loss, params, steps=2, every=None, **state)
     path = Path(sys.argv[1]) / f"{i}.npz"
-    half = jf.Trajectory.load(path, like=lambda: run(as_tree(START)))
+    half = jf.Trajectory.load(path, like=lambda: run(vector_and_matrix(START)))
     run(half.params, state=half.state).save(path)
 """
 
@@ -35,8 +35,8 @@ def test_every_optimizer_goes_on_in_another_process(tmp_path):
     ends = []
     for i, case in enumerate(ONE_FORM_EACH):
         run = lambda params, steps, case=case: jf.iterate(case.make(), loss, params, steps=steps, every=None)
-        ends.append(run(as_tree(START), 4))
-        run(as_tree(START), 2).save(tmp_path / f"{i}.npz")
+        ends.append(run(vector_and_matrix(START), 4))
+        run(vector_and_matrix(START), 2).save(tmp_path / f"{i}.npz")
     folder = str(Path(cases.__file__).parent)
     paths = os.pathsep.join([folder, *sys.path])
     subprocess.run(
