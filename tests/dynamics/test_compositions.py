@@ -137,12 +137,23 @@ def test_what_is_no_optimizer_is_refused():
 memory = lambda h, tau: float(np.exp(-h / tau))
 
 
+@optim.traceable
+def swelling(h):
+    """The time step h, which rises and falls by half of itself on the clock of time."""
+    return lambda k: h * (1 + 0.5 * jnp.sin(4 * k * h))
+
+
+@optim.traceable
+def falling(h):
+    return lambda k: 0.5 - 0.2 * jnp.sin(3 * k * h)
+
+
 @pytest.mark.parametrize(
     "method",
     [
         lambda rate, h: optim.gd(rate),
         lambda rate, h: optim.momentum(rate, 0.5),
-        lambda rate, h: optim.momentum(rate, lambda k: 0.5 - 0.2 * jnp.sin(3 * k * h)),
+        lambda rate, h: optim.momentum(rate, falling(h)),
         lambda rate, h: optim.momentum(rate, memory(h, 0.3), ema=True),
         lambda rate, h: optim.nesterov(rate, 0.5),
         lambda rate, h: optim.sgdw(rate, 0.5, 0.6),
@@ -156,10 +167,9 @@ def test_limits_with_schedules_are_first_order(method):
     """The rate rises and falls by half of itself, so that an equation with its first value is off at order 0."""
     gaps = []
     for h in (0.01, 0.005):
-        steps = round(1 / h)
-        optimizer = method(lambda k, h=h: h * (1 + 0.5 * jnp.sin(4 * k * h)), h)
-        run = jf.iterate(optimizer, loss, START, steps=steps, every=steps)
-        flow = limit_of(optimizer, loss, steps=steps)
+        optimizer = method(swelling(h), h)
+        run = jf.iterate(optimizer, loss, START, steps=jnp.asarray(round(1 / h)), every=None)
+        flow = limit_of(optimizer, loss, steps=200)
         path = jf.integrate(flow, START, run.times, step_size=h / 8)
         gaps.append(np.abs(np.asarray(run.params - path.params)).max())
     assert np.log2(gaps[0] / gaps[1]) > 0.85
