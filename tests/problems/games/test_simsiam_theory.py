@@ -104,6 +104,7 @@ def test_digits_keep_the_modes_that_theory_keeps():
                 rtol=1e-5,
                 atol=1e-8,
                 max_steps=20_000,
+                solver=jf.RKC2(),
             )
             strengths = np.linalg.svd(end.params.online, compute_uv=False) ** 2
             predicted = np.where(survives[i], np.nan_to_num(strength[i]), 0)[:32]
