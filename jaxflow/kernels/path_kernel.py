@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
 from jaxflow import _check
-from jaxflow._compiled import compiled
+from jaxflow._compiled import compiled, is_tracing
 from jaxflow._devices import memory
 from jaxflow._losses.models import Trainable
 from jaxflow.curvature import preconditioner_of
@@ -88,7 +89,7 @@ def path_kernel(
       `jaxflow.problems.mlp` have.
     - `params` θ₀: a pytree whose real arrays are trained.
     - `x_test`: M points, an array (or a pytree of them) with this leading axis.
-    - `steps`: the number of steps (static).
+    - `steps`: the number of steps (static in another program; alone, another number compiles nothing).
     - `rule`: the nodes s and weights w on a step (static). `"left"`, at its beginning, has a residual of order 1 in
       the step size; `"midpoint"` of order 2; `"simpson"` (three nodes) and `"gauss"` (two) of order 4.
     - `batch_size`, `estimator`, `key`: the examples of each step, as in `iterate`, whose steps are the same with the
@@ -128,7 +129,20 @@ def path_kernel(
     objective, params = open_real(objective, params, trainable)
     output_shape(objective.losses.predict, params, "x_test", x_test)  # type: ignore[attr-defined]
     _require_room(objective, params, _count_of_step(estimator, objective, key), _is_averaged(optimizer))
-    return _path_kernel(optimizer, objective, params, x_test, estimator, key, steps=int(steps), rule=rule)
+    # Alone, another number of steps compiles nothing; in a program the loop must have a known length, as reverse mode
+    # goes through no other.
+    known, traced = (int(steps), None) if is_tracing() else (None, int(steps))
+    return _path_kernel(
+        optimizer,
+        objective,
+        params,
+        x_test,
+        estimator,
+        key,
+        known_steps=known,
+        traced_steps=traced,
+        rule=rule,
+    )
 
 
 def _count_of_step(estimator: Estimator, objective: Objective, key: Any) -> int:
@@ -196,11 +210,11 @@ class _Carry(NamedTuple):
     regularizer: jax.Array | None
 
 
-@compiled(static=("steps", "rule"))
-def _path_kernel(optimizer, objective, params, x_test, estimator, key, steps, rule):
+@compiled(static=("known_steps", "rule"))
+def _path_kernel(optimizer, objective, params, x_test, estimator, key, known_steps, traced_steps, rule):
     predict, draws = objective.losses.predict, estimator.build()
 
-    def step(carry, k):
+    def step(k, carry):
         step_key = None if key is None else jax.random.fold_in(key, k)
         drawn = drawn_of(draws.draw, objective, carry.drawn, k, step_key)
         loss, drawn_state = draws.draw(objective, carry.drawn, k, step_key)
@@ -216,7 +230,7 @@ def _path_kernel(optimizer, objective, params, x_test, estimator, key, steps, ru
             if regularizer is not None:
                 regularizer = regularizer + weight * pushed(predict, at, x_test, alone)[0]
         contributions = drawn.add(carry.contributions, added)
-        return _Carry(taken.params, taken.state, drawn_state, averages, contributions, regularizer), None
+        return _Carry(taken.params, taken.state, drawn_state, averages, contributions, regularizer)
 
     start = predict(params, x_test)
     of_each = lambda x: jnp.zeros((objective.size, *x.shape), x.dtype)
@@ -228,7 +242,8 @@ def _path_kernel(optimizer, objective, params, x_test, estimator, key, steps, ru
         of_each(start),
         jnp.zeros_like(start) if _name_of(optimizer) in WITH_DECAY else None,
     )
-    last = lax.scan(step, carry, jnp.arange(steps, dtype=jnp.int32))[0]
+    steps = jnp.asarray(traced_steps, jnp.int32) if known_steps is None else np.int32(known_steps)
+    last = lax.fori_loop(np.int32(0), steps, step, carry)
     end = predict(last.params, x_test)
     return KernelMachine(last.contributions, start, end, last.params, last.regularizer)
 

@@ -7,6 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
+from jaxflow._compiled import programs
 from jaxflow._devices import memory
 from jaxflow.kernels import path_flow, path_kernel
 from jaxflow.problems.losses import PredictionLosses, cross_entropy, squared_error
@@ -201,6 +202,19 @@ def test_linear_regression_has_its_contributions_in_closed_form():
     np.testing.assert_allclose(
         machine.residual, 0.0, atol=1e-14
     )  # its derivative does not change along a step
+
+
+def test_another_number_of_steps_compiles_nothing_and_a_derivative_goes_through_all_of_them():
+    run = lambda rate, steps: path_kernel(jf.optim.gd(rate), SMALL_OBJECTIVE, SMALL, TEST, steps=steps)
+    made, found = [], []
+    for steps in (3, 5, 8):
+        found.append(run(0.1, steps).predictions)
+        made.append(programs()["kernels.path_kernel.path_kernel"])
+    assert made[1:] == made[:-1]
+    end = lambda rate: run(rate, 5).predictions.sum()
+    slope = jax.jit(jax.grad(end))(0.1)
+    assert slope == pytest.approx(float(end(0.1 + 1e-5) - end(0.1 - 1e-5)) / 2e-5, rel=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda rate: run(rate, 8).predictions)(0.1), found[2], rtol=1e-12)
 
 
 def digits(loss):
