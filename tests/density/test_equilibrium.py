@@ -70,11 +70,15 @@ def test_relaxation_tends_to_kramers():
     np.testing.assert_allclose(D.spectral_gap(D.fokker_planck(linear(H, 0.5 * NOISE), grid)), 1, rtol=0.03)
 
 
+def parabola(x):
+    return x**2
+
+
 @pytest.mark.parametrize("friction", [0.1, 0.5, 2.0, 4.0])
 def test_the_slowest_mode_may_swing(friction):
     """At little friction its pair of eigenvalues is farther from 0 than those of faster modes that do not swing."""
     grid = D.Grid((-1.5, -2.0), (1.5, 2.0), (24, 24))
-    dynamics = jf.dynamics.underdamped_langevin(lambda x: x**2, 0.1, friction=friction)
+    dynamics = jf.dynamics.underdamped_langevin(parabola, 0.1, friction=friction)
     chain = D.chain(D.fokker_planck(dynamics, grid))
     values = np.linalg.eigvals(matrix_of(chain))
     slowest = values[np.argsort(-values.real)[1]]
