@@ -1,8 +1,9 @@
 """Real data: scikit-learn's bundled sets or the user's own, checked, standardised and split.
 
-Everything here is NumPy until `split`; scikit-learn is imported only when one of its sets is asked for.
+Everything here is NumPy until `split`; scikit-learn is imported only for a set that is more than a table in a file.
 """
 
+import importlib.util
 import math
 import os
 from dataclasses import dataclass
@@ -24,6 +25,13 @@ _BUNDLED: dict[str, Kind] = {
     "digits": "classification",
     "iris": "classification",
     "wine": "classification",
+}
+# Files of scikit-learn's that are tables of numbers, with the labels last, and the lines before the numbers.
+_FILES = {
+    "breast_cancer": ("breast_cancer.csv", 1),
+    "digits": ("digits.csv.gz", 0),
+    "iris": ("iris.csv", 1),
+    "wine": ("wine_data.csv", 1),
 }
 DATASETS = tuple(_BUNDLED)
 MOST_CLASSES = 20
@@ -108,12 +116,18 @@ def load(dataset: Any, *, kind: Kind | None = None, encode: bool = False) -> Dat
 
 
 def _load_bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        from sklearn import datasets
-    except ImportError as error:
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
         raise ImportError(
             f"The data set {name!r} comes with scikit-learn: pip install 'jaxflow[experiments]'."
-        ) from error
+        )
+    file, header = _FILES.get(name, ("", 0))
+    path = Path(found.origin).parent / "datasets" / "data" / file
+    if path.is_file():  # a command would wait a second for scikit-learn to be imported, to read a table
+        table = np.loadtxt(path, delimiter=",", skiprows=header)
+        return table[:, :-1], table[:, -1].astype(int)
+    from sklearn import datasets
+
     return getattr(datasets, f"load_{name}")(return_X_y=True)
 
 
