@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def program() -> None:
     """`main` as a process of its own."""
-    # Tracing makes many objects and few circles: to look for these rarely saves a twentieth of a command's time.
+    # Tracing makes many objects and few circles: to look for these rarely saves a twelfth of a command's time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     code = main()

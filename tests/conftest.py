@@ -20,6 +20,8 @@ os.environ.setdefault(
     + " --xla_cpu_use_fusion_emitters=false" * (tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)),
 )
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=4"
+# Which line of Python an operation comes from is told by no test.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 # The suite's processes share the cores already: threads of their linear algebra would only wait for one another.

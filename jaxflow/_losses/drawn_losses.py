@@ -34,9 +34,13 @@ def takes_key(losses: Callable) -> bool:
 def check_state_argument(losses: Callable, state: PyTree, shown: str) -> None:
     """Refuse losses with an argument named `state` where there is none, and a state that they do not take."""
     arguments = _arguments(losses)
-    if state is None and "state" in arguments and arguments["state"].default is inspect.Parameter.empty:
+    kept, empty = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.empty
+    needed = any(
+        one.name == "state" and one.kind is not kept and one.default is empty for one in arguments.values()
+    )
+    if state is None and needed:
         raise ValueError("state must be given for losses with an argument named state, got None.")
-    free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in arguments.values())
+    free = any(one.kind is kept for one in arguments.values())
     if state is not None and arguments and "state" not in arguments and not free:
         raise ValueError(f"state must be None for losses without an argument named state, got {shown}.")
 

@@ -156,6 +156,7 @@ def test_whole_models_and_other_states_compile_once():
 
 
 def test_what_does_not_fit_is_refused():
+    jf.Objective(lambda params, batch, **state: X[:, 0], (X, Y))  # takes one, and needs none
     with pytest.raises(ValueError, match="state must be given for losses with an argument named state"):
         jf.Objective(train_losses, (X, Y))
     with pytest.raises(ValueError, match="state must be None for losses without an argument named state"):
