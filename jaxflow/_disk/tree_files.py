@@ -65,6 +65,8 @@ def read_tree(path: Path, like: PyTree = None, *, free: tuple[str, ...] = ()) ->
                 f"{path} does not fit: it has no {name}, which is {_show(kind, np.shape(leaf))}."
             )
         saved, array = found.pop(name)
+        if {saved["kind"], kind} == {"int32", "int64"} and (array == array.astype(kind)).all():
+            saved, array = {**saved, "kind": kind}, array.astype(kind)  # an integer is the same in either
         shape = list(np.shape(leaf))
         free_here = name.split("/")[0] in free and len(saved["shape"]) == len(shape)
         # What is asked for shapes tells of a Python number as of an array.

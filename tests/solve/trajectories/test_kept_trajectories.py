@@ -1,5 +1,7 @@
 """Trajectories in files, tables, slices and joined: what is read is what was written, to the bit."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +74,19 @@ def test_half_precision_keys_python_numbers_and_functions(tmp_path):
     bare = jf.Trajectory.load(tmp_path / "run.npz")
     same(bare.values["w"], first.values["w"])
     assert bare.message == first.message
+
+
+def test_integers_of_another_width_are_the_same_where_they_fit(tmp_path):
+    """An earlier version kept how a run in double precision ended as int64."""
+    path = tmp_path / "run.npz"
+    run = jf.iterate(jf.optim.adam(0.1), lambda p: jnp.sum(p["w"] ** 2), PARAMS, steps=1)
+    dataclasses.replace(run, status=run.status.astype(jnp.int64)).save(path)
+    loaded = jf.Trajectory.load(path, run)
+    assert loaded.status.dtype == jnp.int32
+    assert int(loaded.status) == int(run.status)
+    dataclasses.replace(run, status=jnp.int64(2**40)).save(path)
+    with pytest.raises(ValueError, match=r"its status is int64\[\], not int32\[\]"):
+        jf.Trajectory.load(path, run)
 
 
 def test_a_file_that_does_not_fit_is_refused_with_the_difference(tmp_path):
