@@ -87,9 +87,8 @@ class Objective:
             raise TypeError(f"losses must be a function (params, batch) -> (B,), got {self.losses!r}.")
         if self.chunk is not None:
             _check.require_integer("chunk", self.chunk, 1)
-        if type(self.losses) is MeanOfDraws and not isinstance(
-            self.data, Numbered
-        ):  # those of another objective
+        # Losses of another objective's, with data of their own.
+        if type(self.losses) is MeanOfDraws and not isinstance(self.data, Numbered):
             object.__setattr__(self, "draws", self.draws or self.losses.draws)
             object.__setattr__(self, "losses", self.losses.losses)
         check_state_argument(self.function_given, self.state, show(self.state))

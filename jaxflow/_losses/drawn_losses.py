@@ -34,14 +34,11 @@ def takes_key(losses: Callable) -> bool:
 def check_state_argument(losses: Callable, state: PyTree, shown: str) -> None:
     """Refuse losses with an argument named `state` where there is none, and a state that they do not take."""
     arguments = _arguments(losses)
-    kept, empty = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.empty
-    needed = any(
-        one.name == "state" and one.kind is not kept and one.default is empty for one in arguments.values()
-    )
-    if state is None and needed:
+    named = {name: one for name, one in arguments.items() if one.kind is not inspect.Parameter.VAR_KEYWORD}
+    takes_any = len(named) < len(arguments)
+    if state is None and "state" in named and named["state"].default is inspect.Parameter.empty:
         raise ValueError("state must be given for losses with an argument named state, got None.")
-    free = any(one.kind is kept for one in arguments.values())
-    if state is not None and arguments and "state" not in arguments and not free:
+    if state is not None and arguments and "state" not in named and not takes_any:
         raise ValueError(f"state must be None for losses without an argument named state, got {shown}.")
 
 

@@ -158,7 +158,7 @@ def _misfit(flags: PyTree, params: PyTree) -> str:
             return f"has no flag for {_name(path)!r}"
     for start in given:
         if not any(begins(start, path) for path in wanted):
-            return f"has a flag for {_name(start)!r}, which params have not"
+            return f"has a flag for {_name(start)!r}, which params do not have"
     return "is made of other containers"
 
 

@@ -416,7 +416,7 @@ def test_bad_input():
     )
     with pytest.raises(ValueError, match=flags + r"got one that has no flag for 'more/b'\.$"):
         of_tree({"w": True})
-    with pytest.raises(ValueError, match=r"has a flag for 'more/c', which params have not\.$"):
+    with pytest.raises(ValueError, match=r"has a flag for 'more/c', which params do not have\.$"):
         of_tree({"w": True, "more": {"b": True, "c": True}})
     with pytest.raises(ValueError, match=r"is made of other containers\.$"):
         of_tree({"w": True, "more": Mapped(b=True)})

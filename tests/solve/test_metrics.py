@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from recorders import way
 
 import jaxflow as jf
 from jaxflow._compiled import programs
@@ -79,18 +80,6 @@ def test_a_costly_metric_has_a_stride_and_counts_the_steps_of_earlier_runs():
 
 def joined(first, rest):
     return jax.tree.map(lambda a, b: np.concatenate([a, np.asarray(b)[1:]]), first, rest)
-
-
-@jf.optim.traceable
-def way(scale):
-    """A recorder with a memory, cheaper to compile than eigenvectors: the length of the way so far."""
-
-    def look(memory, params, state):
-        last, length = memory
-        length = length + scale * jnp.linalg.norm(params["w"] - last)
-        return length, (params["w"], length)
-
-    return jf.Recorder(begin=lambda params, state: (params["w"], jnp.zeros(())), look=look)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from recorders import way
 from tqdm import tqdm
 
 import jaxflow as jf
@@ -22,18 +23,6 @@ DATA = jf.Objective(
     lambda p, x: jnp.log(jnp.cosh(x @ p["w"] + p["b"])), jnp.linspace(-1, 2, 24).reshape(8, 3)
 )
 PARAMS = {"w": jnp.array([0.3, -0.2, 0.5]), "b": jnp.array(0.1)}
-
-
-@jf.optim.traceable
-def way(scale):
-    """A recorder with a memory: the length of the way so far."""
-
-    def look(memory, params, state):
-        last, length = memory
-        length = length + scale * jnp.linalg.norm(params["w"] - last)
-        return length, (params["w"], length)
-
-    return jf.Recorder(begin=lambda params, state: (params["w"], jnp.zeros(())), look=look)
 
 
 WATCHED = {"cosine": metrics.update_cosine, "way": metrics.at_stride(way(1.0), 4)}
