@@ -32,9 +32,9 @@ def environment(folder):
     return kept | {"JAX_COMPILATION_CACHE_DIR": str(folder)}
 
 
-def start(folder, **more):
+def start(folder, code=CODE, **more):
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", CODE], env=environment(folder) | more, **streams)
+    return subprocess.Popen([sys.executable, "-c", code], env=environment(folder) | more, **streams)
 
 
 def ended(process):
@@ -62,6 +62,28 @@ def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path):
     (folder, _, _), errors = ended(start(blocked / "folder"))
     assert folder == "None"
     assert errors.count("Compiled programs are not kept, as") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it knows no limit on files")
+def test_a_folder_without_room_is_one_warning(tmp_path):
+    """As on a full disk: a file can be made, but not written."""
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+    (folder, _, _), errors = ended(start(tmp_path, code=limit + CODE))
+    assert folder == "None"
+    assert errors.count("arning") == 1
+    assert not any((tmp_path / "jaxflow").iterdir())
+
+
+def test_a_process_that_was_killed_while_it_wrote_leaves_nothing_that_lasts(tmp_path):
+    """JAX writes a program, then when it was last used; where the latter lacks it never writes again."""
+    half = tmp_path / "jaxflow" / "jit_f-0-cache"
+    half.parent.mkdir()
+    half.write_bytes(b"the beginning of a progr")
+    assert "rror" not in ended(start(tmp_path))[1]
+    assert not half.exists()
+    (_, hits, _), errors = ended(start(tmp_path))
+    assert int(hits) >= 2
+    assert "rror" not in errors
 
 
 def test_off_by_a_flag(tmp_path):
