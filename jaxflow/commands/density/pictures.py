@@ -15,7 +15,7 @@ MOST_POINTS = 1000
 BINS = 40
 
 
-def figure(settings: Any, problem: NoisyProblem, levels: Levels, measures: Measures) -> Figure:
+def figure(problem: NoisyProblem, levels: Levels, measures: Measures) -> Figure:
     """The whole figure."""
     flat = problem.grid.dimensions == 1
     made = Figure(figsize=(16, 7.2 if flat else 12.4), layout="constrained")

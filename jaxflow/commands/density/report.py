@@ -124,9 +124,7 @@ def write(settings: Any, problem: NoisyProblem, levels: Levels, measures: Measur
         arrays |= {f"{name}/loss": mean, f"{name}/loss_error": error}
     results.write_arrays(settings.output / ARRAYS, arrays)
     results.write_json(settings.output / "summary.json", _summary(settings, problem, levels, measures))
-    results.write_figure(
-        settings.output / "density.png", pictures.figure(settings, problem, levels, measures)
-    )
+    results.write_figure(settings.output / "density.png", pictures.figure(problem, levels, measures))
 
 
 def _summary(settings: Any, problem: NoisyProblem, levels: Levels, measures: Measures) -> dict[str, Any]:

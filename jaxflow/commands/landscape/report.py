@@ -16,13 +16,6 @@ from jaxflow.commands.shared.interruption import NOTHING
 from jaxflow.commands.shared.training import score_name
 
 ARRAYS = "landscape.npz"
-SAID = {
-    "runs": "the runs",
-    "ends": "their ends",
-    "paths": "the paths",
-    "along": "losses along them",
-    "slices": "the slices",
-}
 FILES = ("landscape.png", "summary.json", ARRAYS)
 
 

@@ -98,7 +98,7 @@ def central_flow(
     def init(params):
         params = real_parameters(params)
         warn_unless_twice_differentiable(objective, params)
-        return central_state(method, objective, params, post_update(method, objective, params), modes)
+        return central_state(objective, params, post_update(method, objective, params), modes)
 
     def step(t, state, dt, xi):
         del xi

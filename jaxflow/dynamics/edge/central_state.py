@@ -63,9 +63,7 @@ class CentralRecord(NamedTuple):
     third_derivatives: jax.Array
 
 
-def central_state(
-    method: Method, objective, params: PyTree, second_moment: PyTree, modes: int
-) -> CentralState:
+def central_state(objective, params: PyTree, second_moment: PyTree, modes: int) -> CentralState:
     """The state at these parameters and ν, with nothing oscillating; its eigenvectors are found at the first step."""
     _, flat, _ = flat_loss(objective, params)
     _check.require("modes", modes, modes <= flat.size, f"at most {flat.size}, the number of parameters")

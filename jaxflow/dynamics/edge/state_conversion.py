@@ -88,7 +88,7 @@ def _flow_state(*, modes, before, optimizer, objective, params, moment):
     moment = post_update(method, objective, params, moment) if before else moment
     if modes is None:
         return StableState(params, moment, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))))
-    return central_state(method, objective, params, moment, modes)
+    return central_state(objective, params, moment, modes)
 
 
 def optimizer_state(

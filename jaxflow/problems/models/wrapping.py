@@ -72,7 +72,7 @@ def wrap(
     examples, test, dataset = _examples(data)
     predict, params = _parts(model, params, key, examples["x"])
     losses = PredictionLosses(predict, _batch_loss(loss))
-    _check_fit(predict, losses, loss, params, examples)
+    _check_fit(predict, losses, params, examples)
     name = getattr(model, "__name__", type(model).__name__)
     return Problem(
         objective=Objective(losses, examples),
@@ -227,7 +227,7 @@ def _outputs(predict: Callable, params: PyTree, x: jax.ShapeDtypeStruct) -> PyTr
 
 
 def _check_fit(
-    predict: Callable, losses: PredictionLosses, loss: Any, params: PyTree, examples: dict[str, jax.Array]
+    predict: Callable, losses: PredictionLosses, params: PyTree, examples: dict[str, jax.Array]
 ) -> None:
     """Refuse what does not fit together, by the shapes of two examples."""
     two = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), examples)
