@@ -17,15 +17,14 @@ from jaxflow import _check
 from jaxflow._compiled import compiled, is_tracing
 from jaxflow._devices import memory
 from jaxflow._losses.models import Trainable
-from jaxflow.curvature import preconditioner_of
 from jaxflow.curvature.products import check_parts, open_real
 from jaxflow.kernels.kernel_machine import KernelMachine
-from jaxflow.kernels.shares import Drawn, drawn_of, pushed, shares_of_gradient
+from jaxflow.kernels.shares import drawn_of, pushed, shares_of_gradient
+from jaxflow.kernels.shares_of_step import average_shares, check_shared, divide_shares, is_averaged
 from jaxflow.kernels.tangent_kernel import output_shape
 from jaxflow.objective import Objective
 from jaxflow.optim import hyperparameters
-from jaxflow.optim.schedules import value_at
-from jaxflow.optim.table import entry_of
+from jaxflow.optim.optax_names import as_ours
 from jaxflow.optim.updates import take_step
 from jaxflow.solve import Draws, Estimator
 from jaxflow.solve.discrete.estimator_checks import as_estimator, choose_estimator
@@ -39,21 +38,6 @@ RULES = {
     "simpson": ((0.0, 1 / 6), (0.5, 4 / 6), (1.0, 1 / 6)),
     "gauss": ((0.5 - 3**0.5 / 6, 0.5), (0.5 + 3**0.5 / 6, 0.5)),
 }
-# The name of the decay of the averaged gradient; `None` where a step is made of one gradient.
-DECAYS = {
-    "gd": None,
-    "momentum": "beta",
-    "nesterov": "beta",
-    "sgdw": "beta",
-    "rmsprop": None,
-    "adagrad": None,
-    "adam": "b1",
-    "adamw": "b1",
-    "amsgrad": "b1",
-}
-WITH_DECAY = {"sgdw", "adamw"}  # of the weights, as a part of the step that belongs to no example
-# What makes another method of an optimizer, and the values that are allowed.
-FORMS: dict[str, tuple] = {"debias": (False, None), "lookahead": (False,), "multiplier": (None,)}
 
 
 def path_kernel(
@@ -83,8 +67,8 @@ def path_kernel(
     **Arguments**
 
     - `optimizer`: one of `gd`, `momentum`, `nesterov`, `rmsprop`, `adagrad`, `adam` and `amsgrad` of `jaxflow.optim`,
-      or `sgdw` or `adamw`, whose weight decay belongs to no example and is kept apart. The learning rate may be a
-      schedule.
+      or `sgdw` or `adamw`, whose weight decay belongs to no example and is kept apart; or the one of optax, made
+      `traceable`, that takes the same steps. The learning rate may be a schedule.
     - `objective`: an `Objective` over `{"x", "y"}` whose losses have the parts `predict` and `loss`, as those of
       `jaxflow.problems.mlp` have.
     - `params` θ₀: a pytree whose real arrays are trained.
@@ -115,7 +99,8 @@ def path_kernel(
     [ 0.19 -0.38] [-0.19]
     """
     check_parts(objective)
-    _check_optimizer(optimizer)
+    check_shared(optimizer)
+    optimizer = as_ours(optimizer)
     _check.require_integer("steps", steps, 1)
     _check.require_choice("rule", rule, RULES)
     estimator = as_estimator(estimator)
@@ -128,7 +113,7 @@ def path_kernel(
         _check.random_key(key)
     objective, params = open_real(objective, params, trainable)
     output_shape(objective.losses.predict, params, "x_test", x_test)  # type: ignore[attr-defined]
-    _require_room(objective, params, _count_of_step(estimator, objective, key), _is_averaged(optimizer))
+    _require_room(objective, params, _count_of_step(estimator, objective, key), is_averaged(optimizer))
     # Alone, another number of steps compiles nothing; in a program the loop must have a known length, as reverse mode
     # goes through no other.
     known, traced = (int(steps), None) if is_tracing() else (None, int(steps))
@@ -169,33 +154,6 @@ def _require_room(objective: Objective, params: PyTree, drawn: int, averaged: bo
         )
 
 
-def _check_optimizer(optimizer: Any) -> None:
-    """Refuse an optimizer of which it is not known how its steps are shared."""
-    chosen = hyperparameters(optimizer)
-    if _name_of(optimizer) not in DECAYS:
-        raise ValueError(
-            f"optimizer must be one of {', '.join(DECAYS)} of jaxflow.optim, whose steps are sums over examples, got "
-            f"{optimizer!r}."
-        )
-    decay = DECAYS[_name_of(optimizer)]
-    if decay is not None and callable(chosen[decay]):
-        raise ValueError(
-            f"{decay} must be a number, not a schedule, for shares of examples; got {chosen[decay]!r}."
-        )
-    for form, allowed in FORMS.items():
-        value = chosen.get(form, allowed[0])
-        _check.require(form, value, value in allowed, f"{allowed[0]}, so that steps are sums over examples")
-
-
-def _name_of(optimizer: Any) -> str:
-    entry = entry_of(optimizer)
-    return "" if entry is None else entry.name
-
-
-def _is_averaged(optimizer: Any) -> bool:
-    return DECAYS[_name_of(optimizer)] is not None
-
-
 class _Carry(NamedTuple):
     """What a step hands on.
 
@@ -220,8 +178,8 @@ def _path_kernel(optimizer, objective, params, x_test, estimator, key, known_ste
         loss, drawn_state = draws.draw(objective, carry.drawn, k, step_key)
         taken = take_step(optimizer, carry.params, carry.state, loss)
         gradients = shares_of_gradient(objective, carry.params, drawn)
-        averages, numerators, drawn = _averaged(optimizer, carry.averages, gradients, drawn)
-        shares = _divided(optimizer, taken.state, k, numerators)
+        averages, numerators, drawn = average_shares(optimizer, carry.averages, gradients, drawn)
+        shares = divide_shares(optimizer, taken.state, k, numerators)
         alone = jax.tree.map(lambda d, share: (d - share.sum(0))[None], taken.updates, shares)
         added, regularizer = 0.0, carry.regularizer
         for node, weight in RULES[rule]:
@@ -238,34 +196,11 @@ def _path_kernel(optimizer, objective, params, x_test, estimator, key, known_ste
         params,
         optimizer.init(params),
         draws.init(objective, key),
-        jax.tree.map(of_each, params) if _is_averaged(optimizer) else None,
+        jax.tree.map(of_each, params) if is_averaged(optimizer) else None,
         of_each(start),
-        jnp.zeros_like(start) if _name_of(optimizer) in WITH_DECAY else None,
+        jnp.zeros_like(start) if "weight_decay" in hyperparameters(optimizer) else None,
     )
     steps = jnp.asarray(traced_steps, jnp.int32) if known_steps is None else np.int32(known_steps)
     last = lax.fori_loop(np.int32(0), steps, step, carry)
     end = predict(last.params, x_test)
     return KernelMachine(last.contributions, start, end, last.params, last.regularizer)
-
-
-def _averaged(optimizer, old: PyTree, gradients: PyTree, drawn: Drawn) -> tuple[PyTree, PyTree, Drawn]:
-    """The new averages of each example; what of the step is a sum over examples, and which these are."""
-    if not _is_averaged(optimizer):
-        return None, gradients, drawn
-    name, chosen = _name_of(optimizer), hyperparameters(optimizer)
-    decay = chosen[DECAYS[name]]
-    fresh = 1 - decay if chosen.get("ema", "b1" in chosen) else 1.0
-    scale = lambda factor, tree: jax.tree.map(lambda x: (factor * x).astype(x.dtype), tree)
-    averages = drawn.add(scale(decay, old), scale(fresh, gradients))
-    taken = drawn.add(scale(decay, averages), gradients) if name == "nesterov" else averages
-    return averages, taken, drawn._replace(indices=None)
-
-
-def _divided(optimizer, state: PyTree, k: jax.Array, numerators: PyTree) -> PyTree:
-    """Shares of a step: what is a sum over examples times −η, divided as the step was."""
-    divisor = preconditioner_of(optimizer, state)
-    rate = value_at(hyperparameters(optimizer)["learning_rate"], k)
-    if jax.tree.structure(divisor) != jax.tree.structure(numerators):  # one number for all
-        divisor = jax.tree.map(lambda m: divisor, numerators)
-    divide = lambda m, p: jax.vmap(lambda one: (-rate / p * one).astype(m.dtype))(m)
-    return jax.tree.map(divide, numerators, divisor)

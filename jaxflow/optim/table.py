@@ -40,15 +40,18 @@ HOMES = {
     "flow": "jaxflow.dynamics",
     "sde": "jaxflow.dynamics",
     "central_flow": "jaxflow.dynamics.edge.methods",
+    "shares": "jaxflow.kernels.shares_of_step",
 }
 # Why there is none, where an entry says nothing else.
 NO_FAMILY = Without("has no family that is known here")
 NO_RULE = Without("has no SDE that is known here, which a scaling rule would keep")
 NO_PRECONDITIONER = Without("has no preconditioner that is known here")
+EVERY_STEP = Without("does the same at every step")
 NO_THRESHOLD = Without("has no closed form that is known here; stability_threshold finds it")
 NO_FLOW = Without("has no textbook equation; modified(optimizer, objective) finds that of any optimizer")
 NO_SDE = Without("has no SDE that is known here")
 NOT_DESCENT = Without("is not a preconditioned gradient descent that is known here")
+NO_SHARES = Without("has steps that are not known here as sums over examples")
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,11 @@ class Entry:
     - `preconditioner`: what it divides the gradient by, as a function of the second moment, for `preconditioner_of`.
     - `threshold`: the largest stable sharpness late in a run, in units of the preconditioner, written in the
       hyperparameters as Python. `stability_threshold` does not need it: it finds the threshold of any optimizer.
+    - `period`: the hyperparameter that tells after how many steps it repeats itself, for `stability_threshold`.
     - `flow`: its textbook ODE, for `limit_of`. `sde`: its SDE on mini-batches, for `sde_of`. An equation that does
       not take one of the hyperparameters as an argument holds where that is off (the learning rate is the clock).
     - `central_flow`: the memory of its preconditioner, for `central_flow` and `stable_flow`.
+    - `shares`: how it averages gradients, for the examples' shares of its steps in `path_kernel`.
     """
 
     constructor: Callable[..., Any]
@@ -71,9 +76,11 @@ class Entry:
     scaling: Fact = NO_RULE
     preconditioner: Fact = NO_PRECONDITIONER
     threshold: Fact = NO_THRESHOLD
+    period: Fact = EVERY_STEP
     flow: Fact = NO_FLOW
     sde: Fact = NO_SDE
     central_flow: Fact = NOT_DESCENT
+    shares: Fact = NO_SHARES
 
     @property
     def name(self) -> str:
@@ -101,30 +108,35 @@ AVERAGE = "2 * (1 + b1) / ((1 - b1) * learning_rate)"
 
 ENTRIES = (
     Entry(descent.gd, family="PLAIN", scaling="linear", preconditioner="constant_one", threshold=DESCENT,
-          flow="gradient_flow", sde="sgd", central_flow="no_memory"),
+          flow="gradient_flow", sde="sgd", central_flow="no_memory", shares="ONE_GRADIENT"),
     Entry(descent.momentum, family="momentum_powers", scaling="linear", preconditioner="constant_one",
           threshold="2 * (1 + beta) / ((1 - beta if ema else 1) * learning_rate)",
-          flow="named_by_optimizer:heavy_ball_of_momentum", sde="momentum_sgd", central_flow=MOMENTUM),
+          flow="named_by_optimizer:heavy_ball_of_momentum", sde="momentum_sgd", central_flow=MOMENTUM,
+          shares="VELOCITY"),
     Entry(descent.nesterov, family="SUMS", scaling="linear", preconditioner="constant_one",
           threshold="(2 + 2 * beta) / ((1 + 2 * beta) * learning_rate)",
-          flow="named_by_optimizer:heavy_ball_of_nesterov", sde="nesterov_sgd", central_flow=MOMENTUM),
+          flow="named_by_optimizer:heavy_ball_of_nesterov", sde="nesterov_sgd", central_flow=MOMENTUM,
+          shares="VELOCITY_AHEAD"),
     Entry(descent.sgdw, family="sgdw_powers", scaling="linear", preconditioner="constant_one",
           threshold="(1 + beta) * (2 - learning_rate * weight_decay) / learning_rate",
-          flow="named_by_optimizer:sgdw_flow", sde="named_by_optimizer:sgdw_sde", central_flow=MOMENTUM),
+          flow="named_by_optimizer:sgdw_flow", sde="named_by_optimizer:sgdw_sde", central_flow=MOMENTUM,
+          shares="VELOCITY"),
     Entry(squared_gradients.adagrad, family="adagrad_powers", preconditioner="root_plus_eps", threshold=DESCENT,
-          flow="adagrad", central_flow="sum_of_each"),
+          flow="adagrad", central_flow="sum_of_each", shares="ONE_GRADIENT"),
     Entry(squared_gradients.rmsprop, family="AVERAGES", scaling="square_root", preconditioner="root_plus_eps",
-          threshold=DESCENT, flow="rmsprop", sde="rmsprop_sde", central_flow="average_of_each"),
+          threshold=DESCENT, flow="rmsprop", sde="rmsprop_sde", central_flow="average_of_each",
+          shares="ONE_GRADIENT"),
     Entry(squared_gradients.scalar_rmsprop, preconditioner="root_plus_eps", threshold=DESCENT,
           flow=Without("has no textbook equation other than its stable_flow"),
           central_flow="average_of_all"),
     Entry(adaptive.adam, family="AVERAGES", scaling="square_root", preconditioner="adam",
-          threshold=AVERAGE, flow="adam", sde="adam_sde", central_flow=MOMENTUM),
+          threshold=AVERAGE, flow="adam", sde="adam_sde", central_flow=MOMENTUM, shares="AVERAGE"),
     Entry(adaptive.adamw, family="adamw_powers", scaling="square_root", preconditioner="adam",
           threshold="(1 + b1) * (2 - learning_rate * weight_decay) / ((1 - b1) * learning_rate)",
-          flow="named_by_optimizer:adamw_flow", sde="named_by_optimizer:adamw_sde", central_flow=MOMENTUM),
+          flow="named_by_optimizer:adamw_flow", sde="named_by_optimizer:adamw_sde", central_flow=MOMENTUM,
+          shares="AVERAGE"),
     Entry(adaptive.amsgrad, family="AVERAGES", scaling="square_root", preconditioner="adam",
-          threshold=AVERAGE, central_flow=MOMENTUM),
+          threshold=AVERAGE, central_flow=MOMENTUM, shares="AVERAGE"),
     Entry(switching.adabound, family="ADABOUND", scaling=TWO_METHODS, preconditioner="adabound",
           threshold="2 * (1 + b1) / ((1 - b1) * final_learning_rate)", central_flow=MOMENTUM),
     Entry(adaptive.radam, family="AVERAGES",
@@ -138,7 +150,8 @@ ENTRIES = (
     Entry(switching.lookahead,
           family=Without("synchronizes after a number of steps that stays the same when a step is shorter"),
           preconditioner=Inherited("inner"),
-          threshold=Without("has no closed form but for a few inner optimizers; stability_threshold finds it")),
+          threshold=Without("has no closed form but for a few inner optimizers; stability_threshold finds it"),
+          period="steps"),
     Entry(descent.newton, family="PLAIN", preconditioner="constant_one",
           threshold=Without("is stable at every sharpness when its rate is below 2"), flow="newton_flow"),
     Entry(descent.sign, family="PLAIN",
@@ -155,6 +168,7 @@ OF_OPTAX = (
     Entry(optax.lars, family="SUMS"),
     Entry(optax.novograd, family="SUMS"),
     Entry(optax.sign_sgd, family="PLAIN"),
+    Entry(optax.contrib.schedule_free_adamw, family="SCHEDULE_FREE", central_flow=MOMENTUM),
 )
 OPTIMIZERS: dict[str, Callable[..., Any]] = {entry.name: entry.constructor for entry in ENTRIES}
 _BY_CONSTRUCTOR = {entry.constructor: entry for entry in (*ENTRIES, *OF_OPTAX)}

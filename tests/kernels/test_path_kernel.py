@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
@@ -10,6 +11,7 @@ import jaxflow as jf
 from jaxflow._compiled import programs
 from jaxflow._devices import memory
 from jaxflow.kernels import path_flow, path_kernel
+from jaxflow.optim.optax_names import as_ours
 from jaxflow.problems.losses import PredictionLosses, cross_entropy, squared_error
 
 pytestmark = pytest.mark.promotes
@@ -87,12 +89,13 @@ def plain_loop(name, rate, steps, rule, weights=None, decay=0.0):
         (jf.optim.adam(0.05), "simpson"),
         (jf.optim.rmsprop(0.05), "midpoint"),
         (jf.optim.adagrad(0.05), "left"),
+        (jf.optim.traceable(optax.sgd)(0.1, momentum=0.9), "midpoint"),
     ],
     ids=lambda given: getattr(getattr(given, "constructor", None), "__name__", given),
 )
 def test_contributions_are_those_of_a_plain_loop(optimizer, rule):
     machine = path_kernel(optimizer, SMALL_OBJECTIVE, SMALL, TEST, steps=6, rule=rule)
-    name = optimizer.constructor.__name__
+    name = as_ours(optimizer).constructor.__name__
     expected = plain_loop(name, jf.optim.learning_rate_of(optimizer), 6, rule)[0]
     np.testing.assert_allclose(machine.contributions, expected, rtol=1e-9, atol=1e-12)
 

@@ -25,6 +25,10 @@ SETTINGS = {
 }
 PARAMS = jnp.ones(2)
 OBJECTIVE = jf.Objective(lambda w, c: 0.5 * (w**2 @ jnp.ones(2)) + c @ w, jnp.ones((3, 2)))
+LINE = jf.Objective(
+    jf.problems.PredictionLosses(lambda w, x: x @ w, lambda f, y: 0.5 * (f - y) ** 2),
+    {"x": jnp.eye(2), "y": jnp.ones(2)},
+)
 
 
 def made(entry):
@@ -44,6 +48,10 @@ def preconditioner(optimizer):
     return jax.eval_shape(preconditioner_of, optimizer, optimizer.init(PARAMS))
 
 
+def shares(optimizer):
+    return jax.eval_shape(lambda w: jf.kernels.path_kernel(optimizer, LINE, w, jnp.eye(2), steps=1), PARAMS)
+
+
 # What is handed to users on the ground of each fact, of an optimizer.
 USES = {
     "family": lambda optimizer: jf.family_of(optimizer, 0.1)(0.05),
@@ -52,6 +60,7 @@ USES = {
     "flow": lambda optimizer: moved(limit_of(optimizer, OBJECTIVE)),
     "sde": lambda optimizer: moved(sde_of(optimizer, OBJECTIVE, 2)),
     "central_flow": lambda optimizer: moved(stable_flow(optimizer, OBJECTIVE)),
+    "shares": shares,
 }
 
 

@@ -13,6 +13,8 @@ from jaxflow._text.text_table import text_table
 from jaxflow.commands.shared.interruption import NOTHING
 from jaxflow.commands.shared.programs import jit_once
 from jaxflow.commands.shared.training import score_name
+from jaxflow.optim.rules.batch_size import linear
+from jaxflow.optim.table import formula_of
 from jaxflow.solve.trajectories.trajectory import FINISHED
 
 ARRAYS = "trajectories.npz"
@@ -116,9 +118,10 @@ def table(rows: list[Row], score: str) -> str:
 def temperature_of(settings: Any, optimizer: jf.optim.Optimizer) -> float | None:
     """The temperature of the mini-batch runs; `None` where the optimizer has no such number."""
     chosen = jf.optim.hyperparameters(optimizer)
-    beta = 0.0 if settings.optimizer == "gd" or chosen.get("ema") else chosen.get("beta", 0.0)
-    if settings.optimizer not in ("gd", "momentum", "nesterov"):
+    # It is what the linear rule of batch sizes keeps.
+    if formula_of(optimizer, "scaling") is not linear or "weight_decay" in chosen:
         return None
+    beta = 0.0 if chosen.get("ema") else chosen.get("beta", 0.0)
     return float(jf.temperature(chosen["learning_rate"], settings.batch_size, beta=beta))
 
 

@@ -31,6 +31,7 @@ from jaxflow.curvature.stability.linear_steps import (
 )
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
 from jaxflow.optim.rules.accumulation import as_transformation, optimizer_of_updates
+from jaxflow.optim.table import entry_of
 
 PyTree = Any
 
@@ -174,12 +175,12 @@ def _threshold(optimizer, count, state, period):
 
 
 def _period_of(optimizer: Any) -> Any:
-    """The number of steps after which `lookahead` synchronises, wherever it is inside; 1 without it."""
+    """The number of steps after which an optimizer, with all that is inside it, repeats itself."""
     if not isinstance(optimizer, optim.Optimizer):
         return 1
-    chosen = optim.hyperparameters(optimizer)
+    entry, chosen = entry_of(optimizer), optim.hyperparameters(optimizer)
     parts = jax.tree.leaves(chosen, is_leaf=lambda part: isinstance(part, optim.Optimizer))
-    period = chosen["steps"] if optimizer.constructor is optim.lookahead else 1
+    period = chosen[entry.period] if entry is not None and isinstance(entry.period, str) else 1
     for part in parts:
         period = period * _period_of(part)
     return period

@@ -146,7 +146,7 @@ def _powers(optimizer: Any) -> Powers:
     rule = formula_of(optimizer, "family")
     chosen = hyperparameters(optimizer)
     if entry_of(optimizer) is None and {"learning_rate", "b1", "b2"} <= chosen.keys():
-        rule = SCHEDULE_FREE if optimizer.constructor.body is optax.contrib.schedule_free_adamw else AVERAGES
+        rule = AVERAGES
     if rule is None:
         ours = isinstance(optimizer, Optimizer)
         shown = optimizer.constructor.__name__ if ours else HIDDEN
