@@ -18,7 +18,7 @@ from jaxflow._moved import MOVED
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "jaxflow").rglob("*.py"))
-# A package imports from its own layer, if it must, and from those before. Some of them are still to come.
+# A package imports from its own layer, if it must, and from those before.
 LAYERS = (
     {"games", "objective", "recording"},  # and jaxflow._*
     {"optim", "problems"},
@@ -47,18 +47,23 @@ def imports(path: Path) -> list[tuple[str, str | None]]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found += [(alias.name, None) for alias in node.names if alias.name.split(".")[0] == "jaxflow"]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxflow":
-            for alias in node.names:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relative to itself, which nothing here follows"
+            for alias in node.names if (node.module or "").split(".")[0] == "jaxflow" else ():
                 submodule = f"{node.module}.{alias.name}"
                 found.append((submodule, None) if submodule in MODULES else (node.module, alias.name))
     return found
 
 
 def layer(name: str) -> int:
-    top = [*name.split("."), ""][1]
+    """The place of a module among `LAYERS`; the package itself, which imports the others, is for the last."""
+    if name == "jaxflow":
+        return len(LAYERS) - 1
+    top = name.split(".")[1]
     if top.startswith("_") and top != "__main__":
         return 0
-    return next((i for i, names in enumerate(LAYERS) if top in names), len(LAYERS) - 1)
+    (place,) = (i for i, names in enumerate(LAYERS) if top in names)  # one that has none is to be given one
+    return place
 
 
 def test_imports_point_down():
@@ -72,6 +77,20 @@ def test_imports_point_down():
     assert not wrong
 
 
+def fetches_by_name(path: Path) -> bool:
+    """Whether a file fetches modules by their names, in a way that `imports` does not read."""
+    tree = ast.parse(path.read_text())
+    loaders = {"import_module", "__import__", "resolve_name", "run_module", "exec_module"}
+    names = {getattr(node, "id", getattr(node, "attr", getattr(node, "name", ""))) for node in ast.walk(tree)}
+    return not loaders.isdisjoint(names)
+
+
+def test_modules_are_fetched_by_name_in_two_places():
+    """Old names of modules, and the table of optimizers, whose entries name formulas of the packages above it."""
+    found = {name for name, path in MODULES.items() if fetches_by_name(path)}
+    assert found == {"jaxflow._moved", "jaxflow.optim.table"}
+
+
 def test_rooms_beside_each_other_do_not_import_each_other():
     room = lambda name: name.split(".")[1]
     wrong = [
@@ -83,6 +102,28 @@ def test_rooms_beside_each_other_do_not_import_each_other():
         if room(name) != "__main__"
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import jaxflow.solve.times", [("jaxflow.solve.times", None)]),
+        ("def f():\n    from jaxflow.solve import times", [("jaxflow.solve.times", None)]),
+        ("if True:\n    from jaxflow.solve.times import Times as T", [("jaxflow.solve.times", "Times")]),
+        ("import jaxflow as jf", [("jaxflow", None)]),
+        ("import jax\nfrom jax import numpy", []),
+    ],
+)
+def test_imports_are_read_wherever_they_stand(text, found, tmp_path):
+    path = tmp_path / "file.py"
+    path.write_text(text)
+    assert imports(path) == found
+    assert not fetches_by_name(path)
+    path.write_text("def f():\n    import importlib\n    return importlib.import_module('jaxflow.solve')")
+    assert fetches_by_name(path)
+    path.write_text("from . import times")
+    with pytest.raises(AssertionError, match="relative to itself"):
+        imports(path)
 
 
 def test_there_is_no_circle():
