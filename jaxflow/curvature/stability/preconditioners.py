@@ -21,7 +21,7 @@ from jaxflow import optim
 from jaxflow._compiled import compiled
 from jaxflow.optim.methods.adaptive import MomentsState
 from jaxflow.optim.methods.descent import CountState, LookaheadGradientState
-from jaxflow.optim.methods.moments import root, tree_map
+from jaxflow.optim.methods.moments import divisor, root, tree_map
 from jaxflow.optim.methods.squared_gradients import SecondMomentState
 from jaxflow.optim.methods.switching import SwatsState, spread
 from jaxflow.optim.optax_names import as_ours, shown
@@ -64,8 +64,7 @@ def constant_one(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
 def root_plus_eps(chosen: Chosen, v: jax.Array, t: Any) -> jax.Array:
     r"""$\sqrt v + \epsilon$, or $\sqrt{v + \epsilon}$ with `eps_in_sqrt`."""
     del t
-    eps = chosen["eps"]
-    return root(v + eps) if chosen.get("eps_in_sqrt") else root(v) + eps
+    return divisor(v, chosen["eps"], chosen.get("eps_in_sqrt", False))
 
 
 def _corrections(chosen: Chosen, t: Any) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxflow import _check
 from jaxflow.dynamics.base import widen_tree
 from jaxflow.dynamics.flows.first_order import Loss, slope_of
-from jaxflow.optim.methods.moments import root
+from jaxflow.optim.methods.moments import divisor
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any
@@ -95,7 +95,6 @@ def divide(x: PyTree, v: PyTree, square: PyTree, weight: Any, eps: Any, eps_in_s
     """
 
     def divide_leaf(x, v, s):
-        v, small = jnp.maximum(v, cast(weight, s) * s), cast(eps, v)
-        return x / (root(v + small) if eps_in_sqrt else root(v) + small)
+        return x / divisor(jnp.maximum(v, cast(weight, s) * s), cast(eps, v), eps_in_sqrt)
 
     return jax.tree.map(divide_leaf, x, v, square)

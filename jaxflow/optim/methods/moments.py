@@ -22,6 +22,11 @@ def root(second_moment: jax.Array) -> jax.Array:
     return jnp.sqrt(second_moment + TINY)
 
 
+def divisor(second_moment: jax.Array, eps: Any, eps_in_sqrt: bool = False) -> jax.Array:
+    r"""$\sqrt v + \epsilon$, or $\sqrt{v + \epsilon}$ with `eps_in_sqrt`."""
+    return root(second_moment + eps) if eps_in_sqrt else root(second_moment) + eps
+
+
 def tree_map(function, tree: PyTree, *rest: PyTree) -> PyTree:
     """`jax.tree.map` that leaves `None` (a masked gradient) alone."""
     return jax.tree.map(

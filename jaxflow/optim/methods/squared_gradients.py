@@ -4,7 +4,6 @@ Each divides the gradient by the root of a sum or an average of its squares. Gra
 also where a coordinate of the gradient is exactly 0.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ import numpy as np
 
 from jaxflow import _check
 from jaxflow._traceable import traceable
-from jaxflow.optim.methods.moments import ema, root, scale_by_rate, square, tree_map, zeros
+from jaxflow.optim.methods.moments import divisor, ema, scale_by_rate, square, tree_map, zeros
 from jaxflow.optim.schedules import check_rate
 
 PyTree = Any
@@ -23,10 +22,6 @@ class SecondMomentState(NamedTuple):
     """An average or sum of squared gradients; real, shaped like the parameters."""
 
     nu: PyTree
-
-
-def _divide_by(eps: Any, eps_in_sqrt: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    return (lambda g, v: g / root(v + eps)) if eps_in_sqrt else (lambda g, v: g / (root(v) + eps))
 
 
 @traceable
@@ -61,7 +56,7 @@ def adagrad(learning_rate, eps=1e-10, *, initial_accumulator=0.0, eps_in_sqrt=Fa
 
     def update(updates, state, params=None):
         nu = tree_map(lambda g, r: r + square(g), updates, state.nu)
-        return tree_map(_divide_by(eps, eps_in_sqrt), updates, nu), SecondMomentState(nu)
+        return tree_map(lambda g, v: g / divisor(v, eps, eps_in_sqrt), updates, nu), SecondMomentState(nu)
 
     return scale_by_rate(init, update, learning_rate)
 
@@ -94,7 +89,7 @@ def rmsprop(learning_rate, decay=0.9, eps=1e-8, *, eps_in_sqrt=False):
 
     def update(updates, state, params=None):
         nu = ema(state.nu, tree_map(square, updates), decay)
-        return tree_map(_divide_by(eps, eps_in_sqrt), updates, nu), SecondMomentState(nu)
+        return tree_map(lambda g, v: g / divisor(v, eps, eps_in_sqrt), updates, nu), SecondMomentState(nu)
 
     return scale_by_rate(lambda params: SecondMomentState(zeros(params, real=True)), update, learning_rate)
 
@@ -130,6 +125,6 @@ def scalar_rmsprop(learning_rate, decay=0.9, eps=1e-8):
 
     def update(updates, state, params=None):
         nu = ema(state.nu, sum(map(jnp.sum, jax.tree.leaves(tree_map(square, updates)))), decay)
-        return tree_map(lambda g: g / (root(nu) + eps), updates), SecondMomentState(nu)
+        return tree_map(lambda g: g / divisor(nu, eps), updates), SecondMomentState(nu)
 
     return scale_by_rate(init, update, learning_rate)
