@@ -144,6 +144,21 @@ def test_there_is_no_circle_between_floors():
     assert list(TopologicalSorter(floors).static_order())
 
 
+def test_values_are_given_by_name_where_they_are_many():
+    """Of more than six fields of a record, or seven arguments, nobody sees which is which."""
+    wrong = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func).split(".")[-1]
+                most = 6 if called.lstrip("_")[:1].isupper() else 7
+                if len(node.args) > most and called != "zip":
+                    wrong.append(
+                        f"{path.relative_to(ROOT)}:{node.lineno} gives {called} {len(node.args)} values"
+                    )
+    assert not wrong
+
+
 def private(name: str | None) -> bool:
     return name is not None and name.startswith("_") and not name.startswith("__")
 

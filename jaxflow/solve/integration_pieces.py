@@ -65,7 +65,17 @@ def _begin(*, dynamics, params, time, record, state) -> Trajectory:
     observed = None if field.observe is None or field.step is None else field.observe(state)
     values, observed = jax.tree.map(lambda x: jnp.asarray(x)[None], (value, observed))
     none, time = jnp.zeros([], jnp.int32), jnp.asarray(time)
-    return Trajectory(time[None], values, params, state, none, none, none + FINISHED, time, observed)
+    return Trajectory(
+        times=time[None],
+        values=values,
+        params=params,
+        state=state,
+        steps=none,
+        evaluations=none,
+        status=none + FINISHED,
+        stopped=time,
+        observed=observed,
+    )
 
 
 def _cut(request: Request, page: int) -> list[tuple[int, int]]:

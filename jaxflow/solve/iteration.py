@@ -175,7 +175,13 @@ class _Setting(NamedTuple):
         """What the run goes on from."""
         watch = self.watcher.remember(memory, seen, self.watcher.hand_on(carry.step).updates)
         return IterationState(
-            self.first + taken, time, carry.step.state, carry.estimator, keep_key(key), watch, carry.model
+            step=self.first + taken,
+            time=time,
+            optimizer=carry.step.state,
+            estimator=carry.estimator,
+            key=keep_key(key),
+            watch=watch,
+            model=carry.model,
         )
 
 
@@ -207,7 +213,13 @@ def _set_up(inputs: Inputs, conditions: bool) -> _Setting:
     take = lambda step: advance(Carry(step, state.estimator, model), state.step).step
     step, begun, memory = watcher.begin(params, state.optimizer, take, state.step, state.watch, model)
     return _Setting(
-        advance, Carry(step, state.estimator, model), state.step, state.time, watcher, begun, memory
+        advance=advance,
+        carry=Carry(step, state.estimator, model),
+        first=state.step,
+        time=state.time,
+        watcher=watcher,
+        begun=begun,
+        memory=memory,
     )
 
 

@@ -82,7 +82,16 @@ def run(settings: Compare, problem: Any, optimizer: jf.optim.Optimizer) -> list[
         noise = jax.device_get([scale(objective, point) for point in points])
         gaps = report.distances(runs)
         rows = report.rows(problem, runs, gaps)
-    report.write(settings, problem, optimizer, runs, gaps, rows, noise, verdict)
+    report.write(
+        settings,
+        problem=problem,
+        optimizer=optimizer,
+        runs=runs,
+        gaps=gaps,
+        rows=rows,
+        noise=noise,
+        verdict=verdict,
+    )
     print(report.table(rows, score_name(problem)))
     report.say(settings, optimizer, noise, verdict)
     print(f"Wrote comparison.png, summary.json and trajectories.npz to {settings.output}")

@@ -151,7 +151,7 @@ def keep(settings: Any, runs: dict[str, Timed]) -> str:
     return f"Kept in {settings.output / ARRAYS}: {'; '.join(timed.label for timed in runs.values())}."
 
 
-def write(settings, problem, optimizer, runs: dict[str, Timed], gaps, rows, noise, verdict) -> None:
+def write(settings, *, problem, optimizer, runs: dict[str, Timed], gaps, rows, noise, verdict) -> None:
     """The arrays, the summary and the figure."""
     results.write_arrays(settings.output / ARRAYS, _arrays(runs, gaps))
     summary = {

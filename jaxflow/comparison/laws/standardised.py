@@ -62,14 +62,14 @@ def standardise(a: jax.Array, b: jax.Array, used_a, used_b, precision: jax.Array
     unresolved = ~varies & ~(constant & ((gap == 0) | (gap > nothing)))
     middle, inside = (mean_a + mean_b) / 2, jnp.where(varies, 1 / spread, 0.0)[None]
     return Columns(
-        live_a * (a - middle) / spread[None],
-        live_b * (b - middle) / spread[None],
-        own_a * inside,
-        own_b * inside,
-        varies,
-        size * spread,
-        jnp.where(varies, precision / spread, nothing),
-        unresolved,
+        a=live_a * (a - middle) / spread[None],
+        b=live_b * (b - middle) / spread[None],
+        own_a=own_a * inside,
+        own_b=own_b * inside,
+        varies=varies,
+        unit=size * spread,
+        rounding=jnp.where(varies, precision / spread, nothing),
+        unresolved=unresolved,
     )
 
 

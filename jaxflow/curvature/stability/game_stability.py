@@ -125,13 +125,13 @@ def game_stability(
             stacklevel=2,
         )
     return GameStability(
-        values[np.argsort(-np.real(values), kind="stable")],
-        growth,
-        stable,
-        at_once,
-        in_turn,
-        residual,
-        message,
+        eigenvalues=values[np.argsort(-np.real(values), kind="stable")],
+        growth=growth,
+        stable=stable,
+        simultaneous_step=at_once,
+        alternating_step=in_turn,
+        residual=residual,
+        message=message,
     )
 
 

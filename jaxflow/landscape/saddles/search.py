@@ -117,7 +117,17 @@ def search(
     status = jnp.where(finite, MAX_STEPS, LOST).astype(jnp.int32)
     far = jnp.ones([], dtype)
     begun = Search(
-        flat, loss, slope, norm(slope).astype(dtype), zero, zero, far, far, count, count + 1, status
+        flat=flat,
+        loss=loss,
+        slope=slope,
+        size=norm(slope).astype(dtype),
+        damping=zero,
+        scale=zero,
+        flatness=far,
+        decrease=far,
+        steps=count,
+        evaluations=count + 1,
+        status=status,
     )
     end = lax.while_loop(unfinished, advance, begun)
     # The flatness where it ended, not where its last step began.

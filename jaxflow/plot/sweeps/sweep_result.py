@@ -177,9 +177,10 @@ def _cells(dataset: Any, metric: str, dims: tuple[str, ...]) -> Cells:
     low, middle, high = np.full((3, *shape[:-1]), np.nan)
     if values.dtype == bool:
         share = values.mean(-1)
-        return Cells(f"share of seeds {label}", low, share, high, np.zeros(shape[:-1]), shape[-1], True)
+        label, none = f"share of seeds {label}", np.zeros(shape[:-1])
+        return Cells(label, low, share, high, diverged=none, seeds=shape[-1], shares=True)
     values = np.where(~outcome.astype(bool), drawable_values(values), np.nan)
     kept = np.isfinite(values).any(-1)
     if kept.any():
         low[kept], middle[kept], high[kept] = np.nanquantile(values[kept], (0.1, 0.5, 0.9), axis=-1)
-    return Cells(label, low, middle, high, outcome.mean(-1), shape[-1], False)
+    return Cells(label, low, middle, high, diverged=outcome.mean(-1), seeds=shape[-1], shares=False)

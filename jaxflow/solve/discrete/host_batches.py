@@ -47,16 +47,27 @@ def refuse_streams() -> Iterator[None]:
 def _begin(*, optimizer, objective, params, state, record, metrics, batch, key, model):
     """The step that the run begins from, what is seen there, and the memory."""
     watcher = Watcher(record, metrics)
-    take = lambda step: _take(watcher, optimizer, objective, step, batch, key, state.step, model)[0]
+    asked = {"optimizer": optimizer, "objective": objective, "batch": batch, "key": key, "model": model}
+    take = lambda step: _take(watcher, step, number=state.step, **asked)[0]
     return watcher.begin(params, state.optimizer, take, state.step, state.watch, model)
 
 
 @compiled
 def _stream_step(*, optimizer, objective, step, record, metrics, batch, key, number, model):
-    return _take(Watcher(record, metrics), optimizer, objective, step, batch, key, number, model)
+    watcher = Watcher(record, metrics)
+    return _take(
+        watcher,
+        step,
+        optimizer=optimizer,
+        objective=objective,
+        batch=batch,
+        key=key,
+        number=number,
+        model=model,
+    )
 
 
-def _take(watcher: Watcher, optimizer, objective, step: Step, batch, key, number, model):
+def _take(watcher: Watcher, step: Step, *, optimizer, objective, batch, key, number, model):
     """A step on a batch, the state of the model after it, and the loss of the batch before it."""
     if key is not None:
         objective = objective.with_key(key_of_losses(jax.random.fold_in(key, number)))
@@ -149,7 +160,13 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
         values, observed = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), seen, found)
         watch = Watcher(**watched).remember(memory, records[-1][0], step.updates if compares else None)
         final = IterationState(
-            state.step + last, times[-1], step.state, state.estimator, keep_key(request.key), watch, model
+            step=state.step + last,
+            time=times[-1],
+            optimizer=step.state,
+            estimator=state.estimator,
+            key=keep_key(request.key),
+            watch=watch,
+            model=model,
         )
         taken = jnp.asarray(last, jnp.int32)
         run = finish(times, values, step.params, final, taken, lambda: bad, observed=observed)

@@ -127,4 +127,14 @@ def finish(
 
     stopped = times[lax.cond(diverged, first_bad, lambda: last)]
     status = jnp.where(diverged, DIVERGED, FINISHED).astype(jnp.int32)  # in double precision too
-    return Trajectory(times, values, params, state, steps, steps, status, stopped, observed)
+    return Trajectory(
+        times=times,
+        values=values,
+        params=params,
+        state=state,
+        steps=steps,
+        evaluations=steps,
+        status=status,
+        stopped=stopped,
+        observed=observed,
+    )

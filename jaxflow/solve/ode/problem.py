@@ -109,9 +109,18 @@ def pose(
         wide = jnp.promote_types(wide, jnp.complex64)
     start, tree = ravel_pytree(jax.tree.map(lambda x: x.astype(wide), state))
     alive = jnp.isfinite(largest(start, start)[0])
-    first = keeper(record, dynamics.params)(state)
-    times, origin = times.astype(clock), origin.astype(clock)
-    return Problem(dynamics, origin, alive, start, tree, state, times, first, record, **how)
+    return Problem(
+        dynamics=dynamics,
+        origin=origin.astype(clock),
+        alive=alive,
+        start=start,
+        tree=tree,
+        like=state,
+        times=times.astype(clock),
+        first=keeper(record, dynamics.params)(state),
+        record=record,
+        **how,
+    )
 
 
 def largest(*vectors: jax.Array) -> jax.Array:

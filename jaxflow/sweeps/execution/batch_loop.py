@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -55,11 +56,12 @@ def run(
         sizes.append(size)
         for index, block in enumerate(program.blocks(size)):
             if processes.owner(group, index) == jax.process_index():
-                task = program, group, index, block, size, store, results, bar
-                held += [] if _batch(*task) else [task]
+                where = {"group": group, "index": index, "block": block, "size": size}
+                take = partial(_batch, program, **where, store=store, results=results, bar=bar)
+                held += [] if take() else [take]
     while held:
         time.sleep(PATIENCE)
-        held = [task for task in held if not _batch(*task)]
+        held = [take for take in held if not take()]
     return sizes
 
 
@@ -77,7 +79,7 @@ def _size(program: Program, group: int, store: Store | None, wanted: int | None)
 
 
 def _batch(
-    program, group, index, block: Block, size: int, store: Store | None, results: Results, bar
+    program, *, group, index, block: Block, size: int, store: Store | None, results: Results, bar
 ) -> bool:
     """One batch into the results; `False` while another process runs it."""
     places = block.places(program.seeds)

@@ -120,16 +120,16 @@ def take_steps(
         choose = lambda here, new, old: jax.tree.map(lambda a, b: jnp.where(here, a, b), new, old)
         t, y, choice = jnp.where(kept, end, c.t), choose(kept, y, c.y), method.choice(h, c.memory)
         return _Carry(
-            t,
-            y,
-            choose(kept | (active & starting), memory, c.memory),
-            choose(active, sizes, c.sizes),
-            c.steps + moved.astype(jnp.int32),
-            c.evaluations + jnp.where(active, cost, 0).astype(jnp.int32),
-            jnp.where(moved & ~(kept & (end >= last)), code, c.code),
-            saved,
-            values,
-            None if c.tape is None else c.tape.note(kept | (active & starting), t, y, choice),
+            t=t,
+            y=y,
+            memory=choose(kept | (active & starting), memory, c.memory),
+            sizes=choose(active, sizes, c.sizes),
+            steps=c.steps + moved.astype(jnp.int32),
+            evaluations=c.evaluations + jnp.where(active, cost, 0).astype(jnp.int32),
+            code=jnp.where(moved & ~(kept & (end >= last)), code, c.code),
+            saved=saved,
+            values=values,
+            tape=None if c.tape is None else c.tape.note(kept | (active & starting), t, y, choice),
         )
 
     def empty_lines(leaf: jax.Array) -> jax.Array:
