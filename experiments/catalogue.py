@@ -61,14 +61,13 @@ CHAPTERS = {
             "friction",
             "temperature",
             "temperature_is_everything",
-            "sde_validity",
-            "weak_orders",
             "limit_cycles",
-            "flat_minima",
-            "without_replacement",
             "stationary_covariance",
-            "label_noise",
         ),
+    ),
+    "batches": Chapter(
+        "What mini-batches do",
+        ("sde_validity", "weak_orders", "without_replacement", "flat_minima", "label_noise"),
     ),
     "densities": Chapter("Densities", ("fokker_planck", "free_energy", "wasserstein_flow", "smoothed_loss")),
     "edge": Chapter(

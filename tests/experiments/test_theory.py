@@ -9,15 +9,10 @@ from experiment_files import check_claims, check_files
 from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
+from experiments.batches import iterate_laws, label_noise, weak_orders, without_replacement
 from experiments.edge import catapult, self_stabilisation, warm_up
 from experiments.limits import balancedness, margin, sigmoidal_learning
-from experiments.noise import (
-    iterate_laws,
-    label_noise,
-    stationary_covariance,
-    weak_orders,
-    without_replacement,
-)
+from experiments.noise import stationary_covariance
 
 pytestmark = pytest.mark.promotes
 NAMES = (

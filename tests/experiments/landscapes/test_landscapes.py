@@ -9,8 +9,8 @@ from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
 import jaxflow as jf
+from experiments.batches import flat_minima
 from experiments.landscapes import loss_landscape
-from experiments.noise import flat_minima
 
 pytestmark = pytest.mark.promotes
 

@@ -46,7 +46,7 @@ from matplotlib.figure import Figure
 
 import jaxflow as jf
 from experiments import common
-from experiments.noise.iterate_laws import Adaptive, Law, frozen, of_gaussian, of_linear, of_signs, setting
+from experiments.batches.iterate_laws import Adaptive, Law, frozen, of_gaussian, of_linear, of_signs, setting
 from jaxflow.comparison import Moments, moment_descent, moment_flow
 from jaxflow.plot.style import COLOURS, tidy
 
