@@ -9,7 +9,7 @@ import scipy.linalg
 from experiment_files import check_files
 from jax.flatten_util import ravel_pytree
 
-from experiments.kernels import kernel_machine, lazy_and_rich
+from experiments.kernels import kernel_machine, lazy_and_rich, left_out_examples
 
 pytestmark = pytest.mark.promotes
 
@@ -82,7 +82,7 @@ def test_a_network_trained_without_examples_is_that_of_a_plain_loop():
     objective, params, x, _ = kernel_machine.digits(40)
     sizes = kernel_machine.QUICK._replace(steps=5)
     kept, key = np.arange(3, 40), jax.random.key(4)
-    found = kernel_machine.retrained(
+    found = left_out_examples.retrained(
         objective, params, jnp.asarray(kept)[None], x[:1], jnp.array([[2, 7]]), sizes, key
     )
     flat, unravel = ravel_pytree(params)
