@@ -159,6 +159,13 @@ def test_values_are_given_by_name_where_they_are_many():
     assert not wrong
 
 
+def test_static_arguments_are_named():
+    """Not counted, but where `compiled` itself orders the arguments."""
+    files = [*FILES, *(ROOT / "experiments").rglob("*.py")]
+    counted = [path.relative_to(ROOT) for path in files if "static_argnums" in path.read_text()]
+    assert counted == [Path("jaxflow/_compiled.py")]
+
+
 def private(name: str | None) -> bool:
     return name is not None and name.startswith("_") and not name.startswith("__")
 

@@ -75,7 +75,7 @@ def first_zero(x, values):
     return jnp.where((values > 0).any(), zero, jnp.nan)
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(jax.jit, static_argnames="predict")
 @partial(jax.vmap, in_axes=(None, 0, None, None))
 def measure(objective, params, test, predict):
     """All measures of networks whose parameters are stacked. Probes and directions are the same for all."""

@@ -170,7 +170,7 @@ def adaptive(variants, rates, steps):
 def invariance(x, y, deviation):
     """Largest difference of losses: Adam on standardised features, and on raw ones with a rate for each parameter;
     and what Newton's method leaves after one step on raw ones."""
-    steps, run = 200, jax.jit(curves, static_argnums=(0, 1))
+    steps, run = 200, jax.jit(curves, static_argnames=("make", "steps"))
     rows = compress(x / deviation, y), compress(x, y)
     xs, ys = (np.stack(part) for part in zip(*rows, strict=True))
     rates = np.array([0.1, 0.1]), np.stack([np.ones_like(deviation), deviation])

@@ -77,7 +77,7 @@ def _automate(x: Any) -> jax.Array:
     return lay(x, NamedSharding(automatic(layout.mesh), layout.spec))
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnames="layout")
 def _lay(x: jax.Array, layout: NamedSharding) -> jax.Array:
     return jax.device_put(x, layout)
 

@@ -112,9 +112,8 @@ def _take_tangents(shares, split, primals, tangents):
     return _take(shares, split, leaves, indices), along
 
 
-_program = jax.jit(
-    _take, static_argnums=(0, 1)
-)  # of traced arrays that lie on devices, only a program knows which
+# Of traced arrays that lie on devices, only a program knows which.
+_program = jax.jit(_take, static_argnames=("shares", "split"))
 
 
 def _has_bits(leaf: Any) -> bool:

@@ -132,12 +132,12 @@ def _choose_members(keys: PyTree, members: jax.Array) -> PyTree:
     return jax.tree.map(lambda k: k[members], keys)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(jax.jit, static_argnames="n")
 def _first_members(members: PyTree, n: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[:n], members)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(jax.jit, static_argnames="n")
 def _join_groups(parts: list[PyTree], n: int) -> PyTree:
     """The first n members of all groups; of trajectories the times of every group, (groups, T)."""
 

@@ -78,7 +78,7 @@ def rounding(quick: bool) -> float:
     single, double = digits("float32"), digits("float64")
     params = jax.tree.map(lambda x: x.astype(float), single.params)
 
-    @partial(jax.jit, static_argnums=0)
+    @partial(jax.jit, static_argnames="order")
     def field(order, rate, objective, params):
         dynamics = jf.dynamics.modified(jf.optim.gd(rate), objective, order=order)
         return ravel_pytree(dynamics.drift(0.0, dynamics.init(params)).params)[0]

@@ -130,7 +130,7 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
     every = max(1, settings.steps // RECORDS)
     seeds, batch, name = settings.seeds, settings.batch_size, settings.optimizer
     key = jax.random.key(settings.seed + 1)
-    begin, keys, members, path_states = jit_once(_starts, static_argnums=0)(
+    begin, keys, members, path_states = jit_once(_starts, static_argnames="seeds")(
         seeds, optimizer, sde, params, key
     )
     common: dict[str, Any] = {"every": every, "record": record}

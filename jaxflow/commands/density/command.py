@@ -133,7 +133,7 @@ def _runs(settings: Density, problem: NoisyProblem, equation, levels: dict[str, 
     """Put the runs, the paths and the densities into `levels`, each made in pieces."""
     every = max(1, problem.steps // RECORDS)
     sgd = jf.optim.gd(problem.learning_rate)
-    starts, begin, keys = jit_once(_starts, static_argnums=1)(
+    starts, begin, keys = jit_once(_starts, static_argnames="seeds")(
         settings.seed, settings.seeds, problem.start, problem.width
     )
 

@@ -160,7 +160,7 @@ def require_room(name: str, hidden: Sequence[int], widths: Sequence[int]) -> Non
     memory.require_fit(name, tuple(hidden), 2 * weights * jnp.result_type(float).itemsize)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnames="widths")
 def draw_layers(key: jax.Array, widths: tuple[int, ...]) -> tuple:
     """The first parameters of a `Network` with these widths, from the inputs to the outputs."""
     # Compiling a draw costs more than making it: one for all layers, and compiled apart from what uses it.

@@ -41,7 +41,7 @@ def _call(settings: Settings, dynamic: list, column: dict[str, Any], key: jax.Ar
     return combine(dynamic, settings.trial)({name: given[name] for name in settings.names}, key)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnames="settings")
 def _batch(settings: Settings, dynamic, columns, seeds, key):
     """All pairs of some cells, given as (numbers, hyperparameters), and some seeds; leaves (cells, seeds, …).
 
