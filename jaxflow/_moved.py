@@ -13,6 +13,9 @@ from typing import Any
 
 MOVED = {
     "_models": "_losses.models",
+    "_losses.completion": "_completion",
+    "_losses.gradients": "_gradients",
+    "optim.rules.accumulation": "optim.multi_steps",
     "optim._moments": "optim.methods.moments",
     "comparison.families": "optim.rules.families",
     "comparison.scaling": "optim.rules.batch_size",

@@ -26,7 +26,7 @@ from jaxflow._programs import half
 from jaxflow._text.shapes import show
 
 PyTree = Any
-__getattr__ = forward_names("jaxflow.objective", "jaxflow._losses.gradients")  # `gradient` was here
+__getattr__ = forward_names("jaxflow.objective", "jaxflow._gradients")  # `gradient` was here
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxflow._losses.completion import complete_arguments
+from jaxflow._completion import complete_arguments
 from jaxflow._losses.models import Completed, Rest, join_model
 from jaxflow._traceable import Bound, kind, traceable
 

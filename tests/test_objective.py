@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
-from jaxflow._losses.gradients import gradient
+from jaxflow._gradients import gradient
 
 RNG = np.random.default_rng(0)
 N, D = 12, 3

@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._losses.completion import open_model
+from jaxflow._completion import open_model
 from jaxflow._losses.models import Trainable
 from jaxflow._programs.half import block_of, has_half, sum_examples
 from jaxflow.games import VectorField

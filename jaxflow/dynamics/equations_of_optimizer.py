@@ -14,7 +14,7 @@ from jaxflow.dynamics.noise.batch_temperature import accumulated_batches
 from jaxflow.dynamics.parts_of_optimizer import Parts, groups_of, parts_of
 from jaxflow.dynamics.penalty import penalized
 from jaxflow.objective import Objective, require_data
-from jaxflow.optim.rules.accumulation import accumulation_of, as_transformation
+from jaxflow.optim.multi_steps import accumulation_of, as_transformation
 from jaxflow.optim.table import formula_of, names_with
 
 

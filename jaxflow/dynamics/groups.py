@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jaxflow._losses.completion import complete_arguments
+from jaxflow._completion import complete_arguments
 from jaxflow._losses.models import split_model
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Dynamics, Field

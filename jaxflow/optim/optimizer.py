@@ -12,7 +12,7 @@ import optax
 
 from jaxflow._compiled import is_numeric
 from jaxflow._traceable import Bound, kind, traceable
-from jaxflow.optim.rules.accumulation import as_transformation
+from jaxflow.optim.multi_steps import as_transformation
 
 PyTree = Any
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from jaxflow._losses.gradients import gradient, value_and_gradient
+from jaxflow._gradients import gradient, value_and_gradient
 from jaxflow._traceable import Bound
 
 PyTree = Any

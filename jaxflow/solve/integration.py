@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from jaxflow._losses.completion import complete_arguments
+from jaxflow._completion import complete_arguments
 from jaxflow._losses.models import Trainable, split_model
 from jaxflow.dynamics import Dynamics
 from jaxflow.optim import learning_rate_of
-from jaxflow.optim.rules.accumulation import accumulation_of
+from jaxflow.optim.multi_steps import accumulation_of
 from jaxflow.recording import Recorder, Recording, complete_record
 from jaxflow.solve.integration_pieces import integrate_in_pieces
 from jaxflow.solve.ode.flow import follow_flow

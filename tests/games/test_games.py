@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxflow as jf
-from jaxflow._losses.gradients import value_and_gradient
+from jaxflow._gradients import value_and_gradient
 from jaxflow.comparison.orders.slope import fit
 from jaxflow.dynamics import modified
 

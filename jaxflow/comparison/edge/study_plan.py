@@ -13,8 +13,8 @@ from jaxflow.dynamics.edge.methods import method_of
 from jaxflow.dynamics.modified_equations.equation import check_arguments, clock_of
 from jaxflow.dynamics.modified_equations.smoothness import warn_if_rough
 from jaxflow.dynamics.modified_equations.step_logarithm import state_shapes
+from jaxflow.optim.multi_steps import refuse_accumulation
 from jaxflow.optim.optax_names import as_ours
-from jaxflow.optim.rules.accumulation import refuse_accumulation
 from jaxflow.optim.table import entry_of
 
 PyTree = Any

@@ -15,8 +15,8 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._losses.completion import open_model
-from jaxflow._losses.gradients import gradient
+from jaxflow._completion import open_model
+from jaxflow._gradients import gradient
 from jaxflow._programs.half import widen
 from jaxflow._traceable import traceable
 from jaxflow.dynamics import Dynamics, Field, gradient_covariance

@@ -17,7 +17,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxflow._compiled import compiled, transfers
-from jaxflow._losses.completion import open_model
+from jaxflow._completion import open_model
 from jaxflow._norms import difference, norm
 from jaxflow._text.text_table import text_table
 from jaxflow._traceable import traceable

@@ -24,8 +24,8 @@ from jaxflow.optim.methods.descent import CountState, LookaheadGradientState
 from jaxflow.optim.methods.moments import divisor, root, tree_map
 from jaxflow.optim.methods.squared_gradients import SecondMomentState
 from jaxflow.optim.methods.switching import SwatsState, spread
+from jaxflow.optim.multi_steps import as_transformation, optimizer_of_updates
 from jaxflow.optim.optax_names import as_ours, shown
-from jaxflow.optim.rules.accumulation import as_transformation, optimizer_of_updates
 from jaxflow.optim.rules.chains import members_of
 from jaxflow.optim.schedules import value_at
 from jaxflow.optim.table import Inherited, entry_of, names_with

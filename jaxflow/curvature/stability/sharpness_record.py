@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._losses.completion import complete
+from jaxflow._completion import complete
 from jaxflow._losses.models import rest_of
 from jaxflow._moved import alias_of
 from jaxflow._traceable import traceable
@@ -30,7 +30,7 @@ from jaxflow.curvature.products import (
 from jaxflow.curvature.spectrum.eigenpairs import BLOCKS, COLD, EACH, TOLERANCE
 from jaxflow.curvature.spectrum.krylov import Block, follow, guess
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
-from jaxflow.optim.rules.accumulation import as_transformation
+from jaxflow.optim.multi_steps import as_transformation
 from jaxflow.recording import Recorder, replay_records
 
 PyTree = Any

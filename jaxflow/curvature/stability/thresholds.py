@@ -30,7 +30,7 @@ from jaxflow.curvature.stability.linear_steps import (
     replace_leaves,
 )
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
-from jaxflow.optim.rules.accumulation import as_transformation, optimizer_of_updates
+from jaxflow.optim.multi_steps import as_transformation, optimizer_of_updates
 from jaxflow.optim.table import entry_of
 
 PyTree = Any

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._losses.gradients import gradient
+from jaxflow._gradients import gradient
 from jaxflow._losses.models import Trainable
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import open_real, operator

@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._losses.gradients import gradient
+from jaxflow._gradients import gradient
 from jaxflow._norms import norm
 from jaxflow.curvature.products import real_parameters
 from jaxflow.solve import Trajectory

@@ -9,7 +9,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
-from jaxflow._losses.gradients import gradient
+from jaxflow._gradients import gradient
 from jaxflow._norms import root
 from jaxflow._traceable import traceable
 from jaxflow.dynamics import Field

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._losses.gradients import gradient
+from jaxflow._gradients import gradient
 from jaxflow._moved import alias_of
 from jaxflow._norms import root
 from jaxflow._traceable import traceable

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow._losses.gradients import gradient
+from jaxflow._gradients import gradient
 from jaxflow.dynamics.base import scale, widen_tree
 from jaxflow.dynamics.diffusions.first_order import noise_amplitude
 from jaxflow.dynamics.flows.moments import Gradients, Moments, cast

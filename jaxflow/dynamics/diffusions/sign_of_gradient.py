@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._losses.gradients import gradient
+from jaxflow._gradients import gradient
 from jaxflow._norms import root as rooted
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, cast_like, scale, widen_tree

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check, optim
+from jaxflow.optim.multi_steps import accumulation_of
 from jaxflow.optim.optax_names import as_ours
-from jaxflow.optim.rules.accumulation import accumulation_of
 from jaxflow.optim.table import MOMENTUM, NOT_DESCENT, Without, entry_of, names_with
 
 PyTree = Any

@@ -41,7 +41,7 @@ from jaxflow.dynamics.modified_equations.step_logarithm import (
     state_shapes,
     weights,
 )
-from jaxflow.optim.rules.accumulation import optimizer_of_updates
+from jaxflow.optim.multi_steps import optimizer_of_updates
 from jaxflow.recording import Recorder
 
 PyTree = Any

@@ -18,7 +18,7 @@ from jaxflow.dynamics.edge.methods import flat_loss, flat_moment, method_of, mom
 from jaxflow.dynamics.edge.pairs import PairState
 from jaxflow.dynamics.edge.stable import StableState, post_update, stable_flow
 from jaxflow.dynamics.modified_equations.step_logarithm import ModifiedState, state_shapes
-from jaxflow.optim.rules.accumulation import refuse_accumulation
+from jaxflow.optim.multi_steps import refuse_accumulation
 
 PyTree = Any
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._losses.gradients import gradient
+from jaxflow._gradients import gradient
 from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.optim.schedules import check_rate, value_at

@@ -11,8 +11,8 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._losses.completion import open_model
-from jaxflow._losses.gradients import gradient
+from jaxflow._completion import open_model
+from jaxflow._gradients import gradient
 from jaxflow._norms import norm, norms
 from jaxflow.dynamics.base import add, scale
 from jaxflow.dynamics.modified_equations.equation import check_arguments
@@ -21,7 +21,7 @@ from jaxflow.dynamics.modified_equations.slow_flow import fixed_clock, settle_me
 from jaxflow.dynamics.modified_equations.step_logarithm import increment
 from jaxflow.games import VectorField
 from jaxflow.optim import hyperparameters
-from jaxflow.optim.rules.accumulation import optimizer_of_updates
+from jaxflow.optim.multi_steps import optimizer_of_updates
 
 PyTree = Any
 ORDER = 2

@@ -22,7 +22,7 @@ from jaxflow.dynamics.modified_equations.step_logarithm import (
     weights,
 )
 from jaxflow.optim import learning_rate_of
-from jaxflow.optim.rules.accumulation import as_transformation, optimizer_of_updates
+from jaxflow.optim.multi_steps import as_transformation, optimizer_of_updates
 
 PyTree = Any
 

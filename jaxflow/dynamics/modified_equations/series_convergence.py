@@ -19,7 +19,7 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._losses.completion import open_model
+from jaxflow._completion import open_model
 from jaxflow._norms import norm
 from jaxflow._programs.half import widen
 from jaxflow.curvature.spectrum.powers import power_iteration
@@ -27,7 +27,7 @@ from jaxflow.dynamics.base import add
 from jaxflow.dynamics.modified_equations.equation import check_arguments, clock_of, warm_steps
 from jaxflow.dynamics.modified_equations.step_logarithm import ModifiedState, cold_state, increment, logarithm
 from jaxflow.games import VectorField
-from jaxflow.optim.rules.accumulation import optimizer_of_updates
+from jaxflow.optim.multi_steps import optimizer_of_updates
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any

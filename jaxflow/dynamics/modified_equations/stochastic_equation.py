@@ -15,7 +15,7 @@ from jaxflow.dynamics.noise.batch_temperature import accumulated_batches
 from jaxflow.dynamics.noise.minibatch import FULL, Noise
 from jaxflow.dynamics.old_calls import accept_batches
 from jaxflow.objective import Objective, require_data
-from jaxflow.optim.rules.accumulation import accumulation_of, optimizer_of_updates
+from jaxflow.optim.multi_steps import accumulation_of, optimizer_of_updates
 from jaxflow.optim.schedules import value_at
 
 

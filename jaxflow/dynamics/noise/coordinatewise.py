@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxflow._losses.gradients import gradient
+from jaxflow._gradients import gradient
 from jaxflow._programs.half import widen
 from jaxflow.dynamics.noise.minibatch import Sampling, gradient_and_noise
 from jaxflow.objective import Objective

@@ -12,9 +12,9 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
+from jaxflow._completion import open_model
+from jaxflow._gradients import gradient
 from jaxflow._losses.companions import warn_of_companions
-from jaxflow._losses.completion import open_model
-from jaxflow._losses.gradients import gradient
 from jaxflow._losses.models import Trainable
 from jaxflow._programs.half import widen
 from jaxflow.curvature.spectrum.krylov import leading_pairs

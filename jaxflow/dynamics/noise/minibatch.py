@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
-from jaxflow._losses.gradients import gradient
+from jaxflow._gradients import gradient
 from jaxflow._norms import root
 from jaxflow._programs.half import widen
 from jaxflow._traceable import Bound, kind, traceable

@@ -19,7 +19,7 @@ from jaxflow.landscape.paths.fire import fire
 from jaxflow.landscape.paths.insertion import BETWEEN, insert_images
 from jaxflow.landscape.paths.path import CONVERGED, MAX_STEPS, Path, dtype_of, is_traced, make_path
 from jaxflow.landscape.paths.straight import straight_line
-from jaxflow.optim.rules.accumulation import as_transformation
+from jaxflow.optim.multi_steps import as_transformation
 
 PyTree = Any
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from jaxflow import _check
-from jaxflow._losses.completion import complete
+from jaxflow._completion import complete
 from jaxflow._losses.models import Rest, Trainable, split_model
 from jaxflow.curvature.products import check_objective, real_parameters
 

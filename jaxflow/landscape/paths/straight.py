@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._losses.completion import complete
+from jaxflow._completion import complete
 from jaxflow._losses.models import Trainable, split_model
 from jaxflow.curvature.products import check_objective, real_parameters
 from jaxflow.landscape.paths.ends import open_ends

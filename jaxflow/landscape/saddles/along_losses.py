@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._losses.completion import complete
+from jaxflow._completion import complete
 from jaxflow._losses.models import rest_of
 from jaxflow._norms import norm
 from jaxflow.curvature import saddle_index

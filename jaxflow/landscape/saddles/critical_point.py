@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._losses.completion import complete
+from jaxflow._completion import complete
 from jaxflow._losses.models import Trainable, join_model, split_model
 from jaxflow.curvature.differentiability import warn_unless_twice_differentiable
 from jaxflow.curvature.products import check_objective, real_parameters

@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from jaxflow import _check
 from jaxflow._compiled import compiled
-from jaxflow._losses.completion import complete
+from jaxflow._completion import complete
 from jaxflow._losses.models import Rest, Trainable, join_model, split_model
 from jaxflow.curvature.products import check_objective, real_parameters
 from jaxflow.landscape.paths.path import dtype_of

@@ -9,7 +9,7 @@ import optax
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.games import like_players
-from jaxflow.optim.rules.accumulation import as_transformation
+from jaxflow.optim.multi_steps import as_transformation
 
 PyTree = Any
 

@@ -23,7 +23,7 @@ from jaxflow.optim.methods.moments import (
     step_count,
     tree_map,
 )
-from jaxflow.optim.rules.accumulation import as_transformation
+from jaxflow.optim.multi_steps import as_transformation
 from jaxflow.optim.schedules import value_at
 
 PyTree = Any

@@ -10,8 +10,8 @@ import optax
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.optim import Optimizer
+from jaxflow.optim.multi_steps import accumulation_of
 from jaxflow.optim.optax_names import as_ours, shown
-from jaxflow.optim.rules.accumulation import accumulation_of
 from jaxflow.optim.rules.chains import change_inside
 from jaxflow.optim.table import formula_of, names_with
 

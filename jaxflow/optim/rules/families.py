@@ -15,8 +15,8 @@ import optax
 from jaxflow import _check
 from jaxflow._traceable import traceable
 from jaxflow.optim import Optimizer, hyperparameters, learning_rate_of
+from jaxflow.optim.multi_steps import refuse_accumulation
 from jaxflow.optim.optax_names import HIDDEN
-from jaxflow.optim.rules.accumulation import refuse_accumulation
 from jaxflow.optim.rules.batch_size import compress_schedule
 from jaxflow.optim.rules.chains import change_inside
 from jaxflow.optim.table import entry_of, formula_of, names_with

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import _check
+from jaxflow._completion import complete
 from jaxflow._losses.companions import warn_of_chunks
-from jaxflow._losses.completion import complete
 from jaxflow._losses.models import Rest, split_model
 from jaxflow.optim import learning_rate_of
-from jaxflow.optim.rules.accumulation import as_transformation
+from jaxflow.optim.multi_steps import as_transformation
 from jaxflow.recording import complete_record
 from jaxflow.solve.discrete.estimator_checks import as_estimator, choose_estimator, is_random
 from jaxflow.solve.discrete.estimators import Estimator

@@ -12,7 +12,7 @@ def as_transformation(optimizer: Any, name: str = "optimizer") -> optax.Gradient
     """What a user gives as an optimizer, as a transformation with its steps; anything else is refused by its name.
 
     >>> import optax, jaxflow as jf
-    >>> from jaxflow.optim.rules.accumulation import as_transformation
+    >>> from jaxflow.optim.multi_steps import as_transformation
     >>> isinstance(as_transformation(optax.MultiSteps(jf.optim.gd(0.1), 4)), optax.GradientTransformation)
     True
     """
@@ -29,7 +29,7 @@ def optimizer_of_updates(optimizer: Any) -> optax.GradientTransformation:
     On all data its k gradients are one, so an update is a step of the optimizer inside.
 
     >>> import optax, jaxflow as jf
-    >>> from jaxflow.optim.rules.accumulation import optimizer_of_updates
+    >>> from jaxflow.optim.multi_steps import optimizer_of_updates
     >>> optimizer_of_updates(optax.MultiSteps(jf.optim.gd(0.1), 4))
     gd(learning_rate=0.1)
     """
@@ -52,7 +52,7 @@ def accumulation_of(optimizer: Any) -> tuple[Any, int] | None:
     where its updates are not those of the inner optimizer on the mean gradient of k mini-batches.
 
     >>> import optax, jaxflow as jf
-    >>> from jaxflow.optim.rules.accumulation import accumulation_of
+    >>> from jaxflow.optim.multi_steps import accumulation_of
     >>> accumulation_of(optax.MultiSteps(jf.optim.gd(0.1), 4))
     (gd(learning_rate=0.1), 4)
     """
