@@ -31,6 +31,8 @@ MOVED = {
     "curvature.thresholds": "curvature.stability.thresholds",
     "curvature.linear_steps": "curvature.stability.linear_steps",
     "curvature.recording": "curvature.stability.sharpness_record",
+    "density.jumps.selling": "density.jumps.selling_decomposition",
+    "density.near_minimum.areas": "density.near_minimum.swept_areas",
     "dynamics.oscillators": "dynamics.flows.damped_oscillators",
     "dynamics.dense": "dynamics.flows.hessian_flows",
     "dynamics.inertial": "dynamics.diffusions.inertial",

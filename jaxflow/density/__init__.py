@@ -21,11 +21,11 @@ from jaxflow.density.grid import gaussian as gaussian
 from jaxflow.density.grid import histogram as histogram
 from jaxflow.density.grid import l1_distance as l1_distance
 from jaxflow.density.jumps.rates import Chain as Chain
-from jaxflow.density.near_minimum.areas import AreaRate as AreaRate
-from jaxflow.density.near_minimum.areas import area_rate as area_rate
 from jaxflow.density.near_minimum.law_of_sgd import ou_limit as ou_limit
 from jaxflow.density.near_minimum.ornstein_uhlenbeck import OULaw as OULaw
 from jaxflow.density.near_minimum.ornstein_uhlenbeck import ou_law as ou_law
+from jaxflow.density.near_minimum.swept_areas import AreaRate as AreaRate
+from jaxflow.density.near_minimum.swept_areas import area_rate as area_rate
 from jaxflow.density.smoothed_loss.convexity import OnePointConvexity as OnePointConvexity
 from jaxflow.density.smoothed_loss.convexity import one_point_convexity as one_point_convexity
 from jaxflow.density.smoothed_loss.smoothing import smoothed as smoothed

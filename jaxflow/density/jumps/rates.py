@@ -21,7 +21,7 @@ from jax import lax
 from jaxflow._compiled import compiled
 from jaxflow.density.grid import Grid
 from jaxflow.density.jumps.coefficients import Coefficients
-from jaxflow.density.jumps.selling import decompose
+from jaxflow.density.jumps.selling_decomposition import decompose
 
 NODES, WEIGHTS = (array.tolist() for array in np.polynomial.legendre.leggauss(6))
 # The vectors where the noise is not known yet. They do for matrices whose eigenvalues differ by a factor up to 14.

@@ -18,6 +18,7 @@ from jaxflow._traceable import traceable
 from jaxflow.dynamics.base import Field, add, scale
 from jaxflow.dynamics.diffusions.first_order import noise_amplitude
 from jaxflow.dynamics.flows.damped_oscillators import InertialState, rest_state
+from jaxflow.dynamics.flows.first_order import effective_mass
 from jaxflow.dynamics.noise.minibatch import FULL, Noise, gradient_and_noise
 from jaxflow.objective import Objective
 from jaxflow.optim.schedules import value_at
@@ -154,7 +155,7 @@ def momentum_sgd(
         rate, b = value_at(learning_rate, t), value_at(beta, t)
         friction = 1.0 if ema else 1 - b
         spread = root((1 - b) / (1 + b) if ema else 1 / (1 - b * b), t)
-        mass = rate * (1 + b) / (2 * (1 - b)) if ema else rate * (1 + b) / 2
+        mass = effective_mass(rate, b, nesterov=False) / (1 - b if ema else 1.0)
         return Coefficients(mass, friction, spread, rate / 2 if order == 2 else 0.0, 0.0)
 
     return inertial_field(objective, noise, coefficients_at, learning_rate)
@@ -219,7 +220,7 @@ def nesterov_sgd(
 
     def coefficients_at(t):
         rate, b = value_at(learning_rate, t), value_at(beta, t)
-        mass, spread = rate * (1 + b) / 2, root(1 / (1 - b * b), t)
+        mass, spread = effective_mass(rate, b, nesterov=False), root(1 / (1 - b * b), t)
         readout, ahead = (rate * (b + 0.5), rate * b) if order == 2 else (mass, mass)
         return Coefficients(mass, 1 - b, spread, readout, ahead)
 
