@@ -94,6 +94,7 @@ def execute(blocks: list[str]) -> list[dict[str, Any]]:
     keep_programs()
     import matplotlib.pyplot as plt
 
+    plt.close("all")  # what was drawn before is not theirs
     names: dict[str, Any] = {"__name__": "tour"}
     shown = []
     for block in blocks:
