@@ -15,28 +15,40 @@ import jax.numpy as jnp
 def cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
     r"""$-\log p(y)$ for integer labels y (B,): shape (B,), in nats.
 
-    p is the softmax of logits (B, C), or, of one logit z (B,), the logistic function $p(1) = 1/(1 + e^{-z})$.
+    p is the softmax of logits (B, C), or, of one logit z (B,), the logistic function $p(1) = 1/(1 + e^{-z})$. The
+    loss of a label outside 0, …, C−1 is NaN.
 
     >>> print(cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([1])).round(4))
     [0.6931]
     """
     if outputs.ndim == 1:
         return jax.nn.softplus(outputs) - y.astype(outputs.dtype) * outputs
-    chosen = jnp.take_along_axis(outputs, y[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(outputs, axis=1) - chosen
+    return jax.nn.logsumexp(outputs, axis=1) - _of_labels(outputs, y, axis=1)
 
 
 def cross_entropy_of_columns(outputs: jax.Array, y: jax.Array) -> jax.Array:
     r"""`cross_entropy` of logits (B, C), C ≥ 2, that lie in memory as (C, B), for labels y in 0, …, C−1.
 
-    Sums over classes are then sums of rows, and there is no gather, whose derivative is a slow scatter on a CPU.
+    Sums over classes are then sums of rows.
 
     >>> print(cross_entropy_of_columns(jnp.array([[0.0, 0.0]]), jnp.array([1])).round(4))
     [0.6931]
     """
     columns = outputs.T
-    is_label = jnp.arange(columns.shape[0], dtype=y.dtype)[:, None] == y[None]
-    return jax.nn.logsumexp(columns, axis=0) - jnp.where(is_label, columns, 0).sum(0)
+    return jax.nn.logsumexp(columns, axis=0) - _of_labels(columns, y, axis=0)
+
+
+def _of_labels(outputs: jax.Array, y: jax.Array, axis: int) -> jax.Array:
+    """The output for each example's label y (B,), with the classes along `axis`; NaN for a label of no class.
+
+    It compares, as the derivative of a gather is a scatter: slow to compile and, on a CPU, to run.
+    """
+    number = outputs.shape[axis]
+    if y.dtype.itemsize < 4:  # which may not hold the number of classes
+        y = y.astype(jnp.int32)
+    is_label = jnp.expand_dims(y, axis) == jnp.expand_dims(jnp.arange(number, dtype=y.dtype), 1 - axis)
+    chosen = jnp.where(is_label, outputs, 0).sum(axis)
+    return jnp.where((y >= 0) & (y < number), chosen, jnp.nan)
 
 
 def squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:

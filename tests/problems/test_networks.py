@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import expit, logsumexp
+from scipy.special import expit, logsumexp, softmax
 
 from jaxflow import problems
+from jaxflow.problems import losses
 
 ACTIVATIONS = {
     "elu": lambda x: np.where(x > 0, x, np.exp(x) - 1),
@@ -54,6 +55,20 @@ def test_cross_entropy_on_classes():
     expected = logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]
     np.testing.assert_allclose(problem.objective.losses(params, data), expected, rtol=1e-10)
     assert problem.objective(params) == pytest.approx(expected.mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.cross_entropy_of_columns])
+@pytest.mark.parametrize("dtype", ["uint8", "int64"])
+def test_cross_entropy_looks_labels_up_in_any_integers(loss, dtype):
+    rng = np.random.default_rng(3)
+    logits, labels = rng.normal(size=(4, 300)), np.array([0, 44, 255, 7], dtype)  # 300 is past uint8
+    values, pull = jax.vjp(jax.jit(loss), logits, labels)
+    expected = logsumexp(logits, axis=1) - logits[np.arange(4), labels]
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+    onehot = np.arange(300) == labels[:, None]
+    np.testing.assert_allclose(pull(np.ones(4))[0], softmax(logits, axis=1) - onehot, atol=1e-15)
+    none = jax.jit(loss)(logits[:3, :3], np.array([-1, 3, 2]))
+    np.testing.assert_array_equal(np.isnan(none), [True, True, False])
 
 
 def test_squared_error_on_classes_and_on_targets():

@@ -292,6 +292,12 @@ REFUSED = {
     "a loss": ({"loss": "hinge"}, ValueError, "loss, unless a function, must be one of"),
     "no loss": ({"loss": None}, TypeError, "loss must be one of cross_entropy, mse or a function"),
     "a loss of shape (4,)": ({"loss": lambda f, y: f}, ValueError, r"loss must return a scalar.*\(2, 4\)"),
+    "a label of no class": ({"data": (X, LABELS + 2)}, ValueError, "y must be labels from 0 to 3.*got 5"),
+    "no label": (
+        {"data": (X, LABELS - 1), "loss": "mse"},
+        ValueError,
+        "y must be labels from 0 to 3.*got -1",
+    ),
     "real labels": ({"data": (X, TARGETS)}, ValueError, "loss 'cross_entropy' must have integer labels"),
     "one-hot labels": (
         {"data": (X, np.eye(4, dtype=int)[LABELS])},

@@ -251,10 +251,23 @@ def _check_fit(
             "loss 'mse' must have real targets y in the shape of the predictions, or integer labels (N,) for (N, C), "
             f"got y of {y.dtype} and, for two examples, shapes {y.shape} and {shapes[0]}."
         )
+    if labels and losses.loss in (cross_entropy, squared_error):
+        _check_labels(examples["y"], shapes[0][1] if len(shapes[0]) == 2 else 2)
     if not isinstance(losses.loss, _EachLoss):
         return
     one = jax.eval_shape(lambda f, y: losses.loss(f, y), outputs, y)
     if getattr(one, "shape", None) != (2,):
         raise ValueError(
             f"loss must return a scalar for one example, got shape {getattr(one, 'shape', one)!r} for two."
+        )
+
+
+def _check_labels(y: jax.Array, classes: int) -> None:
+    """Refuse a label of no class, where labels are at hand: its loss would be NaN, and its gradient none."""
+    found = _check.values(y)
+    if found is None or not found.size:
+        return
+    for label in (int(found.min()), int(found.max())):
+        _check.require(
+            "y", label, 0 <= label < classes, f"labels from 0 to {classes - 1}, one for each output"
         )
