@@ -124,7 +124,7 @@ def _controller(solver, problem: Problem, start, velocity):
     pid = kind(rtol, problem.atol, pcoeff=PROPORTIONAL, icoeff=INTEGRAL, smallest=smallest)
     scale = problem.atol + rtol * jnp.abs(start)
     size, speed = jnp.linalg.norm(start / scale), jnp.linalg.norm(velocity / scale)
-    return pid, first_step(size, speed, times[-1] - times[0], smallest)
+    return pid, first_step(size, speed, times[-1] - times[0])
 
 
 def _evaluations(solver, solution, adaptive: bool) -> jax.Array:

@@ -32,7 +32,7 @@ def _plan(problem: Problem, method: Method, at_least: float) -> Plan:
     if problem.step_size is not None:
         return Plan(times[-1], length=problem.step_size)
     rtol, atol = (jnp.asarray(x, times.dtype) for x in (problem.rtol, problem.atol))
-    if times.dtype == jnp.float32:
+    if at_least and times.dtype == jnp.float32:
         rtol = jnp.maximum(rtol, at_least)
     span = times[-1] - times[0]
     return Plan(times[-1], rtol, atol, method.order, problem.smallest, span)

@@ -67,7 +67,7 @@ class Plan(NamedTuple):
         gain, memory = (PROPORTIONAL + INTEGRAL) / self.order, PROPORTIONAL / self.order
         factor = SAFETY * jnp.exp(memory * sizes.error - gain * error)
         factor = jnp.clip(factor, jnp.where(kept, 1.0, SHRINK), jnp.where(kept, GROW, SAFETY))
-        first = first_step(state, speed, self.span, self.smallest)
+        first = first_step(state, speed, self.span)
         length = jnp.where(starting, first, h * factor)
         begins = jnp.where(kept, end, t)
         unresolved = length < 4 * jnp.finfo(h.dtype).eps * jnp.abs(begins) + self.smallest
@@ -77,12 +77,14 @@ class Plan(NamedTuple):
         return kept, code, Sizes(length, jnp.where(remembered, error, sizes.error))
 
 
-def first_step(size, speed, span, smallest) -> jax.Array:
+def first_step(size, speed, span) -> jax.Array:
     """A step over which a state of norm `size`, which moves at `speed`, moves by 1 %; `span` at most.
 
     Both norms are in units of the tolerance (Hairer, Nørsett & Wanner 1993, II.4). Where they are NaN the step is one
     away from stopping: diffrax's own choice is NaN there, and a step that is NaN never ends.
     """
-    step = 0.01 * jnp.where(size > 0, size, 1.0) / jnp.where(speed == 0, 1.0, speed)
-    step = jnp.minimum(jnp.where(speed == 0, 1e-3 * span, step), span)
-    return jnp.where(jnp.isnan(step), 2 * smallest, step).astype(span.dtype)
+    whole = jnp.where(span > 0, span, 1.0)
+    share = 0.01 * jnp.where(size > 0, size, 1.0) / jnp.where(speed == 0, 1.0, speed) / whole
+    share = jnp.minimum(jnp.where(speed == 0, 1e-3, share), 1.0)
+    share = jnp.where(jnp.isnan(share), 2 * jnp.finfo(span.dtype).eps ** 2, share)
+    return (share * span).astype(span.dtype)
