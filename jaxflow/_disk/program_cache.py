@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 # Bytes in the folder; the programs that were used longest ago make room. For each that JAX writes it reads the ages
 # of all that are there, in 16 microseconds each: with the 10,000 programs of a gigabyte that is a sixth of a second.
 LARGEST = 2**28
-SHORTEST = 0.1  # seconds of compilation that are worth a file
+SHORTEST = 0.02  # seconds of compilation that are worth a file
 ROOM = 2**20  # bytes that must find room in the folder: most programs are smaller
 # JAX's names: a program, when it was last used, and what is locked while the two are written, in this order.
 PROGRAM, LAST_USE, LOCK = "-cache", "-atime", ".lockfile"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -232,8 +231,7 @@ def speed(quick: bool) -> dict[str, float]:
                 f"{kind}: midpoints' eigenvalues", lambda: jf.curvature.sharpness_along(objective, middle, 5)
             )
             stable = jf.dynamics.stable_flow(optimizer, objective)
-            euler = {"solver": diffrax.Euler(), "substeps": 4, "max_steps": 4 * steps}
-            timed(f"{kind}: stable flow", lambda: jf.integrate(stable, params, times, **euler))
+            timed(f"{kind}: stable flow", lambda: jf.integrate(stable, params, times))
             out = central.result()
         parts[kind] = time.perf_counter() - begin
         return out
