@@ -98,7 +98,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
 
 
 def _kind(leaf: Any) -> str | None:
-    """What a leaf is, in a word; `None` for what is no number."""
+    """What a leaf is, in a word; `None` for anything but a number."""
     dtype = getattr(leaf, "dtype", None)
     if dtype is None:
         return type(leaf).__name__ if type(leaf).__name__ in SCALARS else None

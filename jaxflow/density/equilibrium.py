@@ -125,7 +125,7 @@ def spectral_gap(equation: Any) -> jax.Array:
     **Returns** a scalar, per unit of time. In two coordinates it is the least real part of minus an eigenvalue other
     than 0, by SciPy. Where the drift turns, that eigenvalue may be one of a pair, whose mode swings as it decays.
 
-    **Raises** as `stationary`.
+    **Raises** what `stationary` raises.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-6.0, 6.0, 400)
@@ -227,7 +227,8 @@ def mean_first_passage_time(equation: Any) -> jax.Array:
 
     **Returns** an array of the shape of the grid, in units of time.
 
-    **Raises** `TypeError` for another equation; `ValueError` for walls that all reflect, and as `stationary`.
+    **Raises** `TypeError` for another equation; `ValueError` for walls that all reflect; and what `stationary`
+    raises.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(0.0, 1.0, 100)

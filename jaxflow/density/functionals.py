@@ -72,8 +72,8 @@ def _kl(p: jax.Array, q: jax.Array, grid: Grid) -> jax.Array:
 def potential(stationary: Any, temperature: Any, grid: Grid) -> jax.Array:
     r"""The potential Φ = −T log p of a law at rest, with its least value set to 0.
 
-    What the law of a dynamics descends is $\int \Phi p + T\int p\log p$ with this Φ, which is the loss only where the
-    noise is isotropic (Chaudhari & Soatto 2018, 1710.11029).
+    The law of a dynamics descends $\int \Phi p + T\int p\log p$ with this Φ, which is the loss only where the noise
+    is isotropic (Chaudhari & Soatto 2018, 1710.11029).
 
     **Arguments**
 

@@ -20,8 +20,8 @@ class Grid:
     r"""Equal cells over an interval or a rectangle. A density on it is an array of averages over its cells.
 
     A density p has the shape of the grid, is not negative, and $\sum_i p_i\,v = 1$ with the volume v of a cell. Its
-    values at the middles of the cells, which `gaussian` takes, differ from averages by $h^2 p''/24$. What
-    `fokker_planck` makes of either is the same kind again.
+    values at the middles of the cells, which `gaussian` takes, differ from averages by $h^2 p''/24$.
+    `fokker_planck` moves a density of either kind to one of the same kind.
 
     **Arguments**
 

@@ -124,13 +124,13 @@ def limit_of(
     - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time
       (`schedule_in_time`); needed where the equation depends on a schedule.
     - `time_step`: the time of a step, a number above 0. Default: the learning rate. It must be given where groups
-      differ in theirs, and then each goes at its rate over `time_step` times its own speed.
+      differ in their rates. Each group then moves at its own speed times its rate over `time_step`.
 
     **Returns** a `Dynamics`.
 
     **Raises** `ValueError`, which names the optimizer and those known, for an optimizer without such an equation, or
     for a schedule without `steps`, or groups of different rates without `time_step`: `modified` finds the equation
-    of any optimizer. `TypeError` for what is no optimizer.
+    of any optimizer. `TypeError` when `optimizer` is not one.
 
     >>> import jax.numpy as jnp, optax, jaxflow as jf
     >>> jf.dynamics.limit_of(jf.optim.momentum(0.5, 0.5), jnp.sum)
@@ -191,7 +191,8 @@ def sde_of(
     **Returns** a `Dynamics`.
 
     **Raises** `ValueError`, which names the optimizer, where no SDE is known, for a schedule without `steps`, or
-    for an order where there is only one equation; `TypeError` for what is no optimizer or an objective without data.
+    for an order where there is only one equation; `TypeError` when `optimizer` is not one, or for an objective
+    without data.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))

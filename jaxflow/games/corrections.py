@@ -15,8 +15,8 @@ PyTree = Any
 def consensus(game: VectorField, gamma: Any) -> VectorField:
     r"""Consensus optimization: every player also descends the length of the field, $V + \gamma\nabla\frac12|V|^2$.
 
-    $\nabla\frac12|V|^2 = V'(\theta)^\top V(\theta)$. All points of rest stay; further ones may appear where $V$ is
-    orthogonal to its derivatives. It costs two evaluations of V.
+    $\nabla\frac12|V|^2 = V'(\theta)^\top V(\theta)$. All points of rest of V remain such; others may appear where
+    $V$ is orthogonal to its derivatives. It costs two evaluations of V.
 
     **Arguments**
 
@@ -90,10 +90,10 @@ def cancel_drift(game: VectorField, step: Any, *, alternating: bool = False) -> 
 
     $$V_i - \tfrac12 \sum_j \pm\, \partial_j V_i\, h_j V_j,$$
 
-    with + for players at once, and − in turn where j moves before i. The losses whose gradients these are have the
-    terms of Rosca et al. with opposite signs, both those of a player's own gradient and those of the interaction.
-    In a rotation of speed ω a step then multiplies the radius by $\sqrt{1 + h^4\omega^4/4}$ only. It costs two
-    evaluations of V at once and n + 1 in turn.
+    with + for players at once; in turn, with − where j moves before i. The losses whose gradients these are have
+    the terms of Rosca et al. with opposite signs, both those of a player's own gradient and those of the
+    interaction. In a rotation of speed ω a step then multiplies the radius by $\sqrt{1 + h^4\omega^4/4}$ only. It
+    costs two evaluations of V for players at once, and n + 1 for players in turn.
 
     **Arguments**
 

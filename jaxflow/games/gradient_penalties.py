@@ -29,7 +29,7 @@ def gradient_penalty(
 ) -> VectorField:
     r"""A game in which one player also descends $\frac\gamma2\,\mathrm{mean}_b\,(|\nabla_x D(x_b)| - g_0)^2$.
 
-    The samples decide about its name:
+    Its name depends on the samples:
 
     - *R1*: $x_b$ are the data, $g_0 = 0$.
     - *R2*: $x_b$ are generated, $g_0 = 0$.
@@ -100,7 +100,7 @@ def interpolate(real: Any, generated: Any, key: Any) -> jax.Array:
 
     **Returns** an array (B, ...).
 
-    **Raises** `ValueError` for arrays of different shapes; `TypeError` for what is no key.
+    **Raises** `ValueError` for arrays of different shapes; `TypeError` when `key` is not a random key.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> between = jf.games.interpolate(jnp.zeros((3, 2)), jnp.ones((3, 2)), jax.random.key(0))

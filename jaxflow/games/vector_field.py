@@ -36,8 +36,8 @@ class VectorField:
       with one `field` share a compilation. Other vector fields may be among them.
     - `draws`: for a field that draws random numbers, the number of draws whose mean stands for its expectation
       (static). Each step of `iterate` draws its own, from the step's key. Flows, Jacobians and a plain call need a
-      function of the parameters alone: there the field is its mean over as many draws, the same ones every time, and
-      is refused without `draws`.
+      function of the parameters alone: there the field is its mean over this number of draws, which are the same
+      every time. Without `draws` it is refused.
     - `key`: the random key with which all numbers are drawn; `with_key` sets it.
 
     There is no loss: where an optimizer asks for its value it is NaN, so a line search has nothing to search along.
@@ -218,7 +218,7 @@ def require_players(params: Any) -> None:
 
 
 def require_field(game: Any) -> None:
-    """Refuse what is no vector field."""
+    """Refuse anything but a vector field."""
     if not isinstance(game, VectorField):
         raise TypeError(f"game must be a VectorField, such as jaxflow.game makes, got {game!r}.")
 

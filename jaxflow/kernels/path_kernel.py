@@ -89,7 +89,8 @@ def path_kernel(
       `jaxflow.problems.mlp` have.
     - `params` θ₀: a pytree whose real arrays are trained.
     - `x_test`: M points, an array (or a pytree of them) with this leading axis.
-    - `steps`: the number of steps (static in another program; alone, another number compiles nothing).
+    - `steps`: the number of steps. In a plain call another number compiles nothing; in a program of yours it is
+      static.
     - `rule`: the nodes s and weights w on a step (static). `"left"`, at its beginning, has a residual of order 1 in
       the step size; `"midpoint"` of order 2; `"simpson"` (three nodes) and `"gauss"` (two) of order 4.
     - `batch_size`, `estimator`, `key`: the examples of each step, as in `iterate`, whose steps are the same with the
@@ -100,10 +101,10 @@ def path_kernel(
     averages). A step costs the gradient of each example and a derivative of the M predictions along it for each node.
     It is compiled when called plainly.
 
-    **Raises** `TypeError` for an objective without these parts, an estimator that is none, or parameters that are not
-    real; `ValueError` for another optimizer, a decay that is a schedule, `debias`, `lookahead`, a `multiplier`, fewer
-    than one step, an unknown rule, outputs of another shape, batches without a key, or more gradients than memory
-    holds.
+    **Raises** `TypeError` for an objective without these parts, an `estimator` that is not one, or parameters that
+    are not real; `ValueError` for another optimizer, a decay that is a schedule, `debias`, `lookahead`, a
+    `multiplier`, fewer than one step, an unknown rule, outputs of another shape, batches without a key, or more
+    gradients than memory holds.
 
     Source: Domingos 2020, 2012.00152; exact for steps: Bell, Geyer, Glickenstein, Fernandez & Moore 2023, 2308.00824.
 

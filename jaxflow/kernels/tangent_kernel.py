@@ -34,7 +34,7 @@ def tangent_kernel(
 ) -> jax.Array:
     r"""The neural tangent kernel $K(x, y) = J(x)\,J(y)^T$, where $J(x) = \partial f(\theta, x)/\partial\theta$.
 
-    Of layers $z = aW + b$ no derivative in W is formed: with signals $s = \partial f/\partial z$ such a layer adds
+    For layers $z = aW + b$ no derivative in W is formed: with signals $s = \partial f/\partial z$ such a layer adds
     $(a \cdot a' + 1)(s \cdot s')$ to the kernel. They are found in the program of `predict`, whatever it is made
     of. For all other parameters, those of convolutions or of weights that are used twice or rescaled first (write
     $aW/\sqrt m$ as `x @ w / m**0.5`, not as `x @ (w / m**0.5)`), the derivatives are formed and multiplied.
@@ -48,8 +48,8 @@ def tangent_kernel(
     - `output`: `"all"` for all pairs of outputs, or `"trace"` for $\sum_c K_{cc}$ (static).
     - `method`: `"structured"`, or `"jacobian"`, which forms the derivatives in all parameters (static).
     - `chunk`: the number of examples of each kind whose derivatives are in memory at a time (static). Where it is
-      less than m the derivatives at `y` are made anew for each chunk of `x`. Default: as many as take a 16th of the
-      memory.
+      less than m the derivatives at `y` are made anew for each chunk of `x`. Default: the number that takes a 16th
+      of the memory.
     - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** the block (n, m, C, C), whose entry `[i, j, c, d]` is $\nabla f_c(x_i) \cdot \nabla f_d(y_j)$. It is

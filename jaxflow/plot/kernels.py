@@ -43,8 +43,8 @@ def contributions(
 
     **Returns** the Axes.
 
-    **Raises** `TypeError` for what is no kernel machine; `ValueError` for a point, an output or a count that is not
-    there, and for labels or images of another shape.
+    **Raises** `TypeError` when `machine` is not a kernel machine; `ValueError` for a point, an output or a count
+    that does not exist, and for labels or images of another shape.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> from matplotlib.figure import Figure
@@ -169,7 +169,7 @@ def kernel(
 
 
 def _require_kernel(values: np.ndarray) -> None:
-    """Refuse what is no symmetric matrix of numbers."""
+    """Refuse anything but a symmetric matrix of numbers."""
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
         raise ValueError(
             f"kernel must have shape (N, N) or (N, N, C, C), got {values.shape}, its trace taken."

@@ -54,9 +54,9 @@ def landscape(
 
     **Returns** the Axes.
 
-    **Raises** `TypeError` for what is no slice; `ValueError` for another kind, paths on a line or not like the
-    parameters of the slice, a slice without a finite loss, limits that are not two numbers in order, or a surface on
-    flat Axes.
+    **Raises** `TypeError` when `slice` is not a slice; `ValueError` for another kind, paths on a line or not like
+    the parameters of the slice, a slice without a finite loss, limits that are not two numbers in order, or a
+    surface on flat Axes.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> from matplotlib.figure import Figure

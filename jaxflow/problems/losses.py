@@ -59,8 +59,8 @@ class PredictionLosses:
 
     Called with `(params, batch)`, where a batch is a dict of `x` (B, …) and `y` (B, …), it gives (B,). It keeps its
     two parts apart, which a Gauss–Newton matrix needs. It is hashable, and equal to another one with the same
-    parts, so that problems made anew compile nothing anew: give it functions defined once, not a `lambda` for every
-    problem.
+    parts, so that a problem made again compiles nothing again: give it functions that are defined once, not a
+    `lambda` for every problem.
 
     - `predict`: a function `predict(params, x) -> (B, …)` of the outputs f.
     - `loss`: a function `loss(outputs, y) -> (B,)` of the loss of each example, such as `losses.cross_entropy` and

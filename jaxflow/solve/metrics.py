@@ -160,7 +160,7 @@ def at_stride(metric: Any, stride: int) -> Strided:
 
 
 def check_metrics(metrics: Any) -> None:
-    """Refuse what is no dictionary of metrics by name."""
+    """Refuse anything but a dictionary of metrics by name."""
     if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
         raise TypeError(f"metrics must be a dict of functions of the step by name, got {metrics!r}.")
     for name, metric in metrics.items():

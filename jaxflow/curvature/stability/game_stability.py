@@ -69,7 +69,8 @@ def game_stability(
     step h is stable where no eigenvalue of its matrix is outside the unit circle. For players at once this is
     $h \le \min 2\,\mathrm{Re}\,\lambda/|\lambda|^2$ over the eigenvalues λ of J. For players in turn ever longer
     steps are tried, each an eighth longer than the last, until one is unstable, and the boundary between these two is
-    found to 1e-10 (in single precision 1e-6). An eigenvalue 0, along which a rest point is not alone, bounds no step.
+    found to 1e-10 (in single precision 1e-6). An eigenvalue 0 belongs to a direction of further rest points, and
+    bounds no step.
 
     **Arguments**
 
@@ -77,8 +78,9 @@ def game_stability(
     - `params` θ: a rest point: a tuple or a list with one entry (any pytree of real arrays) for each player.
     - `times`: the number of steps $n_i$ that each player takes in its turn. By default 1 each.
     - `k`: the number of eigenvalues to look for by ARPACK, from products with J alone, at either end of the
-      spectrum: these decide about stability. By default all are computed from J up to 200 parameters, and 6 are
-      looked for beyond. At the number of parameters, or one less, all are computed from J at any size.
+      spectrum: these decide whether it is stable. By default all are computed from J up to 200 parameters, and 6
+      are looked for in larger games. If k is the number of parameters, or one less, all are computed from J at any
+      size.
 
     **Returns** `GameStability`. It computes on the host: it is not for use under `jit` or `vmap`. It warns where
     `params` is no rest point.

@@ -202,7 +202,7 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
     | `amsgrad` | as Adam, of $v_{max}$; without `bias_correction` $\sqrt{v_{max}} + \epsilon$ |
     | `adabound` | α* (with its schedule) over the clipped rate: it goes to 1 |
     | `swats` | $(1-\beta_1^t)(\sqrt v + \epsilon)/\sqrt{1-\beta_2^t}$, and 1 in each array that has switched |
-    | `lookahead`, `chain` | that of the inner optimizer, of the one member that has a preconditioner |
+    | `lookahead`, `chain` | that of the inner optimizer; that of the one member that has a preconditioner |
     | any without a second moment | 1.0 |
 
     **Arguments**

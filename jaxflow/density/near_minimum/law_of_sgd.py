@@ -51,8 +51,8 @@ def ou_limit(
       $s_B = \frac1B\frac{N-B}{N-1}$ (static).
     - `k`: the number of leading eigenvectors of H in whose span the law is computed (static). Default: for at most
       2,000 parameters all of them, and the answer is in the coordinates of the parameters; beyond that 20, and
-      it is in those of the `directions`. In the span nothing is approximated: $S_{ij} = 2TD_{ij}/(h_i + h_j)$. What
-      is outside of it is told as `left_out`.
+      it is in those of the `directions`. In the span nothing is approximated: $S_{ij} = 2TD_{ij}/(h_i + h_j)$.
+      `left_out` tells how much is outside of it.
     - `tolerance`: the size of an eigenvalue, as a part of the largest, below which its direction counts as flat; a
       number at least 0. Default: 1e-6 in float64, 1e-4 in float32. A trained network has small negative eigenvalues;
       a larger tolerance counts these as flat too.
@@ -63,7 +63,7 @@ def ou_limit(
     counted.
 
     **Raises** `ValueError` where the Hessian has an eigenvalue below −`tolerance` × the largest, as then `params` are
-    at no minimum (of a traced call all numbers are NaN instead), for η < 0, B ≤ 0 or > N without replacement, or k
+    at no minimum (in a traced call all numbers are NaN instead), for η < 0, B ≤ 0 or > N without replacement, or k
     out of range; `TypeError` for an objective without data or parameters that are not real.
 
     Source: Mandt, Hoffman & Blei 2017, 1704.04289; the current: Chaudhari & Soatto 2018, 1710.11029, whose D this is,

@@ -37,8 +37,8 @@ def smoothed(
     r"""The loss convolved with the noise of one step, $\tilde L(y) = E_w L(y - \eta w)$, $w \sim N(0, C)$.
 
     With $y_k = \theta_k - \eta \nabla L(\theta_k)$, before the noise of the step is added, SGD has
-    $E[y_{k+1} | y_k] = y_k - \eta \nabla E_w L(y_k - \eta w)$: on average it descends $\tilde L$, not L. Minima that
-    are narrow against the noise of a step are not in $\tilde L$.
+    $E[y_{k+1} | y_k] = y_k - \eta \nabla E_w L(y_k - \eta w)$: on average it descends $\tilde L$, not L. Minima
+    that are narrow compared with the noise of a step are not in $\tilde L$.
 
     **Arguments**
 
@@ -60,9 +60,9 @@ def smoothed(
     With draws its losses draw random numbers: each step of `iterate` draws a single pair of its own from the step's
     key, and everywhere else it is the mean over the same `draws` pairs. η, B, C and the data are its leaves.
 
-    **Raises** `TypeError` for an objective without data where `batch_size` is given; `ValueError` where not one of
-    `batch_size` and `covariance` is given, for η < 0, a bad batch size, a covariance that is not positive
-    semidefinite, or `draws` and `nodes` that are not as above.
+    **Raises** `TypeError` for an objective without data where `batch_size` is given; `ValueError` unless one of
+    `batch_size` and `covariance` is given, and not both, for η < 0, a bad batch size, a covariance that is not
+    positive semidefinite, or `draws` and `nodes` outside the ranges above.
 
     Source: Kleinberg, Li & Yuan 2018, 1802.06175. There w has the law of the noise itself, here the Gaussian of its
     covariance.

@@ -84,7 +84,7 @@ def gaussian_jko(
 
 
 def check_steps(temperature: Any, step_size: Any, steps: Any) -> None:
-    """Refuse what is no temperature, no size or no number of steps."""
+    """Refuse a bad temperature, step size or number of steps."""
     _check.require_nonnegative(temperature=temperature)
     _check.require_positive(step_size=step_size)
     _check.require_integer("steps", steps, 1)

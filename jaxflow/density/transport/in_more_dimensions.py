@@ -40,8 +40,7 @@ def sinkhorn(
     - `x_weights` (n,), `y_weights` (m,): masses at least 0, not all 0, which are divided by their sum. Default: equal
       masses.
 
-    **Returns** the distance, a scalar in the units of the samples. A warning of POT's tells where its iterations did
-    not converge.
+    **Returns** the distance, a scalar in the units of the samples. POT warns where its iterations did not converge.
 
     **Raises** `ImportError` without POT (`pip install 'jaxflow[transport]'`); `ValueError` for samples of different
     dimensions or traced ones, ε ≤ 0, p < 1, and for weights as `wasserstein`.

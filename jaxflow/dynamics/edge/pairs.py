@@ -112,8 +112,8 @@ def pair_flow(
     makes the state to go on from, for `integrate(…, state=…)`.
 
     **Raises** `ValueError` for an order not in 1 … 8, a time step ≤ 0, a warm-up < 0 or an optimizer with random
-    state; `TypeError` for what is no optimizer or objective, or a state not made of arrays. There is a warning for
-    an optimizer that is not smooth, such as a sign or a clip.
+    state; `TypeError` when `optimizer` or `objective` is of another kind, or for a state that is not made of
+    arrays. There is a warning for an optimizer that is not smooth, such as a sign or a clip.
 
     It **holds** where what a run excites is slow or oscillates: of eigenvalues e with |e − 1| or |e + 1| below 1 it
     has the logarithm, the closer the higher the order, and all others only have to decay. Those that turn, of modulus
@@ -224,7 +224,7 @@ def pair_state(
     - `optimizer`: any of `jaxflow.optim` or optax.
     - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField`.
     - `state`: a `ModifiedState`, such as `modified_state(run)` at the end of a run of `iterate`.
-    - `order` q: an integer at least 1 (static). That of the flow is enough.
+    - `order` q: an integer at least 1 (static). The order of the flow is enough.
 
     **Returns** a `PairState`, whose midpoint plus half-difference is the state. It costs 2q − 1 gradients.
 

@@ -66,7 +66,7 @@ def heavy_ball(objective: Loss, friction: Any, mass: Any) -> Field:
     only. The start still shifts the path by O(η), because the velocity is that of half a step before. A run that
     begins at t = −η/2 is of second order from the beginning. `limit_of(jaxflow.optim.momentum(η, β), objective)`
     makes this choice; with `ema=True` the friction is 1 and the mass $\frac{\eta(1+\beta)}{2(1-\beta)}$. The
-    equation with mini-batches is `momentum`.
+    equation on mini-batches is `momentum_sgd`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> ball = jf.dynamics.heavy_ball(lambda x: 0.5 * jnp.sum(x**2), friction=0.0, mass=1.0)

@@ -73,7 +73,7 @@ def effective(
     **Arguments**
 
     - `optimizer`: one with a `learning_rate` among its own arguments: of `jaxflow.optim`, or of optax through
-      `jaxflow.optim.traceable`. Of an `optax.MultiSteps` it is the optimizer inside.
+      `jaxflow.optim.traceable`. For an `optax.MultiSteps`, the optimizer inside is taken.
     - `objective`: an `Objective` or any function `loss(params) -> scalar`.
     - `params`: the place, a pytree of float arrays.
     - `step_size`: the largest learning rate with which the coefficients are found. By default it is the step that
@@ -85,7 +85,8 @@ def effective(
     to 1e-4 in float32.
 
     **Raises** `ValueError` for an optimizer without a learning rate of its own, with a schedule for it, with random
-    state, or for a step size ≤ 0; `TypeError` for what is no optimizer or objective, or a state not made of arrays.
+    state, or for a step size ≤ 0; `TypeError` when `optimizer` or `objective` is of another kind, or for a state
+    that is not made of arrays.
 
     Source: Barrett & Dherin (2021), 2009.11162; for momentum Kovachki & Stuart (2021), 1906.04285, and Ghosh et al.
     (2023), 2302.00849.

@@ -72,8 +72,8 @@ def modified(
     on from it, or from where a run of `iterate` ended: `modified_state(run)`.
 
     **Raises** `ValueError` for an order not in 1 … 8, a time step ≤ 0, a stride < 1, a warm-up < 0 or an
-    optimizer with random state; `TypeError` for what is no optimizer or objective, or a state not made of
-    arrays.
+    optimizer with random state; `TypeError` when `optimizer` or `objective` is of another kind, or for a state that
+    is not made of arrays.
 
     It is **valid** where the optimizer is smooth (there is a warning for one that is not: a sign, a clip, a
     condition on the step count) and τ times the sharpness is below 1, which `convergence` measures. A flow that
@@ -115,7 +115,7 @@ def modified_field(optimizer, objective, tau, shares) -> Field:
 
 
 def check_arguments(optimizer, objective, order, stride, warmup) -> None:
-    """Refuse what is no optimizer or no objective, and static numbers out of range."""
+    """Refuse anything but an optimizer and an objective, and static numbers out of range."""
     as_transformation(optimizer)
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")

@@ -172,7 +172,7 @@ def minibatch_noise(
     - `objective`: an `Objective` with data.
     - `params` θ: a pytree of float arrays.
     - `xi`: standard normal numbers (N,) for the default noise; otherwise of the shape that `brownian` of the noise
-      tells. The draw is linear in normal numbers.
+      returns. The draw is linear in normal numbers.
     - `batch_size` B: the number of examples per gradient, a number above 0.
     - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without replacement,
       $s_B = \frac1B\frac{N-B}{N-1}$ (static).

@@ -53,8 +53,8 @@ def curve(
     - `bends` m: the number of bends, an integer at least 1 (static).
     - `optimizer`: any optimizer, for a stack (m, …) of the bends. Default: `adam(0.01)`.
     - `steps`: the number of steps, an integer at least 1.
-    - `draws`: the number of points on the curve at each step, an integer at least 1 (static). One lies in each of as
-      many equal parts of (0, 1).
+    - `draws`: the number of points on the curve at each step, an integer at least 1 (static). The interval (0, 1)
+      is divided into this number of equal parts, and one point lies in each.
     - `batch_size`: the number of examples that each step draws with replacement. Default: all data.
     - `estimator`: another way to draw them, as in `iterate`.
     - `points`: the number of points, even in t, of the path that is returned; an integer at least 3 (static).

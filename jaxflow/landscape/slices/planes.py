@@ -26,8 +26,8 @@ PyTree = Any
 class Slice:
     r"""The losses $L(\theta_0 + x_1 d_1 + x_2 d_2)$ on a grid of coordinates, as `slice` returns them.
 
-    - `center`: the parameters θ₀; of a model `None` in the place of what is not trained. `slice[x1, x2]` is the whole
-      model at coordinates.
+    - `center`: the parameters θ₀; for a model with `None` in the place of what is not trained. `slice[x1, x2]` is
+      the whole model at coordinates.
     - `directions`: the `Directions` d.
     - `coordinates`: a tuple with the coordinates along each direction, (n₁,) and (n₂,).
     - `losses` (n₁,) or (n₁, n₂): the losses; the first axis goes along the first direction.
@@ -84,7 +84,7 @@ def slice(
       high), or one of these for each direction, as a list. Default: that of the directions, ±1 for normalised random
       ones.
     - `points`: the number of points along each direction, an integer at least 2, or a pair of them (static).
-    - `trainable`: what of `params` is trained, as in `iterate`. It must be what the directions have.
+    - `trainable`: what of `params` is trained, as in `iterate`. It must be the part that the directions have.
     - `progress`: whether to show a bar. Ctrl-C then ends the slice with a warning; losses not yet evaluated are NaN.
 
     **Returns** a `Slice`. Points are evaluated 16 at a time, 32 in float32, or fewer where their largest array would

@@ -248,9 +248,9 @@ def sign(learning_rate):
 def newton(learning_rate=1.0, damping=0.0):
     r"""Newton's method, exact and damped: $\theta \leftarrow \theta - \eta (H + \mu I)^{-1} \nabla L$.
 
-    The Hessian H is formed, d² numbers from d Hessian-vector products, and solved with, so this is for small
-    problems (d up to some thousands). It goes to any critical point, saddles and maxima too. Its `update` needs
-    `params` and `grad_fn=` (`iterate` hands them over).
+    The Hessian H is formed, d² numbers from d Hessian-vector products, and a linear system with it is solved, so
+    this is for small problems (d up to some thousands). It goes to any critical point, saddles and maxima too. Its
+    `update` needs `params` and `grad_fn=` (`iterate` hands them over).
 
     **Arguments**
 

@@ -98,7 +98,7 @@ def rescale(optimizer: Any, batch_size: Any, new_batch_size: Any) -> Any:
 
     **Arguments**
 
-    - `optimizer`: one of those named above, or the one of optax, made `traceable`, that takes the same steps.
+    - `optimizer`: one of those named above, or an optimizer of optax, made `traceable`, that takes the same steps.
     - `batch_size` B, `new_batch_size` B′: numbers of examples per gradient, above 0; they may be traced.
 
     **Returns** an optimizer of the same kind with other numbers; a new `optax.MultiSteps` where one is given.

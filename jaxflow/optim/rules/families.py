@@ -107,10 +107,10 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
     **Arguments**
 
     - `optimizer`: one of those above, or `traceable` versions of optax's `sgd`, `rmsprop`, `adagrad`, `lars`,
-      `novograd`, `sign_sgd`, and of any constructor with `learning_rate`, `b1` and `b2`, which is taken for one of
-      averages, q = 1 (`lamb`, `lion`, `adabelief`, `ademamix`, …; the b1 of `schedule_free_adamw`, which is none,
-      stays); or a `chain` of one such optimizer and `l2_regularization`; or a traceable `optax.multi_transform` of
-      such groups. For another optimizer write the function h ↦ optimizer yourself.
+      `novograd`, `sign_sgd`, and of any constructor with `learning_rate`, `b1` and `b2`, which is taken for a method
+      of averages, q = 1 (`lamb`, `lion`, `adabelief`, `ademamix`, …; the b1 of `schedule_free_adamw` stays, as it is
+      not a decay); or a `chain` of one such optimizer and `l2_regularization`; or a traceable
+      `optax.multi_transform` of such groups. For another optimizer write the function h ↦ optimizer yourself.
     - `time_step` h₀: the time of a step, a number above 0. Default: the learning rate; under a schedule it must be
       given.
 

@@ -37,7 +37,7 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     - Loss: that of the iterates, thin and averaged over time; that of the stable flow; what the central flow predicts
       of the average, where there is one; the mean of both ends of rods and pairs.
     - Effective sharpness, with the edge of stability at 2: that of the iterates at their midpoints and of the flows.
-      The smaller eigenvalues are thinner. Of an optimizer whose threshold is not known there is none.
+      The smaller eigenvalues are thinner. For an optimizer whose threshold is not known there are no curves.
     - Distance of the flows from the midpoints of the iterates, and the size of the iterates' oscillation.
 
     A dotted line through all three is at `EdgeStudy.left`, where the iterates have left the stable flow. A study that
@@ -46,7 +46,7 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     **Arguments**
 
     - `study`: what `jaxflow.edge_study` returned.
-    - `axes`: three Axes; by default new ones under each other on a new figure.
+    - `axes`: three Axes; by default new ones, one below another, on a new figure.
 
     **Returns** the three Axes.
 

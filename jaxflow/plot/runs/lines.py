@@ -43,8 +43,8 @@ def trajectories(
     - `runs`: trajectories by the name to show, recorded with one number at each time (`record=objective`), or each
       with a dict, or another pytree, of the same such numbers. Those with a leading axis (an ensemble) are drawn as
       the median and the band of the middle 80 %.
-    - `ax`: the Axes to draw on; default the current ones. For several panels as many Axes, by default new ones under
-      each other on a new figure.
+    - `ax`: the Axes to draw on; default the current ones. For several panels as many Axes, by default new ones, one
+      below another, on a new figure.
     - `log`: whether the vertical axis is logarithmic, if any number is positive.
     - `label`: the name of the number, on the vertical axis. Default: its name in the record, or "loss" where it has
       none. Several panels have their own names.

@@ -18,7 +18,7 @@ class GANPlayers(NamedTuple):
     """The parameters of the two networks of a GAN: layers `{"w": (m, n), "b": (n,)}` each, as those of `mlp`.
 
     - `generator`: moves first where players move in turn.
-    - `discriminator`: its one output is high for what it takes to be generated.
+    - `discriminator`: its one output is high for samples that it takes for generated ones.
     """
 
     generator: Any
@@ -108,8 +108,8 @@ def gan(
 ) -> Problem:
     r"""A generative adversarial network on points or small images: a game that draws a mini-batch at each step.
 
-    The generator G makes samples of standard normal numbers z, and the discriminator D says a number of each sample,
-    high for generated ones. With $f(t) = -\log(1 + e^{-t})$ the discriminator descends
+    The generator G makes samples from standard normal numbers z, and the discriminator D gives each sample a
+    number, which is high for generated ones. With $f(t) = -\log(1 + e^{-t})$ the discriminator descends
 
     $$-\mathrm{mean}_b f(D(G(z_b))) - \mathrm{mean}_b f(-D(x_b)).$$
 

@@ -12,7 +12,7 @@ PyTree = Any
 
 
 def check_draw(draw: Callable) -> Callable:
-    """The draw of an estimator, which refuses in a sentence what is none."""
+    """The draw of an estimator, which refuses in a sentence anything that is not a draw."""
 
     def checked(objective, state, step, key):
         require_draw(draw)
