@@ -203,8 +203,8 @@ def draw_norms(ax, times, norms):
 def draw_ranks(ax, decays, ranks):
     """The rank of the network's representation against weight decay."""
     for i, (name, found) in enumerate(ranks.items()):
-        beside = np.asarray(decays) * 1.03 ** (i - (len(ranks) - 1) / 2)
-        ax.plot(beside, found, marker="os^Dv<"[i], markersize=5, label=name, **stroke(i))
+        shifted = np.asarray(decays) * 1.03 ** (i - (len(ranks) - 1) / 2)
+        ax.plot(shifted, found, marker="os^Dv<"[i], markersize=5, label=name, **stroke(i))
     ax.set(title="tanh network: rank of the representation", xscale="log", ylim=(-0.5, 16.5))
     ax.set(xlabel="weight decay η", ylabel="components with variance > .001 (of 16)")
     tidy(ax)

@@ -23,7 +23,7 @@ the same for squared error, and by the midpoint rule for momentum (downward tria
 right: distance of a kernel machine with constant coefficients (solid) and of the path form by the left rule (dashed)
 from the true change of the predictions, in per cent of it, against training time. Bottom left and middle: the
 training examples that raised (blue) and lowered (orange) the margin of a test image that is read rightly and of one
-that is read wrongly; the images stand beside the bars. Bottom right: the margins of 40 test images when trained anew
+that is read wrongly; the images are next to the bars. Bottom right: the margins of 40 test images when trained anew
 without the most helpful examples (dots), the most harmful (triangles) or random ones (crosses), against that with
 all; on the grey line nothing changes.
 

@@ -10,7 +10,7 @@ Networks 64-32-10 on 200 digits:
   over its own size, fall as 1/α for tanh, whose derivatives are smooth. That of a ReLU network jumps where an input
   crosses the edge of a unit. A move of size 1/α crosses a number of edges ∝ 1/α, each of which changes other entries
   of the kernel by as much: the norm of its change should fall as 1/√α.
-- The test error when the training loss reaches .02, by α, for several starts, beside that of the linearised flow.
+- The test error when the training loss reaches .02, by α, for several starts, next to that of the linearised flow.
 - Training losses on the way, and the kernel before and after rich training, with its eigenvalues.
 
 Claim: A network whose outputs are scaled up by α follows its linearisation, ever more as 1/α, and at the same

@@ -131,9 +131,9 @@ def draw_barriers(ax, widths, barriers):
     for i, name in enumerate(NAMES):
         found = np.maximum(barriers[name], FLOOR)
         middle = np.median(found, 1)
-        beside = np.asarray(widths) * 1.035 ** (i - 2.5)
-        ax.plot(beside, middle, marker="o", markersize=4, label=name, **stroke(i))
-        ax.vlines(beside, found.min(1), found.max(1), color=COLOURS[i], linewidth=1)
+        shifted = np.asarray(widths) * 1.035 ** (i - 2.5)
+        ax.plot(shifted, middle, marker="o", markersize=4, label=name, **stroke(i))
+        ax.vlines(shifted, found.min(1), found.max(1), color=COLOURS[i], linewidth=1)
     ax.set(title="barrier: median and range of the pairs", xlabel="hidden units", ylabel="barrier")
     ax.set(xscale="log", yscale="log", xticks=widths, xticklabels=widths)
     ax.minorticks_off()
@@ -160,7 +160,7 @@ def draw_scores(ax, found, scores):
     tidy(ax, legend=False)
 
 
-def draw_tree(ax, edges, heights, losses, beside, **line):
+def draw_tree(ax, edges, heights, losses, shifted, **line):
     """Minima as lines that end at their losses, and join where the way between them is highest."""
     lowest = losses.min() - FLOOR
     groups = {k: [k] for k in range(len(losses))}
@@ -168,7 +168,7 @@ def draw_tree(ax, edges, heights, losses, beside, **line):
     for _, (p, q) in order:
         joined = groups[p] + groups[q]
         groups.update(dict.fromkeys(joined, joined))
-    place = {k: beside + x for x, k in enumerate(groups[0])}
+    place = {k: shifted + x for x, k in enumerate(groups[0])}
     tops = {k: (place[k], losses[k] - lowest, [k]) for k in place}
     for height, (p, q) in order:
         (x, low, some), (y, other, more), top = tops[p], tops[q], height - lowest
@@ -181,11 +181,11 @@ def draw_trees(ax, edges, heights, losses):
     """Both trees, each with the minima in its own order."""
     ticks, names = [], []
     for i, (kind, colour) in enumerate((("bands", COLOURS[5]), ("straight lines", COLOURS[0]))):
-        beside = i * (len(losses) + 1)
-        place = draw_tree(ax, edges[kind], heights[kind], losses, beside, color=colour, linewidth=1.7)
+        shifted = i * (len(losses) + 1)
+        place = draw_tree(ax, edges[kind], heights[kind], losses, shifted, color=colour, linewidth=1.7)
         ticks += place.values()
         names += map(str, place)
-        ax.text(beside + (len(losses) - 1) / 2, 1.0, kind, ha="center", va="center", color=colour)
+        ax.text(shifted + (len(losses) - 1) / 2, 1.0, kind, ha="center", va="center", color=colour)
     ax.set_xticks(ticks, names)
     ax.set(title=f"how {len(losses)} minima are connected, {SHOWN} hidden units", yscale="log")
     ax.set(xlabel="number of the minimum", ylabel="loss above the lowest", ylim=(FLOOR, 1.6))

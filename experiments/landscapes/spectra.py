@@ -23,7 +23,7 @@ directions downhill become fewer.
 
 Figure: Left: density of the eigenvalues of the Hessian at the start (solid) and at loss .2 (dashed), with error bands
 (grey), and the ten largest eigenvalues at loss .2 (triangles). Middle: number of outliers at loss .2 against the
-number of classes in the data; the size of a dot and the number beside it tell in how many of six starts, and the
+number of classes in the data; the size of a dot and the number next to it tell in how many of six starts, and the
 dashed line is classes − 1. Right: share of eigenvalues below 0 (squares) and −lowest/largest (circles) along
 training.
 

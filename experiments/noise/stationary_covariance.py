@@ -175,7 +175,7 @@ def tell(s, rates, found, theory, optimum):
     z = (mean - theory["exact"]) / error
     among = np.triu_indices(z.shape[1])
     count = len(rates) * len(among[0])
-    # A chance of .002 that the largest of so many independent ones is beyond it.
+    # A chance of .002 that the largest of this number of independent ones is beyond it.
     limit = float(scipy.stats.t.ppf(1 - 0.001 / count, GROUPS - 1))
     largest = float(abs(z[:, among[0], among[1]]).max())
     name = f"exact: largest of {count} entries' distance from what was measured, in standard errors"

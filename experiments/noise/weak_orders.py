@@ -183,8 +183,8 @@ def adaptive(malladi):
     rmsprop, adam = iterated(lambda k: at(k).rmsprop(start)), iterated(lambda k: at(k).adam(start, k))
     if malladi:
         return {
-            "RMSProp, malladi": Pair(rmsprop, of_rmsprop, 2, 2, power=2),
-            "Adam, malladi": Pair(adam, of_adam, 2, 2, power=2),
+            "RMSProp, Malladi": Pair(rmsprop, of_rmsprop, 2, 2, power=2),
+            "Adam, Malladi": Pair(adam, of_adam, 2, 2, power=2),
         }
     signs = lambda k: of_signs(objective, start, TIME / k, k, BATCH)
     sign = lambda k: of_equation(jf.dynamics.sde_of(jf.optim.sign(TIME / k), objective, BATCH), start)

@@ -1,6 +1,6 @@
 r"""Weight decay is not L2 for Adam, and what one decay for all learning rates costs, by decay per step and per rate.
 
-L2 of strength λ adds λθ to the gradient; decay takes away a share of θ at each step, beside the optimizer's own
+L2 of strength λ adds λθ to the gradient; decay takes away a share of θ at each step, next to the optimizer's own
 step. SGD with L2 takes away ηλθ, so decay of λ' = ηλ per step is the same iteration. Adam divides λθ by √v as well:
 a weight with small gradients, where λθ is most of what Adam sees, goes to 0 at the full speed η of a sign step,
 however small λ is. The weights of pixels that are never lit show both laws: AdamW leaves (1 − ηλ)^K of them after K

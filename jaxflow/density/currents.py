@@ -113,10 +113,10 @@ def _square_over(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     trace, determinant, tiny = a + d, a * d - b * b, 8 * jnp.finfo(a.dtype).eps
     full = determinant > tiny * trace**2
     scale = jnp.where(trace > 0, trace, 1)
-    # Of rank 1, A is its trace times a projection, beside which nothing may flow.
+    # Of rank 1, A is its trace times a projection, across which nothing may flow.
     along_x, along_y = (a * x + b * y) / scale, (b * x + d * y) / scale
-    beside = (x - along_x) ** 2 + (y - along_y) ** 2
-    single = jnp.where(beside > tiny * (x**2 + y**2), jnp.inf, (along_x**2 + along_y**2) / scale)
+    across = (x - along_x) ** 2 + (y - along_y) ** 2
+    single = jnp.where(across > tiny * (x**2 + y**2), jnp.inf, (along_x**2 + along_y**2) / scale)
     return jnp.where(full, (d * x**2 - 2 * b * x * y + a * y**2) / jnp.where(full, determinant, 1), single)
 
 

@@ -1,4 +1,4 @@
-"""The Fokker–Planck equation: errors and orders, speed beside other libraries, growth with the number of cells."""
+"""The Fokker–Planck equation: errors and orders, speed next to other libraries, growth with the number of cells."""
 
 from functools import partial
 

@@ -44,7 +44,7 @@ def evaluations_an_image(quick: bool) -> float:
 
 
 @functools.cache
-def beside(peer: str, quick: bool) -> dict[str, dict[str, float]]:
+def race(peer: str, quick: bool) -> dict[str, dict[str, float]]:
     """Evaluations and seconds, ours and a peer's, to the same largest force; the worse of both saddles for us."""
     found = {}
     for saddle in SADDLES:
@@ -65,13 +65,13 @@ def beside(peer: str, quick: bool) -> dict[str, dict[str, float]]:
 
 
 def evaluations(peer: str, quick: bool) -> dict[str, float]:
-    found = beside(peer, quick)
+    found = race(peer, quick)
     details = {f"{name}, {whose}": row[whose] for name, row in found.items() for whose in ("ours", "theirs")}
     return {"ratio": max(row["evaluations"] for row in found.values()), **details}
 
 
 def faster(peer: str, quick: bool) -> dict[str, float]:
-    found = beside(peer, quick)
+    found = race(peer, quick)
     details = {f"{name}, {what}": row[what] for name, row in found.items() for what in ("ms", "error")}
     return {"ratio": min(row["time"] for row in found.values()), **details}
 

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxflow.comparison.edge.measurement import measure_study
-from jaxflow.comparison.edge.paths import paths_beside, stable_path, watch_iterates
+from jaxflow.comparison.edge.paths import follow_other_flows, stable_path, watch_iterates
 from jaxflow.comparison.edge.results import EdgeStudy
 from jaxflow.comparison.edge.stable_approach import Approach, approach
 from jaxflow.comparison.edge.starting_point import first_state, iterate_state
@@ -134,7 +134,7 @@ def run_study(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, 
     # The stable flow of an optimizer's whole state begins where the iterates do, with a whole count.
     calm = follow("stable", solve_stable, way.start if chosen.central else origin)
     found = {"stable": calm}
-    for path in paths_beside(chosen, way.start, origin):
+    for path in follow_other_flows(chosen, way.start, origin):
         found[path.name] = follow(path.name, path.solve, path.begin())
     watch("measures", 0.0)
     study = measure_study(chosen, way, run, found, first)

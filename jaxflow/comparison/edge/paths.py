@@ -59,7 +59,7 @@ def stable_path(chosen: Plan) -> Callable[[PyTree, np.ndarray], Trajectory]:
     return partial(_solve, chosen, stable_flow(optimizer, objective), record, RTOL)
 
 
-def paths_beside(chosen: Plan, begin: PyTree, origin: ModifiedState) -> list[Path]:
+def follow_other_flows(chosen: Plan, begin: PyTree, origin: ModifiedState) -> list[Path]:
     """The central flow where there is one, rods and pairs, from where the stable flow is at `begin`."""
     optimizer, objective, order = chosen.optimizer, chosen.objective, chosen.order
     split: Any = partial(_split, optimizer=optimizer, objective=objective, state=origin)

@@ -268,7 +268,7 @@ def _surprise(counts: np.ndarray, held: np.ndarray, least: float) -> tuple[float
 
 
 def _empty_cells(masses: np.ndarray, n: int) -> tuple[np.ndarray, float]:
-    """The cells with the least mass, which together expect as good as no member, and that mass."""
+    """The cells with the least mass, in which together practically no member is expected, and that mass."""
     order = np.argsort(masses, axis=None)
     upto = np.cumsum(masses.ravel()[order])
     some = upto * n <= NOTHING

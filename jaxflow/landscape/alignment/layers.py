@@ -75,12 +75,12 @@ def _checked(names: Any) -> Names:
 
 def _names_in_a_list(paths: Sequence[tuple], shapes: Sequence[tuple[int, ...]]) -> list[str]:
     """The names of the layers of a model that holds them in one list or tuple, which alone tells their order."""
-    beside: dict[tuple, list] = {}
+    siblings: dict[tuple, list] = {}
     for path, shape in zip(paths, shapes, strict=True):
-        beside.setdefault(path[:-1], []).append((path[-1:], len(shape)))
+        siblings.setdefault(path[:-1], []).append((path[-1:], len(shape)))
 
     def owner(path):
-        keys, sizes = zip(*beside[path[:-1]], strict=True)
+        keys, sizes = zip(*siblings[path[:-1]], strict=True)
         in_order = path and all(isinstance(key[0], SequenceKey) for key in keys if key)
         is_pair = in_order and sizes == (2, 1)
         return path if in_order and not is_pair else path[:-1]

@@ -27,7 +27,7 @@ READY = (
     0.3  # of the largest gradient at the start: the largest force at which the highest image begins to climb
 )
 LONGEST = 1 / 80  # of the distance between the ends: a step of all images together, of the default optimizer
-STIFFEST = 32  # so many images have springs of the mean curvature; fewer need weaker ones
+STIFFEST = 32  # images: this number has springs of the mean curvature, and fewer need weaker ones
 
 
 def neb(

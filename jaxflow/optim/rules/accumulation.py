@@ -1,4 +1,4 @@
-"""What a user gives as an optimizer, as a transformation: an `optax.MultiSteps` is none, and has one inside.
+"""What a user gives as an optimizer, as a transformation: an `optax.MultiSteps` is not one, and has one inside.
 
 It averages the gradients of k mini-batches for one update.
 """

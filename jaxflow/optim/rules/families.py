@@ -27,7 +27,7 @@ Powers = dict[str, Any]
 DECAY = "decay"  # β ↦ β^s
 PLAIN: Powers = {"learning_rate": 1, "weight_decay": 0, "multiplier": 0}
 AVERAGES: Powers = PLAIN | dict.fromkeys(("b1", "b2", "b3", "decay"), DECAY)
-# The place between two sequences at which the gradient is taken is none that a step forgets.
+# Here b1 says where, between two sequences, the gradient is taken: it is not a decay.
 SCHEDULE_FREE: Powers = AVERAGES | {"b1": 0}
 # A velocity that is a sum, v ← βv + g, is of size 1/h: a rate of order h² moves the parameters by order h.
 SUMS: Powers = AVERAGES | {"learning_rate": 2} | dict.fromkeys(("beta", "momentum"), DECAY)
