@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxflow import _check
-from jaxflow._devices.meshes import at_home, within_one_device
+from jaxflow._devices.meshes import bring_home, is_within_one_device
 from jaxflow._devices.shares import Shares, fill_up, shares_of, take
 from jaxflow._losses.companions import warn_of_chunks
 from jaxflow._losses.drawn_losses import LossesOfStep, MeanOfDraws, Numbered, check_state_argument, takes_key
@@ -166,7 +166,7 @@ class Objective:
 
     def per_example(self, params: PyTree, batch: PyTree) -> jax.Array:
         """The losses of `batch`, checked to be one per example; shape (B,)."""
-        params, batch = at_home((params, batch))
+        params, batch = bring_home((params, batch))
         losses = self.losses(params, batch, **self._given_state)
         if self.state is not None:
             losses, state = _check_state(losses, self.state)
@@ -242,13 +242,13 @@ class Objective:
         >>> print(jf.Objective(lambda w, c: (w - c) ** 2, jnp.array([5.0, 6.0, 7.0])).take(jnp.array([2, 0])))
         [7. 5.]
         """
-        data, shares = at_home(self.data), self._shares
+        data, shares = bring_home(self.data), self._shares
         return jax.tree.map(lambda x: x[indices], data) if shares is None else take(data, indices, shares)
 
     @property
     def _shares(self) -> Shares | None:
         """How the examples are shared out among devices; traced data do not tell, so it was noted before."""
-        shares = None if within_one_device() else self.__dict__.get("_noted") or shares_of(self.data)
+        shares = None if is_within_one_device() else self.__dict__.get("_noted") or shares_of(self.data)
         # A stack of objectives may be laid over devices by its own axis, and not by that of the examples.
         return shares if shares is not None and shares.divide(self.data) else None
 

@@ -94,7 +94,7 @@ def find_start(make, rates, objective, params, most):
 
 
 def study(make, rates, objective, params, starts, steps, names):
-    """From each start: iterates, others that begin a little away from them, the gauge, and the flows that are named."""
+    """From each start: iterates, others that begin nearby, the gauge, and the flows that are named."""
     numbers = {"time_step": 1.0, "warmup": 0}
     flows = {
         "stable flow": lambda optimizer: jf.dynamics.modified(optimizer, objective, order=1, **numbers),

@@ -17,7 +17,7 @@ from jaxflow.commands.shared.progress import Progress
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.commands.sweep.command import Refused
 from jaxflow.comparison.edge.experiment import STAGES, run_study
-from jaxflow.comparison.edge.results import NAMES, OF_CENTRAL, below_edge
+from jaxflow.comparison.edge.results import NAMES, OF_CENTRAL, is_below_edge
 from jaxflow.comparison.edge.study_plan import Plan, plan
 
 # Shares of the whole time, about, on a small network.
@@ -209,7 +209,7 @@ def _findings(study: jf.EdgeStudy) -> str:
 
 def _unreached_sentence(study: jf.EdgeStudy) -> str:
     """What to say of a study that stayed below the edge."""
-    if not below_edge(study):
+    if not is_below_edge(study):
         return ""
     most = float(np.asarray(study.iterates.eigenvalues).max())
     more = f"more than {2 / most:.3g} times as large " if most > 0 else ""

@@ -51,7 +51,7 @@ def _put_in_time(chosen: dict[str, Any], steps: int | None) -> dict[str, Any]:
     return {name: put(value) for name, value in chosen.items()}
 
 
-def _on_clock(equation: Dynamics, rate: Any, time_step: Any) -> Dynamics:
+def _put_on_clock(equation: Dynamics, rate: Any, time_step: Any) -> Dynamics:
     """An equation on the clock t = kη, on that on which a step takes the time `time_step`."""
     if time_step is None:
         return equation
@@ -71,7 +71,7 @@ def _compose(optimizer: Any, equation_of: Callable[[Parts], Dynamics], time_step
     groups = groups_of(optimizer)
     if groups is None:
         parts = parts_of(optimizer)
-        return _on_clock(equation_of(parts), rate_of(parts), time_step)
+        return _put_on_clock(equation_of(parts), rate_of(parts), time_step)
     if time_step is None:
         try:
             optim.learning_rate_of(optimizer)
@@ -81,7 +81,7 @@ def _compose(optimizer: Any, equation_of: Callable[[Parts], Dynamics], time_step
                 f"time_step must be the time of a step where groups differ in their rates ({rates}), got None."
             ) from None
     equations = {
-        label: _on_clock(equation_of(parts), rate_of(parts), time_step)
+        label: _put_on_clock(equation_of(parts), rate_of(parts), time_step)
         for label, parts in groups.optimizers.items()
     }
     return grouped(equations, groups.labels)

@@ -20,7 +20,7 @@ from jaxflow._losses.models import Trainable
 from jaxflow.curvature import preconditioner_of
 from jaxflow.curvature.products import check_parts, open_real
 from jaxflow.kernels.kernel_machine import KernelMachine
-from jaxflow.kernels.shares import Drawn, drawn_of, pushed, shares_of_gradient
+from jaxflow.kernels.shares import Drawn, examples_drawn, push_forward, shares_of_gradient
 from jaxflow.kernels.tangent_kernel import output_shape
 from jaxflow.objective import Objective
 from jaxflow.optim import hyperparameters
@@ -151,7 +151,7 @@ def _count_of_step(estimator: Estimator, objective: Objective, key: Any) -> int:
     draws = estimator.build()
 
     def weights(key):
-        return drawn_of(
+        return examples_drawn(
             draws.draw, objective, draws.init(objective, key), jnp.zeros([], jnp.int32), key
         ).weights
 
@@ -217,19 +217,19 @@ def _path_kernel(optimizer, objective, params, x_test, estimator, key, known_ste
 
     def step(k, carry):
         step_key = None if key is None else jax.random.fold_in(key, k)
-        drawn = drawn_of(draws.draw, objective, carry.drawn, k, step_key)
+        drawn = examples_drawn(draws.draw, objective, carry.drawn, k, step_key)
         loss, drawn_state = draws.draw(objective, carry.drawn, k, step_key)
         taken = take_step(optimizer, carry.params, carry.state, loss)
         gradients = shares_of_gradient(objective, carry.params, drawn)
-        averages, numerators, drawn = _averaged(optimizer, carry.averages, gradients, drawn)
-        shares = _divided(optimizer, taken.state, k, numerators)
+        averages, numerators, drawn = _update_averages(optimizer, carry.averages, gradients, drawn)
+        shares = _divide_as_step(optimizer, taken.state, k, numerators)
         alone = jax.tree.map(lambda d, share: (d - share.sum(0))[None], taken.updates, shares)
         added, regularizer = 0.0, carry.regularizer
         for node, weight in RULES[rule]:
             at = jax.tree.map(lambda p, d, s=node: p + s * d, carry.params, taken.updates)
-            added = added + weight * pushed(predict, at, x_test, shares)
+            added = added + weight * push_forward(predict, at, x_test, shares)
             if regularizer is not None:
-                regularizer = regularizer + weight * pushed(predict, at, x_test, alone)[0]
+                regularizer = regularizer + weight * push_forward(predict, at, x_test, alone)[0]
         contributions = drawn.add(carry.contributions, added)
         return _Carry(taken.params, taken.state, drawn_state, averages, contributions, regularizer)
 
@@ -249,7 +249,7 @@ def _path_kernel(optimizer, objective, params, x_test, estimator, key, known_ste
     return KernelMachine(last.contributions, start, end, last.params, last.regularizer)
 
 
-def _averaged(optimizer, old: PyTree, gradients: PyTree, drawn: Drawn) -> tuple[PyTree, PyTree, Drawn]:
+def _update_averages(optimizer, old: PyTree, gradients: PyTree, drawn: Drawn) -> tuple[PyTree, PyTree, Drawn]:
     """The new averages of each example; what of the step is a sum over examples, and which these are."""
     if not _is_averaged(optimizer):
         return None, gradients, drawn
@@ -262,7 +262,7 @@ def _averaged(optimizer, old: PyTree, gradients: PyTree, drawn: Drawn) -> tuple[
     return averages, taken, drawn._replace(indices=None)
 
 
-def _divided(optimizer, state: PyTree, k: jax.Array, numerators: PyTree) -> PyTree:
+def _divide_as_step(optimizer, state: PyTree, k: jax.Array, numerators: PyTree) -> PyTree:
     """Shares of a step: what is a sum over examples times −η, divided as the step was."""
     divisor = preconditioner_of(optimizer, state)
     rate = value_at(hyperparameters(optimizer)["learning_rate"], k)

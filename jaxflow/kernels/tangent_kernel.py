@@ -12,7 +12,7 @@ from jaxflow._compiled import compiled
 from jaxflow._devices import memory
 from jaxflow._losses.models import Completed, Trainable, split_model
 from jaxflow.curvature.products import real_parameters
-from jaxflow.kernels.factors import bytes_of_factors, factors_of, inner, inner_traced
+from jaxflow.kernels.factors import bytes_of_factors, factors_of, inner, inner_products_of_same_output
 
 PyTree = Any
 Predict = Callable[[PyTree, Any], jax.Array]
@@ -92,7 +92,7 @@ def tangent_kernel(
 def _block(predict, params, x, y, traced, structured, chunk):
     of = lambda examples: factors_of(predict, params, examples, structured)
     n, m = (jax.tree.leaves(examples)[0].shape[0] for examples in (x, y))
-    pair = inner_traced if traced else _inner_by_rows
+    pair = inner_products_of_same_output if traced else _inner_products_by_rows
     whole = of(y) if m <= chunk else None  # made once for all chunks of x
 
     def rows(examples):
@@ -120,7 +120,7 @@ def _pages(examples: PyTree, size: int) -> PyTree:
     return jax.tree.map(divide, examples)
 
 
-def _inner_by_rows(a, b):
+def _inner_products_by_rows(a, b):
     """All inner products, a few rows at a time: a large block is then written to memory once and never read."""
     n, outputs = jax.tree.leaves(a)[-1].shape[:2]
     m = jax.tree.leaves(b)[-1].shape[0]

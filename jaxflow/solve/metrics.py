@@ -41,7 +41,7 @@ def gradient_norm(step: Step) -> jax.Array:
     >>> print(run.metrics["slope"])
     [nan  4.]
     """
-    return jnp.sqrt(_inner(step.gradient, step.gradient))
+    return jnp.sqrt(_inner_product(step.gradient, step.gradient))
 
 
 def update_norm(step: Step) -> jax.Array:
@@ -53,7 +53,7 @@ def update_norm(step: Step) -> jax.Array:
     >>> print(run.metrics["length"])
     [nan  2.]
     """
-    return jnp.sqrt(_inner(step.updates, step.updates))
+    return jnp.sqrt(_inner_product(step.updates, step.updates))
 
 
 def update_cosine(step: Step) -> jax.Array:
@@ -68,11 +68,11 @@ def update_cosine(step: Step) -> jax.Array:
     [nan nan -1. -1.]
     """
     now, last = step.updates, step.last_updates
-    lengths = [jnp.sqrt(_inner(updates, updates)) for updates in (now, last)]
-    return _inner(now, last) / lengths[0] / lengths[1]
+    lengths = [jnp.sqrt(_inner_product(updates, updates)) for updates in (now, last)]
+    return _inner_product(now, last) / lengths[0] / lengths[1]
 
 
-def _inner(a: PyTree, b: PyTree) -> jax.Array:
+def _inner_product(a: PyTree, b: PyTree) -> jax.Array:
     """The inner product of two pytrees, real and in at least single precision.
 
     It is not scaled, as a norm elsewhere is, which would take twice the time: the squares of numbers below 1e-19

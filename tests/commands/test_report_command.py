@@ -73,7 +73,7 @@ def test_an_experiment_becomes_one_page_with_its_claims(copied):
 def test_the_verdict_on_an_edge_names_the_flow_that_its_numbers_are_of(work, flow):
     """Without a central flow the numbers are those of the pairs."""
     content = {"central_flow": work, "loss_ratio": 0.9, "stable_loss_ratio": 0.5, "distance_ratio": 0.1}
-    (said,) = verdicts.of_edge(content)
+    (said,) = verdicts.judge_edge(content)
     assert f"predicted by the {flow} 0.9, of the stable flow 0.5." in said
     assert f"Last distance of the {flow} from the iterates" in said
 

@@ -49,7 +49,7 @@ def heading(settings: Any, problem: Any, optimizer: Any, size: int) -> str:
 def text(problem: Any, found: Found) -> str:
     """The tables and the sentences under them."""
     ends, between = _ends(problem, found), _between(problem, found)
-    return "\n\n".join([text_table(ends, head=1), text_table(between, head=2), _said(found)])
+    return "\n\n".join([text_table(ends, head=1), text_table(between, head=2), _sentences(found)])
 
 
 def _ends(problem: Any, found: Found) -> list[tuple[str, ...]]:
@@ -89,7 +89,7 @@ def _between(problem: Any, found: Found) -> list[tuple[str, ...]]:
     return rows
 
 
-def _said(found: Found) -> str:
+def _sentences(found: Found) -> str:
     """What the planes hold, and what the alignment did."""
     shares = lambda name: ", ".join(f"{float(on.share):.2g}" for on in found.slices[name].paths.values())
     directions = found.slices["random"].slice.directions

@@ -185,7 +185,7 @@ class EdgeStudy:
             return f"EdgeStudy(times of shape {np.shape(self.times)})"
         ratios = self.loss_ratio, self.stable_loss_ratio, self.distance_ratio
         predicted, stable, distance = map(float, ratios)
-        edge = "; the edge was not reached" if below_edge(self) else ""
+        edge = "; the edge was not reached" if is_below_edge(self) else ""
         return (
             f"EdgeStudy({self.times.size + 1} steps to t = {float(np.asarray(self.times)[-1]):.6g}: loss predicted "
             f"by the {NAMES[self.predicted]} {predicted:.4f} of the iterates', stable flow's {stable:.4f}; distance "
@@ -202,7 +202,7 @@ NAMES = {
 }
 
 
-def below_edge(study: EdgeStudy) -> bool:
+def is_below_edge(study: EdgeStudy) -> bool:
     """Whether the edge was not reached, where that is known."""
     known = not np.isnan(np.asarray(study.iterates.eigenvalues)).all()
     return known and bool(np.isnan(float(study.reached)))

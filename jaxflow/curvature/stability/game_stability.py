@@ -115,7 +115,7 @@ def game_stability(
     # A real part that is 0 but for rounding is that of a circle.
     stable, neutral = growth < -rounding * scale, abs(growth) <= rounding * scale
     at_once = step.simultaneous(values, rounding * scale) if stable else 0.0
-    in_turn = _longest(step.radius_in_turn, scale, rounding) if stable or neutral else 0.0
+    in_turn = _longest_stable_step(step.radius_in_turn, scale, rounding) if stable or neutral else 0.0
     residual = float(np.linalg.norm(ravel_pytree(game(params))[0]))
     at_rest = residual <= AT_REST * scale * max(float(np.linalg.norm(ravel_pytree(params)[0])), 1.0)
     message = _message(growth, stable, neutral, at_once, in_turn)
@@ -265,7 +265,7 @@ def _bound(values: np.ndarray, least: float) -> np.ndarray:
     return np.maximum(-2 * np.real(moving) / np.abs(moving) ** 2, 0.0)
 
 
-def _longest(radius: Callable[[float], float], scale: float, rounding: float) -> float:
+def _longest_stable_step(radius: Callable[[float], float], scale: float, rounding: float) -> float:
     """The first step, from short to long, at which a spectral radius passes 1."""
     from scipy import optimize  # here, as it is slow to import
 

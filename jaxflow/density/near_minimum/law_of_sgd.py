@@ -89,14 +89,14 @@ def ou_limit(
     _check.require_nonnegative(tolerance=tolerance)
     warn_unless_twice_differentiable(objective, params)
     if k is None and count <= DENSE:
-        found = _dense(objective, params, learning_rate, factor, tolerance)
+        found = _solve_densely(objective, params, learning_rate, factor, tolerance)
     else:
         pairs = top_eigenpairs(objective, params, min(k or LEADING, count))
-        found = _in_span(objective, params, learning_rate, factor, tolerance, pairs)
-    return _at_minimum(found, tolerance)
+        found = _solve_in_span(objective, params, learning_rate, factor, tolerance, pairs)
+    return _require_minimum(found, tolerance)
 
 
-def _at_minimum(found: tuple[OULaw, jax.Array], tolerance: Any) -> OULaw:
+def _require_minimum(found: tuple[OULaw, jax.Array], tolerance: Any) -> OULaw:
     """The law, refused where there is none; where that cannot be told yet its numbers become NaN."""
     law, scale = found  # the scale is the largest |eigenvalue|
     lowest, largest, allowed = (_check.values(x) for x in (law.lowest, scale, tolerance))
@@ -119,7 +119,7 @@ def _numbers(params: PyTree, *values: Any) -> tuple[jax.Array, ...]:
 
 
 @compiled
-def _dense(objective, params, learning_rate, factor, tolerance) -> tuple[OULaw, jax.Array]:
+def _solve_densely(objective, params, learning_rate, factor, tolerance) -> tuple[OULaw, jax.Array]:
     rate, factor, tolerance = _numbers(params, learning_rate, factor, tolerance)
     hessian = matrix(operator(objective, params))
     noise = gradient_covariance(objective, params).astype(hessian.dtype)
@@ -138,7 +138,7 @@ def _dense(objective, params, learning_rate, factor, tolerance) -> tuple[OULaw, 
 
 
 @compiled
-def _in_span(
+def _solve_in_span(
     objective, params, learning_rate, factor, tolerance, pairs: Eigenpairs
 ) -> tuple[OULaw, jax.Array]:
     rate, factor, tolerance = _numbers(params, learning_rate, factor, tolerance)

@@ -124,7 +124,7 @@ def _shift(params: PyTree, rate: jax.Array, w: PyTree) -> PyTree:
     )
 
 
-def _widened(noise: jax.Array, xi: jax.Array) -> jax.Array:
+def _widen_noise(noise: jax.Array, xi: jax.Array) -> jax.Array:
     """C^{1/2} ξ, for standard normal numbers (P,)."""
     noise = noise.astype(xi.dtype)
     if noise.ndim == 2:
@@ -163,7 +163,7 @@ class _AtDraws:
             w = jax.tree.map(lambda x: jnp.sqrt(noise).astype(x.dtype) * x, sampling.draw(loss, still, xi))
         else:
             flat, unravel = ravel_pytree(params)
-            w = unravel(_widened(noise, jax.random.normal(key[0], flat.shape, flat.dtype)))
+            w = unravel(_widen_noise(noise, jax.random.normal(key[0], flat.shape, flat.dtype)))
         return 0.5 * (loss(_shift(params, rate, w)) + loss(_shift(params, -rate, w)))[None]
 
 
@@ -182,7 +182,7 @@ class _AtNodes:
         flat, unravel = ravel_pytree(real_parameters(params))
         places, weights = _rule(self.nodes, flat.size)
         places, weights = jnp.asarray(places, flat.dtype), jnp.asarray(weights, flat.dtype)
-        at = lambda xi: loss(_shift(unravel(flat), rate, unravel(_widened(noise, xi))))
+        at = lambda xi: loss(_shift(unravel(flat), rate, unravel(_widen_noise(noise, xi))))
         return jnp.sum(weights * jax.vmap(at)(places))[None]
 
 

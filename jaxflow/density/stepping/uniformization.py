@@ -28,7 +28,7 @@ def uniformize(chain: Chain, density: jax.Array, dt: Any) -> jax.Array:
     tiny = jnp.finfo(dtype).eps / 8
 
     def part(_, density):
-        def going(carry):
+        def is_unfinished(carry):
             k, weight, *_ = carry
             return (k < each) | (weight > tiny)
 
@@ -41,7 +41,7 @@ def uniformize(chain: Chain, density: jax.Array, dt: Any) -> jax.Array:
 
         weight = jnp.exp(-each)
         begun = jnp.zeros((), dtype), weight, weight * density, density, weight
-        _, _, total, _, summed = lax.while_loop(going, jump, begun)
+        _, _, total, _, summed = lax.while_loop(is_unfinished, jump, begun)
         return total / summed
 
     return lax.fori_loop(0, parts.astype(jnp.int32), part, density)

@@ -30,7 +30,7 @@ from jaxflow.dynamics.modified_equations.equation import (
     check_arguments,
     clock_of,
     first_steps,
-    steps_a_time,
+    steps_per_time,
 )
 from jaxflow.dynamics.modified_equations.smoothness import warn_if_rough
 from jaxflow.dynamics.modified_equations.step_logarithm import (
@@ -157,7 +157,7 @@ def pair_flow(
 
     def drift(t, state):
         total = logarithm(lambda pair: _pair_increment(optimizer, objective, pair), state, shares)
-        return scale(steps_a_time(tau, t, state.midpoint.steps, shares), total)
+        return scale(steps_per_time(tau, t, state.midpoint.steps, shares), total)
 
     return Field(
         drift=drift,

@@ -107,7 +107,7 @@ def modified_field(optimizer, objective, tau, shares) -> Field:
 
     def drift(t, state):
         total = logarithm(lambda z: increment(optimizer, objective, z), state, shares)
-        return scale(steps_a_time(tau, t, state.steps, shares), total)
+        return scale(steps_per_time(tau, t, state.steps, shares), total)
 
     # Under a schedule the time of a step depends on the state, not on the time.
     constant = None if callable(tau) else tau
@@ -142,7 +142,7 @@ def clock_of(optimizer, time_step) -> Any:
 LEAST_SHARE = 3e-3
 
 
-def steps_a_time(tau, t, steps, shares) -> Any:
+def steps_per_time(tau, t, steps, shares) -> Any:
     """One over the time that passes in a step; under a schedule it uses the logarithm's component along the clock.
 
     Where a schedule ends at 0 the clock stops, and so does the flow: smoothly, as the updates vanish with the rate.

@@ -42,7 +42,7 @@ def find_layers(params: PyTree, names: Names | None) -> list[Layer]:
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(params), strict=True)
     paths = tuple(path[:-1] if name_of(path).endswith("/value") else path for path in paths)  # of flax.nnx
     shapes = [np.shape(leaf) for leaf in leaves]
-    names = _names_in_a_list(paths, shapes) if names is None else _checked(names)
+    names = _names_in_a_list(paths, shapes) if names is None else _check_given_names(names)
     number = {name_of(path): i for i, path in enumerate(paths)}
     layers = [_layer(name, number, shapes) for name in names]
     taken = [i for layer in layers for i in (layer.kernel, layer.bias) if i is not None]
@@ -56,10 +56,10 @@ def find_layers(params: PyTree, names: Names | None) -> list[Layer]:
             "layers must be at least two different ones, between which there are hidden units, got "
             f"{', '.join(repr(layer.name) for layer in layers) or 'none'}."
         )
-    return _in_sequence(layers, shapes)
+    return _put_in_sequence(layers, shapes)
 
 
-def _checked(names: Any) -> Names:
+def _check_given_names(names: Any) -> Names:
     pair = lambda name: isinstance(name, tuple) and len(name) == 2 and all(isinstance(x, str) for x in name)
     if (
         isinstance(names, str)
@@ -125,7 +125,7 @@ def _layer(name: str | tuple[str, str], number: dict[str, int], shapes: Sequence
     )
 
 
-def _in_sequence(layers: list[Layer], shapes: Sequence[tuple[int, ...]]) -> list[Layer]:
+def _put_in_sequence(layers: list[Layer], shapes: Sequence[tuple[int, ...]]) -> list[Layer]:
     """The layers with their kernels as their names tell, or else all the other way round, whichever fits."""
     turned = [Layer(layer.name, layer.kernel, layer.bias, not layer.flipped) for layer in layers]
     if (misfit := _misfit(layers, shapes)) is None:

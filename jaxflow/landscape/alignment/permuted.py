@@ -125,7 +125,7 @@ def align(
     away = lambda stack: float(np.sqrt(sum(np.sum((x - y) ** 2) for x, y in zip(one, stack, strict=True))))
     best = match(one, other, signs)
     hidden = range(len(best.permutations))
-    moved = _in_new_order(leaves, found, best.permutations, best.signs)
+    moved = _reorder(leaves, found, best.permutations, best.signs)
     return Alignment(
         params=join_model(jax.tree.unflatten(structure, moved), rest),
         permutations=tuple(best.permutations),
@@ -148,7 +148,7 @@ def _require_numbers(name: str, tree: PyTree) -> None:
             raise ValueError(f"{name} must be finite, got an array of shape {np.shape(leaf)} that is not.")
 
 
-def _in_new_order(
+def _reorder(
     leaves: list[Any], layers: list[Layer], permutations: list[np.ndarray], signs: list[np.ndarray]
 ) -> list[Any]:
     """The leaves of a network with the units of its hidden layers in a new order and with new signs."""

@@ -109,7 +109,7 @@ def slice(
     check_objective(objective)
     trained, rest = split_model(params, trainable)
     trained = real_parameters(trained)
-    directions = _like(directions, trained)
+    directions = _check_like(directions, trained)
     counts = counts_of(points, len(directions))
     coordinates = coordinates_of(span, directions, counts, dtype_of(trained))
     given = objective if rest is None else complete(objective, rest)
@@ -124,7 +124,7 @@ def _lengths(vectors: PyTree) -> jax.Array:
     return jnp.sqrt(jnp.stack([x.astype(dtype) for x in square]).sum(0))
 
 
-def _like(directions: Any, params: PyTree) -> Directions:
+def _check_like(directions: Any, params: PyTree) -> Directions:
     """The directions, checked to be one or two like the parameters."""
     if not isinstance(directions, Directions):
         vectors = real_parameters(directions, "directions")

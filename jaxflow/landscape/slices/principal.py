@@ -50,12 +50,12 @@ def principal_directions(trajectory: Any, count: int = 2) -> Directions:
         raise ValueError(
             f"count must be at most {most} for {records} records of these parameters, got {count}."
         )
-    vectors, shares, span, finite = _principal(values, int(count))
+    vectors, shares, span, finite = _decompose(values, int(count))
     return Directions(vectors, "principal", shares, span=span, records=finite)
 
 
 @compiled(static=("count",))
-def _principal(values, count: int):
+def _decompose(values, count: int):
     matrix = rows(values)
     finite = jnp.isfinite(matrix).all(1, keepdims=True)
     number = jnp.maximum(finite.sum(), 1).astype(matrix.dtype)

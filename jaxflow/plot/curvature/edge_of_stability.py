@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxflow.comparison import EdgeStudy
-from jaxflow.comparison.edge.results import below_edge
+from jaxflow.comparison.edge.results import is_below_edge
 from jaxflow.plot.style import CLOCK, COLOURS, drawable_values, set_logarithmic, tidy
 
 THRESHOLD = 2.0  # of the effective sharpness, whose unit is 1 / learning rate
@@ -70,7 +70,7 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     _sharpness(axes[1], study, times)
     _distances(axes[2], study, times)
     left = float(study.left)
-    if below_edge(study):
+    if is_below_edge(study):
         axes[1].plot([], [], " ", label="the edge was not reached")
     for ax in axes:
         ax.set(xlabel=CLOCK, xlim=(0, times[-1]))

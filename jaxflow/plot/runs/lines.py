@@ -67,7 +67,7 @@ def trajectories(
     if not isinstance(runs, Mapping):
         raise TypeError(f"runs must be trajectories by name, {{name: run}}, got {type(runs).__name__}.")
     lines = {name: _numbers(name, run, entry) for name, run in runs.items()}
-    panels = _same_entries(lines)
+    panels = _require_same_entries(lines)
     if len(panels) == 1:
         panel = panels[0]
         ax, shown = axes(ax), label or (entry or panel).replace("_", " ") or "loss"
@@ -171,7 +171,7 @@ def _numbers(name: str, run: Trajectory, entry: str | None) -> dict[str, np.ndar
     return found
 
 
-def _same_entries(lines: dict[str, dict[str, np.ndarray]]) -> list[str]:
+def _require_same_entries(lines: dict[str, dict[str, np.ndarray]]) -> list[str]:
     """The names of the panels, which all runs have."""
     first, *others = [*lines.items()] or [("", {"": np.zeros(0)})]
     for name, found in others:
