@@ -116,7 +116,9 @@ def rest_of(model: PyTree, trained: PyTree) -> Rest:
         rest = jax.tree.map(lambda part, leaf: leaf if part is None else None, trained, model, is_leaf=absent)
     except ValueError as error:
         reason = str(error).splitlines()[0].rstrip(".:")
-        raise ValueError(f"model must be one that the path is the trained part of: {reason}.") from None
+        raise ValueError(
+            f"model must be the whole model of which the path is the trained part: {reason}."
+        ) from None
     return Rest(*partition(rest, lambda leaf: isinstance(leaf, _ARRAYS)))
 
 

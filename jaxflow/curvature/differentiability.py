@@ -67,7 +67,7 @@ def warn_unless_twice_differentiable(objective: Callable[[PyTree], Any], params:
     """
     if found := switches(objective, params):
         warnings.warn(
-            f"objective is not twice differentiable ({', '.join(found)}): where it switches its Hessian jumps, or "
+            f"objective is not twice differentiable ({', '.join(found)}): where it switches, its Hessian jumps, or "
             "misses the curvature of the kink.",
             stacklevel=3,
         )

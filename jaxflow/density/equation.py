@@ -151,8 +151,8 @@ def _choose_offsets(dynamics, grid: Grid, params) -> tuple[Offset, ...]:
     farthest = max((abs(step) for offset in upward for step in offset), default=0)
     if farthest > FARTHEST:
         raise ValueError(
-            f"dynamics must have noise that jumps of {FARTHEST} cells can follow on this grid, got one that needs "
-            f"{farthest}; more cells along the axis with less noise help."
+            f"dynamics must have noise that jumps of {FARTHEST} cells can follow on this grid, got noise that needs "
+            f"jumps of {farthest}; more cells along the axis with less noise help."
         )
     axes = ((0, 1), (1, 0))
     return (*axes, *sorted(upward - set(axes)))
@@ -171,8 +171,8 @@ def _check_chain(dynamics, grid: Grid, params, offsets, walls) -> None:
     if bad.any():
         place = np.asarray(_check.found_now(lambda: grid.points))[tuple(np.argwhere(bad)[0])]
         raise ValueError(
-            f"dynamics must have a finite drift and noise on the grid, which it has not at {bad.sum()} of {bad.size} "
-            f"cells, the first around {place.tolist()}."
+            f"dynamics must have a finite drift and noise on the grid, but they are not finite at {bad.sum()} of "
+            f"{bad.size} cells, the first around {place.tolist()}."
         )
     if not has_noise:
         raise ValueError(

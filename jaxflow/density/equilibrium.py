@@ -62,8 +62,8 @@ def _require_resolved(law: jax.Array) -> jax.Array:
     """A law, refused where rates of jumps that are too small for a number left it undefined."""
     if not isinstance(law, Tracer) and not np.isfinite(np.asarray(law)).all():
         raise ValueError(
-            "equation must have noise that its cells resolve, got a drift against which a jump of one cell is less "
-            "likely than a number can say: more cells, or a higher temperature, help."
+            "equation must have noise that its cells resolve, got a drift against which a jump of one cell is too "
+            "unlikely for a floating-point number: more cells, or a higher temperature, help."
         )
     return law
 

@@ -63,7 +63,9 @@ class Grid:
         if not any(isinstance(bound, Tracer) for bound in bounds.values()):
             ends = {name: np.asarray(bound) for name, bound in bounds.items()}
             if not (ends["low"] < ends["high"]).all() or not np.isfinite([*ends.values()]).all():
-                raise ValueError(f"high must be finite and above low, got {ends['high']} over {ends['low']}.")
+                raise ValueError(
+                    f"high must be finite and above low, got {ends['high']} above {ends['low']}."
+                )
         for name, bound in bounds.items():
             object.__setattr__(self, name, bound)
         object.__setattr__(self, "shape", tuple(int(number) for number in cells))

@@ -87,8 +87,8 @@ class VectorField:
     def _mean_of_draws(self, params: PyTree) -> PyTree:
         if self.draws is None:
             raise ValueError(
-                "draws must be given to a VectorField that draws random numbers, where it stands for its "
-                "expectation: the mean over draws=n draws takes its place. Steps of iterate draw their own; got "
+                "draws must be given to a VectorField that draws random numbers, outside the steps of iterate, which "
+                "draw their own: the mean over draws=n draws then takes the place of the expectation; got "
                 f"{show(self.field)} without draws."
             )
 

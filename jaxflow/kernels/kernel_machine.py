@@ -74,9 +74,7 @@ class KernelMachine:
         _require_place("point", point, np.shape(self.contributions)[1])
         outputs = self.end[point]
         if outputs.size < 2:
-            raise ValueError(
-                f"A margin is between two of at least two outputs, got outputs of shape {outputs.shape}."
-            )
+            raise ValueError(f"A margin needs at least two outputs, got outputs of shape {outputs.shape}.")
         return jax.lax.top_k(outputs, 2)[1]
 
     def effects(self, point: int, output: int | tuple[int, int] | None = None) -> jax.Array:

@@ -90,5 +90,7 @@ def linearized(objective: Any, params: PyTree, *, trainable: Trainable = None) -
     check_parts(objective)
     losses: Any = objective.losses
     if isinstance(losses, Completed):
-        raise TypeError("objective must be one of whole models; this one was completed or linearised before.")
+        raise TypeError(
+            "objective must be one of whole models, got one that was completed or linearised before."
+        )
     return replace(objective, losses=Completed(ExpandedLosses(Expanded(losses.predict), losses.loss), start))

@@ -172,7 +172,7 @@ def _require_kernel(values: np.ndarray) -> None:
     """Refuse anything but a symmetric matrix of numbers."""
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
         raise ValueError(
-            f"kernel must have shape (N, N) or (N, N, C, C), got {values.shape}, its trace taken."
+            f"kernel must have shape (N, N) or (N, N, C, C), got {values.shape} after taking its trace."
         )
     if not np.isfinite(values).all():
         raise ValueError("kernel must be finite, got infinities or NaN among its values.")

@@ -88,9 +88,9 @@ def test_the_verdict_on_an_edge_names_the_flow_that_its_numbers_are_of(work, flo
         (lambda folder: (folder / "moving_averages.json").unlink(), "but {folder!r} holds no JSON file."),
         (
             lambda folder: (folder / "moving_averages.json").write_text("{"),
-            "but moving_averages.json is in a format that it does not know.",
+            "but moving_averages.json is in a format that report does not know.",
         ),
-        (lambda folder: change(folder, versions=None), "is in a format that it does not know."),
+        (lambda folder: change(folder, versions=None), "is in a format that report does not know."),
         (
             lambda folder: (folder / "moving_averages.png").unlink(),
             "must hold the figure moving_averages.png too",

@@ -89,7 +89,7 @@ def read_results(folder: Path) -> Results:
     if not known:
         names = ", ".join(path.name for path in files)
         raise ValueError(
-            f"folder must hold the results of a command, but {names} is in a format that it does not know."
+            f"folder must hold the results of a command, but {names} is in a format that report does not know."
         )
     if len(known) > 1:
         names = ", ".join(path.name for path, *_ in known)

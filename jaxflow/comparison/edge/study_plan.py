@@ -62,8 +62,8 @@ def plan(
     why = explain_unknown(optimizer, params)
     if level is not None and why:
         raise ValueError(
-            f"level must be None (--level 0 on the command line), which begins at the parameters as they are, for an "
-            f"optimizer whose effective sharpness is not known, got {level!r}: {why}"
+            f"level must be None (--level 0 on the command line) for an optimizer whose effective sharpness is not "
+            f"known, so that the study begins at the parameters as they are, got {level!r}: {why}"
         )
     _check.require_integer("approach_steps", approach_steps, 1)
     window = max(steps / 10, 1.0) if window is None else window

@@ -155,7 +155,7 @@ def _check_gaps(rates: list[float], gaps: list[float], members: list) -> None:
             continue
         if len(differences) != len(members[0]):
             raise ValueError(
-                f"Learning rates must have the same number of samples, got {len(members[0])} at {rates[0]:g} and "
+                f"All learning rates must have the same number of samples, got {len(members[0])} at {rates[0]:g} and "
                 f"{len(differences)} at {rate:g}."
             )
         error = _standard_errors(differences[None])[0]

@@ -122,8 +122,8 @@ def game_stability(
     if not at_rest:
         message = f"not at rest, |V| = {residual:.3g}; {message}"
         warnings.warn(
-            f"params is no rest point of the game: |V| = {residual:.3g}. The eigenvalues are those of the Jacobian "
-            "there.",
+            f"params is not a rest point of the game: |V| = {residual:.3g}. The eigenvalues are those of the "
+            "Jacobian there.",
             stacklevel=2,
         )
     return GameStability(

@@ -122,8 +122,8 @@ def _check_arguments(ensemble: Any, densities: Any, grid: Any, level: Any, cells
     _check.require_integer("cells", cells, 2)
     if ensemble.counts_steps != densities.counts_steps:
         warnings.warn(
-            "Only one of ensemble and densities is on the clock of a learning rate, the times of the other count "
-            "steps; give time_step= (its learning rate) where it is made.",
+            "Only one of ensemble and densities is on the clock of a learning rate; the times of the other count "
+            "steps: give time_step= (its learning rate) where it is made.",
             stacklevel=3,
         )
     return grid

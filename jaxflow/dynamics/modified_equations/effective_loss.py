@@ -50,7 +50,7 @@ class Effective(NamedTuple):
     def modified_loss(self, objective: Callable[[PyTree], jax.Array], params: PyTree) -> jax.Array:
         r"""$L(\theta) + \kappa|\nabla L(\theta)|^2$ at `params`; a scalar. `TypeError` for a `VectorField`."""
         if isinstance(objective, VectorField):
-            raise TypeError("objective must be a loss: a VectorField is the gradient of none.")
+            raise TypeError("objective must be a loss, got a VectorField, which is the gradient of no loss.")
         slope = gradient(objective)(params)
         return objective(params) + self.penalty * optax.tree.norm(slope, squared=True)
 

@@ -149,7 +149,7 @@ def between(a: PyTree, b: PyTree, c: PyTree | None = None, *, trainable: Trainab
             rule = "differ from a" if name == "b" else "not lie on the line through a and b"
             if length <= (STRAIGHT if name == "c" else 0):
                 raise ValueError(
-                    f"{name} must {rule}, got a point {length:.3g} of its distance away from it."
+                    f"{name} must {rule}, got a point that is only {length:.3g} of its distance away from there."
                 )
     return Directions(vectors, "between", jnp.ones_like(lengths), span=with_margin(ends))
 

@@ -75,7 +75,7 @@ def trajectories(
         return _name_runs(ax, runs, above=False)
     if label is not None:
         raise ValueError(
-            f"label must be left out for several panels, {', '.join(panels)}, or entry= name one of them, got "
+            f"label must be left out for several panels, {', '.join(panels)}, unless entry= names one of them, got "
             f"{label!r}."
         )
     every = several_axes(ax, len(panels), ", ".join(panels))

@@ -19,12 +19,12 @@ def check_draw(draw: Callable) -> Callable:
         found = draw(objective, state, step, key)
         if not isinstance(found, tuple) or len(found) != 2 or not callable(found[0]):
             raise TypeError(
-                "estimator must return from its draw a pair (loss, state), whose loss is a function of the "
+                "estimator must have a draw that returns a pair (loss, state), whose loss is a function of the "
                 f"parameters, but {name_of(draw)} returned {_show_result(found)}."
             )
         if not _is_like(found[1], state):
             raise TypeError(
-                "estimator must hand on a state of the shapes and dtypes of the one that it is given, "
+                "estimator must have a draw that returns a state of the same shapes and dtypes as the given one, "
                 f"{show(state)}, but {name_of(draw)} returned the state {show(found[1])}."
             )
         return found
