@@ -50,22 +50,20 @@ class Edge(Training):
 
     The stable flow is followed from random parameters until its effective sharpness (of the loss, divided by the
     preconditioner, in units in which the edge of stability is at 2) rises through the level. From there, on the clock
-    t = steps × learning rate, all are run: the optimizer on all data; the stable flow, which leaves oscillations out;
-    the flow of pairs of iterates and the rod flow, which follow them; and, for gd, scalar_rmsprop, rmsprop and
-    adagrad, the central flow, which predicts their average. The command computes in float64, prints a table, and
+    t = steps × learning rate, the command runs the optimizer on all data; the stable flow, which leaves oscillations
+    out; the flow of pairs of iterates and the rod flow, which follow them; and, for gd, scalar_rmsprop, rmsprop and
+    adagrad, the central flow, which predicts their average. It computes in float64, prints a table, and
     writes edge.png, summary.json and trajectories.npz.
     """
 
     optimizer: str = "gd"
     """Any optimizer that `python -m jaxflow optimizers` lists."""
     learning_rate: float | None = None
-    """Learning rate: the time that one step stands for. Default: one at which the default network is soon at the
-    edge (.35 for gd, .5 for momentum, .002 for adam), else the optimizer's own."""
+    """Learning rate: the time of a step. Default: .35 for gd, .5 for momentum, .002 for adam, else the usual one."""
     steps: int = 500
     """Steps of the optimizer, after the approach."""
     modes: int = 3
-    """The leading eigenvectors that the central flow follows, of which all that come to oscillate must be among them;
-    and the eigenvalues that are measured."""
+    """Leading eigenvalues that are measured and that the central flow follows; include all that may oscillate."""
     order: int = 2
     """Order of the flow of pairs, from 1 to 8; for momentum above .8 and for Adam take 1 or 2."""
     level: float = 1.8
@@ -75,7 +73,7 @@ class Edge(Training):
     loss: str | None = "mse"
     """cross_entropy or mse."""
     examples: int = 400
-    """The number of training examples, the first of the data; all where there are fewer."""
+    """The number of training examples: the first ones of the data, or all if there are fewer."""
     seed: int = 2
     """Seed of the initial parameters."""
     output: Path = Path("results/edge")

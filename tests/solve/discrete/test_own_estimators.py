@@ -64,7 +64,8 @@ def test_what_draws_at_random_needs_a_key():
 
 def test_a_function_is_refused_in_a_sentence():
     with pytest.raises(
-        TypeError, match=r"estimator must have a draw, got the function in_order; if it is a constructor, call it"
+        TypeError,
+        match=r"estimator must have a draw, got the function in_order; if it is a constructor, call it",
     ):
         run(in_order)
     with pytest.raises(TypeError, match=r"got the function epochs; if it is a constructor, call it"):
