@@ -14,7 +14,7 @@ First, and alone in the quick version, the three-parameter loss ½yx² + ½a(y�
 known: y = 2/η, z relaxes to (2a/η + bZ)/(a+b), and X = 2a(z−y).
 
 Between two bursts of the oscillation the iterates overshoot the edge, as the central flow cannot, and the first
-burst has to grow from next to nothing: with gradient descent the squared gradient is a 27th of what is predicted in
+burst has to grow from almost nothing: with gradient descent the squared gradient is a 27th of what is predicted in
 the 50 steps before it, and 2.8 times as much in the 50 around it. The sharpness is the same where each burst begins,
 so the oscillation that keeps it there is in sum the predicted one: over a whole burst the squared gradient is
 predicted to a few per cent, and over all steps from below the edge to .4 %. The last half begins and ends anywhere

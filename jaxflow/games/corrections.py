@@ -79,7 +79,7 @@ def extragradient(game: VectorField, step: Any) -> VectorField:
 
 
 def _extragradient(params, game, step):
-    return game(_add(params, _at_speeds(step, game(params)), -1.0))
+    return game(_add(params, _scale_by_speeds(step, game(params)), -1.0))
 
 
 def cancel_drift(game: VectorField, step: Any, *, alternating: bool = False) -> VectorField:
@@ -123,14 +123,14 @@ def cancel_drift(game: VectorField, step: Any, *, alternating: bool = False) -> 
 
 def _cancelled(params, game, step):
     velocity = game(params)
-    along = jax.jvp(game, (params,), (_at_speeds(step, velocity),))[1]
+    along = jax.jvp(game, (params,), (_scale_by_speeds(step, velocity),))[1]
     return _add(velocity, along, -0.5)
 
 
 def _cancelled_in_turn(params, game, step):
     require_players(params)
     velocity = game(params)
-    moves = _at_speeds(step, velocity)
+    moves = _scale_by_speeds(step, velocity)
     entries = []
     for i, own in enumerate(velocity):
         signed = [jax.tree.map(jnp.negative, move) if j < i else move for j, move in enumerate(moves)]
@@ -145,16 +145,16 @@ def _require_steps(step: Any) -> None:
 
 
 def _add(tree: PyTree, other: PyTree, factor: Any) -> PyTree:
-    return jax.tree.map(lambda x, y: x + _scaled(factor, y), tree, other)
+    return jax.tree.map(lambda x, y: x + _scale(factor, y), tree, other)
 
 
-def _scaled(factor: Any, leaf: jax.Array) -> jax.Array:
+def _scale(factor: Any, leaf: jax.Array) -> jax.Array:
     return jnp.asarray(factor).astype(leaf.real.dtype) * leaf
 
 
-def _at_speeds(step: Any, velocity: PyTree) -> PyTree:
+def _scale_by_speeds(step: Any, velocity: PyTree) -> PyTree:
     """What each player would move by, but for the sign."""
-    times: Callable = lambda factor, tree: jax.tree.map(lambda leaf: _scaled(factor, leaf), tree)
+    times: Callable = lambda factor, tree: jax.tree.map(lambda leaf: _scale(factor, leaf), tree)
     if not isinstance(step, (tuple, list)):
         return times(step, velocity)
     require_players(velocity)

@@ -48,7 +48,7 @@ def heading(settings: Any, problem: Any, optimizer: Any, size: int) -> str:
 
 def text(problem: Any, found: Found) -> str:
     """The tables and the sentences under them."""
-    ends, between = _ends(problem, found), _between(problem, found)
+    ends, between = _ends(problem, found), _rows_between(problem, found)
     return "\n\n".join([text_table(ends, head=1), text_table(between, head=2), _sentences(found)])
 
 
@@ -62,7 +62,7 @@ def _ends(problem: Any, found: Found) -> list[tuple[str, ...]]:
     return rows
 
 
-def _between(problem: Any, found: Found) -> list[tuple[str, ...]]:
+def _rows_between(problem: Any, found: Found) -> list[tuple[str, ...]]:
     rows = [
         (
             "path from 1 to 2",

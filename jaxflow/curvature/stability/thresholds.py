@@ -26,7 +26,7 @@ from jaxflow.curvature.stability.linear_steps import (
     late_state,
     lengthen_counts,
     linear_step,
-    of_matrix,
+    matrix_optimizer,
     replace_leaves,
 )
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
@@ -259,7 +259,7 @@ def stability_threshold(
         optimizer.constructor.__name__ if isinstance(optimizer, optim.Optimizer) else "The optax optimizer"
     )
     if jax.tree.structure(matrix) != jax.tree.structure(fresh):
-        optimizer, fresh = of_matrix(optimizer), matrix
+        optimizer, fresh = matrix_optimizer(optimizer), matrix
     if state is not None:
         if count is not None:
             raise ValueError(f"count must be None where a state, which has its own, is given, got {count!r}.")

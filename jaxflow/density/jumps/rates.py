@@ -143,7 +143,7 @@ def build_chain(
             into.append(jnp.where(stays, rate, 0))
             if any(any(ends) for ends in walls):
                 lost = lost + jnp.where(
-                    stays, 0, _through_walls(coefficients, grid, t, points, along, weights[k], walls)
+                    stays, 0, _rate_through_walls(coefficients, grid, t, points, along, weights[k], walls)
                 )
     return Chain(grid, jnp.stack(forward), jnp.stack(backward), lost, offsets)
 
@@ -172,7 +172,7 @@ def _edge(coefficients, grid: Grid, t, points, offset: Offset, length: float = 1
     return _Edge(pull, look(points + grid.as_points(0.5 * step * spacing)).wind @ jnp.sign(step))
 
 
-def _through_walls(coefficients, grid: Grid, t, points, along: Offset, weight, walls):
+def _rate_through_walls(coefficients, grid: Grid, t, points, along: Offset, weight, walls):
     """The rate of jumps by a vector that leads through a wall that absorbs; its edge ends at the wall."""
     axes = [i for i, e in enumerate(along) if e]
     whole = len(axes) > 1  # an edge across a corner is taken whole

@@ -143,7 +143,7 @@ def between(a: PyTree, b: PyTree, c: PyTree | None = None, *, trainable: Trainab
             trained = real_parameters(split_model(point, trainable)[0], name)
             require_like_end(name, trained, points[0])
             points.append(as_end(trained, points[0]))
-    vectors, ends, lengths = _between(points)
+    vectors, ends, lengths = _span_by_points(points)
     if not isinstance(lengths, Tracer):
         for name, length in zip("bc", np.asarray(lengths), strict=False):
             rule = "differ from a" if name == "b" else "not lie on the line through a and b"
@@ -155,7 +155,7 @@ def between(a: PyTree, b: PyTree, c: PyTree | None = None, *, trainable: Trainab
 
 
 @compiled
-def _between(points):
+def _span_by_points(points):
     """The unit vectors, the coordinates of the points, and the parts of them that are new directions."""
     steps = [jax.tree.map(jnp.subtract, point, points[0]) for point in points[1:]]
     scale = lambda tree, factor: jax.tree.map(lambda x: x * factor.astype(x.dtype), tree)

@@ -18,7 +18,7 @@ from jaxflow._devices.meshes import is_within_explicit_axes, is_within_one_devic
 from jaxflow._programs.jaxprs import programs_of
 from jaxflow._text.progress import Bar
 from jaxflow.landscape.paths.path import dtype_of
-from jaxflow.landscape.slices.affine import along
+from jaxflow.landscape.slices.affine import evaluate_along
 
 PyTree = Any
 MOST = {
@@ -102,5 +102,5 @@ def point_at(center: PyTree, vectors: PyTree, at: jax.Array) -> PyTree:
 @compiled(static=("at_once",))
 def losses_on(objective, center, vectors, grid, at_once: int):
     loss = lambda params: jnp.asarray(objective(params)).reshape(()).astype(dtype_of(center))
-    value = along(loss, center, vectors)
+    value = evaluate_along(loss, center, vectors)
     return jax.vmap(lambda some: lax.map(value, some, batch_size=at_once))(grid)
