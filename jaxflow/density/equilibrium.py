@@ -230,6 +230,8 @@ def mean_first_passage_time(equation: Any) -> jax.Array:
     **Raises** `TypeError` for another equation; `ValueError` for walls that all reflect; and what `stationary`
     raises.
 
+    Source: Risken (1989), The Fokker–Planck Equation, chapter 8.
+
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(0.0, 1.0, 100)
     >>> free = jf.dynamics.langevin(lambda x: 0.0 * x, 0.5)  # τ = (1 − x²)/2T

@@ -119,6 +119,8 @@ def free_energy(density: Any, energy: Any, temperature: Any, grid: Grid) -> jax.
 
     **Raises** `ValueError` for a negative temperature, or an array of another shape than the grid's.
 
+    Source: Jordan, Kinderlehrer & Otto 1998; for noise that is not isotropic Chaudhari & Soatto 2018, 1710.11029.
+
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-9.0, 9.0, 400)
     >>> loss = 0.5 * grid.centers(0) ** 2

@@ -94,8 +94,8 @@ def integrate(
     - `noise_substeps`: the number of Brownian increments drawn between two times, a multiple of the number of steps,
       which are summed into the steps (static). Runs that agree in it, in `key` and in `times` are driven by one
       Brownian path whatever their steps are. This serves strong convergence, and differences between step sizes with
-      little variance. It is refused where a step is not driven by the sum of its increments: for `rmsprop`, `adam`
-      and `sign_sgd`, and for noise that picks examples.
+      little variance. It is refused where a step is not driven by the sum of its increments: for `rmsprop_sde`,
+      `adam_sde` and `sign_sgd`, and for noise that picks examples.
     - `solver`: `diffrax.Heun()` takes the place of Euler–Maruyama. It has weak order 2, and only additive noise may
       use it, as it would otherwise solve the Stratonovich equation.
 
