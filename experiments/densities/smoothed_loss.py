@@ -1,4 +1,4 @@
-"""SGD leaves minima that the loss has and the smoothed loss has not.
+"""SGD leaves minima of the loss that the smoothed loss does not have.
 
 With y = x − η∇f(x), a step of SGD with the noise w in its gradient is y′ = y − ηw − η∇f(y − ηw), so that
 E[y′|y] = y − η∇f̃(y): it descends f̃(y) = E f(y − ηw). For w ~ N(0, s²) and f = ½hx² + A cos ωx,
@@ -18,7 +18,7 @@ With κ = Aω² e^{−ω²η²s²/2}/h it has one minimum for κ ≤ 1, and for 
 The noise carries runs out of the minima that f̃ still has as well, the later the smaller it is: that they vanish is
 enough for leaving them, not necessary.
 
-Claim: SGD leaves minima that the loss has and the smoothed loss has not.
+Claim: SGD leaves minima of the loss that the smoothed loss does not have.
 
 Figure: Top left: the loss (solid) and the loss smoothed by the noise of a step of η²s² = .05 (dashed) and .2
 (dash-dotted), with their minima (dots). Top right: density of 20,000 runs after 33 steps from the outermost minimum,

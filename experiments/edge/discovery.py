@@ -1,6 +1,6 @@
-r"""Past the edge of stability for the optimizers of these years: thresholds, slow rates, orders, cycles.
+r"""Past the edge of stability for recent optimizers: thresholds, slow rates, orders, cycles.
 
-Nobody seems to have published these of the optimizers below, which are those of optax and optax.contrib. On a
+None of these seem to have been published for the optimizers below, which are those of optax and optax.contrib. On a
 direction of curvature h let a = ηh/P, where P is what the optimizer divides by, and does not change meanwhile.
 
 **Derived**, on paper:

@@ -7,8 +7,8 @@ order.
 
 Each run begins as a random network and comes to its edge by itself: the study begins where the largest |e − 1| of a
 step's derivative rises through 1.9, e = −.9 being the eigenvalue of what will oscillate. From there the optimizer
-takes 500 steps, and the flows go over their time from the same state. Measured are the distances from the iterates'
-midpoints at the end, as shares of the stable flow's, and how far the mean loss of the last half is missed.
+takes 500 steps, and the flows go over their time from the same state. The distances from the iterates' midpoints at
+the end are measured, as shares of the stable flow's, and so is the error of the mean loss of the last half.
 
 Bursts can be so violent that nearby runs part from each other: the same optimizer is also started 1e-9 away, and
 the distance between the two runs is drawn too. With gradient descent and the adaptive methods the pairs are about as

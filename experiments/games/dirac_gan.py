@@ -14,8 +14,8 @@ which Rosca et al. call discretization drift.
 The bilinear game, f(u) = u, is solved in closed form. A simultaneous step multiplies the radius by √(1 + h²). The
 terms of its modified equation turn and push outwards by turns, so at order 2 the radius, which is what makes a
 spiral, is right up to O(h³), though the position is up to O(h²) only. Alternating steps keep θ² + ψ² − hθψ: from
-(r, 0) the radius never passes r/√(1 − h/2). In the Dirac-GAN nothing bounds it so, and over very many steps it
-creeps out: a tiny drift, of an order in h that the figure has no eyes for.
+(r, 0) the radius never passes r/√(1 − h/2). In the Dirac-GAN nothing bounds it so, and over very many steps it creeps
+out, by a drift that is too small to be seen in the figure.
 
 Claim: In a game whose flow circles, simultaneous descent spirals out, alternating stays, R1 converges; the modified
 flow does so too.

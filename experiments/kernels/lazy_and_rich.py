@@ -1,4 +1,4 @@
-r"""A network whose outputs are scaled up is lazy: it follows its linearisation, ever more as 1/α, and learns less.
+r"""A network whose outputs are scaled up is lazy: it follows its linearisation, within ∝ 1/α, and learns less.
 
 A network h(w, x) is trained as f = α(h(w, x) − h(w₀, x)) with the loss ℓ(f)/α², by gradient flow of the squared
 error. The outputs f move at the same speed at every α, but a large α moves them by tiny changes of w. In the limit
@@ -13,7 +13,7 @@ Networks 64-32-10 on 200 digits:
 - The test error when the training loss reaches .02, by α, for several starts, next to that of the linearised flow.
 - Training losses on the way, and the kernel before and after rich training, with its eigenvalues.
 
-Claim: A network whose outputs are scaled up by α follows its linearisation, ever more as 1/α, and at the same
+Claim: A network whose outputs are scaled up by α follows its linearisation up to a distance ∝ 1/α, and at the same
 training loss it tests worse than a rich one.
 
 Figure: Top left: relative size at t = 30 against the scale α of the distance from the linearised flow (circles), of

@@ -15,7 +15,7 @@ spanning tree of bands and of straight lines. It is drawn with a minimum as a li
 groups of minima that join where the lowest way between them is highest. A band of 9 images shows why new images are
 needed: the longer it is relaxed, the lower are its images, and the higher is the loss between them.
 
-Claim: Minima of a network are connected: bent paths between them have next to no barrier once it is wide, and most of
+Claim: Minima of a network are connected: bent paths between them have almost no barrier once it is wide, and most of
 what blocks the straight line is the order and the signs of hidden units.
 
 Figure: Six kinds of path, named above: the straight line (solid), the straight line with units in order (dashed) and

@@ -1,9 +1,9 @@
-r"""Steps against examples: what a larger batch buys, by a law of two numbers, and the noise scale that foretells one.
+r"""Steps against examples: what a larger batch buys, by a law of two numbers, and the noise scale that predicts one.
 
 A tanh network (16 hidden units, 1,210 parameters) learns digits from one example at a step (online), from
-mini-batches and from all data, each at the best of seven learning rates, √2 apart. Counted are the steps S and the
-examples E = BS, which are the gradients paid for, until the training loss (the geometric mean over 12 keys, each a
-start and batches of its own) is down to .5 and to .3.
+mini-batches and from all data, each at the best of seven learning rates, √2 apart. The steps S and the examples E =
+BS, which are the gradients paid for, are counted until the training loss (the geometric mean over 12 keys, each with
+its own start and batches) is down to .5 and to .3.
 
 A step of the best length along a gradient with noise tr Σ/B lowers a quadratic loss by a share 1/(1 + ℬ/B) of what
 the true gradient would, and its best rate is the same share of that of all data. Summed over a run,

@@ -13,8 +13,8 @@ rates loses in mean over the rates against the best decay at each; its error is 
 are the same in all cells. On digits, with 200 to learn from so that decay matters, the form per rate is the one that
 decouples: where training has come to rest the weights balance ηλθ against steps of η, and η cancels. (At rates too
 small to come to rest in these 400 steps less decay is best.) The best λ of L2 falls with Adam's rate, as about
-η^−.4: less than per step, which would be η⁻¹, and a single λ for all rates costs little. The paper's form is 6 to
-11 times as dear, for SGD and for Adam.
+η^−.4: less than per step, which would be η⁻¹, and a single λ for all rates costs little. The paper's form costs 6 to
+11 times as much, for SGD and for Adam.
 
 Nor is AdamW the better one here: with 200 digits Adam + L2 has a loss lower by 7 %. The paper's advantage of AdamW
 is that of larger networks on CIFAR-10 and ImageNet32, with cosine schedules.
