@@ -26,10 +26,28 @@ PACKAGES = (
     "kernels",
 )
 
+IN_MODULES = {
+    jf.solve.metrics: (
+        "loss",
+        "gradient_norm",
+        "update_norm",
+        "update_cosine",
+        "of_parameters",
+        "at_stride",
+        "Step",
+    ),
+    jf.dynamics.noise: ("full", "subset", "two_batches", "Noise", "Sampling"),
+    jf.problems.losses: ("cross_entropy", "squared_error"),
+}
+
 
 def public() -> dict[str, object]:
     """What users call, by its shortest name; a thing that has two names is there once."""
     found: dict[int, tuple[str, object]] = {}
+    for place, names in IN_MODULES.items():
+        for name in names:
+            thing = getattr(place, name)
+            found[id(thing)] = f"{place.__name__}.{name}".removeprefix("jaxflow."), thing
     for place in (jf, *(getattr(jf, package) for package in PACKAGES)):
         for name, thing in vars(place).items():
             module = getattr(thing, "__module__", None) or ""

@@ -17,6 +17,13 @@ def cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
 
     p is the softmax of logits (B, C), or, of one logit z (B,), the logistic function $p(1) = 1/(1 + e^{-z})$.
 
+    **Arguments**
+
+    - `outputs`: the logits, (B, C), or (B,) for two classes.
+    - `y` (B,): the labels, integers from 0 to C − 1.
+
+    **Returns** the loss of each example, (B,), in the dtype of the logits.
+
     >>> print(cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([1])).round(4))
     [0.6931]
     """
@@ -41,6 +48,13 @@ def cross_entropy_of_columns(outputs: jax.Array, y: jax.Array) -> jax.Array:
 
 def squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
     r"""$\frac12 |f - y|^2$ summed over outputs: shape (B,). Integer labels y (B,) stand for one-hot targets.
+
+    **Arguments**
+
+    - `outputs` f (B, …): the predictions.
+    - `y`: the targets (B, …), or integer labels (B,) for predictions (B, C).
+
+    **Returns** the loss of each example, (B,), in the dtype of the predictions.
 
     >>> print(squared_error(jnp.array([[1.0, 1.0]]), jnp.array([0])))
     [0.5]

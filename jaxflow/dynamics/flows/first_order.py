@@ -1,7 +1,8 @@
 """Ordinary differential equations in the parameters alone that optimizers follow: as the step goes to 0, and near it.
 
-Those with a velocity are in `damped_oscillators`, those that form the Hessian in `hessian_flows`, those with a second
-moment in the folder `diffusions`. `modified` finds such equations by itself; these have a known closed form.
+Those with a velocity are in `damped_oscillators`, those that form the Hessian in `hessian_flows`, those with a
+second moment in `averaged_squares` and `summed_squares`. `modified` finds such equations by itself; these have a
+known closed form.
 """
 
 from collections.abc import Callable

@@ -90,7 +90,7 @@ class CriticalPoint:
 
 
 def count_endings(status: np.ndarray) -> str:
-    """How many of several searches ended how."""
+    """How many of several searches ended in each way."""
     counts = {code: int((status == code).sum()) for code in MEANING}
     return ", ".join(f"{n} of {status.size} searches {MEANING[code]}" for code, n in counts.items() if n)
 
