@@ -171,7 +171,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     """The rows as text, with the ratios to the first."""
     number = lambda x, form: "—" if x is None or not np.isfinite(x) else format(x, form)
     head = ("", "loss", "of the", "effective", "distance at the", "seconds")
-    under = ("", "(last half)", "iterates'", "sharpness × η", "end from iterates", "")
+    under = ("", "(last half)", "iterates'", "sharpness", "end from iterates", "")
     first, stable = rows[0]["loss"], rows[1]["distance"]
     body = []
     for row in rows:

@@ -95,7 +95,7 @@ def edge_study(
     [2.] True
     >>> from matplotlib.figure import Figure
     >>> [ax.get_ylabel() for ax in jf.plot.edge(study, Figure().subplots(3))]
-    ['loss', 'effective sharpness × η', 'distance from the iterates']
+    ['loss', 'effective sharpness', 'distance from the iterates']
     """
     chosen = plan(
         optimizer=optimizer,

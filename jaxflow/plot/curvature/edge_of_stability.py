@@ -57,7 +57,7 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     >>> loss = lambda p: 0.5 * p[1] * p[0] ** 2 + 0.05 * (27.2 - p[1]) ** 2
     >>> study = jf.edge_study(jf.optim.gd(0.1), loss, jnp.array([0.6, 20.0]), steps=30, modes=1, level=None)
     >>> [ax.get_ylabel() for ax in jf.plot.edge(study, Figure().subplots(3))]
-    ['loss', 'effective sharpness × η', 'distance from the iterates']
+    ['loss', 'effective sharpness', 'distance from the iterates']
     """
     if axes is None:
         import matplotlib.pyplot as plt
@@ -103,7 +103,7 @@ def _sharpness(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
         ax.plot(times, leading, label=name, **style)
         for line in others:
             ax.plot(times, line, **style | {"linewidth": 0.55 * style["linewidth"]})
-    ax.set(ylabel="effective sharpness × η")
+    ax.set(ylabel="effective sharpness")
 
 
 def _distances(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
