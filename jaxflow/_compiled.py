@@ -125,8 +125,8 @@ def compiled(function: Callable | None = None, *, static: tuple[str, ...] = ()) 
     - `static`: names of arguments that are hashable and static as a whole, their numbers too; each of their
       values is a compilation of its own.
 
-    Raises `ValueError` for a static name that is no argument, and `TypeError` for a function whose arguments cannot
-    all be given by name.
+    Raises `ValueError` for a static name that is not an argument, and `TypeError` for a function whose arguments
+    cannot all be given by name.
     """
     if function is None:
         return functools.partial(compiled, static=static)

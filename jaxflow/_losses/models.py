@@ -21,7 +21,7 @@ _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
 class Carried(dict):
-    """A dict of arrays that are no parameters, such as running averages: carried along, and never trained."""
+    """A dict of arrays that are not parameters, such as running averages: carried along, and never trained."""
 
 
 jax.tree_util.register_pytree_with_keys(

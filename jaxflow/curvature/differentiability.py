@@ -179,7 +179,7 @@ class Switches(Reader):
 
 
 def _program_name(eqn) -> str:
-    """The name of the function that was traced into an operation, "" where it is no function."""
+    """The name of the function that was traced into an operation, "" where it is not a function."""
     programs = programs_of(eqn)
     if len(programs) != 1:
         return ""

@@ -52,7 +52,7 @@ def fokker_planck(
     **Returns** a `Dynamics`. The `observed` of a solution holds the mass, and that in the outermost cells, at each
     time.
 
-    `integrate` refuses a start that is no density: negative, not finite, or of a mass above 1.
+    `integrate` refuses a start that is not a density: negative, not finite, or of a mass above 1.
 
     **Raises** `TypeError` when `dynamics` is not a dynamics or `grid` not a grid; `ValueError` for a dynamics
     without noise, a state of another number of coordinates, a drift or noise that is not finite at a cell (which is

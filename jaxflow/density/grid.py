@@ -30,8 +30,8 @@ class Grid:
     - `shape`: the number of cells, an integer or a pair of integers at least 2 (static).
 
     **Raises** `ValueError` for more than two coordinates, `low` ≥ `high`, fewer than two cells or lengths that
-    differ; `TypeError` for a number of cells that is no integer. Beyond two coordinates a grid has too many cells:
-    `jaxflow.density.ou_limit` gives the law at a minimum, and `jaxflow.ensemble` a sample of any.
+    differ; `TypeError` for a number of cells that is not an integer. Beyond two coordinates a grid has too many
+    cells: `jaxflow.density.ou_limit` gives the law at a minimum, and `jaxflow.ensemble` a sample of any.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-2.0, 2.0, 4)
@@ -76,7 +76,7 @@ class Grid:
 
     @classmethod
     def tree_unflatten(cls, shape, bounds):
-        """A grid whose bounds were checked when it was made, or are no numbers now."""
+        """A grid whose bounds were checked when it was made, or are not numbers now."""
         grid = object.__new__(cls)
         for name, value in zip(("low", "high", "shape"), (*bounds, shape), strict=True):
             object.__setattr__(grid, name, value)
@@ -223,7 +223,7 @@ def histogram(values: Any, grid: Grid, *, spread: bool = False) -> jax.Array:
 
     **Returns** a density, an array of the shape of the grid; its mass is the share of points within the grid.
 
-    **Raises** `ValueError` for a sample of another shape.
+    **Raises** `ValueError` for a sample of another shape; `TypeError` for values that are not numbers.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> grid = jf.density.Grid(0.0, 4.0, 4)
@@ -272,7 +272,8 @@ def l1_distance(p: Any, q: Any, grid: Grid) -> jax.Array:
 
     **Returns** a scalar.
 
-    **Raises** `ValueError` for an array of another shape than the grid's.
+    **Raises** `ValueError` for an array of another shape than the grid's; `TypeError` for densities that are not
+    numbers.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-9.0, 9.0, 200)

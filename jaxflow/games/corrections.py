@@ -25,7 +25,7 @@ def consensus(game: VectorField, gamma: Any) -> VectorField:
 
     **Returns** a `VectorField`.
 
-    **Raises** `TypeError` for a game that is no `VectorField`; `ValueError` for γ < 0.
+    **Raises** `TypeError` for a game that is not a `VectorField`; `ValueError` for γ < 0.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda p: (p[0] * p[1], -p[0] * p[1]))
@@ -61,8 +61,8 @@ def extragradient(game: VectorField, step: Any) -> VectorField:
 
     **Returns** a `VectorField`.
 
-    **Raises** `TypeError` for a game that is no `VectorField`; `ValueError` for h < 0, or, when it is called, for
-    another number of steps than of players.
+    **Raises** `TypeError` for a game that is not a `VectorField`; `ValueError` for h < 0, or, when it is called,
+    for another number of steps than of players.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda p: (p[0] * p[1], -p[0] * p[1]))
@@ -104,8 +104,8 @@ def cancel_drift(game: VectorField, step: Any, *, alternating: bool = False) -> 
 
     **Returns** a `VectorField`, for descent with that rate.
 
-    **Raises** `TypeError` for a game that is no `VectorField`; `ValueError` for h < 0, or, when it is called, for
-    another number of steps than of players, or parameters in turn that are no tuple or list.
+    **Raises** `TypeError` for a game that is not a `VectorField`; `ValueError` for h < 0, or, when it is called,
+    for another number of steps than of players, or parameters in turn that are not a tuple or list.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda p: (p[0] * p[1], -p[0] * p[1]))
@@ -153,7 +153,7 @@ def _scale(factor: Any, leaf: jax.Array) -> jax.Array:
 
 
 def _scale_by_speeds(step: Any, velocity: PyTree) -> PyTree:
-    """What each player would move by, but for the sign."""
+    """What each player would move by, except for the sign."""
     times: Callable = lambda factor, tree: jax.tree.map(lambda leaf: _scale(factor, leaf), tree)
     if not isinstance(step, (tuple, list)):
         return times(step, velocity)

@@ -57,10 +57,11 @@ def gradient_penalty(
 
     **Returns** a `VectorField`.
 
-    **Raises** `TypeError` for a game that is no `VectorField`, a discriminator that is no function, samples that are
-    neither an array nor a function, data that are no tuple, or a player that is no integer; `ValueError` for γ < 0,
-    $g_0$ < 0, no samples, data without a function, or, when it is called, parameters that are no tuple or list, a
-    player that does not exist, or a discriminator that does not return one output for each sample.
+    **Raises** `TypeError` for a game that is not a `VectorField`, a discriminator that is not a function, samples
+    that are neither an array nor a function, data that are not a tuple, or a player that is not an integer;
+    `ValueError` for γ < 0, $g_0$ < 0, no samples, data without a function, or, when it is called, parameters that
+    are not a tuple or list, a player that does not exist, or a discriminator that does not return one output for
+    each sample.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda p: (p[0] @ p[1], -p[0] @ p[1]))

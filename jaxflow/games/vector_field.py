@@ -42,9 +42,9 @@ class VectorField:
 
     There is no loss: where an optimizer asks for its value it is NaN, so a line search has nothing to search along.
 
-    **Raises** `TypeError` when `field` is not callable or `data` is no tuple; `ValueError` for `draws` < 1, or for
-    `draws` of a field without a key; and, when it is called, for a field whose structure or shapes are not those of
-    the parameters, or one that draws and has neither `draws` nor a key.
+    **Raises** `TypeError` when `field` is not callable or `data` is not a tuple; `ValueError` for `draws` < 1, or
+    for `draws` of a field without a key; and, when it is called, for a field whose structure or shapes are not
+    those of the parameters, or one that draws and has neither `draws` nor a key.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> rotation = jf.VectorField(lambda z, speed: speed * jnp.array([-z[1], z[0]]), (1.0,))
@@ -108,7 +108,7 @@ class VectorField:
         return self._lacks_key or any(part.is_random for part in self.data if _is_field(part))
 
     def with_key(self, key: jax.Array) -> "VectorField":
-        """The field with the numbers that `key` draws, in fields among its data too: no longer a random one.
+        """The field with the numbers that `key` draws, in fields among its data too: it is no longer random.
 
         >>> import jax, jax.numpy as jnp, jaxflow as jf
         >>> shaken = jf.VectorField(lambda x, key: x + jax.random.normal(key), draws=100)
@@ -173,8 +173,8 @@ def game(losses: Callable[..., Any], data: tuple = (), *, draws: int | None = No
     **Returns** a `VectorField`. Under one optimizer all players move at once; `jaxflow.optim.alternating` moves
     them in turn. An evaluation costs one backward pass for each player.
 
-    **Raises** `TypeError` when `losses` is not callable or `data` is no tuple; `ValueError` for `draws` of losses
-    without a key, and, when it is called, where losses and players differ in number.
+    **Raises** `TypeError` when `losses` is not callable or `data` is not a tuple; `ValueError` for `draws` of
+    losses without a key, and, when it is called, where losses and players differ in number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda players: (players[0] * players[1], -players[0] * players[1]))

@@ -51,7 +51,8 @@ def lazy_predictions(
     **Returns** `Predictions` with a leading axis T. It costs an eigendecomposition of K. It is compiled when called
     plainly, and works under `jit` and `vmap`.
 
-    **Raises** `ValueError` for shapes that do not fit together.
+    **Raises** `ValueError` for shapes that do not fit together; `TypeError` for a `start` that is not
+    `Predictions`.
 
     Source: Jacot, Gabriel & Hongler 2018, 1806.07572; Lee, Xiao, Schoenholz et al. 2019, 1902.06720.
 

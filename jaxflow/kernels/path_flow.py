@@ -30,7 +30,8 @@ def path_flow(objective: Objective, x_test: Any) -> Field:
     r"""Gradient flow, with what each training example has contributed to predictions since its start.
 
     With $\dot\theta = -\nabla L(\theta)$ and $\dot c_i(x) = -\frac1N\langle\nabla y(x, \theta),
-    \nabla\ell_i(\theta)\rangle$ $y(x, t) - y(x, 0) = \sum_i c_i(x, t)$, but for the tolerance of the solver.
+    \nabla\ell_i(\theta)\rangle$ the predictions obey $y(x, t) - y(x, 0) = \sum_i c_i(x, t)$, up to the tolerance of
+    the solver.
 
     **Arguments**
 

@@ -55,7 +55,7 @@ def tangent_kernel(
     **Returns** the block (n, m, C, C), whose entry `[i, j, c, d]` is $\nabla f_c(x_i) \cdot \nabla f_d(y_j)$. It is
     (n, m) for outputs (B,) and for the trace. It is compiled when called plainly, and works under `jit` and `vmap`.
 
-    **Raises** `TypeError` for a `predict` that is no function or parameters that are not real; `ValueError` for
+    **Raises** `TypeError` for a `predict` that is not a function or parameters that are not real; `ValueError` for
     outputs of another shape, unknown names, a chunk below 1, or a block larger than the memory.
 
     Source: Jacot, Gabriel & Hongler 2018, 1806.07572; contractions by structure: Novak, Sohl-Dickstein & Schoenholz
@@ -153,7 +153,7 @@ def tangent_kernel_product(
     **Returns** the product, shaped like the outputs at `x`. It is compiled when called plainly, and works under `jit`
     and `vmap`.
 
-    **Raises** `TypeError` for a `predict` that is no function or parameters that are not real; `ValueError` for
+    **Raises** `TypeError` for a `predict` that is not a function or parameters that are not real; `ValueError` for
     outputs or a `v` of another shape.
 
     >>> import jax.numpy as jnp, jaxflow as jf

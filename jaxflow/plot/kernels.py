@@ -26,8 +26,8 @@ def contributions(
 ) -> Any:
     """The training examples that raised and lowered one prediction most, as bars, with pictures if there are any.
 
-    A dotted line parts the examples that raised it most from those that lowered it most. The title says what all
-    examples added together.
+    A dotted line separates the examples that raised it most from those that lowered it most. The title says what
+    all examples added together.
 
     **Arguments**
 
@@ -127,8 +127,8 @@ def kernel(
 
     - `kernel` K: what `jaxflow.kernels.tangent_kernel` returned for N examples, (N, N) or (N, N, C, C).
     - `ax`: the Axes to draw on; default the current ones.
-    - `labels`: the classes of the examples, (N,). Lines part the classes, whose names are the ticks. Default: the
-      examples are in the order in which they were given.
+    - `labels`: the classes of the examples, (N,). Lines separate the classes, whose names are the ticks. Default:
+      the examples are in the order in which they were given.
     - `eigenvalues`: other Axes, on which the eigenvalues of what is drawn are shown on a logarithmic axis, the
       largest first; a second call adds those of another kernel. Those that rounding has made 0 or less are left out.
     - `label`: what the kernel is, for its colours and for the legend of eigenvalues.

@@ -77,8 +77,8 @@ def iterate(
     - `objective`: an `Objective`, or any function `loss(params) -> scalar`.
     - `params`: the first iterate $\theta_0$, a pytree: a dictionary of arrays, an Equinox module, a flax state. Its
       real and complex arrays are trained. All other leaves (functions, integers, random keys), and variables of
-      flax.nnx that are no `Param`, are carried along untouched: the objective and `record` see them, and they are in
-      the `params` of the result; `values` have `None` there.
+      flax.nnx that are not a `Param`, are carried along untouched: the objective and `record` see them, and they
+      are in the `params` of the result; `values` have `None` there.
     - `steps`: the number of steps, an integer (static). Or a JAX array of one integer, traced or not: then another
       number compiles nothing. That needs `every=None` or `max_steps`, and has no reverse mode.
     - `time_step`: the time that one step stands for, a number or a schedule. By default it is the optimizer's

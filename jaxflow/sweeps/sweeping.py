@@ -73,7 +73,7 @@ def sweep(
     coordinate `time`; otherwise there is a coordinate `times`. Of a `Trajectory` its record, its metrics by their
     names, `status` and `stopped` are kept. A trial has `diverged` if a trajectory says so or another number is not
     finite, or if it returns a flag of that name. Its floats are then NaN, except for those that are finite at
-    earlier times. Its attributes tell versions, device, time and git state. `to_netcdf` works on it, with SciPy
+    earlier times. Its attributes hold versions, device, time and git state. `to_netcdf` works on it, with SciPy
     unless numbers are unsigned or complex or arrays empty, which need h5netcdf.
 
     Each cell is what `trial` alone gives on its hyperparameters and `fold_in(key, seed)`, up to rounding. Under

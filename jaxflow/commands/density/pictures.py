@@ -84,7 +84,7 @@ def _maps(panels: Any, problem: NoisyProblem, levels: Levels, measures: Measures
 
 
 def _window(axis: int, problem: NoisyProblem, levels: Levels, measures: Measures) -> tuple[float, float]:
-    """The part of an axis of the grid that holds the densities shown and the law at rest, but for 1e-4."""
+    """The part of an axis of the grid that holds the densities shown and the law at rest, except for 1e-4 of them."""
     mean = np.asarray(levels.density.values)[levels.shown].mean(0) + measures.rest
     share = mean.sum(tuple(i for i in range(mean.ndim) if i != axis)) / mean.sum()
     x = np.asarray(problem.grid.centers(axis))

@@ -46,12 +46,13 @@ def edge_study(
     """Run an optimizer past the edge of stability, together with the flows that stand for it there.
 
     1. *Approach.* The stable flow is followed from `params` until its effective sharpness rises through `level`. That
-    is the largest eigenvalue of $P^{-1/2}HP^{-1/2}$, with P the optimizer's preconditioner, times 2 over its
-    stability threshold, so that the edge is at 2; for gradient descent it is ηλ. The sharpness may begin above
-    `level`, as that of networks does: only a rise from below counts. 2. From there, with the optimizer's state
-    reached, `steps` steps of the optimizer on all data are taken, and the flows are followed over their time. 3.
-    Losses, squared gradients and effective eigenvalues are measured along each, and distances from the `midpoints`
-    of the iterates.
+       is the largest eigenvalue of $P^{-1/2}HP^{-1/2}$, with P the optimizer's preconditioner, times 2 over its
+       stability threshold, so that the edge is at 2; for gradient descent it is ηλ. The sharpness may begin above
+       `level`, as that of networks does: only a rise from below counts.
+    2. *Paths.* From there the optimizer takes `steps` steps on all data, with the state that it has reached, and the
+       flows are followed over the time of these steps.
+    3. *Measurements.* Losses, squared gradients and effective eigenvalues are measured along each path, and its
+       distances from the `midpoints` of the iterates.
 
     | path | equation | optimizers |
     |---|---|---|

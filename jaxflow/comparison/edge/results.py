@@ -61,10 +61,10 @@ class EdgeStudy:
     - `substeps`, `products`, `third_derivatives`: the numbers of substeps, Hessian products and third derivatives
       that the central flow took.
 
-    It also tells numbers. `loss_ratios`, over the last half of the time, and `distance_ratios`, at the end, are
-    dicts by the name of the flow. `sharpness` is the mean over the last half. `reached` is the time at which the
-    iterates reach the edge, and `left` that at which they leave the stable flow. Where a path stops being finite, it
-    and these numbers are NaN from then on.
+    Some numbers follow from these. `loss_ratios`, over the last half of the time, and `distance_ratios`, at the
+    end, are dicts by the name of the flow. `sharpness` is the mean over the last half. `reached` is the time at
+    which the iterates reach the edge, and `left` that at which they leave the stable flow. Where a path stops being
+    finite, it and these numbers are NaN from then on.
     """
 
     times: jax.Array
@@ -158,8 +158,8 @@ class EdgeStudy:
 
     @property
     def reached(self) -> jax.Array:
-        """The time at which the iterates' effective sharpness is 2, or the central flow oscillates; NaN if that is
-        never.
+        """The time at which the iterates' effective sharpness is 2, or the central flow oscillates; NaN if that
+        never happens.
 
         Below the edge of stability a central flow is the stable flow, and nothing tells them apart.
         """

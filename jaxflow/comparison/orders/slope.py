@@ -54,7 +54,8 @@ def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order
     h.
 
     **Raises** `ValueError` for fewer than three step sizes, non-positive or repeated ones, or errors that are not
-    one number each; and, when concrete, for errors that are not positive and finite.
+    one number each; and, when concrete, for errors that are not positive and finite; `TypeError` for a `run` that
+    is not a function.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> jf.order_of_accuracy(lambda h: 3 * h**2, [0.1, 0.05, 0.025])

@@ -83,12 +83,12 @@ def game_stability(
       size.
 
     **Returns** `GameStability`. It computes on the host: it is not for use under `jit` or `vmap`. It warns where
-    `params` is no rest point.
+    `params` is not a rest point.
 
-    **Raises** `TypeError` for a game that is no `VectorField`, or parameters that are traced or not real;
-    `ValueError` for parameters that are no tuple or list, another number of `times` than of players, or k < 1 or
-    above the number of parameters, or derivatives that are not finite; `RuntimeError` where ARPACK does not converge,
-    as where many eigenvalues share a real part.
+    **Raises** `TypeError` for a game that is not a `VectorField`, or parameters that are traced or not real;
+    `ValueError` for parameters that are not a tuple or list, another number of `times` than of players, or k < 1 or
+    above the number of parameters, or derivatives that are not finite; `RuntimeError` where ARPACK does not
+    converge, as where many eigenvalues share a real part.
 
     >>> import jaxflow as jf
     >>> problem = jf.problems.dirac_gan("r1", gamma=0.9)

@@ -214,9 +214,9 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
     **Returns** P, a pytree like the parameters (for `scalar_rmsprop` one scalar array), real and at least in single
     precision. It works under `jit` and `vmap`.
 
-    **Raises** `TypeError` when `optimizer` is no optimizer; `ValueError`, which names it, for one whose formula is
-    not known (a plain optimizer of optax hides its ε: make it `traceable`), a chain with two preconditioners, or a
-    state of another optimizer.
+    **Raises** `TypeError` when `optimizer` is not an optimizer; `ValueError`, which names it, for one whose formula
+    is not known (a plain optimizer of optax hides its ε: make it `traceable`), a chain with two preconditioners, or
+    a state of another optimizer.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.rmsprop(0.1, decay=0.75, eps=0.0)

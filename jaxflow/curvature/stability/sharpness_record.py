@@ -174,7 +174,7 @@ def sharpness_along(
 
     **Raises** `TypeError` for an objective that is not a loss or a path that is not of real numbers; `ValueError`
     for k < 1 or above the number of parameters, leaves whose numbers of times differ, preconditioners that are not
-    positive, or a `model` of which `path` is no part.
+    positive, or a `model` of which `path` is not a part.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> print(jf.curvature.sharpness_along(lambda x: jnp.sum(x**4) / 12, jnp.array([[1.0], [2.0]])).sharpness)

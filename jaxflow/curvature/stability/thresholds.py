@@ -236,9 +236,9 @@ def stability_threshold(
     and `vmap` (over hyperparameters, say) it has the precision of JAX's default float: 1e-4 in float32, where the
     late step is t = 10⁷. There is no warning then. It has no derivative.
 
-    **Raises** `TypeError` when `optimizer` is no optimizer or `count` or `period` is no integer; `ValueError` for a
-    `count` or `period` below 1, a stack of optimizers (`vmap` over it), a `count` above 2·10⁹, a `count` with a
-    `state`, or a state that is not the optimizer's for a scalar.
+    **Raises** `TypeError` when `optimizer` is not an optimizer or `count` or `period` is not an integer;
+    `ValueError` for a `count` or `period` below 1, a stack of optimizers (`vmap` over it), a `count` above 2·10⁹, a
+    `count` with a `state`, or a state that is not the optimizer's for a scalar.
 
     >>> import jaxflow as jf
     >>> print(jf.curvature.stability_threshold(jf.optim.momentum(0.1, 0.9)))

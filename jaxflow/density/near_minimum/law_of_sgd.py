@@ -63,8 +63,8 @@ def ou_limit(
     counted.
 
     **Raises** `ValueError` where the Hessian has an eigenvalue below −`tolerance` × the largest, as then `params` are
-    at no minimum (in a traced call all numbers are NaN instead), for η < 0, B ≤ 0 or > N without replacement, or k
-    out of range; `TypeError` for an objective without data or parameters that are not real.
+    not at a minimum (in a traced call all numbers are NaN instead), for η < 0, B ≤ 0 or > N without replacement, or
+    k out of range; `TypeError` for an objective without data or parameters that are not real.
 
     Source: Mandt, Hoffman & Blei 2017, 1704.04289; the current: Chaudhari & Soatto 2018, 1710.11029, whose D this is,
     and whose β is 1/T.

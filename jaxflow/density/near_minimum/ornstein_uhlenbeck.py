@@ -193,7 +193,8 @@ def ou_law(hessian: Any, noise: Any, temperature: Any) -> OULaw:
     **Returns** an `OULaw`; its `learning_rate` is NaN. Eigenvalues of H below 1e-12 (in float32: 1e-6) of the largest
     count as flat. It is compiled when called plainly, works under `jit` and `vmap`, and has derivatives.
 
-    **Raises** `ValueError` for matrices that are not symmetric and positive semidefinite, or T < 0.
+    **Raises** `ValueError` for matrices that are not symmetric and positive semidefinite, or T < 0; `TypeError` for
+    arguments that are not real numbers.
 
     Source: Chaudhari & Soatto 2018, 1710.11029; Mandt, Hoffman & Blei 2017, 1704.04289.
 

@@ -57,7 +57,7 @@ def central_flow(
       or an `optax.MultiSteps` of one, whose flow is that of its updates.
     - `objective`: an `Objective` on all data, or any three times differentiable function `loss(params) -> scalar`.
     - `modes`: the number of leading eigenvectors to follow (static). All that come to oscillate must be among them.
-      Products grow in proportion; up to 16 modes are solved for together.
+      The number of Hessian products grows in proportion; up to 16 modes are solved for together.
 
     **Returns** a `Dynamics`, whose state is a `CentralState`. `integrate` steps it by its own map, with substeps as
     long as the effective sharpness allows: of fourth order below the edge, where it is `stable_flow`; at the edge
@@ -74,14 +74,14 @@ def central_flow(
 
     **Raises** `ValueError` for an optimizer with momentum, for which this closure does not hold (2605.06821 treats
     momentum), or any other one, and for `modes` < 1 or more than parameters; `TypeError` for an objective that is
-    no loss.
+    not a loss.
 
     **It holds** from a start that does not oscillate yet, such as the end of `stable_flow` run to an effective
     sharpness of 1.8 (see `flow_state`). From a random start far past the edge it does not describe the first steps.
     It averages over oscillations, so compare it with `midpoints` of the iterates. An oscillation first has to grow
-    from what there is, so a run overshoots the edge, the farther the calmer it was, and then oscillates in bursts;
-    a warm-up that comes to the edge from far below leaves almost nothing to grow from. X and the squared gradient
-    are predicted for whole bursts, from one rise of the sharpness through the edge to the next
+    from what there is. So a run overshoots the edge, the farther the calmer it was before, and then oscillates in
+    bursts; a warm-up that comes to the edge from far below leaves almost nothing to grow from. X and the squared
+    gradient are predicted for whole bursts, from one rise of the sharpness through the edge to the next
     (`EdgeStudy.burst_ratios`), and not within one, which `pair_flow` follows.
 
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206, whose P, Σ and X these are.

@@ -31,7 +31,7 @@ LADDER = 30.0 ** -np.arange(4)
 
 
 class Effective(NamedTuple):
-    r"""What an optimizer is equivalent to at one place, to second order: descent of $L + \kappa|\nabla L|^2$.
+    r"""Descent of $L + \kappa|\nabla L|^2$, to which an optimizer is equivalent at one place, to second order.
 
     - `learning_rate`: that of plain descent with the same velocity, step for step: η/(1 − β) for the heavy ball.
     - `penalty` κ: η/4 for gradient descent, $\frac{\eta(1+\beta)}{4(1-\beta)^2}$ for the heavy ball.
@@ -88,8 +88,8 @@ def effective(
     state, or for a step size ≤ 0; `TypeError` when `optimizer` or `objective` is of another kind, or for a state
     that is not made of arrays.
 
-    Source: Barrett & Dherin (2021), 2009.11162; for momentum Kovachki & Stuart (2021), 1906.04285, and Ghosh et al.
-    (2023), 2302.00849.
+    Source: Barrett & Dherin (2021), 2009.11162; for momentum: Kovachki & Stuart (2021), 1906.04285, and Ghosh et
+    al. (2023), 2302.00849.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> found = jf.dynamics.effective(jf.optim.momentum(0.01, 0.9), lambda x: jnp.sum(x**2), jnp.ones(2))

@@ -40,7 +40,7 @@ def modified(
     stride: int = 1,
     warmup: int | None = None,
 ) -> Field:
-    r"""The modified equation of an optimizer (backward error analysis), to order p, out of the optimizer itself.
+    r"""The modified equation of an optimizer (backward error analysis), to order p, made from the optimizer itself.
 
     $\dot z = F(z) = \frac1\tau \sum_{j<p} b_j d_j$, where z is the parameters and the optimizer's state, $d_j$ is
     what the j-th of p successive steps from z adds to it, and $b = (1);\ (\frac32, -\frac12);\ (\frac{11}6,

@@ -98,8 +98,8 @@ def align(
     does not work under `jit` or `vmap`.
 
     **Raises** `TypeError` for networks that are not of one structure, or traced, or not real, or for `layers` that
-    are no names; `ValueError` for other shapes, numbers that are not finite, parameters outside of dense layers, such
-    as those of convolutions and normalisation, layers that do not fit in sequence, or no hidden layer.
+    are not names; `ValueError` for other shapes, numbers that are not finite, parameters outside of dense layers,
+    such as those of convolutions and normalisation, layers that do not fit in sequence, or no hidden layer.
 
     Source: Ainsworth, Hayase & Srinivasa 2023, 2209.04836 (weight matching); signs as in Chen, Lu & Hecht-Nielsen
     1993.

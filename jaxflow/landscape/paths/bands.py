@@ -98,11 +98,11 @@ def neb(
     `insert` allows ends with copies of `b`. It has no derivatives in reverse mode.
 
     **Raises** `TypeError` for an objective that is not a function, ends that are not real or not of one structure,
-    or a start that is no path; `ValueError` for ends of different shapes, `points` < 3, a negative spring,
+    or a start that is not a path; `ValueError` for ends of different shapes, `points` < 3, a negative spring,
     `insert` < 0, or numbers that are not positive.
 
-    Source: Henkelman & Jónsson 2000; the climbing image Henkelman, Uberuaga & Jónsson 2000; the insertion and bands
-    between networks Draxler, Veschgini, Salmhofer & Hamprecht 2018, 1803.00885.
+    Source: Henkelman & Jónsson 2000; the climbing image: Henkelman, Uberuaga & Jónsson 2000; the insertion and
+    bands between networks: Draxler, Veschgini, Salmhofer & Hamprecht 2018, 1803.00885.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> problem = jf.problems.muller_brown()

@@ -59,7 +59,8 @@ def fire(step_size, longest=float("inf")):
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a step or a length that is not above 0.
+    **Raises** `ValueError` for a step or a length that is not above 0; `TypeError` for anything that is not a
+    number.
 
     Source: Bitzek, Koskinen, Gähler, Moseler & Gumbsch 2006.
 

@@ -84,7 +84,7 @@ def connect(
     **Raises** `ValueError` for an unknown `path`, fewer than two minima, leaves that differ in m, or a missing `key`;
     `TypeError` for traced minima; and what the chosen function raises.
 
-    Source: Draxler, Veschgini, Salmhofer & Hamprecht 2018, 1803.00885; the tree Prim 1957.
+    Source: Draxler, Veschgini, Salmhofer & Hamprecht 2018, 1803.00885; the tree: Prim 1957.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> problem = jf.problems.muller_brown()

@@ -39,7 +39,8 @@ def interpolate(
     **Raises** `TypeError` for an objective that is not a function, ends that are not real or not of one structure;
     `ValueError` for ends of different shapes or `points` < 3.
 
-    Source: Goodfellow, Vinyals & Saxe 2015, 1412.6544; the barrier Frankle, Dziugaite, Roy & Carbin 2020, 1912.05671.
+    Source: Goodfellow, Vinyals & Saxe 2015, 1412.6544; the barrier: Frankle, Dziugaite, Roy & Carbin 2020,
+    1912.05671.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> path = jf.landscape.interpolate(lambda x: (x**2 - 1) ** 2, -1.0, 1.0)

@@ -78,7 +78,7 @@ def index_against_loss(
 
     In high dimension, critical points of high loss are expected to be saddles of high index: for random Gaussian
     functions the share of negative eigenvalues grows with the loss. Many searches in networks end at gradient-flat
-    points, which are no critical points (see `find_critical_point`); `converged` says which searches did find one.
+    points, which are not critical points (see `find_critical_point`); `converged` says which searches did find one.
 
     **Arguments**
 
@@ -97,9 +97,9 @@ def index_against_loss(
 
     **Raises** `TypeError` for an objective that is not a function, or starts that are not of real numbers;
     `ValueError` for leaves whose numbers of starts differ, no `key` where one is needed, or a `model` of which
-    `starts` is no part; and what `find_critical_point` raises.
+    `starts` is not a part; and what `find_critical_point` raises.
 
-    Source: Dauphin, Pascanu, Gulcehre, Cho, Ganguli & Bengio 2014, 1406.2572; random functions Bray & Dean 2007.
+    Source: Dauphin, Pascanu, Gulcehre, Cho, Ganguli & Bengio 2014, 1406.2572; random functions: Bray & Dean 2007.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> problem = jf.problems.himmelblau()

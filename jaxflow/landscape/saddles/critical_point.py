@@ -114,8 +114,8 @@ def find_critical_point(
     of the decrease to the predicted one. So convergence is quadratic near points with a regular Hessian, if the
     Krylov space is the whole space. A singular Hessian, such as networks have, makes no step long.
 
-    The search can get stuck where $Hg = 0$ and $g \ne 0$: a local minimum of |∇L|² that is no critical point of L,
-    called gradient-flat. In networks these are common. `status` and `message` tell such points apart. Where a
+    The search can get stuck where $Hg = 0$ and $g \ne 0$: a local minimum of |∇L|² that is not a critical point of
+    L, called gradient-flat. In networks these are common. `status` and `message` tell such points apart. Where a
     gradient falls off at infinity, points that are far away meet any tolerance too: look at the distance from the
     start.
 
@@ -142,8 +142,8 @@ def find_critical_point(
     24 starts along the training of a network of 49 parameters its exact steps found 6 critical points, with H⁺ cut
     off at 1e-6, and 1 at 1e-12, after 78 to 3,945 gradients; this method found 9 after 52 to 212.
 
-    Source: damping by the squared gradient Yamashita & Fukushima 2001; Krylov spaces and singular Hessians in
-    Newton-MR, Roosta, Liu, Xu & Mahoney 2018, 1810.00303; gradient-flat points Frye, Simon, Wadia, Ligeralde,
+    Source: damping by the squared gradient: Yamashita & Fukushima 2001; Krylov spaces and singular Hessians in
+    Newton-MR: Roosta, Liu, Xu & Mahoney 2018, 1810.00303; gradient-flat points: Frye, Simon, Wadia, Ligeralde,
     DeWeese & Bouchard 2021, 2003.10397.
 
     >>> import jax.numpy as jnp, jaxflow as jf

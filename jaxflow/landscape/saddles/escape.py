@@ -121,7 +121,8 @@ def escape_time(
     **Raises** `ValueError` for an eigenvalue that is not negative, a radius that is not positive, or a temperature or
     rate below 0; `TypeError` for arguments that are not real numbers.
 
-    Source: Kramers 1940 for the linear equation; for descent Du, Jin, Lee, Jordan, Póczos & Singh 2017, 1705.10412.
+    Source: Kramers 1940 for the linear equation; for descent: Du, Jin, Lee, Jordan, Póczos & Singh 2017,
+    1705.10412.
 
     >>> import jaxflow as jf
     >>> print(jf.landscape.escape_time(-2.0, 1.0, displacement=0.01).round(4))  # ln(100)/2

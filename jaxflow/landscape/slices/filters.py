@@ -80,7 +80,7 @@ def random_directions(
     are counted in `zeros` and named in `message`. It is compiled when called plainly, and works under `jit` and
     `vmap`.
 
-    **Raises** `TypeError` for parameters that are not real, a bare seed, or filters that are no axes; `ValueError`
+    **Raises** `TypeError` for parameters that are not real, a bare seed, or filters that are not axes; `ValueError`
     for another normalization, or a `count` below 1.
 
     Source: Li, Xu, Taylor, Studer & Goldstein 2018, 1712.09913.

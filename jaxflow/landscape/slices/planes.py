@@ -93,9 +93,9 @@ def slice(
     local devices, unless the data or parameters already lie on several. It is compiled when called plainly, and works
     under `jit` and `vmap`.
 
-    **Raises** `TypeError` for an objective that is no function, parameters that are not real, or directions of
+    **Raises** `TypeError` for an objective that is not a function, parameters that are not real, or directions of
     another structure; `ValueError` for directions of other shapes or more than two of them, a span that is missing,
-    not finite or empty, fewer than two points, or an objective that returns no scalar.
+    not finite or empty, fewer than two points, or an objective that does not return a scalar.
 
     Source: Goodfellow, Vinyals & Saxe 2015, 1412.6544; Li, Xu, Taylor, Studer & Goldstein 2018, 1712.09913.
 

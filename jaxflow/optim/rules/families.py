@@ -117,8 +117,8 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
     **Returns** a `Family`, a pytree that is called as `family(h)`; h may be traced. Hand `time_step=h` to `iterate`
     and `modified` along with `family(h)`, because the rate is not the time where q ≠ 1.
 
-    **Raises** `TypeError` when `optimizer` is no optimizer; `ValueError` for one without a known family (`lookahead`,
-    `swats`, `genetic`, …) or a time step that is missing or not positive.
+    **Raises** `TypeError` when `optimizer` is not an optimizer; `ValueError` for one without a known family
+    (`lookahead`, `swats`, `genetic`, …) or a time step that is missing or not positive.
 
     >>> import jaxflow as jf
     >>> jf.family_of(jf.optim.momentum(0.1, 0.81))(0.05)

@@ -54,7 +54,7 @@ def trajectories(
 
     **Raises** `ValueError` when a run did not record one number at each time, when runs recorded different entries,
     for an `entry` that is not there, a `label` for several panels, or another number of Axes; `TypeError` where
-    `runs` is no dict of trajectories.
+    `runs` is not a dict of trajectories.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)

@@ -228,7 +228,8 @@ def split(
 
     **Returns** a pair of dicts with `x` (n, P) and `y`; the second is `None` with `test_fraction=0`.
 
-    **Raises** `ValueError` when `test_fraction` is not in [0, 1).
+    **Raises** `ValueError` when `test_fraction` is not in [0, 1); `TypeError` for a `test_fraction` that is not a
+    number.
 
     >>> train, test = split(load("iris"))
     >>> train["x"].shape, test["x"].shape, jnp.bincount(test["y"]).tolist()

@@ -137,8 +137,8 @@ def gan(
     `test["x"]`. `iterate` needs a key.
 
     **Raises** `ValueError` for an unknown kind, penalty or activation, a number out of range, γ without a penalty,
-    data that are no examples (N, d) of finite numbers, or more weights than memory holds; `TypeError` for widths that
-    are no sequence of integers; and whatever `load` raises.
+    data that are not examples (N, d) of finite numbers, or more weights than memory holds; `TypeError` for widths
+    that are not a sequence of integers; and whatever `load` raises.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> ring = jf.problems.ring_of_gaussians()

@@ -83,7 +83,8 @@ def dirac_gan(kind: str = "gan", *, gamma: Any = None, target: Any = None, sigma
     **Returns** a `Problem` whose objective is a `VectorField`. The numbers are its leaves, so that all games of one
     kind share a compilation.
 
-    **Raises** `ValueError` for an unknown kind, a negative number or one that the kind does not have.
+    **Raises** `ValueError` for an unknown kind, a negative number or one that the kind does not have; `TypeError`
+    for anything that is not a number.
 
     >>> import jaxflow as jf
     >>> problem = jf.problems.dirac_gan("wgan")
@@ -136,7 +137,8 @@ def bilinear(matrix: Any = 1.0) -> Problem:
 
     **Returns** a `Problem` whose objective is a `VectorField`, with `params` of shapes (m,) and (n,).
 
-    **Raises** `ValueError` when `matrix` is not a matrix of finite numbers.
+    **Raises** `ValueError` when `matrix` is not a matrix of finite numbers; `TypeError` for anything that is not a
+    number.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> problem = jf.problems.bilinear([[1.0, 0.0], [0.0, 2.0]])

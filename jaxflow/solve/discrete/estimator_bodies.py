@@ -61,7 +61,7 @@ def _require_arguments(function: Any, role: str, *arguments: str) -> None:
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError:
-        what = inspect.signature(function) if callable(function) else ", which is no function"
+        what = inspect.signature(function) if callable(function) else ", which is not a function"
         raise TypeError(
             f"estimator must have {role}({', '.join(arguments)}), got {name_of(function)}{what}."
         ) from None

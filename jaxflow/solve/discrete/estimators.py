@@ -250,7 +250,7 @@ def svag(batch_size: int, l) -> Draws:
 
     **Returns** an `Estimator` for `iterate(…, estimator=…, key=…)`.
 
-    **Raises** `ValueError` for `l` < 1 or `batch_size` < 1, `TypeError` where `batch_size` is no integer.
+    **Raises** `ValueError` for `l` < 1 or `batch_size` < 1, `TypeError` where `batch_size` is not an integer.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> data = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))

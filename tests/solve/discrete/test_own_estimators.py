@@ -131,7 +131,7 @@ WRONG = {
         TypeError,
         r"estimator must have init\(objective, key\), got <lambda>\(\)\.",
     ),
-    "no function": (Body(3), TypeError, r"estimator must have draw\(.*\), got 3, which is no function\."),
+    "no function": (Body(3), TypeError, r"estimator must have draw\(.*\), got 3, which is not a function\."),
     "a batch size": (
         Body(in_order, batch_size=1.5),
         TypeError,
