@@ -57,7 +57,7 @@ def _put_on_clock(equation: Dynamics, rate: Any, time_step: Any) -> Dynamics:
         return equation
     if rate is None or callable(rate):
         raise ValueError(
-            f"time_step must be None for an equation whose learning rate is no number, got {time_step!r}."
+            f"time_step must be None for an equation whose learning rate is not a number, got {time_step!r}."
         )
     return (rate / time_step) * equation
 

@@ -155,7 +155,7 @@ def _as_matrix(kernel: jax.Array) -> jax.Array:
 def _as_predictions(kernel: Any, start: Any, test_kernel: Any) -> Predictions:
     """The start as arrays, refused where the kernels do not act on it."""
     if not isinstance(start, Predictions):
-        raise TypeError(f"Function space holds Predictions(train, test), got {type(start).__name__}.")
+        raise TypeError(f"The start must be Predictions(train, test), got {type(start).__name__}.")
     if (start.test is None) != (test_kernel is None):
         raise ValueError("test_kernel and the predictions at the test points must be given together.")
     start = Predictions(*(None if f is None else jnp.asarray(f) for f in start))

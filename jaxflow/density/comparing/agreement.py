@@ -170,7 +170,7 @@ def _masses(densities: Trajectory, grid: Grid) -> np.ndarray:
     if bad.any():
         first = float(np.asarray(densities.times)[np.argmax(bad)])
         raise ValueError(
-            f"densities must be finite and at least 0, which they are not at {bad.sum()} of {bad.size} times, first "
+            f"densities must be finite and at least 0, but they are not at {bad.sum()} of {bad.size} times, first "
             f"at t = {first:.6g}."
         )
     return masses

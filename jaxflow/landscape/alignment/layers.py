@@ -48,7 +48,7 @@ def find_layers(params: PyTree, names: Names | None) -> list[Layer]:
     taken = [i for layer in layers for i in (layer.kernel, layer.bias) if i is not None]
     if left := [name for name, i in number.items() if i not in taken]:
         raise ValueError(
-            f"layers must name all that has parameters, as units that move take theirs along; {left[0]!r} of shape "
+            f"layers must hold all parameters, as a unit that moves takes its own along; {left[0]!r} of shape "
             f"{shapes[number[left[0]]]} belongs to no dense layer."
         )
     if len(layers) < 2 or len(set(taken)) < len(taken):

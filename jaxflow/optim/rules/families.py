@@ -134,7 +134,7 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
         time_step = learning_rate_of(optimizer)
     if time_step is None or callable(time_step):
         raise ValueError(
-            f"time_step must be a number above 0 where the learning rate is no number, got {time_step!r}."
+            f"time_step must be a number above 0 where the learning rate is not a number, got {time_step!r}."
         )
     _check.require_positive(time_step=time_step)
     if isinstance(time_step, np.ndarray) and time_step.ndim:

@@ -203,7 +203,7 @@ def _classes(x: np.ndarray, y: np.ndarray, kind: Kind | None, name: str, words: 
         raise ValueError(f"The labels of {name} are all {str(words[0])!r}, so there is nothing to learn.")
     if len(words) == len(x) > MOST_CLASSES:
         raise ValueError(
-            f"The labels of {name}, such as {str(words[0])!r}, are all different, so they are no classes."
+            f"The labels of {name}, such as {str(words[0])!r}, are all different, so they are not classes."
         )
     return Dataset(x, y[:, 0].astype(np.int32), tuple(map(str, words)), name)
 

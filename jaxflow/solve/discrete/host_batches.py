@@ -81,7 +81,7 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
     """`iterate` over an iterable of batches; a stream that ends early gives a shorter trajectory and a warning."""
     if checkpoint is not None:
         raise ValueError(
-            f"checkpoint must be None for a stream of batches, as nothing can go back in one, got {checkpoint!r}."
+            f"checkpoint must be None for a stream of batches, which cannot go back, got {checkpoint!r}."
         )
     if _REFUSED.get():
         raise ValueError(
