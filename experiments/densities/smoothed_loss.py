@@ -122,7 +122,7 @@ def mean_step(x):
     return *fitted, np.sqrt((square @ (left.T @ left) @ square)[1, 1])
 
 
-def seen_to_vanish(v, fits):
+def observe_vanishing(v, fits):
     """The η²s² at which minima vanish in the mean steps of runs, and the slope of log κ: κ = bω/h is log-linear."""
     h, b, error = np.transpose(fits)
     line = np.polyfit(v, np.log(OMEGA * b / h), 1, w=b / error)
@@ -207,7 +207,7 @@ def main(arguments=None):
     waves = np.array([0.005, 0.015, 0.025, 0.05, 0.08, 0.11, 0.14, 0.17])
     start = jnp.linspace(-2.0, 2.0, 20_000 if run.quick else 200_000)
     fits = [mean_step(x) for x in runs(waves, start, 10, 1, keys[1])]
-    seen, decay = seen_to_vanish(waves, fits)
+    seen, decay = observe_vanishing(waves, fits)
 
     x = runs([CONVEX], jnp.full(1, OUTER), 100, 1, keys[2])[0, :, 0]
     y = jnp.asarray(x - RATE * slope(x))

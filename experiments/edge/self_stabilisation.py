@@ -117,7 +117,7 @@ def at_the_edge(objective, theta):
 
 
 @partial(jax.jit, static_argnames="steps")
-def constrained(objective, theta, steps):
+def constrained_path(objective, theta, steps):
     """The path θ† along which S = 2/η and u·∇L = 0: projected descent, and `Edge` at each of its points."""
 
     def onto(w, at):
@@ -136,7 +136,7 @@ def constrained(objective, theta, steps):
 
 @jax.jit
 @partial(jax.vmap, in_axes=(None, None, 0))
-def predicted(objective, path, x):
+def predict(objective, path, x):
     """x and y along the path from x at the start, by the generalised recursion."""
 
     def step(carry, here):
@@ -160,7 +160,7 @@ def simple(alpha, beta, x, steps):
 
 
 @partial(jax.jit, static_argnames="steps")
-def measured(objective, theta, steps):
+def measure(objective, theta, steps):
     """x and y of gradient descent: y is S − 2/η at the iterate less its displacement along u."""
     run = jf.iterate(jf.optim.gd(RATE), objective, theta, steps=steps - 1).values
 
@@ -192,14 +192,14 @@ def cycles(quick):
         objective, theta = network()
         theta = at_the_edge(objective, theta)
     steps, kicks = STEPS[quick], np.array(KICKS[quick])
-    path = constrained(objective, theta, steps)
+    path = constrained_path(objective, theta, steps)
     at = jax.tree.map(lambda each: each[0], path[1])
     alpha, beta = float(at.alpha), float(at.beta)
     size = (2 * alpha / beta) ** 0.5
-    told = np.stack(predicted(objective, path, jnp.asarray(kicks * size)), 1)
+    told = np.stack(predict(objective, path, jnp.asarray(kicks * size)), 1)
     found = {}
     for kick, line in common.progress(zip(kicks, told, strict=True), "starts", total=len(kicks)):
-        seen = np.stack(measured(objective, path[0][0] + kick * size * at.vector, steps))
+        seen = np.stack(measure(objective, path[0][0] + kick * size * at.vector, steps))
         found[float(kick)] = seen, line, simple(alpha, beta, kick * size, steps)
     return size, found
 

@@ -114,7 +114,7 @@ def bilinear(orders, time=2.0):
     return growth, errors, slopes
 
 
-def farthest(kind, steps):
+def largest_radius(kind, steps):
     """The largest radius of very many alternating steps."""
     return float(
         radius(jf.iterate(descent(STEP, True), game(kind), start(), steps=steps, record=point)).max()
@@ -189,7 +189,7 @@ def main(arguments=None):
     tidy(panels["o"])
     about = f"alternating, h = {STEP:g}: largest radius in {steps:,} steps"
     headlines[f"bilinear game, {about}, against r/√(1 − h/2)"] = common.near(
-        farthest(BILINEAR, steps), RADIUS / np.sqrt(1 - STEP / 2), relative=1e-4
+        largest_radius(BILINEAR, steps), RADIUS / np.sqrt(1 - STEP / 2), relative=1e-4
     )
-    headlines[f"Dirac-GAN, {about}"] = (farthest(GAN, steps), None)
+    headlines[f"Dirac-GAN, {about}"] = (largest_radius(GAN, steps), None)
     return run.save(figure, headlines, step_sizes=SIZES, errors=errors, growth=growth)

@@ -101,7 +101,7 @@ def times_until(last):
     return jnp.append(jnp.zeros(1), jnp.geomspace(1.0, last, 61))
 
 
-def trained(setting, alpha, times, rtol):
+def train_flow(setting, alpha, times, rtol):
     """Parameters along gradient flow, stacked over the times."""
     objective = jf.Objective(Scaled(setting.predict), {"x": setting.x, "y": setting.y})
     model = {"w": setting.w, "start": setting.w, "alpha": jnp.asarray(alpha)}
@@ -121,7 +121,7 @@ def measures(setting, alphas, rtol):
     before = tangent_kernel(setting.predict, setting.w, setting.x)
     rows = []
     for alpha in alphas:
-        moved = trained(setting, alpha, times, rtol)
+        moved = train_flow(setting, alpha, times, rtol)
         last = jax.tree.map(lambda leaf: leaf[-1], moved)
         outputs = setting.outputs(moved, alpha, setting.x)[-1]
         after = tangent_kernel(setting.predict, last, setting.x)
@@ -142,7 +142,7 @@ def scores(setting, train, test):
     return np.asarray(losses), 1 - np.asarray((test.argmax(-1) == setting.test["y"][None]).mean(-1))
 
 
-def at_level(times, found, level):
+def value_at_level(times, found, level):
     """A value at the time at which the loss reaches a level, by lines in the logarithms; NaN where it does not."""
     losses, values = found
     if losses[-1] > level:
@@ -159,7 +159,7 @@ def curves(times, alphas, starts):
         lazy = setting.lazy(times)
         by_alpha = {float("inf"): scores(setting, lazy.train, lazy.test)}
         for alpha in alphas:
-            moved = trained(setting, alpha, times, 1e-5)
+            moved = train_flow(setting, alpha, times, 1e-5)
             outputs = (setting.outputs(moved, alpha, x) for x in (setting.x, setting.test["x"]))
             by_alpha[alpha] = scores(setting, *outputs)
             last.append(jax.tree.map(lambda leaf: leaf[-1], moved))
@@ -237,7 +237,7 @@ def main(arguments=None):
     times = np.asarray(times_until(LAST[run.quick]))
     found, weights = curves(jnp.asarray(times), alphas, starts)
     errors = {
-        alpha: [at_level(times, by_alpha[alpha], level) for by_alpha in found]
+        alpha: [value_at_level(times, by_alpha[alpha], level) for by_alpha in found]
         for alpha in (*alphas, float("inf"))
     }
 

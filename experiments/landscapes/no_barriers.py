@@ -111,7 +111,7 @@ def paths(objective, a, b, key, band, steps):
     return dict(zip(NAMES, [*lines, *bent, found], strict=True)), distances
 
 
-def relaxed(objective, a, b):
+def relax_band(objective, a, b):
     """Barriers of a band of 9 images, at its images and densely, by the number of steps."""
     bands = [neb(objective, a, b, points=9, max_steps=steps, climb=False) for steps in RELAXED]
     return [(float(band.barrier), float(refine(objective, band).barrier)) for band in bands]
@@ -214,7 +214,7 @@ def main(arguments=None):
     score = jax.jit(jax.vmap(problem.score))
     scores = {name: np.asarray(score(path.params)) for name, path in shown.items()}
     edges, heights, losses = trees(objective, ends, band)
-    at_images, densely = zip(*relaxed(objective, ends[0], ends[1]), strict=True)
+    at_images, densely = zip(*relax_band(objective, ends[0], ends[1]), strict=True)
 
     figure = Figure(figsize=(11.5, 8.6), layout="constrained")
     axes = figure.subplots(2, 2)

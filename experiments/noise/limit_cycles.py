@@ -161,12 +161,12 @@ def sweep(settings, objective, params, directions, noise, roots):
         descend = lambda start, key, record, options=options: jf.iterate(
             jf.optim.gd(RATE), objective, start, key=key, record=record, **options
         )
-        found[b] = swept_areas.measured(descend, params, roots[0] / b**0.5, directions, number, k)
+        found[b] = swept_areas.measure(descend, params, roots[0] / b**0.5, directions, number, k)
     number, steps = settings.isotropic
     temperature, times = jf.dynamics.temperature(RATE, b), RATE * np.arange(steps + 1)
     process = jf.dynamics.langevin(objective, temperature * np.trace(noise) / len(noise))
     diffuse = lambda start, k, record: jf.integrate(process, start, times, substeps=1, key=k, record=record)
-    return found, swept_areas.measured(diffuse, params, roots[1] / b**0.5, directions, number, key)
+    return found, swept_areas.measure(diffuse, params, roots[1] / b**0.5, directions, number, key)
 
 
 def tell(headlines, found, isotropic, exact, limit, excess):

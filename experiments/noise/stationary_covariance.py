@@ -87,7 +87,7 @@ def covariance(s, rate, equation):
     return np.linalg.solve(system, rate * s.noise.reshape(-1)).reshape(h.shape)
 
 
-def measured(s, rate, chains, key):
+def measure_moments(s, rate, chains, key):
     """The second moments about the minimum of each group of chains (GROUPS, d, d)."""
     slowest = 1 / np.linalg.eigvalsh(s.hessian)[0]
     every = round(APART * slowest / rate)
@@ -209,7 +209,7 @@ def main(arguments=None):
     optimum = float(2 * COMPONENTS / (len(s.x) * np.trace(s.noise)))
     rates = optimum * np.array(MULTIPLES[run.quick])
     keys = jax.random.split(jax.random.key(0), len(rates))
-    measure = lambda rate, key: measured(s, float(rate), CHAINS[run.quick], key)
+    measure = lambda rate, key: measure_moments(s, float(rate), CHAINS[run.quick], key)
     found = np.stack(
         [measure(*pair) for pair in common.progress(list(zip(rates, keys, strict=True)), "rates")]
     )

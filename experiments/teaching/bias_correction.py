@@ -91,11 +91,11 @@ def same_gradient(steps):
     gradients = jnp.full(steps, 0.37)
     found = np.asarray(jax.vmap(lambda b2: plain_steps(gradients, b2))(jnp.asarray(BETAS)))
 
-    def scheduled(b2):
+    def make_schedule(b2):
         loss = lambda x: 0.37 * x
         return jf.iterate(adam(1.0, b2, 1.0), loss, jnp.zeros(()), steps=300).values
 
-    ours = -np.diff(np.asarray(jax.jit(jax.vmap(scheduled))(jnp.asarray(BETAS))))
+    ours = -np.diff(np.asarray(jax.jit(jax.vmap(make_schedule))(jnp.asarray(BETAS))))
     return found, np.abs(ours / found[:, :300] - 1).max()
 
 

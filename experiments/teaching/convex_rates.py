@@ -44,7 +44,7 @@ from matplotlib.figure import Figure
 
 import jaxflow as jf
 from experiments import common
-from experiments.teaching.feature_scaling import centred, compress
+from experiments.teaching.feature_scaling import center, compress
 from jaxflow.plot.style import COLOURS, stroke, tidy
 
 WIDTH, SCALES = 64, 40
@@ -64,7 +64,7 @@ def nesterov(rate, cap):
 
 def examples():
     """The three problems (3, 64, 64) and (3, 64): as many rows as parameters, 0 where there are fewer."""
-    _, x, y = centred("diabetes")
+    _, x, y = center("diabetes")
     pixels, label = jf.problems.load("digits").x, jf.problems.load("digits").y == 3
     scale = np.sqrt(SCALES / 2.0 ** np.arange(SCALES))
     rows = (

@@ -105,7 +105,7 @@ def steps_to(target, records, line):
     return float(records[i - 1] + share * (records[i] - records[i - 1]))
 
 
-def fewest(target, records, logs):
+def fewest_steps(target, records, logs):
     """The fewest steps to a loss over rates, of the mean over keys, and the index of that rate."""
     each = [steps_to(target, records, line) for line in logs.mean(1)]
     return min(each), int(np.argmin(each))
@@ -145,7 +145,7 @@ def draw(figure, found, rates, results, all_data):
     along, trade, best = figure.subplots(1, 3)
     for i, size in enumerate((next(iter(found)), 32, None)):
         records, logs = found[size]
-        line = logs[fewest(TARGETS[0], records, logs)[1]].mean(0)
+        line = logs[fewest_steps(TARGETS[0], records, logs)[1]].mean(0)
         label = "all data" if size is None else f"batch of {size}"
         along.loglog(records[1:] * (size or all_data), np.exp(line[1:]), label=label, **stroke(i))
     along.axhline(TARGETS[0], color="0.4", linewidth=0.8, linestyle=":")
@@ -184,7 +184,7 @@ def main(arguments=None):
     }
     sizes, results, headlines = [size for size in chosen_sizes if size], {}, {}
     for target, noise in zip(TARGETS, noise_at(TARGETS, keys), strict=True):
-        ways = {size: fewest(target, *found[size]) for size in chosen_sizes}
+        ways = {size: fewest_steps(target, *found[size]) for size in chosen_sizes}
         steps, full = np.array([ways[size][0] for size in sizes]), ways[None][0]
         least, critical = hyperbola(sizes, steps)
         results[target] = steps, [way[1] for way in ways.values()], full, least, critical
@@ -199,7 +199,9 @@ def main(arguments=None):
         headlines[told + "steps with all data / S_min"] = common.near(full / least, 1, by=by)
 
         def again(index, target=target):
-            return hyperbola(sizes, [fewest(target, found[b][0], found[b][1][:, index])[0] for b in sizes])[1]
+            return hyperbola(
+                sizes, [fewest_steps(target, found[b][0], found[b][1][:, index])[0] for b in sizes]
+            )[1]
 
         headlines[told + "ℬ of the fit, its SE"] = (critical, jackknife(again, len(keys))), None
         headlines[told + "simple noise scale, its SE"] = (

@@ -105,7 +105,7 @@ def grid(make, rates, decays, keys, steps):
     return np.where(np.isfinite(found), np.minimum(found, 10.0), 10.0)
 
 
-def per_step(losses):
+def read_per_step(losses):
     """A grid (R, D, …) by rate and decay per rate, read by rate and decay per step: its full diagonals.
 
     Rates and decays have the same ratio, so that the product of a rate and a decay is on a grid of its own.
@@ -135,7 +135,7 @@ def slope(losses):
 def price(losses, steps):
     """The mean loss over rates at the best single decay for all of them, less that at the best decay of each."""
     means = losses.mean(2)
-    read = per_step(losses).mean(2) if steps else means
+    read = read_per_step(losses).mean(2) if steps else means
     return read.mean(0).min() - means.min(1).mean()
 
 

@@ -85,16 +85,16 @@ def _closed_form(kernel, start, targets, times, test_kernel):
     error = vectors.T @ columns(start.train - targets)
     decay = -jnp.expm1(-times[:, None] * rates[None] / size)  # (T, n)
 
-    def over_time(weights, basis, first):
+    def predict_over_time(weights, basis, first):
         moved = jnp.einsum("pk,tk,kc->tpc", basis, weights, error)
         return first[None] - moved.reshape(times.size, *first.shape)
 
-    train = over_time(decay, vectors, start.train)
+    train = predict_over_time(decay, vectors, start.train)
     if test_kernel is None:
         return Predictions(train)
     safe = jnp.where(rates > 0, rates, 1)
     growth = jnp.where((rates > 0)[None], decay / safe[None], times[:, None] / size)
-    return Predictions(train, over_time(growth, _as_matrix(test_kernel) @ vectors, start.test))
+    return Predictions(train, predict_over_time(growth, _as_matrix(test_kernel) @ vectors, start.test))
 
 
 @traceable

@@ -74,7 +74,7 @@ def _rows_between(problem: Any, found: Found) -> list[tuple[str, ...]]:
         ),
         ("", "", "training loss", "test loss", "", "lower end"),
     ]
-    for name, path in found.paths.named().items():
+    for name, path in found.paths.paths_by_name().items():
         along = found.along[name]
         rows.append(
             (
@@ -130,7 +130,7 @@ def _arrays(found: dict[str, Any]) -> dict[str, Any]:
     put("runs", found["runs"].values)
     arrays["steps"] = np.asarray(found["runs"].steps)
     if "paths" in found:
-        for name, path in found["paths"].named().items():
+        for name, path in found["paths"].paths_by_name().items():
             put(f"paths/{name}", path.params)
             arrays[f"paths/{name}/losses"] = path.losses
             arrays[f"paths/{name}/arclength"] = path.arclength
@@ -158,7 +158,7 @@ def write(settings: Any, problem: Any, found: Found) -> None:
 
 def _summary(settings: Any, problem: Any, found: Found) -> dict[str, Any]:
     paths = {}
-    for name, path in found.paths.named().items():
+    for name, path in found.paths.paths_by_name().items():
         along = found.along[name]
         paths[name] = {
             "length": path.arclength[-1],

@@ -132,7 +132,7 @@ class EdgeStudy:
         A burst is from one time at which the iterates' effective sharpness rises through 2 to the next. With X the
         oscillation along its eigenvector, the sharpness S obeys $dS/dk = \alpha - \beta X$, α and β changing slowly,
         whatever X does within the burst. S is the same at both ends, so the sum of X is α/β times the steps, which
-        is the central flow's; and |∇L|² is $4X/\eta^2$ and little else. Shorter stretches are missed by any factor.
+        is the central flow's; and |∇L|² is $4X/\eta^2$ and little else. Shorter stretches may be off by any factor.
         Where several modes oscillate, the leading one alone does not tell where a burst ends: compare all steps.
         Without a central flow the sums are those of the pairs, which follow each burst.
         """
