@@ -1,4 +1,8 @@
-"""jaxflow: optimizers and the differential equations they follow, run on one clock and compared."""
+"""jaxflow: optimizers and the differential equations they follow, run on one clock and compared.
+
+An argument that a docstring marks as static is part of the compiled program: another value of it compiles anew. Other
+numbers and arrays are handed to the program, and another value compiles nothing.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -182,7 +182,7 @@ def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def require_choice(name: str, value: str, allowed: Iterable[str]) -> None:
-    """Refuse what is not one of a set of names; the nearest one is suggested."""
+    """Refuse anything but one of a set of names; the nearest one is suggested."""
     allowed = list(allowed)
     if not allowed:
         raise ValueError(f"{name} must be left out, as there is nothing to choose from, got {value!r}.")

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxflow._devices.meshes import at_home, let_compiler_choose, within_explicit_axes
+from jaxflow._devices.meshes import bring_home, is_within_explicit_axes, let_compiler_choose
 
 try:
     from jax.extend.core import get_opaque_trace_state
@@ -125,8 +125,8 @@ def compiled(function: Callable | None = None, *, static: tuple[str, ...] = ()) 
     - `static`: names of arguments that are hashable and static as a whole, their numbers too; each of their
       values is a compilation of its own.
 
-    Raises `ValueError` for a static name that is no argument, and `TypeError` for a function whose arguments cannot
-    all be given by name.
+    Raises `ValueError` for a static name that is not an argument, and `TypeError` for a function whose arguments
+    cannot all be given by name.
     """
     if function is None:
         return functools.partial(compiled, static=static)
@@ -145,13 +145,13 @@ def compiled(function: Callable | None = None, *, static: tuple[str, ...] = ()) 
         given = zip((*whole, *others), (*(x for _, x in chosen), *combine(dynamic, rest)), strict=True)
         return function(**{names[i]: value for i, value in given})
 
-    within: Any = jax.jit(_named(run, name), static_argnums=(0, 1))
+    within: Any = jax.jit(_rename(run, name), static_argnums=(0, 1))
     alone: Any = jax.jit(run, static_argnums=(0, 1), compiler_options=_OPTIONS) if _OPTIONS else within
 
     def run_within_explicit_axes(chosen, rest, dynamic):
         return let_compiler_choose(lambda given: run(chosen, rest, given))(dynamic)
 
-    explicit: Any = jax.jit(_named(run_within_explicit_axes, name), static_argnums=(0, 1))
+    explicit: Any = jax.jit(_rename(run_within_explicit_axes, name), static_argnums=(0, 1))
     made = (within, explicit) if alone is within else (within, alone, explicit)
     count = lambda: sum(program._cache_size() for program in made)
 
@@ -162,11 +162,11 @@ def compiled(function: Callable | None = None, *, static: tuple[str, ...] = ()) 
         chosen = tuple([(type(x), x) for x in [_unwrap_scalar(values[i]) for i in whole]])
         dynamic, rest = partition([values[i] for i in others])
         with transfers():
-            home = at_home(dynamic)
+            home = bring_home(dynamic)
             if home is not dynamic:  # an objective tells by its data how it shares out a batch
                 dynamic, rest = partition(combine(home, rest))
             dynamic = [_unwrap_scalar(x) for x in dynamic]
-            if within_explicit_axes():
+            if is_within_explicit_axes():
                 return explicit(chosen, rest, dynamic)
             return (alone if _sets_options() else within)(chosen, rest, dynamic)
 
@@ -175,7 +175,7 @@ def compiled(function: Callable | None = None, *, static: tuple[str, ...] = ()) 
     return call
 
 
-def _named(function: Callable, name: str) -> Callable:
+def _rename(function: Callable, name: str) -> Callable:
     """The function by the name that profiles and logs are to call its program."""
     function.__name__ = function.__qualname__ = name
     return function

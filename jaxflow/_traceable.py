@@ -242,8 +242,9 @@ def traceable(function: Callable[P, Any] | None = None, *, structural: tuple[str
     **Returns** a constructor with the arguments of `function`. What it makes from an optax transformation is a real
     `optax.GradientTransformationExtraArgs`.
 
-    **Raises** `ValueError` for a structural name that is no argument; `TypeError`, when the constructor is called,
-    where `function` returns something else, and, when it is used, where the body branches on a number that is traced.
+    **Raises** `ValueError` for a structural name that is not an argument; `TypeError`, when the constructor is
+    called, where `function` returns something else, and, when it is used, where the body branches on a number that
+    is traced.
 
     >>> import jax, optax, jaxflow as jf
     >>> lion = jf.optim.traceable(optax.lion)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxflow import _check
-from jaxflow._devices.meshes import at_home, within_one_device
+from jaxflow._devices.meshes import bring_home, is_within_one_device
 from jaxflow._devices.shares import Shares, fill_up, shares_of, take
 from jaxflow._losses.companions import warn_of_chunks
 from jaxflow._losses.drawn_losses import LossesOfStep, MeanOfDraws, Numbered, check_state_argument, takes_key
@@ -44,8 +44,8 @@ class Objective:
       do not fit in memory. The gradient recomputes each chunk, so it needs the memory of one chunk too. Default: all.
     - `draws`: for losses that draw random numbers, the number of draws whose mean stands for their expectation
       (static). Each step of `iterate` draws its own, from the step's key. Flows, SDEs, curvature and
-      `objective(params)` need a function of the parameters alone: there a loss is its mean over as many draws, the
-      same ones every time, and is refused without `draws`.
+      `objective(params)` need a function of the parameters alone: there a loss is its mean over this number of
+      draws, which are the same every time. Without `draws` it is refused.
     - `state`: what the model carries in addition to its parameters, such as the running averages of a batch
       normalisation; a pytree of arrays. The losses are then `losses(params, batch, state) -> ((B,), state)`, with an
       argument of this name. A step of `iterate` takes the gradient with the state it has and hands on the new one: a
@@ -53,13 +53,14 @@ class Objective:
       `objective(params)`, the state stays as it is given here. With `chunk` it is refused.
 
     Data may lie on several devices, laid over a mesh by their leading axis: `jax.device_put(objective,
-    NamedSharding(mesh, PartitionSpec("data")))`. Each device then computes its share of all sums over examples. JAX
-    lays out only an N that is a multiple of the number of devices; a batch may have any size, and is filled up with
-    weights 0. Data that are an argument of the user's own `jit` should be so as an objective, which remembers its
-    layout there. A `state` has no axis of examples: lay out the data alone, before the objective is made.
+    NamedSharding(mesh, PartitionSpec("data")))`. Each device then computes its share of all sums over examples. N
+    must be a multiple of the number of devices, as JAX lays out no other; a batch may have any size, because it is
+    filled up with examples of weight 0. To hand such data to a `jit` of your own, hand it the objective, which
+    remembers their layout there. A `state` has no axis of examples: lay out the data alone, before the objective is
+    made.
 
-    In half precision, of losses or parameters, examples are summed in float32. Their losses and gradients, one by
-    one, are each rounded as half precision has it.
+    In half precision, of losses or parameters, examples are summed in float32. The loss and the gradient of a single
+    example are rounded to half precision.
 
     `objective(params)` is L, `objective.minibatch(params, indices)` is the mean over some examples, and
     `objective.size` is N. An objective goes through `jit`, `vmap` and `grad` as an argument.
@@ -165,7 +166,7 @@ class Objective:
 
     def per_example(self, params: PyTree, batch: PyTree) -> jax.Array:
         """The losses of `batch`, checked to be one per example; shape (B,)."""
-        params, batch = at_home((params, batch))
+        params, batch = bring_home((params, batch))
         losses = self.losses(params, batch, **self._given_state)
         if self.state is not None:
             losses, state = _check_state(losses, self.state)
@@ -241,13 +242,13 @@ class Objective:
         >>> print(jf.Objective(lambda w, c: (w - c) ** 2, jnp.array([5.0, 6.0, 7.0])).take(jnp.array([2, 0])))
         [7. 5.]
         """
-        data, shares = at_home(self.data), self._shares
+        data, shares = bring_home(self.data), self._shares
         return jax.tree.map(lambda x: x[indices], data) if shares is None else take(data, indices, shares)
 
     @property
     def _shares(self) -> Shares | None:
         """How the examples are shared out among devices; traced data do not tell, so it was noted before."""
-        shares = None if within_one_device() else self.__dict__.get("_noted") or shares_of(self.data)
+        shares = None if is_within_one_device() else self.__dict__.get("_noted") or shares_of(self.data)
         # A stack of objectives may be laid over devices by its own axis, and not by that of the examples.
         return shares if shares is not None and shares.divide(self.data) else None
 

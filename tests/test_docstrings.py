@@ -26,10 +26,28 @@ PACKAGES = (
     "kernels",
 )
 
+IN_MODULES = {
+    jf.solve.metrics: (
+        "loss",
+        "gradient_norm",
+        "update_norm",
+        "update_cosine",
+        "of_parameters",
+        "at_stride",
+        "Step",
+    ),
+    jf.dynamics.noise: ("full", "subset", "two_batches", "Noise", "Sampling"),
+    jf.problems.losses: ("cross_entropy", "squared_error"),
+}
+
 
 def public() -> dict[str, object]:
     """What users call, by its shortest name; a thing that has two names is there once."""
     found: dict[int, tuple[str, object]] = {}
+    for place, names in IN_MODULES.items():
+        for name in names:
+            thing = getattr(place, name)
+            found[id(thing)] = f"{place.__name__}.{name}".removeprefix("jaxflow."), thing
     for place in (jf, *(getattr(jf, package) for package in PACKAGES)):
         for name, thing in vars(place).items():
             module = getattr(thing, "__module__", None) or ""
@@ -127,12 +145,40 @@ def test_published_methods_name_their_source(name):
     assert re.search(r"\b(18|19|20)\d\d\b", made.__doc__)
 
 
+ROOT = Path(__file__).parent.parent
+STUMBLES = re.compile(
+    r"\b(beside|manieth|so many|whence|is none of|is none that|which is none|what (?:is|are) no|without one of|"
+    r"as good as|next to nothing|otherwise than|neither has it|"
+    r"(?<!there )(?:is|are) no (?:tuple|optimizer|integer|function|sequence|names|axes|examples))\b"
+)
+
+
 def test_words_that_strangers_stumble_on_are_not_used():
-    """In docstrings and messages."""
-    stumbles = re.compile(r"\b(beside|manieth|so many|whence|is none of)\b")
+    """In code, docstrings, comments, messages and pages: a word that a reader must look up, or read twice."""
+    pages = [
+        ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md")
+    ]
     found = []
-    for path in sorted((Path(__file__).parent.parent / "jaxflow").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and stumbles.search(node.value):
-                found.append(f"{path.name}:{node.lineno}: {stumbles.search(node.value)[0]}")
+    for path in [
+        *pages,
+        *sorted((ROOT / "jaxflow").rglob("*.py")),
+        *sorted((ROOT / "experiments").rglob("*.py")),
+    ]:
+        text = re.sub(r"\s+", " ", path.read_text())
+        found += [f"{path.name}: {match[0]}" for match in STUMBLES.finditer(text)]
+    assert not found
+
+
+PLACES = re.compile(r"_?(at|on|in|of|by|over|under|along|up|through|across|none|nothing)(_\w*)?")
+HELD_BY_PICKLES = {"_of_trained", "_on_curve"}
+
+
+def test_functions_are_named_by_verbs_or_nouns():
+    """A preposition says where, not what is done. Public names and those that pickles hold are exceptions."""
+    found = []
+    for path in sorted((ROOT / "jaxflow").rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            name = getattr(node, "name", "") if isinstance(node, ast.FunctionDef) else ""
+            if PLACES.fullmatch(name) and name not in HELD_BY_PICKLES | vars(jf.solve.metrics).keys():
+                found.append(f"{path.name}: {name}")
     assert not found

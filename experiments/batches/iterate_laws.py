@@ -19,7 +19,7 @@ def setting(columns):
     return jf.Objective(lambda w, batch: 0.5 * (batch["x"] @ w - batch["y"]) ** 2, data)
 
 
-def frozen(objective, at):
+def freeze_noise(objective, at):
     """The same loss, up to a constant, with the noise that the gradient has at one point."""
     x, y = objective.data["x"], objective.data["y"]
     hessian, slopes = x.T @ x / len(x), x * (x @ at - y)[:, None]

@@ -1,8 +1,8 @@
 """Where SGD's SDE is a good model of SGD, over learning rates and batch sizes, with SVAG as the arbiter.
 
 SGD at learning rate η on batches of B, and its SDE dθ = −∇L dt + √(ηΣ/B) dW, from one start to one time on the clock
-t = kη, for η = 1/8 … 2 and B = 1 … 64; settings of one η/B share their SDE. Compared is the law of the log of the
-training loss: the verdict is that of `jf.compare_ensembles`, the effect size the Wasserstein-2 distance in standard
+t = kη, for η = 1/8 … 2 and B = 1 … 64; settings of one η/B share their SDE. The law of the log of the training loss
+is compared: the verdict is that of `jf.compare_ensembles`, the effect size the Wasserstein-2 distance in standard
 deviations. Two things part SGD from its SDE, and both grow with η: the length of its steps, felt most where little
 noise covers it (large B), and that few examples make no Gaussian noise (small B).
 
@@ -13,7 +13,7 @@ l → ∞; l = 1 is SGD itself. So where SGD and SDE differ, SVAG must leave the
 The model is a tanh network (8 hidden units) on iris, cross-entropy; its sharpness at the start is 1.3. The SDE is
 solved by steps of 1/64, at most η/8. A run whose loss is not finite is counted as diverged and left out.
 
-Claim: Where the SDE holds; where it does not, SVAG leaves SGD and reaches it.
+Claim: The SDE describes SGD at small learning rates; where it does not, SVAG leaves SGD and reaches the SDE.
 
 Figure: Left: for each learning rate and batch size the Wasserstein-2 distance of SGD from its SDE, in standard
 deviations, and the verdict; the darker, the farther, and bold where no difference was found. Middle: share of runs

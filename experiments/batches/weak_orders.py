@@ -46,7 +46,15 @@ from matplotlib.figure import Figure
 
 import jaxflow as jf
 from experiments import common
-from experiments.batches.iterate_laws import Adaptive, Law, frozen, of_gaussian, of_linear, of_signs, setting
+from experiments.batches.iterate_laws import (
+    Adaptive,
+    Law,
+    freeze_noise,
+    of_gaussian,
+    of_linear,
+    of_signs,
+    setting,
+)
 from jaxflow.comparison import Moments, moment_descent, moment_flow
 from jaxflow.plot.style import COLOURS, tidy
 
@@ -104,7 +112,7 @@ def of_equation(dynamics, start, state=None):
 def linear():
     """Optimizers whose moments are exact, two parameters, by name."""
     objective, start = setting((1, 2)), jnp.zeros(2)
-    still = frozen(objective, start)
+    still = freeze_noise(objective, start)
     count = lambda k: {"learning_rate": TIME / k, "batch_size": BATCH, "steps": jnp.asarray(k)}
     descent = lambda k: law(moment_descent(objective, start, **count(k)), 2)
     sgd = lambda order, of=objective, batch=BATCH: (
@@ -116,14 +124,14 @@ def linear():
     found["SGD, T twice too high"] = Pair(descent, sgd(1, batch=BATCH // 2), 1, 0)
     found["SGD, noise of the start"] = Pair(descent, sgd(1, still), 1, 0)
 
-    def named(make, order):
+    def name_order(make, order):
         optimizer = lambda k: make(TIME / k, BETA)
         equation = lambda k: jf.dynamics.sde_of(optimizer(k), objective, BATCH, order=order)
         iterates = lambda k: of_linear(optimizer(k), objective, start, k, BATCH)
         return Pair(iterates, lambda k: of_equation(equation(k), start), order)
 
     for name, make in (("heavy ball", jf.optim.momentum), ("Nesterov", jf.optim.nesterov)):
-        found |= {f"{name}, order {p}": named(make, p) for p in (1, 2)}
+        found |= {f"{name}, order {p}": name_order(make, p) for p in (1, 2)}
     # One whose memory is fixed in time, as modified equations need it: β = exp(−η/τ).
     family = jf.family_of(jf.optim.momentum(0.0025, 0.9), 0.05)
     modified = lambda k: jf.dynamics.modified_sde(family(TIME / k), objective, BATCH, time_step=TIME / k)
@@ -137,7 +145,7 @@ def adaptive(malladi):
     objective, start = setting((2,)), jnp.zeros(1)
     if malladi:
         x, y = objective.data["x"], objective.data["y"]
-        objective = frozen(objective, x.T @ y / jnp.sum(x**2))
+        objective = freeze_noise(objective, x.T @ y / jnp.sum(x**2))
     slope, sigma = jax.grad(objective)(start), jf.gradient_covariance(objective, start)[0]
     keep = lambda forget: (1 - forget / 2) / (1 + forget / 2)
 
@@ -173,18 +181,18 @@ def adaptive(malladi):
         dynamics = jf.dynamics.modified_sde(optimizer, objective, BATCH)
         return of_equation(dynamics, start, dynamics.init(start)._replace(optimizer=begun))
 
-    def iterated(begin):
+    def iterate_from(begin):
         def found(k):
             optimizer, state = begin(k)
             return of_gaussian(optimizer, objective, start, state, k, at(k).batch)
 
         return found
 
-    rmsprop, adam = iterated(lambda k: at(k).rmsprop(start)), iterated(lambda k: at(k).adam(start, k))
+    rmsprop, adam = iterate_from(lambda k: at(k).rmsprop(start)), iterate_from(lambda k: at(k).adam(start, k))
     if malladi:
         return {
-            "RMSProp, malladi": Pair(rmsprop, of_rmsprop, 2, 2, power=2),
-            "Adam, malladi": Pair(adam, of_adam, 2, 2, power=2),
+            "RMSProp, Malladi": Pair(rmsprop, of_rmsprop, 2, 2, power=2),
+            "Adam, Malladi": Pair(adam, of_adam, 2, 2, power=2),
         }
     signs = lambda k: of_signs(objective, start, TIME / k, k, BATCH)
     sign = lambda k: of_equation(jf.dynamics.sde_of(jf.optim.sign(TIME / k), objective, BATCH), start)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from experiments.benchmarks import compilation
 from experiments.benchmarks.analysis import density_peers, landscape_peers
-from experiments.benchmarks.figures import FIGURES, chosen
+from experiments.benchmarks.figures import FIGURES, choose_figures
 from experiments.common import start
 from jaxflow._disk import results
 
@@ -21,11 +21,11 @@ def main(arguments: list[str] | None = None) -> Any:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["compilation"]:
         return compilation.main(arguments[1:])
-    one_module = chosen(arguments[0]) if arguments else []
+    one_module = choose_figures(arguments[0]) if arguments else []
     arguments, figures = (arguments[1:], one_module) if one_module else (arguments, FIGURES)
     run = start("benchmarks", __doc__, [*arguments, "--no-cache"])  # some figures are compilation
     for name, peers in (("density", density_peers), ("landscape", landscape_peers)):
-        if peers.MISSING and chosen(name)[0] in figures:
+        if peers.MISSING and choose_figures(name)[0] in figures:
             print(f"Left out, as they are not installed: {'; '.join(peers.MISSING)}.")
     rows = []
     for figure in tqdm(figures, file=sys.stderr, disable=None, leave=False):

@@ -66,7 +66,7 @@ print("\\n" + json.dumps({"events": events, **spent}))
 """
 
 
-def measured(call: str, setting: str = SETTING) -> dict[str, Any]:
+def measure_programs(call: str, setting: str = SETTING) -> dict[str, Any]:
     """The programs of a first call, by name, and the CPU and wall seconds of all of it."""
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     command = [sys.executable, "-c", PROCESS, setting, call]
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         calls[what] = f"main({words!r})", "from jaxflow.__main__ import main"
     found = {}
     for what, (call, setting) in calls.items():
-        found[what] = measured(call, setting)
+        found[what] = measure_programs(call, setting)
         rows = [
             (name, program["number"], *(round(program[stage], 3) for stage in STAGES.values()))
             for name, program in sorted(found[what]["programs"].items(), key=lambda pair: -pair[1]["compile"])

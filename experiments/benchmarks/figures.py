@@ -125,29 +125,32 @@ FIGURES = (
     ),
     Figure("the same in float64", partial(sweeps.cells, "float64"), most=1e-12),
     Figure(
-        "64 trials: sweep − 1.05 × a bare vmap, the worst of three", sweeps.over_vmap, most=20, unit=" ms"
+        "64 trials: sweep − 1.05 × a bare vmap, the worst of three",
+        sweeps.measure_excess,
+        most=20,
+        unit=" ms",
     ),
     Figure(
         "64 trials one after another / sweep, SGD on a function of two parameters, 2,000 steps",
-        partial(sweeps.faster, "quadratic, SGD", "one after another"),
+        partial(sweeps.measure_speedup, "quadratic, SGD", "one after another"),
         least=5,
         unit=" ×",
     ),
     Figure(
         "the same, SGD on the digits network, batch 32, 500 steps",
-        partial(sweeps.faster, "network", "one after another"),
+        partial(sweeps.measure_speedup, "network", "one after another"),
         least=1.6,
         unit=" ×",
     ),
     Figure(
         "64 trials by a Python loop over compiled optax steps / sweep, Adam on Rosenbrock's function, 2,000 steps",
-        partial(sweeps.faster, "Rosenbrock, Adam", "Python loop"),
+        partial(sweeps.measure_speedup, "Rosenbrock, Adam", "Python loop"),
         least=1000,
         unit=" ×",
     ),
     Figure(
         "the same, SGD on the digits network",
-        partial(sweeps.faster, "network", "Python loop"),
+        partial(sweeps.measure_speedup, "network", "Python loop"),
         least=5,
         unit=" ×",
     ),
@@ -186,13 +189,18 @@ FIGURES = (
     Figure("density of a double well, 400 cells, t = 1: L1 error", density.double_well, most=1e-6),
     Figure("its order in the size of a cell", density.double_well_order, 1.8, 2.2),
     *(
-        Figure(f"{peer} / ours, the same double well", partial(density.faster, peer), least=100, unit=" ×")
+        Figure(
+            f"{peer} / ours, the same double well",
+            partial(density.measure_speedup, peer),
+            least=100,
+            unit=" ×",
+        )
         for peer in density_peers.INSTALLED
     ),
     *(
         Figure(
             f"{peer} / ours on {density.COARSE} cells",
-            partial(density.faster, peer, cells=density.COARSE),
+            partial(density.measure_speedup, peer, cells=density.COARSE),
             least=1,
             unit=" ×",
         )
@@ -220,7 +228,7 @@ FIGURES = (
         for peer in landscape_peers.BANDS
     ),
     *(
-        Figure(f"{peer} / our band, time", partial(landscape.faster, peer), least=500, unit=" ×")
+        Figure(f"{peer} / our band, time", partial(landscape.measure_speedup, peer), least=500, unit=" ×")
         for peer in landscape_peers.BANDS
     ),
     Figure(
@@ -248,8 +256,12 @@ FIGURES = (
         most=0.006,
     ),
     Figure("band of 33 images, densely: barrier", partial(landscape.digits, "band"), most=0.0025),
-    Figure("barrier after alignment / before, width 128, ReLU", partial(landscape.aligned, "relu"), most=0.5),
-    Figure("the same, tanh, with signs", partial(landscape.aligned, "tanh"), most=0.5),
+    Figure(
+        "barrier after alignment / before, width 128, ReLU",
+        partial(landscape.measure_alignment, "relu"),
+        most=0.5,
+    ),
+    Figure("the same, tanh, with signs", partial(landscape.measure_alignment, "tanh"), most=0.5),
     Figure(
         "tangent kernel of 500 digits, 10 outputs, against the dense Jacobian: relative error",
         kernels.error,
@@ -276,7 +288,7 @@ FIGURES = (
 )
 
 
-def chosen(module: str) -> list[Figure]:
+def choose_figures(module: str) -> list[Figure]:
     """The figures that a module of the benchmarks measures."""
     functions = {figure: getattr(figure.measure, "func", figure.measure) for figure in FIGURES}
     return [figure for figure, measure in functions.items() if measure.__module__.endswith(f".{module}")]

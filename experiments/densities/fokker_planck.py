@@ -1,12 +1,13 @@
 """Three levels agree: SGD's runs, paths of its SDE and the Fokker–Planck density; and where SGD leaves the other two.
 
 The double well L = ¼(x² − 1)² at the temperature T = .08, from N(½, .1²), with Gaussian noise on the gradients whose
-variance 2T/η keeps T as the learning rate η changes. SDE and density know T alone, so that all of η is in SGD:
+variance 2T/η keeps T as the learning rate η changes. The SDE and the density depend on T alone, so that η matters to
+SGD only:
 
 - at η = .0125 runs, paths and density are one law at five times, by `compare_density`,
 - as η grows the law of SGD leaves the density, at first order in η. That law is known to rounding, as the iterates
-  are a Markov chain whose step is Gaussian, here on a fine grid. The test's verdicts tell which distance so many runs
-  can see,
+  are a Markov chain whose step is Gaussian, here on a fine grid. The test's verdicts tell which distance these runs
+  can detect,
 - an equation with terms of order η more follows it further: drift −(L + ¼ηL′²)′ + ½ηT L‴ and noise √(2T)(1 + ½ηL″).
   The term ½ηT L‴ is of its order at a constant T; where T falls with η it is smaller, and left out by Li, Tai & E.
 

@@ -1,4 +1,4 @@
-"""SGD leaves minima that the loss has and the smoothed loss has not.
+"""SGD leaves minima of the loss that the smoothed loss does not have.
 
 With y = x − η∇f(x), a step of SGD with the noise w in its gradient is y′ = y − ηw − η∇f(y − ηw), so that
 E[y′|y] = y − η∇f̃(y): it descends f̃(y) = E f(y − ηw). For w ~ N(0, s²) and f = ½hx² + A cos ωx,
@@ -18,7 +18,7 @@ With κ = Aω² e^{−ω²η²s²/2}/h it has one minimum for κ ≤ 1, and for 
 The noise carries runs out of the minima that f̃ still has as well, the later the smaller it is: that they vanish is
 enough for leaving them, not necessary.
 
-Claim: SGD leaves minima that the loss has and the smoothed loss has not.
+Claim: SGD leaves minima of the loss that the smoothed loss does not have.
 
 Figure: Top left: the loss (solid) and the loss smoothed by the noise of a step of η²s² = .05 (dashed) and .2
 (dash-dotted), with their minima (dots). Top right: density of 20,000 runs after 33 steps from the outermost minimum,
@@ -122,7 +122,7 @@ def mean_step(x):
     return *fitted, np.sqrt((square @ (left.T @ left) @ square)[1, 1])
 
 
-def seen_to_vanish(v, fits):
+def observe_vanishing(v, fits):
     """The η²s² at which minima vanish in the mean steps of runs, and the slope of log κ: κ = bω/h is log-linear."""
     h, b, error = np.transpose(fits)
     line = np.polyfit(v, np.log(OMEGA * b / h), 1, w=b / error)
@@ -207,7 +207,7 @@ def main(arguments=None):
     waves = np.array([0.005, 0.015, 0.025, 0.05, 0.08, 0.11, 0.14, 0.17])
     start = jnp.linspace(-2.0, 2.0, 20_000 if run.quick else 200_000)
     fits = [mean_step(x) for x in runs(waves, start, 10, 1, keys[1])]
-    seen, decay = seen_to_vanish(waves, fits)
+    seen, decay = observe_vanishing(waves, fits)
 
     x = runs([CONVEX], jnp.full(1, OUTER), 100, 1, keys[2])[0, :, 0]
     y = jnp.asarray(x - RATE * slope(x))

@@ -1,6 +1,6 @@
 """The Fokker–Planck equation is steepest descent of free energy, measured in the distance W₂.
 
-p_t = (V′p)_x + T p_xx, with F(p) = ∫Vp + T∫p log p and the double well V = ¼(x² − 1)² unless it says another:
+p_t = (V′p)_x + T p_xx, with F(p) = ∫Vp + T∫p log p and the double well V = ¼(x² − 1)² unless another is named:
 
 - Jordan, Kinderlehrer & Otto's steps, each to the minimiser of W₂²(p, q)/2τ + F(q), tend to it as τ → 0 at first
   order. The law is kept by its quantiles; Gaussians of two dimensions, in a quadratic V, have a closed form.

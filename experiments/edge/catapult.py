@@ -11,8 +11,8 @@ So for wide models there are three phases: for $\eta\lambda_0 < 2$ *lazy*, f shr
 \eta\lambda_0 < 4$ *catapult*, f grows by the factor ηλ₀ − 1 a step, until after some $\ln n / (2
 \ln(\eta\lambda_0 - 1))$ steps the loss is of order n, and λ falls; for $\eta\lambda_0 > 4$ λ grows with f, and
 descent *diverges*. The largest loss is ∝ n, its step has a slope $1/(2 \ln(\eta\lambda_0 - 1))$ in ln n. Both
-thresholds are found by bisection, of whether the loss ever is above that of the start, and of whether the run
-ends.
+thresholds are found by bisection: on whether the loss ever rises above that of the start, and on whether the run
+diverges.
 
 The same is asked of a tanh network of one hidden layer (512 units, squared error, 200 digits), of rates ηλ₀ from
 ½ to 5: where the gradient in the ten leading eigenvectors (one for each output) begins to grow, which curvature

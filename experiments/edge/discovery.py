@@ -1,6 +1,6 @@
-r"""Past the edge of stability for the optimizers of these years: thresholds, slow rates, orders, cycles.
+r"""Past the edge of stability for recent optimizers: thresholds, slow rates, orders, cycles.
 
-Nobody seems to have published these of the optimizers below, which are those of optax and optax.contrib. On a
+None of these seem to have been published for the optimizers below, which are those of optax and optax.contrib. On a
 direction of curvature h let a = ηh/P, where P is what the optimizer divides by, and does not change meanwhile.
 
 **Derived**, on paper:
@@ -71,11 +71,11 @@ from experiments.edge.new_optimizers.measurements import (
     half_widths,
     least_unstable,
     lengths,
+    measure_widest,
     past_the_edge,
     slopes,
     slow_rate,
     tanh_cycle,
-    widest,
 )
 from experiments.edge.new_optimizers.methods import B1, ROWS, lion, lion_threshold, polynomial
 from experiments.edge.new_optimizers.pictures import SHOWN, draw
@@ -91,7 +91,7 @@ def measure(name, run):
     found["library"], found["no threshold"] = by_library(row)
     found["slow"] = slow_rate(row, STEPS)
     if row.adaptive and not run.quick:
-        found["widest"] = widest(row, STEPS)
+        found["widest"] = measure_widest(row, STEPS)
     if row.family is not None and (not run.quick or name == QUICK[0]):
         found["slopes"], found["not smooth"] = slopes(row)
     if row.over is not None and (not run.quick or name == SHOWN):

@@ -7,10 +7,10 @@ order.
 
 Each run begins as a random network and comes to its edge by itself: the study begins where the largest |e − 1| of a
 step's derivative rises through 1.9, e = −.9 being the eigenvalue of what will oscillate. From there the optimizer
-takes 500 steps, and the flows go over their time from the same state. Measured are the distances from the iterates'
-midpoints at the end, as shares of the stable flow's, and how far the mean loss of the last half is missed.
+takes 500 steps, and the flows go over their time from the same state. The distances from the iterates' midpoints at
+the end are measured, as shares of the stable flow's, and so is the error of the mean loss of the last half.
 
-Bursts can be so violent that nearby runs part from each other: the same optimizer is also started 1e-9 beside, and
+Bursts can be so violent that nearby runs part from each other: the same optimizer is also started 1e-9 away, and
 the distance between the two runs is drawn too. With gradient descent and the adaptive methods the pairs are about as
 near as that, and no flow can be nearer. With the heavy ball and Nesterov they are not: there the flow itself errs.
 
@@ -19,14 +19,14 @@ half-difference; its stable flow leaves them.
 
 Figure: One panel for each optimizer, at the middle one of its rates: distance from the iterates' midpoints by step,
 of the stable flow (solid), the rod flow (dashed), the flow of pairs of order 2 (dash-dotted), and of a run of the
-same optimizer that begins 1e-9 beside (thin grey). Bottom: the final distance of the rod flow (circles) and of pairs
+same optimizer that begins 1e-9 away (thin grey). Bottom: the final distance of the rod flow (circles) and of pairs
 of order 2 (squares) at all rates, over that of the stable flow, for each optimizer; the dotted line is .3.
 
 Measured: Digits, tanh 16-16-16, up to three rates an optimizer, 500 steps from where the oscillating eigenvalue falls
 through −.9. Final distance of the pairs of order 2 from the midpoints / the stable flow's: gradient descent .15, .11,
 .05, heavy ball β = .5 .01, .29, β = .9 .31, Nesterov .004 to .04, scalar RMSProp .02 to .03, RMSProp .01 to .03, Adam
 .05 to .07, NAdam .03 to .05. Mean loss of the last half within 3.1 % (heavy ball β = .9: 8.6 %; the stable flow up to
-45 %). Of gradient descent and the adaptive methods a run that begins 1e-9 beside ends about as far away as the pairs;
+45 %). Of gradient descent and the adaptive methods a run that begins 1e-9 away ends about as far away as the pairs;
 of the heavy ball and Nesterov it ends far nearer, so there the flow itself errs. Largest ratio of two terms of the
 series: Nesterov .27 to .53, gradient descent .9 to 1.2, heavy ball .17, 1.6, 2.1, adaptive methods 2 to 10.
 The intervals were set after a first run on this network, of seed 2. From another start, seed 3002, two were missed:
@@ -94,7 +94,7 @@ def find_start(make, rates, objective, params, most):
 
 
 def study(make, rates, objective, params, starts, steps, names):
-    """From each start: iterates, others that begin a little beside, the gauge, and the flows that are named."""
+    """From each start: iterates, others that begin nearby, the gauge, and the flows that are named."""
     numbers = {"time_step": 1.0, "warmup": 0}
     flows = {
         "stable flow": lambda optimizer: jf.dynamics.modified(optimizer, objective, order=1, **numbers),
@@ -143,7 +143,7 @@ def study(make, rates, objective, params, starts, steps, names):
     states = [begin(rate, jnp.asarray(start)) for rate, start in zip(rates, starts, strict=True)]
     states = jax.tree.map(lambda *x: jnp.stack(x), *states)
     push = jnp.full(len(rates), BESIDE)
-    found = {"iterates": iterates(rates, states, 0 * push), "beside": iterates(rates, states, push)}
+    found = {"iterates": iterates(rates, states, 0 * push), "neighbours": iterates(rates, states, push)}
     found |= {"gauge": gauge(rates, states)} | {name: follow(name) for name in names}
     return jax.tree.map(np.asarray, found)
 
@@ -155,7 +155,7 @@ def measure(found, names):
     late = lambda losses: losses[:, losses.shape[1] // 2 :].mean(1)
     gaps = {name: np.linalg.norm(found[name][0][:, 1:-1] - middle(values), axis=-1) for name in names}
     missed = {name: late(found[name][1]) / late(losses) - 1 for name in names}
-    gaps["a run 1e-9 beside"] = np.linalg.norm(middle(found["beside"][0]) - middle(values), axis=-1)
+    gaps["a run 1e-9 away"] = np.linalg.norm(middle(found["neighbours"][0]) - middle(values), axis=-1)
     return gaps, missed
 
 

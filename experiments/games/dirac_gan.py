@@ -14,8 +14,8 @@ which Rosca et al. call discretization drift.
 The bilinear game, f(u) = u, is solved in closed form. A simultaneous step multiplies the radius by √(1 + h²). The
 terms of its modified equation turn and push outwards by turns, so at order 2 the radius, which is what makes a
 spiral, is right up to O(h³), though the position is up to O(h²) only. Alternating steps keep θ² + ψ² − hθψ: from
-(r, 0) the radius never passes r/√(1 − h/2). In the Dirac-GAN nothing bounds it so, and over very many steps it
-creeps out: a tiny drift, of an order in h that the figure has no eyes for.
+(r, 0) the radius never passes r/√(1 − h/2). In the Dirac-GAN nothing bounds it so, and over very many steps it creeps
+out, by a drift that is too small to be seen in the figure.
 
 Claim: In a game whose flow circles, simultaneous descent spirals out, alternating stays, R1 converges; the modified
 flow does so too.
@@ -114,7 +114,7 @@ def bilinear(orders, time=2.0):
     return growth, errors, slopes
 
 
-def farthest(kind, steps):
+def largest_radius(kind, steps):
     """The largest radius of very many alternating steps."""
     return float(
         radius(jf.iterate(descent(STEP, True), game(kind), start(), steps=steps, record=point)).max()
@@ -189,7 +189,7 @@ def main(arguments=None):
     tidy(panels["o"])
     about = f"alternating, h = {STEP:g}: largest radius in {steps:,} steps"
     headlines[f"bilinear game, {about}, against r/√(1 − h/2)"] = common.near(
-        farthest(BILINEAR, steps), RADIUS / np.sqrt(1 - STEP / 2), relative=1e-4
+        largest_radius(BILINEAR, steps), RADIUS / np.sqrt(1 - STEP / 2), relative=1e-4
     )
-    headlines[f"Dirac-GAN, {about}"] = (farthest(GAN, steps), None)
+    headlines[f"Dirac-GAN, {about}"] = (largest_radius(GAN, steps), None)
     return run.save(figure, headlines, step_sizes=SIZES, errors=errors, growth=growth)

@@ -13,7 +13,7 @@ For networks there is no rest point to look at. What is measured is the energy d
 samples that were held out, as a multiple of that of as many real ones. R1 keeps it from rising again.
 
 Claim: Penalties, consensus, noise and looking ahead make a GAN of one point rest, up to a largest step that linear
-theory tells, and with R1 two networks find all modes of a ring, and better digits.
+theory gives, and with R1 two networks find all modes of a ring, and better digits.
 
 Figure: First two rows: seven games of one point, in the plane of generator and discriminator from the star: the flow
 (line) and the iterates (dots) over the direction of the field (arrows). At the end of the second row: distance from

@@ -76,7 +76,7 @@ def linear(decay, speed=1.0, **options):
     )
 
 
-def settled(decay, speed, aligned):
+def settled_weights(decay, speed, aligned):
     """Squared singular values of W where the flow has settled, largest first, and the residual velocity."""
     problem = linear(decay, speed)
     directions = jnp.linalg.eigh(problem.objective.data[0])[1]
@@ -145,7 +145,7 @@ def variances():
     return np.linalg.eigvalsh(linear(DECAY).objective.data[0])[::-1][:OUTPUTS]
 
 
-def predicted(decays):
+def predicted_weights(decays):
     """The squared weights where modes end, for each weight decay; 0 where they collapse."""
     modes = simsiam_modes(variances(), augmentation=SIGMA, weight_decay=np.asarray(decays)[:, None])
     return np.where(modes.survives, np.nan_to_num(modes.strength), 0)
@@ -157,7 +157,7 @@ def all_modes(decays, speeds):
     cases |= {f"from random weights, α = {speed:g}": (speed, False) for speed in speeds}
     found, left = {}, 0.0
     for name, (speed, aligned) in common.progress(cases.items(), "linear"):
-        ends = [settled(decay, speed, aligned) for decay in decays]
+        ends = [settled_weights(decay, speed, aligned) for decay in decays]
         found[name] = np.stack([strengths for strengths, _ in ends])
         left = max(left, *(velocity for _, velocity in ends))
     return found, left
@@ -166,7 +166,7 @@ def all_modes(decays, speeds):
 def draw_counts(ax, decays, found):
     """Surviving modes against weight decay: the staircase of the thresholds, and what was found."""
     fine = np.geomspace(min(decays) / 1.3, max(decays) * 1.3, 400)
-    ax.plot(fine, (predicted(fine) > 0).sum(1), color="0.6", linewidth=1.5, label="in theory: η < η*")
+    ax.plot(fine, (predicted_weights(fine) > 0).sum(1), color="0.6", linewidth=1.5, label="in theory: η < η*")
     for i, (name, strengths) in enumerate(found.items()):
         marker = {"marker": "os^D"[i], "markersize": 4 + 3 * (len(found) - 1 - i), "fillstyle": "none"}
         ax.plot(decays, (strengths > SMALL).sum(1), linestyle="", color=COLOURS[i], label=name, **marker)
@@ -203,8 +203,8 @@ def draw_norms(ax, times, norms):
 def draw_ranks(ax, decays, ranks):
     """The rank of the network's representation against weight decay."""
     for i, (name, found) in enumerate(ranks.items()):
-        beside = np.asarray(decays) * 1.03 ** (i - (len(ranks) - 1) / 2)
-        ax.plot(beside, found, marker="os^Dv<"[i], markersize=5, label=name, **stroke(i))
+        shifted = np.asarray(decays) * 1.03 ** (i - (len(ranks) - 1) / 2)
+        ax.plot(shifted, found, marker="os^Dv<"[i], markersize=5, label=name, **stroke(i))
     ax.set(title="tanh network: rank of the representation", xscale="log", ylim=(-0.5, 16.5))
     ax.set(xlabel="weight decay η", ylabel="components with variance > .001 (of 16)")
     tidy(ax)
@@ -212,7 +212,7 @@ def draw_ranks(ax, decays, ranks):
 
 def linear_headlines(decays, found, left):
     """Counts of modes and where they end, against theory."""
-    listed, ends = ", ".join(f"{decay:g}" for decay in decays), predicted(decays)
+    listed, ends = ", ".join(f"{decay:g}" for decay in decays), predicted_weights(decays)
     expected = (ends > 0).sum(1).tolist()
     headlines: dict[str, Any] = {
         f"linear, {name}: modes kept at η = {listed}": ((strengths > SMALL).sum(1).tolist(), expected)

@@ -1,4 +1,4 @@
-r"""A network whose outputs are scaled up is lazy: it follows its linearisation, ever more as 1/α, and learns less.
+r"""A network whose outputs are scaled up is lazy: it follows its linearisation, within ∝ 1/α, and learns less.
 
 A network h(w, x) is trained as f = α(h(w, x) − h(w₀, x)) with the loss ℓ(f)/α², by gradient flow of the squared
 error. The outputs f move at the same speed at every α, but a large α moves them by tiny changes of w. In the limit
@@ -10,10 +10,10 @@ Networks 64-32-10 on 200 digits:
   over its own size, fall as 1/α for tanh, whose derivatives are smooth. That of a ReLU network jumps where an input
   crosses the edge of a unit. A move of size 1/α crosses a number of edges ∝ 1/α, each of which changes other entries
   of the kernel by as much: the norm of its change should fall as 1/√α.
-- The test error when the training loss reaches .02, by α, for several starts, beside that of the linearised flow.
+- The test error when the training loss reaches .02, by α, for several starts, next to that of the linearised flow.
 - Training losses on the way, and the kernel before and after rich training, with its eigenvalues.
 
-Claim: A network whose outputs are scaled up by α follows its linearisation, ever more as 1/α, and at the same
+Claim: A network whose outputs are scaled up by α follows its linearisation up to a distance ∝ 1/α, and at the same
 training loss it tests worse than a rich one.
 
 Figure: Top left: relative size at t = 30 against the scale α of the distance from the linearised flow (circles), of
@@ -101,7 +101,7 @@ def times_until(last):
     return jnp.append(jnp.zeros(1), jnp.geomspace(1.0, last, 61))
 
 
-def trained(setting, alpha, times, rtol):
+def train_flow(setting, alpha, times, rtol):
     """Parameters along gradient flow, stacked over the times."""
     objective = jf.Objective(Scaled(setting.predict), {"x": setting.x, "y": setting.y})
     model = {"w": setting.w, "start": setting.w, "alpha": jnp.asarray(alpha)}
@@ -121,7 +121,7 @@ def measures(setting, alphas, rtol):
     before = tangent_kernel(setting.predict, setting.w, setting.x)
     rows = []
     for alpha in alphas:
-        moved = trained(setting, alpha, times, rtol)
+        moved = train_flow(setting, alpha, times, rtol)
         last = jax.tree.map(lambda leaf: leaf[-1], moved)
         outputs = setting.outputs(moved, alpha, setting.x)[-1]
         after = tangent_kernel(setting.predict, last, setting.x)
@@ -142,7 +142,7 @@ def scores(setting, train, test):
     return np.asarray(losses), 1 - np.asarray((test.argmax(-1) == setting.test["y"][None]).mean(-1))
 
 
-def at_level(times, found, level):
+def value_at_level(times, found, level):
     """A value at the time at which the loss reaches a level, by lines in the logarithms; NaN where it does not."""
     losses, values = found
     if losses[-1] > level:
@@ -159,7 +159,7 @@ def curves(times, alphas, starts):
         lazy = setting.lazy(times)
         by_alpha = {float("inf"): scores(setting, lazy.train, lazy.test)}
         for alpha in alphas:
-            moved = trained(setting, alpha, times, 1e-5)
+            moved = train_flow(setting, alpha, times, 1e-5)
             outputs = (setting.outputs(moved, alpha, x) for x in (setting.x, setting.test["x"]))
             by_alpha[alpha] = scores(setting, *outputs)
             last.append(jax.tree.map(lambda leaf: leaf[-1], moved))
@@ -237,7 +237,7 @@ def main(arguments=None):
     times = np.asarray(times_until(LAST[run.quick]))
     found, weights = curves(jnp.asarray(times), alphas, starts)
     errors = {
-        alpha: [at_level(times, by_alpha[alpha], level) for by_alpha in found]
+        alpha: [value_at_level(times, by_alpha[alpha], level) for by_alpha in found]
         for alpha in (*alphas, float("inf"))
     }
 

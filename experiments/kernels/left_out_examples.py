@@ -7,8 +7,8 @@ import numpy as np
 import jaxflow as jf
 
 
-def trained(objective, params, sizes, key):
-    """Training on mini-batches, by momentum; it is the same in `retrained`."""
+def train(objective, params, sizes, key):
+    """Training on mini-batches, by momentum; it is the same in `retrain`."""
     return {
         "optimizer": jf.optim.momentum(0.05, 0.9),
         "objective": objective,
@@ -19,12 +19,12 @@ def trained(objective, params, sizes, key):
     }
 
 
-def retrained(objective, params, kept, x, pair, sizes, key):
+def retrain(objective, params, kept, x, pair, sizes, key):
     """Margins (k,) at points x (k, …) of networks trained on the examples `kept` (k, n)."""
 
     def margin(kept, x, pair):
         left = jf.Objective(objective.losses, objective.take(kept))
-        run = jf.iterate(**trained(left, params, sizes, key), every=None)
+        run = jf.iterate(**train(left, params, sizes, key), every=None)
         outputs = objective.losses.predict(run.params, x[None])[0]
         return outputs[pair[0]] - outputs[pair[1]]
 
@@ -47,7 +47,7 @@ def without(machine, objective, params, x, sizes, key):
         for name, rows in left_out.items()
     }
     given = (x[: sizes.images], jnp.asarray(pairs), sizes, key)
-    margins = {name: retrained(objective, params, jnp.asarray(rows), *given) for name, rows in kept.items()}
+    margins = {name: retrain(objective, params, jnp.asarray(rows), *given) for name, rows in kept.items()}
     ends = np.asarray(machine.end)
     full = np.array([ends[i, a] - ends[i, b] for i, (a, b) in enumerate(pairs)])
     return full, margins

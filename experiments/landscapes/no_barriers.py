@@ -15,7 +15,7 @@ spanning tree of bands and of straight lines. It is drawn with a minimum as a li
 groups of minima that join where the lowest way between them is highest. A band of 9 images shows why new images are
 needed: the longer it is relaxed, the lower are its images, and the higher is the loss between them.
 
-Claim: Minima of a network are connected: bent paths between them have next to no barrier once it is wide, and most of
+Claim: Minima of a network are connected: bent paths between them have almost no barrier once it is wide, and most of
 what blocks the straight line is the order and the signs of hidden units.
 
 Figure: Six kinds of path, named above: the straight line (solid), the straight line with units in order (dashed) and
@@ -111,7 +111,7 @@ def paths(objective, a, b, key, band, steps):
     return dict(zip(NAMES, [*lines, *bent, found], strict=True)), distances
 
 
-def relaxed(objective, a, b):
+def relax_band(objective, a, b):
     """Barriers of a band of 9 images, at its images and densely, by the number of steps."""
     bands = [neb(objective, a, b, points=9, max_steps=steps, climb=False) for steps in RELAXED]
     return [(float(band.barrier), float(refine(objective, band).barrier)) for band in bands]
@@ -131,9 +131,9 @@ def draw_barriers(ax, widths, barriers):
     for i, name in enumerate(NAMES):
         found = np.maximum(barriers[name], FLOOR)
         middle = np.median(found, 1)
-        beside = np.asarray(widths) * 1.035 ** (i - 2.5)
-        ax.plot(beside, middle, marker="o", markersize=4, label=name, **stroke(i))
-        ax.vlines(beside, found.min(1), found.max(1), color=COLOURS[i], linewidth=1)
+        shifted = np.asarray(widths) * 1.035 ** (i - 2.5)
+        ax.plot(shifted, middle, marker="o", markersize=4, label=name, **stroke(i))
+        ax.vlines(shifted, found.min(1), found.max(1), color=COLOURS[i], linewidth=1)
     ax.set(title="barrier: median and range of the pairs", xlabel="hidden units", ylabel="barrier")
     ax.set(xscale="log", yscale="log", xticks=widths, xticklabels=widths)
     ax.minorticks_off()
@@ -160,7 +160,7 @@ def draw_scores(ax, found, scores):
     tidy(ax, legend=False)
 
 
-def draw_tree(ax, edges, heights, losses, beside, **line):
+def draw_tree(ax, edges, heights, losses, shifted, **line):
     """Minima as lines that end at their losses, and join where the way between them is highest."""
     lowest = losses.min() - FLOOR
     groups = {k: [k] for k in range(len(losses))}
@@ -168,7 +168,7 @@ def draw_tree(ax, edges, heights, losses, beside, **line):
     for _, (p, q) in order:
         joined = groups[p] + groups[q]
         groups.update(dict.fromkeys(joined, joined))
-    place = {k: beside + x for x, k in enumerate(groups[0])}
+    place = {k: shifted + x for x, k in enumerate(groups[0])}
     tops = {k: (place[k], losses[k] - lowest, [k]) for k in place}
     for height, (p, q) in order:
         (x, low, some), (y, other, more), top = tops[p], tops[q], height - lowest
@@ -181,11 +181,11 @@ def draw_trees(ax, edges, heights, losses):
     """Both trees, each with the minima in its own order."""
     ticks, names = [], []
     for i, (kind, colour) in enumerate((("bands", COLOURS[5]), ("straight lines", COLOURS[0]))):
-        beside = i * (len(losses) + 1)
-        place = draw_tree(ax, edges[kind], heights[kind], losses, beside, color=colour, linewidth=1.7)
+        shifted = i * (len(losses) + 1)
+        place = draw_tree(ax, edges[kind], heights[kind], losses, shifted, color=colour, linewidth=1.7)
         ticks += place.values()
         names += map(str, place)
-        ax.text(beside + (len(losses) - 1) / 2, 1.0, kind, ha="center", va="center", color=colour)
+        ax.text(shifted + (len(losses) - 1) / 2, 1.0, kind, ha="center", va="center", color=colour)
     ax.set_xticks(ticks, names)
     ax.set(title=f"how {len(losses)} minima are connected, {SHOWN} hidden units", yscale="log")
     ax.set(xlabel="number of the minimum", ylabel="loss above the lowest", ylim=(FLOOR, 1.6))
@@ -214,7 +214,7 @@ def main(arguments=None):
     score = jax.jit(jax.vmap(problem.score))
     scores = {name: np.asarray(score(path.params)) for name, path in shown.items()}
     edges, heights, losses = trees(objective, ends, band)
-    at_images, densely = zip(*relaxed(objective, ends[0], ends[1]), strict=True)
+    at_images, densely = zip(*relax_band(objective, ends[0], ends[1]), strict=True)
 
     figure = Figure(figsize=(11.5, 8.6), layout="constrained")
     axes = figure.subplots(2, 2)

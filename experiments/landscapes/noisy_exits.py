@@ -21,7 +21,7 @@ def saddle_with_noise(params, batch):
     return 0.25 * (x**2 - slope) ** 2 + 0.5 * y**2 + noise * x
 
 
-def longest(slope, rate, least):
+def longest_run(slope, rate, least):
     """Steps of a run that goes on for 12/|λ| longer than most, at the least noise: one of 10⁵ is longer."""
     return int((np.log(RADIUS * slope**0.5 / np.sqrt(rate * least**2 / 2 / slope)) + 12) / slope / rate)
 
@@ -57,7 +57,7 @@ def leave(settings, noises, members):
     for (slope, rate), key in zip(common.progress(settings, "exits"), keys, strict=True):
         growth = np.log1p(rate * slope) / rate
         # As many steps at all slopes, of which the smallest takes the most: a program for each rate.
-        steps = longest(min(slope for slope, _ in settings), rate, noises.min())
+        steps = longest_run(min(slope for slope, _ in settings), rate, noises.min())
         split = jax.random.split(key, (len(noises), members))
         found = np.asarray(exit_times(slope, rate, jnp.asarray(noises), split, steps))
         found = growth * (found - rate / 2)

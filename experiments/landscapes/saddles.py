@@ -1,4 +1,4 @@
-"""Saddles: index grows with loss, deep linear networks have those that theory says, and noise leaves one in time.
+"""Saddles: index grows with loss, deep linear networks have those of theory, and noise leaves one in time.
 
 - Near points along the training of a small network critical points are searched for by damped Gauss–Newton steps on
   |∇L|². Their share of negative curvatures is drawn against their loss. Most searches end at gradient-flat points,

@@ -23,7 +23,7 @@ directions downhill become fewer.
 
 Figure: Left: density of the eigenvalues of the Hessian at the start (solid) and at loss .2 (dashed), with error bands
 (grey), and the ten largest eigenvalues at loss .2 (triangles). Middle: number of outliers at loss .2 against the
-number of classes in the data; the size of a dot and the number beside it tell in how many of six starts, and the
+number of classes in the data; the size of a dot and the number next to it tell in how many of six starts, and the
 dashed line is classes − 1. Right: share of eigenvalues below 0 (squares) and −lowest/largest (circles) along
 training.
 
@@ -94,7 +94,7 @@ def one_of(stack, i):
     return jf.Objective(stack.losses, jax.tree.map(lambda x: x[i], stack.data))
 
 
-def trained(stack, starts, steps):
+def train(stack, starts, steps):
     """Parameters where the loss first falls below each level, leaves (classes, starts, levels, …), all lanes in one
     program; and whether it does, (classes, starts, levels)."""
 
@@ -211,7 +211,7 @@ def count(headlines, ax, settings):
     keys = jax.random.split(jax.random.key(FRESH), settings.starts)
     stack = objectives(problem_of(keys[0], settings.hidden), settings.classes)
     starts = jax.vmap(lambda key: problem_of(key, settings.hidden).params)(keys)
-    there, reached = trained(stack, starts, settings.steps)
+    there, reached = train(stack, starts, settings.steps)
     values = leading(stack, there, reached)
     counts, level = outliers(values), LEVELS.index(LEVEL)
     for number, row in zip(settings.classes, counts[..., level], strict=True):

@@ -1,4 +1,4 @@
-r"""Where gradient descent has a continuous limit: up to hλ = 1, in pairs of steps up to 1 + √2, and how one notices.
+r"""Where gradient descent has a continuous limit: up to hλ = 1, in pairs of steps up to 1 + √2, and how to notice.
 
 λ is the sharpness, the largest curvature, h the step. The modified equation is a series, log Φ = Σ −(1 − Φ)^k/k for
 the map Φ of a step; along the sharpest direction Φ is 1 − hλ and the series Σ −(hλ)^k/k.

@@ -91,7 +91,7 @@ def deficits(path, flow):
     return np.exp(-loss[kept]), 1 - np.exp(square[kept] - np.interp(loss[kept], known, squares))
 
 
-def at_level(path, flow):
+def values_at_level(path, flow):
     loss, deficit = deficits(path, flow)
     return float(np.interp(-LEVEL, -loss, deficit))
 
@@ -116,7 +116,7 @@ def main(arguments=None):
             far[-1] / near[-1],
             None,
         )
-        measured, predicted = at_level(path, plain), at_level(penalized[h], plain)
+        measured, predicted = values_at_level(path, plain), values_at_level(penalized[h], plain)
         # What the penalty of first order in h lacks is of the next order: a share that falls with h.
         headlines[f"h = {h:g}: |∇L|² at L = {LEVEL:g} below gradient flow's, %"] = common.near(
             100 * measured, 100 * predicted, relative=0.5 * h

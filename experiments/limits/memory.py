@@ -83,7 +83,7 @@ def draw_penalties(ax, loss, start, quick):
     for i, name in enumerate(("heavy ball",) if quick else ("heavy ball", "Nesterov")):
         expected = lambda b, i=i: (1 - b + 2 * b**2 if i else 1 + b) / (4 * (1 - b) ** 2)
         betas = np.array([0.9] if quick else [0.0, 0.3, 0.5, 0.7, 0.8, 0.9])
-        kappa = lambda b, i=i: measure.extrapolated(
+        kappa = lambda b, i=i: measure.extrapolate(
             measure.ball(b, i == 1), SMALL * (1 - b) ** 2, 1 - b, loss, start
         )[0]
         found = [float(kappa(b)) / 4 for b in betas]
@@ -102,7 +102,7 @@ def draw_adam(ax, loss, start, quick):
     pairs = PAIRS[1:6:4] if quick else PAIRS
     rates = [SWIFT * (1 - max(pair)) ** 2 for pair in pairs]
     found = [
-        measure.extrapolated(measure.adaptive(*p), r, 3.2e-3, loss, start)
+        measure.extrapolate(measure.adaptive(*p), r, 3.2e-3, loss, start)
         for p, r in zip(pairs, rates, strict=True)
     ]
     expected = [[measure.remembers(b) for b in pair] for pair in pairs]
@@ -150,7 +150,7 @@ def calls(loss, start):
     headlines, rate = {}, 1e-5
     for name, nesterov, c in (("heavy ball", False, 1.9), ("Nesterov", True, 1.72)):
         optimizer = measure.ball(0.9, nesterov).make(rate)
-        place = measure.settled(optimizer, loss, start, 0.9).params
+        place = measure.settle(optimizer, loss, start, 0.9).params
         told = jf.dynamics.effective(optimizer, loss, place)
         ratios = [float(told.learning_rate) * 0.1 / rate, float(told.penalty) * 0.04 / (rate * c)]
         headlines[f"{name}: `effective`, its rate and κ over the formulas"] = common.near(ratios, 1, by=1e-4)

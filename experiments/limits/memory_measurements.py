@@ -47,7 +47,7 @@ def norm_of(loss, theta):
     return jnp.sum(jnp.sqrt(jax.grad(loss)(theta) ** 2 + EPS**2) - EPS)
 
 
-def settled(optimizer, loss, start, beta):
+def settle(optimizer, loss, start, beta):
     """The run of an optimizer up to where its memory has forgotten the start."""
     steps = int(np.ceil(FORGOTTEN / (1 - beta)))
     return jf.iterate(optimizer, loss, start, steps=jnp.asarray(steps), every=None)
@@ -101,7 +101,7 @@ def gaps(method, rates, time, loss, start):
     found = {1: [], 2: []}
     for rate in rates:
         optimizer = method.make(rate)
-        begin = settled(optimizer, loss, start, method.beta)
+        begin = settle(optimizer, loss, start, method.beta)
         end = go_on(optimizer, loss, begin, round(time / rate)).params
         first = flow(recalled(loss, method.eps, 0.0, 0.0), begin.params, method.speed * time)
         second = flow(jf.dynamics.slow_manifold(optimizer, loss), begin.params, time)
@@ -114,7 +114,7 @@ def gaps(method, rates, time, loss, start):
 def terms(method, rate, steps, loss, start):
     """The penalty and reward, over η/2, that move the flow of first order to where the iterates are."""
     optimizer = method.make(rate)
-    begin = settled(optimizer, loss, start, method.beta)
+    begin = settle(optimizer, loss, start, method.beta)
     end = go_on(optimizer, loss, begin, steps).params
     time = method.speed * rate * steps
     at = lambda *weights: flow(recalled(loss, method.eps, *weights), begin.params, time)
@@ -125,7 +125,7 @@ def terms(method, rate, steps, loss, start):
     return np.linalg.lstsq(np.stack(moved, 1), np.asarray(end - plain))[0] / (rate / 2)
 
 
-def extrapolated(method, rate, time, loss, start):
+def extrapolate(method, rate, time, loss, start):
     """`terms` at a rate and at half of it, extrapolated to the rate 0."""
     steps = round(time / rate)
     return 2 * terms(method, rate / 2, 2 * steps, loss, start) - terms(method, rate, steps, loss, start)
@@ -135,7 +135,7 @@ def excess(pair, loss, start):
     """N along Adam's iterates and along its second-order flow, less that of the first, over N, at equal times."""
     method, rate = adaptive(*pair), PULLED
     optimizer = method.make(rate)
-    run = settled(optimizer, loss, start, method.beta)
+    run = settle(optimizer, loss, start, method.beta)
     places = [run.params] * 3
     rows, weights = [(0.0, 0.0)], rate / 2 * np.array([remembers(b) for b in pair])
     for _ in range(POINTS):

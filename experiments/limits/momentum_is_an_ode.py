@@ -103,7 +103,7 @@ def settled_gaps(rates, time):
     return found
 
 
-def measured(betas, nesterov):
+def measure(betas, nesterov):
     """Mass / η and friction / (1−β), read off the decay of four coordinates of a quadratic."""
     x = np.array([1.0, 2.0, 3.0, 4.0]) * 1e-3  # ηλ/(1−β)², on which alone the settled decay depends
     make = jf.optim.nesterov if nesterov else jf.optim.momentum
@@ -197,7 +197,7 @@ def main(arguments=None):
     axes[1, 2].axhline(1, color="0.6", linewidth=3, label="textbook, m = η")
     masses = {}
     for i, (name, nesterov) in enumerate((("heavy ball", False), ("Nesterov", True)), 1):
-        found, friction = measured(betas, nesterov)
+        found, friction = measure(betas, nesterov)
         formula = "½(1 − β + 2β²)" if nesterov else "½(1 + β)"
         axes[1, 2].plot(fine, mass(1, fine, nesterov), label=f"{name}: {formula}", **stroke(i))
         axes[1, 2].plot(betas, found, "os"[i - 1], color=COLOURS[i], label=f"{name}, read off its iterates")

@@ -93,7 +93,7 @@ def modes():
     return Modes(jf.Objective(Chain(), {"x": x, "y": y}), s[:9], u[:, :9], v[:9].T)
 
 
-def aligned(found, layers, strength):
+def align(found, layers, strength):
     """Balanced weights along the modes, each with the same strength in the product."""
     root, count = strength ** (1 / layers), len(found.strengths)
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(UNITS, count)))[0]
@@ -135,7 +135,7 @@ def rise(times, values, strengths):
 
 def descent_errors(found):
     """By rate the largest error at one time, over s, of the closed form and of the modified flow against descent."""
-    weights, exact = aligned(found, 2, START[2]), closed_form(found.strengths, START[2], np.array([AT]))[0]
+    weights, exact = align(found, 2, START[2]), closed_form(found.strengths, START[2], np.array([AT]))[0]
     errors = []
     for rate in RATES:
         run = jf.iterate(
@@ -150,7 +150,7 @@ def descent_errors(found):
 
 def curves(found):
     """Times and strengths along the flow, of two and three layers from aligned and of two from random weights."""
-    starts = {layers: aligned(found, layers, START[layers]) for layers in START} | {"random": small(found)}
+    starts = {layers: align(found, layers, START[layers]) for layers in START} | {"random": small(found)}
     times = {name: np.linspace(0, END[name], 241) for name in starts}
     return {name: (times[name], flow(found, w, jnp.asarray(times[name]))) for name, w in starts.items()}
 

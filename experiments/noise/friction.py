@@ -98,7 +98,7 @@ def passage():
     return float(np.interp(-1.0, grid.centers(0), jf.density.mean_first_passage_time(equation)))
 
 
-def slowest(values):
+def slowest_mode(values):
     """The largest modulus of a root of z² = az + b, fitted to z_{k+2} = a z_{k+1} + b z_k."""
     a, b = np.linalg.lstsq(np.stack([values[1:-1], values[:-2]], 1), values[2:])[0]
     return np.abs(np.roots([1.0, -a, -b])).max()
@@ -115,7 +115,7 @@ def decay(friction, number, key):
         key=key,
         record=lambda x: x.reshape(BLOCKS, -1).mean(1),
     )
-    rates = [-np.log(slowest(mean)) / span for mean in np.asarray(run.values).T]
+    rates = [-np.log(slowest_mode(mean)) / span for mean in np.asarray(run.values).T]
     return np.mean(rates), np.std(rates, ddof=1) / np.sqrt(BLOCKS)
 
 
@@ -213,7 +213,7 @@ def draw_momentum(ax, curvature=0.01):
             jf.iterate(jf.optim.momentum(1.0, beta), lambda x: curvature * x**2 / 2, 1.0, steps=40).values
         )
     )(jnp.asarray(betas))
-    found = np.array([-np.log(slowest(x)) for x in np.asarray(iterates)]) / np.sqrt(curvature)
+    found = np.array([-np.log(slowest_mode(x)) for x in np.asarray(iterates)]) / np.sqrt(curvature)
     fine = np.linspace(0.45, 0.97, 600)
     mapped = lambda b: (
         relaxation((1 - b) * 2 / (1 + b), np.sqrt(curvature * 2 / (1 + b))) / np.sqrt(curvature)

@@ -3,7 +3,7 @@
 On the double well L = ¼(x² − 1)², with a barrier of ¼ between its minima ±1, dx = −L′ dt + √(2T) dW:
 
 - its law tends to ∝ exp(−L/T). Measured by the total variation of the histogram of an ensemble that starts at −1,
-  whose sampling floor is what as many exact draws have on average, ½ Σ_k √(2 p_k (1−p_k)/(π n)).
+  whose sampling floor is what the same number of exact draws has on average, ½ Σ_k √(2 p_k (1−p_k)/(π n)).
 - the way there is the exchange between the wells: the total variation falls as ½ e^{−t/τ₀} with τ₀ the mean first
   passage time from −1 to the top of the barrier.
 - the mean first passage time from −1 to +1 is (1/T) ∫_{−1}^{1} e^{L(y)/T} ∫_{−∞}^{y} e^{−L(z)/T} dz dy exactly
@@ -22,10 +22,10 @@ and each horizontal line is the sampling floor of its temperature. Right: mean f
 against 1/T: ensembles of 4,000 with two standard errors (circles), the exact mean by quadrature (solid) and Kramers'
 law (dashed).
 
-Measured: 100,000 particles from −1: total variation .0063, .0060, .0059 at T = .4, .2, .1, where as many exact draws
-have .0060, .0056, .0051. Mean first passage from −1 to +1, 4,000 each: 451.6 at T = 1/18, 448.9 by quadrature, 1.13 ×
-Kramers'; eight temperatures within 2.3 standard errors. Slope of log time in 1/T .2435, by quadrature .2437, barrier
-.25.
+Measured: 100,000 particles from −1: total variation .0063, .0060, .0059 at T = .4, .2, .1, where the same number of
+exact draws has .0060, .0056, .0051. Mean first passage from −1 to +1, 4,000 each: 451.6 at T = 1/18, 448.9 by
+quadrature, 1.13 × Kramers'; eight temperatures within 2.3 standard errors. Slope of log time in 1/T .2435, by
+quadrature .2437, barrier .25.
 
 Sources: Kramers (1940); Gardiner (1985), 5.2; Broadie, Glasserman & Kou (1997), Math. Finance 7, 325 (the target).
 """

@@ -9,12 +9,12 @@ where H and D do not commute a current WS⁻¹x p, W = TD − HS, runs for ever 
   entropy is produced at the rate 8/7. `jaxflow.density` finds these from the Fokker–Planck equation on a grid; its
   error is of second order in the cells, which a second grid removes.
 - A tanh network on 500 digits, 1,210 parameters, with the L2 penalty ½ µ|θ|², µ = .02, at its minimum (descent with
-  momentum, then Newton's method). The antisymmetric W is a turn in each of P/2 planes that it does not mix; looked at
-  are the ten in which it is fastest. In these E[θ_k θ_{k+1}ᵀ − θ_{k+1} θ_kᵀ], twice the area that a step sweeps, is
-  measured in chains of SGD that start from the predicted law. Prediction: −2ηW for small η, and for iterates
-  η(HS − SH) with their own covariance, HS + SH − ηHSH = ηD/B. That leaves out what is of the order of T, so that the
-  rest falls as 1/B: examples differ in curvature, which adds E[(H_i − H)S(H_i − H)] to D, and makes up the excess of
-  the sum over planes; in single planes the loss's higher derivatives count as much. Chains read backwards sweep the
+  momentum, then Newton's method). The antisymmetric W is a turn in each of P/2 planes that it does not mix; the ten
+  in which it is fastest are looked at. In these E[θ_k θ_{k+1}ᵀ − θ_{k+1} θ_kᵀ], twice the area that a step sweeps, is
+  measured in chains of SGD that start from the predicted law. Prediction: −2ηW for small η, and for iterates η(HS −
+  SH) with their own covariance, HS + SH − ηHSH = ηD/B. That leaves out what is of the order of T, so that the rest
+  falls as 1/B: examples differ in curvature, which adds E[(H_i − H)S(H_i − H)] to D, and makes up the excess of the
+  sum over planes; in single planes the loss's higher derivatives count as much. Chains read backwards sweep the
   opposite area, steps of all data with isotropic noise of the same trace none.
 
 D has at most the rank N − 1, and has it in float64; float32 sees less. What counts is the effective rank
@@ -161,12 +161,12 @@ def sweep(settings, objective, params, directions, noise, roots):
         descend = lambda start, key, record, options=options: jf.iterate(
             jf.optim.gd(RATE), objective, start, key=key, record=record, **options
         )
-        found[b] = swept_areas.measured(descend, params, roots[0] / b**0.5, directions, number, k)
+        found[b] = swept_areas.measure(descend, params, roots[0] / b**0.5, directions, number, k)
     number, steps = settings.isotropic
     temperature, times = jf.dynamics.temperature(RATE, b), RATE * np.arange(steps + 1)
     process = jf.dynamics.langevin(objective, temperature * np.trace(noise) / len(noise))
     diffuse = lambda start, k, record: jf.integrate(process, start, times, substeps=1, key=k, record=record)
-    return found, swept_areas.measured(diffuse, params, roots[1] / b**0.5, directions, number, key)
+    return found, swept_areas.measure(diffuse, params, roots[1] / b**0.5, directions, number, key)
 
 
 def tell(headlines, found, isotropic, exact, limit, excess):

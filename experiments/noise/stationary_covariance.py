@@ -87,7 +87,7 @@ def covariance(s, rate, equation):
     return np.linalg.solve(system, rate * s.noise.reshape(-1)).reshape(h.shape)
 
 
-def measured(s, rate, chains, key):
+def measure_moments(s, rate, chains, key):
     """The second moments about the minimum of each group of chains (GROUPS, d, d)."""
     slowest = 1 / np.linalg.eigvalsh(s.hessian)[0]
     every = round(APART * slowest / rate)
@@ -175,7 +175,7 @@ def tell(s, rates, found, theory, optimum):
     z = (mean - theory["exact"]) / error
     among = np.triu_indices(z.shape[1])
     count = len(rates) * len(among[0])
-    # A chance of .002 that the largest of so many independent ones is beyond it.
+    # A chance of .002 that the largest of this number of independent ones is beyond it.
     limit = float(scipy.stats.t.ppf(1 - 0.001 / count, GROUPS - 1))
     largest = float(abs(z[:, among[0], among[1]]).max())
     name = f"exact: largest of {count} entries' distance from what was measured, in standard errors"
@@ -209,7 +209,7 @@ def main(arguments=None):
     optimum = float(2 * COMPONENTS / (len(s.x) * np.trace(s.noise)))
     rates = optimum * np.array(MULTIPLES[run.quick])
     keys = jax.random.split(jax.random.key(0), len(rates))
-    measure = lambda rate, key: measured(s, float(rate), CHAINS[run.quick], key)
+    measure = lambda rate, key: measure_moments(s, float(rate), CHAINS[run.quick], key)
     found = np.stack(
         [measure(*pair) for pair in common.progress(list(zip(rates, keys, strict=True)), "rates")]
     )

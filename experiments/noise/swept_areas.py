@@ -67,7 +67,7 @@ def in_planes(matrix):
     return np.asarray(matrix)[..., range(0, 2 * PLANES, 2), range(1, 2 * PLANES, 2)]
 
 
-def measured(run, params, root, directions, number, key):
+def measure(run, params, root, directions, number, key):
     """The areas of chains `run(start, key, record)` from `number` draws of the law whose covariance has that root."""
     centre, unravel = ravel_pytree(params)
     begin, go = jax.random.split(key)

@@ -1,8 +1,8 @@
 """SGD's stationary loss depends on learning_rate / batch_size alone.
 
 SGD at learning rate η on batches of B independent draws has the temperature T = η/(2B), and its SDE
-dθ = −∇L dt + √(2TΣ(θ)) dW knows η and B by T only. Near a minimum its stationary covariance solves HS + SH = 2TΣ, so
-that the excess loss is ½ tr HS = ½ T tr Σ, whatever the Hessian is. Measured on handwritten digits:
+dθ = −∇L dt + √(2TΣ(θ)) dW depends on η and B only through T. Near a minimum its stationary covariance solves HS + SH
+= 2TΣ, so that the excess loss is ½ tr HS = ½ T tr Σ, whatever the Hessian is. Measured on handwritten digits:
 
 - η/B held constant over four B = 8 … 256: on the clock t = kη the same loss curves and one stationary excess loss,
 - η held constant over the same B: other temperatures, other losses,

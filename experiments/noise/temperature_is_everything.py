@@ -5,8 +5,9 @@ temperature T = η/(2B) on the clock t = kη, and at rest ∝ exp(−L/T). Here 
 −10 that is lower and narrow, of curvature 1/25, and one at 6 that is higher by Δ = .15 and 16 times as flat.
 
 - At one η/B, ensembles of SGD that start in the narrow well have one density at all times, that of the Fokker–Planck
-  equation, which knows η and B by T only; verdicts are by `compare_density`, over six times. That ends where η is no
-  longer small against 1/curvature = 25: in a well of curvature h SGD's variance is larger by 1/(1 − ηh/2).
+  equation, which depends on η and B only through T; verdicts are by `compare_density`, over six times. That ends
+  where η is no longer small against 1/curvature = 25: in a well of curvature h SGD's variance is larger by 1/(1 −
+  ηh/2).
 - In the wide well there is the probability p with p/(1 − p) = exp(−ΔF/T), by the free energies F = −T log ∫exp(−L/T)
   of the two wells, E[L] less T times the entropy of the law in each. For small T ΔF = Δ − ½T log 16: below
   T = 2Δ/log 16 = .108 the lower minimum has the larger part, above it the flatter one.

@@ -11,10 +11,10 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
 
 def on_page_content(content: str, **_: Any) -> str:
     """Replace what `pymdownx.arithmatex` marked."""
-    return FORMULA.sub(_rendered, content)
+    return FORMULA.sub(_render, content)
 
 
-def _rendered(match: re.Match[str]) -> str:
+def _render(match: re.Match[str]) -> str:
     display = "block" if match[1] == "div" else "inline"
     formula = html.unescape(match[2]).replace(r"\arg", r"\operatorname{arg}")
     reached = (

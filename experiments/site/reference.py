@@ -54,7 +54,7 @@ def public_names(package: str) -> list[Name]:
 
 def _entry(package: str, one: Name) -> str:
     """What mkdocstrings renders: a name by its package, or by where its text is if that tells another thing."""
-    elsewhere = _wrapped(one)
+    elsewhere = _wrapped_function(one)
     if elsewhere is None and (ROOT / "/".join(package.split(".")) / f"{one.name}.py").exists():
         elsewhere = f"{one.module}.{one.name}"  # the module of the same name is meant by the package's
     if elsewhere is None:
@@ -62,7 +62,7 @@ def _entry(package: str, one: Name) -> str:
     return f"::: {elsewhere}\n    options:\n      heading: {package}.{one.name}"
 
 
-def _wrapped(one: Name) -> str | None:
+def _wrapped_function(one: Name) -> str | None:
     """The function that a name is made of by `name = wrapper(module.function, …)`, and whose text it has."""
     tree = ast.parse(_file_of(one.module).read_text())
     homes = {

@@ -13,11 +13,11 @@ CARD_ROWS = 3  # numbers on a card; the page of the result has all
 
 
 def gallery(found: dict[str, Found], missing: list[str]) -> str:
-    """A card for each result: figure, claim, measured beside expected, source, seconds, script."""
+    """A card for each result: figure, claim, measured next to expected, source, seconds, script."""
     parts = [
         "---\nhide: [toc]\n---",
         "# Gallery",
-        "Each card is one result: a figure, what it claims, and what was measured beside what theory expects. "
+        "Each card is one result: a figure, what it claims, and what was measured next to what theory expects. "
         "The page behind it explains every line of the figure and shows the code.",
     ]
     if missing:

@@ -39,7 +39,7 @@ def tour_of(readme: str) -> str:
 
 
 def tour_page(text: str, shown: list[dict[str, Any]], folder: Path) -> str:
-    """The tour with what each block of code showed; pictures are written to `folder`, beside the page."""
+    """The tour with what each block of code showed; pictures are written to `folder`, next to the page."""
     left = iter(enumerate(shown))
 
     def with_output(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Back-propagation checked and counted: differences have a best step, a complex step has none, reverse mode no
+"""Back-propagation checked and counted: differences have a best step, a complex step needs none, reverse mode has no
 rival.
 
 A tanh network on 500 digits, its cross-entropy L. The slope D along a unit vector v is known by back-propagation,

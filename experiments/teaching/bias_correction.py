@@ -4,7 +4,7 @@ Adam divides its averages by 1 − β₁^t and 1 − β₂^t. Leaving that out m
 β₂^t) (but for ε), and is nothing else: a schedule of the learning rate, and run as one here.
 
 - c₁ = (1 − β₁)/√(1 − β₂): with β₁ = .9 it is .32, 1, 3.2 and 10 for β₂ = .9, .99, .999 and .9999. For β₂ = .9 the
-  missing correction is a warm-up; for .999, Adam's default, the contrary of one: c_t rises to 6.5 within 14 steps.
+  missing correction is a warm-up; for .999, Adam's default, the opposite of one: c_t rises to 6.5 within 14 steps.
 - c_t is back at 1 after some 1/(1 − β₂) steps. The way gone in addition, in steps of the corrected Adam, is 2 ln
   2/(1 − β₂) − Li_½(β₁)/√(1 − β₂), with Li_½(x) = Σ x^t/√t: for β₂ = .999 some 1,240 steps too many.
 - Digits (tanh network, 1,210 parameters, batches of 32, 200 steps, cross-entropy): training loss at the end over 13
@@ -91,11 +91,11 @@ def same_gradient(steps):
     gradients = jnp.full(steps, 0.37)
     found = np.asarray(jax.vmap(lambda b2: plain_steps(gradients, b2))(jnp.asarray(BETAS)))
 
-    def scheduled(b2):
+    def make_schedule(b2):
         loss = lambda x: 0.37 * x
         return jf.iterate(adam(1.0, b2, 1.0), loss, jnp.zeros(()), steps=300).values
 
-    ours = -np.diff(np.asarray(jax.jit(jax.vmap(scheduled))(jnp.asarray(BETAS))))
+    ours = -np.diff(np.asarray(jax.jit(jax.vmap(make_schedule))(jnp.asarray(BETAS))))
     return found, np.abs(ours / found[:, :300] - 1).max()
 
 

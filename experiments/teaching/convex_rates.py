@@ -1,7 +1,7 @@
 """Rates on convex functions: kᵐρᵏ where the loss is strongly convex, 1/k and 1/k² where it is not, on real data.
 
-Least squares, the loss less its minimum, from 0. L and μ are the largest and least eigenvalue of the Hessian; η =
-1/L unless said. Three of them share one program, of 64 parameters each:
+Least squares, the loss less its minimum, from 0. L and μ are the largest and least eigenvalue of the Hessian; η = 1/L
+unless another rate is named. Three of them share one program, of 64 parameters each:
 
 - Diabetes, standardised (10 measurements, κ = L/μ = 470): strongly convex. The distance from the minimum ends as
   kᵐρᵏ. Nesterov's method for convex functions, β_k = k/(k+3), is not told μ and yet ends with ρ = √(1 − μ/L) and m =
@@ -44,7 +44,7 @@ from matplotlib.figure import Figure
 
 import jaxflow as jf
 from experiments import common
-from experiments.teaching.feature_scaling import centred, compress
+from experiments.teaching.feature_scaling import center, compress
 from jaxflow.plot.style import COLOURS, stroke, tidy
 
 WIDTH, SCALES = 64, 40
@@ -64,7 +64,7 @@ def nesterov(rate, cap):
 
 def examples():
     """The three problems (3, 64, 64) and (3, 64): as many rows as parameters, 0 where there are fewer."""
-    _, x, y = centred("diabetes")
+    _, x, y = center("diabetes")
     pixels, label = jf.problems.load("digits").x, jf.problems.load("digits").y == 3
     scale = np.sqrt(SCALES / 2.0 ** np.arange(SCALES))
     rows = (

@@ -78,7 +78,7 @@ def lost(length, symmetric, angle):
 
 
 @jax.jit
-def steepest(lengths, symmetric, start):
+def steepest_angles(lengths, symmetric, start):
     """The angle of the best direction for each length (H,), by Newton's method."""
 
     def find(length, symmetric):
@@ -174,7 +174,7 @@ def main(arguments=None):
     lengths = 2.0 ** -np.arange(3, 10)
     ones = np.ones_like(lengths)
     stacked = np.concatenate([lengths, lengths]), np.concatenate([0 * ones, ones])
-    found = np.asarray(steepest(*stacked, uphill))
+    found = np.asarray(steepest_angles(*stacked, uphill))
     highest, symmetric = np.abs(found - uphill).reshape(2, -1)
     u, across = g / size, np.array([-g[1], g[0]]) / size
     turn, bend = abs(across @ curvature @ u) / size, np.abs(np.linalg.eigvalsh(curvature)).max() / 2

@@ -61,7 +61,7 @@ STAGES = ("with intercept", "centred", "standardised", "whitened")
 VARIANTS = ("raw units", "standardised", "principal axes", "rotated", "whitened")
 
 
-def centred(name):
+def center(name):
     """Features in their own units and the target, less their means; the target of unit variance."""
     options = {"scaled": False} if name == "diabetes" else {}
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True, **options)
@@ -100,7 +100,7 @@ def curves(make, steps, rates, x, y):
 
 
 @partial(jax.jit, static_argnames=("make", "steps"))
-def counted(make, steps, rates, x, y):
+def count_steps(make, steps, rates, x, y):
     """The first step at which the excess loss is at its target, or −1."""
     there = curves(make, steps, rates, x, y) <= TARGET
     return jnp.where(there.any(1), there.argmax(1), -1)
@@ -117,7 +117,7 @@ def adam_in_units(rate, scales):
     return jf.optim.chain(jf.optim.adam(rate, eps=0.0), divide(scales))
 
 
-def tuned(x):
+def tune(x):
     """Rate and coefficient of the heavy ball and, with coefficient 0, of gradient descent; from the spectrum."""
     values = np.linalg.eigvalsh(x.T @ x / len(x))
     low, high = np.sqrt(values[[0, -1]])
@@ -125,11 +125,11 @@ def tuned(x):
     return np.array([(2 / (low**2 + high**2), 0.0), ball])
 
 
-def predicted(x, y, most):
+def predict_steps(x, y, most):
     """Steps of both in closed form, by direction: e_k of e_{k+1} = (1 + β − ηλ)e_k − βe_{k−1}."""
     left, s, _ = np.linalg.svd(x / np.sqrt(len(x)), full_matrices=False)
     shares = (left.T @ y) ** 2 / ((left.T @ y) ** 2).sum()
-    (rate, _), (ball, beta) = tuned(x)
+    (rate, _), (ball, beta) = tune(x)
     lost = lambda k: np.sum(shares * (1 - rate * s**2) ** (2 * k)) <= TARGET
     low, high = 0, most
     while high - low > 1:
@@ -150,8 +150,8 @@ def family(x, y, powers, steps):
     made = [x @ a for a in powers]
     rows = [compress(m, y) for m in made]
     xs, ys = (np.repeat(np.stack(part), 2, 0) for part in zip(*rows, strict=True))
-    found = counted(jf.optim.momentum, steps, tuple(np.concatenate([tuned(m) for m in made]).T), xs, ys)
-    theory = np.array([predicted(m, y, MOST) for m in made]).T
+    found = count_steps(jf.optim.momentum, steps, tuple(np.concatenate([tune(m) for m in made]).T), xs, ys)
+    theory = np.array([predict_steps(m, y, MOST) for m in made]).T
     return np.array([condition(m) for m in made]), np.asarray(found).reshape(-1, 2).T, theory
 
 
@@ -162,7 +162,7 @@ def adaptive(variants, rates, steps):
     tiled = (np.tile(rates, len(rows)),)
     best = {}
     for name, make in {"Adam": jf.optim.adam, "AdaGrad": jf.optim.adagrad}.items():
-        found = np.asarray(counted(make, steps, tiled, xs, ys)).reshape(len(rows), -1)
+        found = np.asarray(count_steps(make, steps, tiled, xs, ys)).reshape(len(rows), -1)
         best[name] = np.where(found < 0, steps + 1, found).min(1)
     return best
 
@@ -219,11 +219,11 @@ def main(arguments=None):
     run = common.start("feature_scaling", __doc__, arguments)
     conditions = {}
     for name in SETS:
-        raw, x, _ = centred(name)
+        raw, x, _ = center(name)
         stages = np.c_[raw, np.ones(len(raw))], x, x / x.std(0), x @ power_of_covariance(x, 1.0)
         conditions[name] = [condition(stage) for stage in stages]
 
-    _, x, y = centred("diabetes")
+    _, x, y = center("diabetes")
     deviation, white = x.std(0), power_of_covariance(x, 1.0)
     powers = [0.6, 0.4, 0.2, 0.0] if run.quick else np.linspace(0.9, 0.0, 10)
     scalings = [0.0, 1.0] if run.quick else [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -8,7 +8,7 @@ From 2.5, in three landscapes of one variable, against gradient flow:
 - x + sin x, as some texts print that function, has no minimum: every rate creeps to the inflection at −π, as 2/t.
 - 25 sin x − x², climbed. A peak holds gradient ascent only where its curvature is below 2/rate: .01 finds the
   maximum at 1.454, .1 is caught in a two-cycle around it (here truly one: the multiplier is below 1). From
-  everywhere else too, .01 and the flow find a local maximum; .1 finds but one of the four, the lowest.
+  everywhere else too, .01 and the flow find a local maximum; .1 finds only one of the four, the lowest.
 
 Claim: The learning rate decides where descent ends and whether it ends at all: small rates share the path of gradient
 flow, 2/curvature creeps without a cycle, larger rates cycle around what small ones find.

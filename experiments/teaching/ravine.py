@@ -50,7 +50,7 @@ def ema(rate, beta):
     return jf.optim.momentum(rate / (1 - beta), beta, ema=True)
 
 
-def tuned(kappa):
+def tune(kappa):
     """Each method by name: its optimizer at the textbook's parameters, which may be traced."""
     root = jnp.sqrt(kappa)
     ball = 4 / (root + 1) ** 2, ((root - 1) / (root + 1)) ** 2
@@ -106,7 +106,7 @@ def run_all(kappas, steps):
         problem = jf.problems.ravine(kappa)
         return jf.iterate(optimizer, problem.objective, problem.params, steps=steps).values
 
-    optimizers = jax.vmap(tuned)(kappas)
+    optimizers = jax.vmap(tune)(kappas)
     return {
         name: np.asarray(jax.vmap(path)(kappas, optimizers[name]))
         for name in common.progress(METHODS, "methods")
@@ -118,7 +118,7 @@ def draw_paths(ax):
     problem = jf.problems.ravine(SHOWN)
     paths = {
         name: jf.iterate(optimizer, problem.objective, problem.params, steps=30)
-        for name, optimizer in tuned(SHOWN).items()
+        for name, optimizer in tune(SHOWN).items()
     }
     jf.plot.plane(problem.objective, paths, ax, extent=(-0.05, 1.05, -0.55, 0.45), levels=14)
     hollow = next(line for line in ax.lines if line.get_label() == "EMA momentum")

@@ -47,7 +47,7 @@ from matplotlib.figure import Figure
 
 import jaxflow as jf
 from experiments import common
-from experiments.teaching.feature_scaling import centred
+from experiments.teaching.feature_scaling import center
 from experiments.training.swats_switches import ALPHAS, MOMENTUM_RATES, swats_headlines, switches, watch
 from jaxflow.plot.style import COLOURS, stroke, tidy
 
@@ -98,7 +98,7 @@ def look_ahead(cells, keys, x, steps):
 
 def variance_ratios(members, steps):
     """Ratios of Lookahead's variances to SGD's (4, 10), their standard errors, and theory."""
-    _, x, _ = centred("diabetes")
+    _, x, _ = center("diabetes")
     cells = tuple(np.array(column, float) for column in zip(*CELLS, strict=True))
     keys = jax.random.split(jax.random.key(FRESH), members)
     errors = np.asarray(look_ahead(cells, keys, jnp.asarray(x / x.std(0)), steps))

@@ -1,9 +1,9 @@
-r"""Steps against examples: what a larger batch buys, by a law of two numbers, and the noise scale that foretells one.
+r"""Steps against examples: what a larger batch buys, by a law of two numbers, and the noise scale that predicts one.
 
 A tanh network (16 hidden units, 1,210 parameters) learns digits from one example at a step (online), from
-mini-batches and from all data, each at the best of seven learning rates, √2 apart. Counted are the steps S and the
-examples E = BS, which are the gradients paid for, until the training loss (the geometric mean over 12 keys, each a
-start and batches of its own) is down to .5 and to .3.
+mini-batches and from all data, each at the best of seven learning rates, √2 apart. The steps S and the examples E =
+BS, which are the gradients paid for, are counted until the training loss (the geometric mean over 12 keys, each with
+its own start and batches) is down to .5 and to .3.
 
 A step of the best length along a gradient with noise tr Σ/B lowers a quadratic loss by a share 1/(1 + ℬ/B) of what
 the true gradient would, and its best rate is the same share of that of all data. Summed over a run,
@@ -105,7 +105,7 @@ def steps_to(target, records, line):
     return float(records[i - 1] + share * (records[i] - records[i - 1]))
 
 
-def fewest(target, records, logs):
+def fewest_steps(target, records, logs):
     """The fewest steps to a loss over rates, of the mean over keys, and the index of that rate."""
     each = [steps_to(target, records, line) for line in logs.mean(1)]
     return min(each), int(np.argmin(each))
@@ -145,7 +145,7 @@ def draw(figure, found, rates, results, all_data):
     along, trade, best = figure.subplots(1, 3)
     for i, size in enumerate((next(iter(found)), 32, None)):
         records, logs = found[size]
-        line = logs[fewest(TARGETS[0], records, logs)[1]].mean(0)
+        line = logs[fewest_steps(TARGETS[0], records, logs)[1]].mean(0)
         label = "all data" if size is None else f"batch of {size}"
         along.loglog(records[1:] * (size or all_data), np.exp(line[1:]), label=label, **stroke(i))
     along.axhline(TARGETS[0], color="0.4", linewidth=0.8, linestyle=":")
@@ -184,7 +184,7 @@ def main(arguments=None):
     }
     sizes, results, headlines = [size for size in chosen_sizes if size], {}, {}
     for target, noise in zip(TARGETS, noise_at(TARGETS, keys), strict=True):
-        ways = {size: fewest(target, *found[size]) for size in chosen_sizes}
+        ways = {size: fewest_steps(target, *found[size]) for size in chosen_sizes}
         steps, full = np.array([ways[size][0] for size in sizes]), ways[None][0]
         least, critical = hyperbola(sizes, steps)
         results[target] = steps, [way[1] for way in ways.values()], full, least, critical
@@ -199,7 +199,9 @@ def main(arguments=None):
         headlines[told + "steps with all data / S_min"] = common.near(full / least, 1, by=by)
 
         def again(index, target=target):
-            return hyperbola(sizes, [fewest(target, found[b][0], found[b][1][:, index])[0] for b in sizes])[1]
+            return hyperbola(
+                sizes, [fewest_steps(target, found[b][0], found[b][1][:, index])[0] for b in sizes]
+            )[1]
 
         headlines[told + "ℬ of the fit, its SE"] = (critical, jackknife(again, len(keys))), None
         headlines[told + "simple noise scale, its SE"] = (

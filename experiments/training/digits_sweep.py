@@ -29,7 +29,7 @@ Measured: Digits (2,410 parameters), 9 rates × 4 batch sizes × 16 seeds, 100 s
 the smallest rates: on all data .996 × ½η|Hg|/|g|, power .995 in η; on batches of 4 … 512 .94–1.04 × √(tr Σ/KB)/|g|,
 power −.516 in B. Excess loss ∝ B^−1.27 at η = .45. H above its noise in no cell with η × sharpness < .1, 88 % from .1
 to 1, all above 1 (up to .44, at B = 512; the solver's own share at η = 1.28, B = 64 is .013 of .022). Descent on all
-data descends always up to 2.3 × 2/sharpness; with squared error 2.1 ×, and ends above its start from 2.6 × on.
+data always descends up to 2.3 × 2/sharpness; with squared error 2.1 ×, and ends above its start from 2.6 × on.
 
 Sources: Cohen et al. (2021, 2103.00065); Lewkowycz et al. (2020, 2003.02218); McCandlish et al. (2018, 1812.06162);
 Li, Tai & E (2017, 1511.06251); Székely & Rizzo (2013), J. Stat. Plan. Inference 143, 1249.

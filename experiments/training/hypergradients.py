@@ -2,9 +2,9 @@ r"""An optimizer tuned by gradient descent: `jax.grad` through training moves al
 
 An optimizer is a pytree of its numbers, so the gradient of the loss that it trains to is an optimizer too:
 `jax.grad(lambda adam: validation(jf.iterate(adam, …).params))(jf.optim.adam(1e-3))`. Here Adam trains a tanh network
-(16 hidden units, 1,210 parameters) on 1,000 digits for 30 steps, mini-batches of 32; tuned is the mean loss on 437
-others over 32 keys, each with a start and batches of its own, the same at every outer step (common random numbers:
-a smooth function). Adam with a cosine rate descends it in log η, logit b1, logit b2, log ε, from a rate 30 times too
+(16 hidden units, 1,210 parameters) on 1,000 digits for 30 steps, mini-batches of 32; the mean loss on 437 others is
+tuned, over 32 keys, each with its own start and batches, the same at every outer step (common random numbers: a
+smooth function). Adam with a cosine rate descends it in log η, logit b1, logit b2, log ε, from a rate 30 times too
 small; ε begins at .01, as 1e-8 hardly has a gradient. Judged on 360 more digits, by keys that were not tuned on:
 
 - Reverse mode agrees with forward mode to rounding, and with finite differences, in each of the four components.

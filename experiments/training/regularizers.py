@@ -192,7 +192,7 @@ def spread(slopes):
     return slopes.var(-2).sum(-1)
 
 
-def sharpest(bends):
+def sharpest_directions(bends):
     """Largest eigenvalues (V,) and their vectors (V, P) of matrices (V, P, P)."""
     pairs = [eigsh(bend, 1, which="LA", v0=np.ones(len(bend))) for bend in bends]
     return np.array([value[0] for value, _ in pairs]), np.stack([vector[:, 0] for _, vector in pairs])
@@ -200,7 +200,7 @@ def sharpest(bends):
 
 def of_dense(slopes, bends):
     """What `measure` finds, from derivatives formed whole: of few examples and parameters."""
-    return np.stack([sharpest(bends)[0], spread(slopes), (slopes.mean(-2) ** 2).sum(-1)], -1)
+    return np.stack([sharpest_directions(bends)[0], spread(slopes), (slopes.mean(-2) ** 2).sum(-1)], -1)
 
 
 @jax.jit
@@ -213,14 +213,14 @@ def growths(ends, examples, values, vectors):
         flat, back = ravel_pytree(end)
         slope = jax.grad(lambda v: objective(back(v)))(flat)
 
-        def after(share, tilt, away):
+        def perturbed_loss(share, tilt, away):
             level = lambda v: objective(back(v)) - tilt * jnp.vdot(slope, v)
             start = flat + away * vector
             return jf.iterate(jf.optim.gd(2 * share / top), level, start, steps=3, every=None).params
 
         share, tilt = jnp.array([0.9, 1.1, 1.1]), jnp.array([1.0, 1.0, 0.0])
         cases = jnp.repeat(share, 2), jnp.repeat(tilt, 2), jnp.tile(jnp.array([0.0, 1e-6]), 3)
-        there = jax.lax.map(lambda case: after(*case), cases).reshape(3, 2, -1)
+        there = jax.lax.map(lambda case: perturbed_loss(*case), cases).reshape(3, 2, -1)
         return (jnp.linalg.norm(there[:, 1] - there[:, 0], axis=1) / 1e-6) ** (1 / 3)
 
     return jax.lax.map(lambda four: alone(*four), (ends, examples, values, vectors))
@@ -233,10 +233,11 @@ def checks(params, ends, examples):
     first = params[0]["w"].size + params[0]["b"].size
     last, noise = bends[:, 0, first:, first:], spread(slopes[:, 0])
     ratio = [
-        sharpest(bends[:, 1, :first, :first])[0] / sharpest(bends[:, 0, :first, :first])[0],
+        sharpest_directions(bends[:, 1, :first, :first])[0]
+        / sharpest_directions(bends[:, 0, :first, :first])[0],
         spread(slopes[:, 1, :, :first]) / spread(slopes[:, 0, :, :first]),
     ]
-    growth = np.asarray(growths(ends, examples, *sharpest(bends[:, 2])))
+    growth = np.asarray(growths(ends, examples, *sharpest_directions(bends[:, 2])))
     at = {name: i for i, name in enumerate(VARIANTS)}
     gap = np.abs(last[at["L2"]] - last[0] - DECAY * np.eye(len(last[0]))).max()
     return {

@@ -138,7 +138,7 @@ def measure(wrong, rates, tuning, fresh):
     return losses, best, np.asarray(train(objective, rates[np.arange(len(best)), best], fresh))
 
 
-def paired(ends):
+def pair_differences(ends):
     """Differences from the first schedule, key by key: means and standard errors (S, 3); ends (S, R, 3)."""
     apart = ends - ends[0]
     return apart.mean(1), apart.std(1, ddof=1) / ends.shape[1] ** 0.5
@@ -179,7 +179,7 @@ def draw(figure, names, rates, peaks, found):
     shapes.set(title="rate / peak", xlabel="step", ylabel="schedule")
     for ax, i in ((training, 0), (test, 1)):
         for j, (what, (_, _, ends)) in enumerate(found.items()):
-            gap, error = (x[:, i] for x in paired(ends))
+            gap, error = (x[:, i] for x in pair_differences(ends))
             style = {"marker": "os"[j], "linestyle": "", "color": COLOURS[j], "label": what}
             ax.plot(gap[1:] / error[1:], rows[1:], **style)
         ax.axvline(0, color="0.4", linewidth=0.8)
@@ -215,7 +215,7 @@ def main(arguments=None):
     }
     headlines = {}
     for what, (_, best, ends) in found.items():
-        gap, error = paired(ends)
+        gap, error = pair_differences(ends)
         told = dict(zip(names, (gap / np.where(error > 0, error, 1)).tolist(), strict=True))
         said = f"{what}, constant: best rate; {', '.join(MEASURES)}"
         headlines[said] = [float(size["peaks"][best[0]]), *ends[0].mean(0).tolist()], None

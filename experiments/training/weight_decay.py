@@ -1,6 +1,6 @@
 r"""Weight decay is not L2 for Adam, and what one decay for all learning rates costs, by decay per step and per rate.
 
-L2 of strength λ adds λθ to the gradient; decay takes away a share of θ at each step, beside the optimizer's own
+L2 of strength λ adds λθ to the gradient; decay takes away a share of θ at each step, next to the optimizer's own
 step. SGD with L2 takes away ηλθ, so decay of λ' = ηλ per step is the same iteration. Adam divides λθ by √v as well:
 a weight with small gradients, where λθ is most of what Adam sees, goes to 0 at the full speed η of a sign step,
 however small λ is. The weights of pixels that are never lit show both laws: AdamW leaves (1 − ηλ)^K of them after K
@@ -13,8 +13,8 @@ rates loses in mean over the rates against the best decay at each; its error is 
 are the same in all cells. On digits, with 200 to learn from so that decay matters, the form per rate is the one that
 decouples: where training has come to rest the weights balance ηλθ against steps of η, and η cancels. (At rates too
 small to come to rest in these 400 steps less decay is best.) The best λ of L2 falls with Adam's rate, as about
-η^−.4: less than per step, which would be η⁻¹, and a single λ for all rates costs little. The paper's form is 6 to
-11 times as dear, for SGD and for Adam.
+η^−.4: less than per step, which would be η⁻¹, and a single λ for all rates costs little. The paper's form costs 6 to
+11 times as much, for SGD and for Adam.
 
 Nor is AdamW the better one here: with 200 digits Adam + L2 has a loss lower by 7 %. The paper's advantage of AdamW
 is that of larger networks on CIFAR-10 and ImageNet32, with cosine schedules.
@@ -105,7 +105,7 @@ def grid(make, rates, decays, keys, steps):
     return np.where(np.isfinite(found), np.minimum(found, 10.0), 10.0)
 
 
-def per_step(losses):
+def read_per_step(losses):
     """A grid (R, D, …) by rate and decay per rate, read by rate and decay per step: its full diagonals.
 
     Rates and decays have the same ratio, so that the product of a rate and a decay is on a grid of its own.
@@ -135,7 +135,7 @@ def slope(losses):
 def price(losses, steps):
     """The mean loss over rates at the best single decay for all of them, less that at the best decay of each."""
     means = losses.mean(2)
-    read = per_step(losses).mean(2) if steps else means
+    read = read_per_step(losses).mean(2) if steps else means
     return read.mean(0).min() - means.min(1).mean()
 
 

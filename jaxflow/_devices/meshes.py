@@ -33,12 +33,12 @@ def automatic(mesh: Mesh | AbstractMesh) -> Any:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=kinds)
 
 
-def within_one_device() -> bool:
+def is_within_one_device() -> bool:
     """Whether the code around is the program of one device among several, the body of a `jax.shard_map`."""
     return AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
 
 
-def within_explicit_axes() -> bool:
+def is_within_explicit_axes() -> bool:
     """Whether `jax.set_mesh` of a mesh with explicit axes is around, so that every array has a layout in its type."""
     return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
 
@@ -48,11 +48,11 @@ def let_compiler_choose(function: Callable) -> Callable:
     return jax.sharding.auto_axes(function, out_sharding=PartitionSpec())
 
 
-def at_home(tree: PyTree) -> PyTree:
+def bring_home(tree: PyTree) -> PyTree:
     """A pytree whose arrays may enter a program of ours: with automatic axes, or whole within one device."""
-    if within_explicit_axes():
+    if is_within_explicit_axes():
         return tree
-    alone = within_one_device()
+    alone = is_within_one_device()
     is_foreign = _lies_apart if alone else _is_explicit
     if not any(map(is_foreign, jax.tree.leaves(tree))):
         return tree

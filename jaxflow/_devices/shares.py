@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxflow._devices.meshes import automatic, layout_of, within_explicit_axes
+from jaxflow._devices.meshes import automatic, is_within_explicit_axes, layout_of
 
 PyTree = Any
 WORDS = {8: jnp.uint64, 4: jnp.uint32}  # by their bytes; others travel as bytes, as few devices add 16 bits
@@ -86,7 +86,7 @@ def take(data: PyTree, indices: jax.Array, shares: Shares) -> PyTree:
     leaves, treedef = jax.tree.flatten(data)
     split = indices.shape[0] % shares.number == 0
     run: Any = lambda leaves, indices: _program(shares, split, leaves, indices)
-    if within_explicit_axes():
+    if is_within_explicit_axes():
         run = jax.sharding.auto_axes(run, out_sharding=PartitionSpec(shares.axes if split else None))
     return jax.tree.unflatten(treedef, run(leaves, indices))
 

@@ -22,7 +22,7 @@ SCALARS = {"bool": bool, "int": int, "float": float, "complex": complex}
 def write_tree(path: Path, tree: PyTree, **notes: Any) -> None:
     """Write a pytree, with notes that JSON holds, atomically.
 
-    Leaves that are no numbers, such as functions, are left out.
+    Leaves that are not numbers, such as functions, are left out.
     """
     arrays, leaves = {}, []
     for where, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -45,9 +45,9 @@ def read_header(path: Path) -> dict[str, Any]:
 def read_tree(path: Path, like: PyTree = None, *, free: tuple[str, ...] = ()) -> PyTree:
     """The pytree of a file, in the structure of `like`, whose leaves are arrays or what `jax.eval_shape` makes.
 
-    Leaves of `like` that are no numbers, such as functions, are taken over. Under the top-level names `free` only the
-    number of axes must agree. A `ValueError` tells the first difference. Without `like` the pytree consists of dicts
-    and lists.
+    Leaves of `like` that are not numbers, such as functions, are taken over. Under the top-level names `free` only
+    the number of axes must agree. A `ValueError` tells the first difference. Without `like` the pytree consists of
+    dicts and lists.
     """
     header, arrays = _read(path)
     found = {_name(leaf["path"]): (leaf, array) for leaf, array in zip(header["leaves"], arrays, strict=True)}
@@ -98,7 +98,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
 
 
 def _kind(leaf: Any) -> str | None:
-    """What a leaf is, in a word; `None` for what is no number."""
+    """What a leaf is, in a word; `None` for anything but a number."""
     dtype = getattr(leaf, "dtype", None)
     if dtype is None:
         return type(leaf).__name__ if type(leaf).__name__ in SCALARS else None

@@ -42,7 +42,7 @@ def warn_of_companions(objective: Any, params: PyTree) -> None:
         _LOOKED_AT.add(losses)
     except TypeError:  # of a kind that cannot be remembered
         return
-    found = _check.found_now(lambda: _two_ways(_drawn(objective), params))
+    found = _check.found_now(lambda: _losses_alone_and_among(_draw_once(objective), params))
     if found is None:
         _LOOKED_AT.discard(losses)
         return
@@ -57,13 +57,13 @@ def warn_of_companions(objective: Any, params: PyTree) -> None:
         )
 
 
-def _drawn(objective: Any) -> Any:
+def _draw_once(objective: Any) -> Any:
     """The objective, with one draw of random losses whose expectation no number of draws stands for."""
     needs_key = objective.is_random and objective.draws is None
     return objective.with_key(jax.random.key(0)) if needs_key else objective
 
 
 @compiled
-def _two_ways(objective: Any, params: PyTree) -> tuple[jax.Array, jax.Array]:
+def _losses_alone_and_among(objective: Any, params: PyTree) -> tuple[jax.Array, jax.Array]:
     first = lambda count: objective.per_example(params, objective.take(jnp.arange(count)))[0]
     return first(min(BATCH, objective.size)), first(1)

@@ -78,8 +78,8 @@ class MeanOfDraws:
     def __call__(self, params: PyTree, batch: PyTree, **state: PyTree) -> Any:
         if self.draws is None:
             raise ValueError(
-                "draws must be given to an Objective whose losses draw random numbers, where it stands for its "
-                "expectation: the mean over draws=n draws takes its place. Steps of iterate draw their own; got "
+                "draws must be given to an Objective whose losses draw random numbers, outside the steps of iterate, "
+                "which draw their own: the mean over draws=n draws then takes the place of the expectation; got "
                 f"{show(self.losses)} without draws."
             )
 

@@ -21,7 +21,7 @@ _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
 class Carried(dict):
-    """A dict of arrays that are no parameters, such as running averages: carried along, and never trained."""
+    """A dict of arrays that are not parameters, such as running averages: carried along, and never trained."""
 
 
 jax.tree_util.register_pytree_with_keys(
@@ -116,7 +116,9 @@ def rest_of(model: PyTree, trained: PyTree) -> Rest:
         rest = jax.tree.map(lambda part, leaf: leaf if part is None else None, trained, model, is_leaf=absent)
     except ValueError as error:
         reason = str(error).splitlines()[0].rstrip(".:")
-        raise ValueError(f"model must be one that the path is the trained part of: {reason}.") from None
+        raise ValueError(
+            f"model must be the whole model of which the path is the trained part: {reason}."
+        ) from None
     return Rest(*partition(rest, lambda leaf: isinstance(leaf, _ARRAYS)))
 
 

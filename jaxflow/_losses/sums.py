@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxflow._devices.meshes import at_home, within_explicit_axes
+from jaxflow._devices.meshes import bring_home, is_within_explicit_axes
 from jaxflow._devices.shares import Shares
 from jaxflow._programs import half
 from jaxflow._programs.checkpoint import checkpoint
@@ -44,13 +44,13 @@ def sum_in_chunks(
 ) -> jax.Array:
     """The (weighted) sum of all losses over `divisor`, one chunk at a time."""
     n = jax.tree.leaves(data)[0].shape[0]
-    examples = data, weights = at_home((data, weights))
+    examples = data, weights = bring_home((data, weights))
     few = lambda params, data: losses_of(params, jax.tree.map(lambda x: x[:chunk], data))
     losses = jax.eval_shape(few, params, data)
     if half.is_half(losses) or half.has_half(params):
         return sum_of_half(losses_of, params, data, weights, divisor, chunk, losses.dtype)
     rows = lax.dynamic_slice_in_dim
-    if shares is not None and not within_explicit_axes():  # some of each device's
+    if shares is not None and not is_within_explicit_axes():  # some of each device's
         n, chunk, rows = n // shares.number, max(chunk // shares.number, 1), shares.rows
 
     def total(params, examples):

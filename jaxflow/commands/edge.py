@@ -17,7 +17,7 @@ from jaxflow.commands.shared.progress import Progress
 from jaxflow.commands.shared.training import Training, count
 from jaxflow.commands.sweep.command import Refused
 from jaxflow.comparison.edge.experiment import STAGES, run_study
-from jaxflow.comparison.edge.results import NAMES, OF_CENTRAL, below_edge
+from jaxflow.comparison.edge.results import NAMES, OF_CENTRAL, is_below_edge
 from jaxflow.comparison.edge.study_plan import Plan, plan
 
 # Shares of the whole time, about, on a small network.
@@ -50,22 +50,20 @@ class Edge(Training):
 
     The stable flow is followed from random parameters until its effective sharpness (of the loss, divided by the
     preconditioner, in units in which the edge of stability is at 2) rises through the level. From there, on the clock
-    t = steps × learning rate, all are run: the optimizer on all data; the stable flow, which leaves oscillations out;
-    the flow of pairs of iterates and the rod flow, which follow them; and, for gd, scalar_rmsprop, rmsprop and
-    adagrad, the central flow, which predicts their average. The command computes in float64, prints a table, and
+    t = steps × learning rate, the command runs the optimizer on all data; the stable flow, which leaves oscillations
+    out; the flow of pairs of iterates and the rod flow, which follow them; and, for gd, scalar_rmsprop, rmsprop and
+    adagrad, the central flow, which predicts their average. It computes in float64, prints a table, and
     writes edge.png, summary.json and trajectories.npz.
     """
 
     optimizer: str = "gd"
     """Any optimizer that `python -m jaxflow optimizers` lists."""
     learning_rate: float | None = None
-    """Learning rate: the time that one step stands for. Default: one at which the default network is soon at the
-    edge (.35 for gd, .5 for momentum, .002 for adam), else the optimizer's own."""
+    """Learning rate: the time of a step. Default: .35 for gd, .5 for momentum, .002 for adam, else the usual one."""
     steps: int = 500
     """Steps of the optimizer, after the approach."""
     modes: int = 3
-    """The leading eigenvectors that the central flow follows, of which all that come to oscillate must be among them;
-    and the eigenvalues that are measured."""
+    """Leading eigenvalues that are measured and that the central flow follows; include all that may oscillate."""
     order: int = 2
     """Order of the flow of pairs, from 1 to 8; for momentum above .8 and for Adam take 1 or 2."""
     level: float = 1.8
@@ -75,7 +73,7 @@ class Edge(Training):
     loss: str | None = "mse"
     """cross_entropy or mse."""
     examples: int = 400
-    """The number of training examples, the first of the data; all where there are fewer."""
+    """The number of training examples: the first ones of the data, or all if there are fewer."""
     seed: int = 2
     """Seed of the initial parameters."""
     output: Path = Path("results/edge")
@@ -173,7 +171,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     """The rows as text, with the ratios to the first."""
     number = lambda x, form: "—" if x is None or not np.isfinite(x) else format(x, form)
     head = ("", "loss", "of the", "effective", "distance at the", "seconds")
-    under = ("", "(last half)", "iterates'", "sharpness × η", "end from iterates", "")
+    under = ("", "(last half)", "iterates'", "sharpness", "end from iterates", "")
     first, stable = rows[0]["loss"], rows[1]["distance"]
     body = []
     for row in rows:
@@ -209,7 +207,7 @@ def _findings(study: jf.EdgeStudy) -> str:
 
 def _unreached_sentence(study: jf.EdgeStudy) -> str:
     """What to say of a study that stayed below the edge."""
-    if not below_edge(study):
+    if not is_below_edge(study):
         return ""
     most = float(np.asarray(study.iterates.eigenvalues).max())
     more = f"more than {2 / most:.3g} times as large " if most > 0 else ""

@@ -4,7 +4,7 @@ import dataclasses
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -26,24 +26,24 @@ FILES = ("order.png", "order.json")
 class Orders(Training):
     """Measure the order of an optimizer's modified equations: how fast their error falls with the step size.
 
-    The optimizer is run at eight step sizes, its decay rates and learning rate scaled so that its iterates keep one
-    limit. After a warm-up it is compared with the modified equation of each order p, whose error should fall as h^p.
-    The command computes in float64, as these errors are soon below what float32 resolves, prints a table of errors
-    and slopes, and writes order.png and order.json.
+    The optimizer is run at eight step sizes. Its decay rates and its learning rate are scaled so that its iterates
+    keep one limit. After a warm-up it is compared with the modified equation of each order p, whose error should fall
+    as h^p. The command computes in float64, as these errors are soon below what float32 resolves, prints a table of
+    errors and slopes, and writes order.png and order.json.
     """
 
-    optimizer: tyro.conf.Positional[str] = "adam"
+    optimizer: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[NAME]")] = "adam"
     """Any optimizer that `python -m jaxflow optimizers` lists, if it has such a limit."""
     orders: tuple[int, ...] = (1, 2, 3, 4)
     """Orders of the modified equations, 1 to 8."""
     time: float | None = None
-    """The time over which they are compared; the steps are time/80 down to time/960. Default: 40 learning rates."""
+    """The time over which both are compared; the steps are time/80 down to time/960. Default: 40 learning rates."""
     warmup: float | None = None
     """The time before that, for the warm-up. Default: time/2."""
     hidden: tuple[int, ...] = (16,)
     """Widths of the hidden layers."""
     examples: int = 300
-    """The number of training examples, the first of the data; all where there are fewer."""
+    """The number of training examples: the first ones of the data, or all if there are fewer."""
     output: Path = Path("results/order")
     """Folder for the results."""
     batch_size: tyro.conf.Suppress[int] = 1

@@ -20,7 +20,7 @@ class Temperature(Training):
 
     The noise scale tr Σ/|∇L|² is measured on the data at the initial parameters and, with --steps, after
     that number of mini-batch steps. The equivalent hyperparameters keep the SDE: by the linear rule for gradient
-    descent and momentum, by the square-root rule for Adam and its kind.
+    descent and momentum, by the square-root rule for Adam and its variants.
     """
 
     batch_sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024)

@@ -86,8 +86,8 @@ def compare(a: Trajectory, b: Trajectory, *, entry: str | None = None) -> Compar
 
     **Raises** `TypeError` unless both are trajectories of numbers; `ValueError` when times (beyond rounding in
     their dtype) or the structures or shapes of the values differ, saying how, when no number is recorded, or when
-    there is no such `entry`, naming those there are. It warns where the times of only one count steps, as no learning
-    rate was found: give `time_step=` to `iterate`.
+    there is no such `entry`, naming the entries that there are. It warns where the times of only one count steps,
+    as no learning rate was found: give `time_step=` to `iterate`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)

@@ -17,7 +17,8 @@ def entry_names(values: PyTree) -> dict[str, Any]:
 def find_entry(owner: str, values: PyTree, entry: str) -> PyTree:
     """An entry of the record of `owner`: the leaf of that name, or all below it, by the rest of their names.
 
-    Raises `TypeError` unless `entry` is a string, `ValueError` where there is no such entry, naming those there are.
+    Raises `TypeError` unless `entry` is a string, `ValueError` where there is no such entry, naming the entries
+    that there are.
 
     >>> record = {"loss": 1.0, "layers": [{"w": 2.0, "b": 3.0}]}
     >>> find_entry("a", record, "loss"), find_entry("a", record, "layers/0")

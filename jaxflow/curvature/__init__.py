@@ -1,4 +1,4 @@
-"""Second derivatives: Hessian products, extreme eigenvalues, whole spectra, and what is stable on them."""
+"""Second derivatives: Hessian products, extreme eigenvalues, whole spectra, and the stability that they decide."""
 
 from typing import Any
 

@@ -67,7 +67,7 @@ def warn_unless_twice_differentiable(objective: Callable[[PyTree], Any], params:
     """
     if found := switches(objective, params):
         warnings.warn(
-            f"objective is not twice differentiable ({', '.join(found)}): where it switches its Hessian jumps, or "
+            f"objective is not twice differentiable ({', '.join(found)}): where it switches, its Hessian jumps, or "
             "misses the curvature of the kink.",
             stacklevel=3,
         )
@@ -179,7 +179,7 @@ class Switches(Reader):
 
 
 def _program_name(eqn) -> str:
-    """The name of the function that was traced into an operation, "" where it is no function."""
+    """The name of the function that was traced into an operation, "" where it is not a function."""
     programs = programs_of(eqn)
     if len(programs) != 1:
         return ""

@@ -198,7 +198,7 @@ def inverse_root(preconditioner: PyTree, dtype: Any) -> jax.Array:
 
 
 def check_objective(objective: Any) -> None:
-    """Refuse an objective that is no loss and therefore has no Hessian."""
+    """Refuse an objective that is not a loss and therefore has no Hessian."""
     if isinstance(objective, VectorField) or not callable(objective):
         raise TypeError(f"objective must be an Objective or a loss of the parameters, got {objective!r}.")
 

@@ -25,6 +25,8 @@ def current(density: Any, equation: Any) -> jax.Array:
 
     **Raises** `TypeError` for another equation; `ValueError` for an array of another shape than the grid's.
 
+    Source: Risken (1989), The Fokker–Planck Equation, chapters 4 and 6.
+
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-6.0, 6.0, 120)
     >>> equation = jf.density.fokker_planck(jf.dynamics.langevin(lambda x: 0.5 * x**2, 0.5), grid)
@@ -60,6 +62,8 @@ def entropy_production(density: Any, equation: Any) -> jax.Array:
     phase space.
 
     **Raises** `TypeError` for another equation; `ValueError` for an array of another shape than the grid's.
+
+    Source: Seifert (2012), 1205.4176.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-6.0, 6.0, 120)
@@ -113,10 +117,10 @@ def _square_over(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     trace, determinant, tiny = a + d, a * d - b * b, 8 * jnp.finfo(a.dtype).eps
     full = determinant > tiny * trace**2
     scale = jnp.where(trace > 0, trace, 1)
-    # Of rank 1, A is its trace times a projection, beside which nothing may flow.
+    # Of rank 1, A is its trace times a projection, across which nothing may flow.
     along_x, along_y = (a * x + b * y) / scale, (b * x + d * y) / scale
-    beside = (x - along_x) ** 2 + (y - along_y) ** 2
-    single = jnp.where(beside > tiny * (x**2 + y**2), jnp.inf, (along_x**2 + along_y**2) / scale)
+    across = (x - along_x) ** 2 + (y - along_y) ** 2
+    single = jnp.where(across > tiny * (x**2 + y**2), jnp.inf, (along_x**2 + along_y**2) / scale)
     return jnp.where(full, (d * x**2 - 2 * b * x * y + a * y**2) / jnp.where(full, determinant, 1), single)
 
 
@@ -135,6 +139,8 @@ def circulation(density: Any, equation: Any) -> jax.Array:
     **Returns** a scalar, in squared coordinates per unit of time.
 
     **Raises** `TypeError` for another equation; `ValueError` for a grid of one coordinate, where nothing circulates.
+
+    Source: Ghanta, Neu & Teitsworth 2017, who measure it in paths.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid((-3.0, -3.0), (3.0, 3.0), (20, 20))

@@ -37,7 +37,7 @@ class DensityState(NamedTuple):
 class MassOnGrid(NamedTuple):
     """What a solved Fokker–Planck equation tells at each time, as `observed`.
 
-    - `mass`: the mass on the grid, 1 but for what absorbing walls took.
+    - `mass`: the mass on the grid, 1 less what absorbing walls took.
     - `at_walls`: the mass in the outermost cells. Above 1e-7 the grid is too small for the density.
     """
 
@@ -89,7 +89,7 @@ def density_equation(
 
 
 def check_density(density: Any, grid: Grid) -> None:
-    """Refuse concrete numbers that are no density, or more than one."""
+    """Refuse concrete numbers that are not a density, or more than one."""
     grid.as_density(density)
     found, low, high = (_check.values(x) for x in (density, grid.low, grid.high))
     if found is None or low is None or high is None:

@@ -34,8 +34,8 @@ def fokker_planck(
 
     - `dynamics`: a `Dynamics` with Gaussian noise, over states of one or two numbers: `langevin`, `sgd`,
       `momentum_sgd`, `underdamped_langevin`, sums and multiples, or the user's own. The coordinates of a state with a
-      velocity are its parameter and its velocity. Coefficients may change with time, at which a step takes them in
-      the middle of the time between two records (`substeps` takes shorter steps).
+      velocity are its parameter and its velocity. Coefficients may change with time: a step takes them at the
+      middle of the time between two records (`substeps` makes shorter steps).
     - `grid`: a `Grid` of as many coordinates.
     - `params`: parameters of the structure that `dynamics` expects, of which the numbers do not matter. The default
       tries a number, then an array of as many numbers as the grid has coordinates.
@@ -43,20 +43,20 @@ def fokker_planck(
       arrives, or a pair of these for the low and the high end of one coordinate; of two, a pair of such pairs.
       Default: they reflect, but are not meant to be reached, and `integrate` warns where more than 1e-7 of the mass
       (1e-5 in float32) is in the outermost cells.
-    - `method`: how time is stepped (static). "uniformization" is exact and positive from any start, for Λ·dt
-      products, Λ the largest rate of leaving a cell. "radau" is for one coordinate: of order 5, with steps whose
-      error of order 3 is below 1e-5 in L1 (1e-4 in float32), and whose own is some 500 times smaller; negative
-      values, which a spike may leave, are set to 0 and the mass restored. "auto" takes the first, and in one
-      coordinate the second from 2,000 jumps on.
+    - `method`: how time is stepped (static). "uniformization" is exact and positive from any start; it costs Λ·dt
+      products, where Λ is the largest rate of leaving a cell. "radau" is for one coordinate and of order 5. Its
+      steps are so short that an estimate of order 3 of their error is below 1e-5 in L1 (1e-4 in float32); the error
+      itself is some 500 times smaller. Negative values, which a spike may leave, are set to 0, and the mass is
+      restored. "auto" takes the first, or in one coordinate the second where there are more than 2,000 jumps.
 
     **Returns** a `Dynamics`. The `observed` of a solution holds the mass, and that in the outermost cells, at each
     time.
 
-    `integrate` refuses a start that is no density: negative, not finite, or of a mass above 1.
+    `integrate` refuses a start that is not a density: negative, not finite, or of a mass above 1.
 
-    **Raises** `TypeError` for what is no dynamics or grid; `ValueError` for a dynamics without noise, a state of
-    another number of coordinates, a drift or noise that is not finite at a cell (which is named), noise that is too
-    anisotropic for the grid, or another wall or method.
+    **Raises** `TypeError` when `dynamics` is not a dynamics or `grid` not a grid; `ValueError` for a dynamics
+    without noise, a state of another number of coordinates, a drift or noise that is not finite at a cell (which is
+    named), noise that is too anisotropic for the grid, or another wall or method.
 
     Under `jit` and `vmap` the noise is not known when the stencil is chosen: there its matrix, in units of cells,
     must have eigenvalues that differ by a factor up to 14, or the density is NaN.
@@ -151,8 +151,8 @@ def _choose_offsets(dynamics, grid: Grid, params) -> tuple[Offset, ...]:
     farthest = max((abs(step) for offset in upward for step in offset), default=0)
     if farthest > FARTHEST:
         raise ValueError(
-            f"dynamics must have noise that jumps of {FARTHEST} cells can follow on this grid, got one that needs "
-            f"{farthest}; more cells along the axis with less noise help."
+            f"dynamics must have noise that jumps of {FARTHEST} cells can follow on this grid, got noise that needs "
+            f"jumps of {farthest}; more cells along the axis with less noise help."
         )
     axes = ((0, 1), (1, 0))
     return (*axes, *sorted(upward - set(axes)))
@@ -171,8 +171,8 @@ def _check_chain(dynamics, grid: Grid, params, offsets, walls) -> None:
     if bad.any():
         place = np.asarray(_check.found_now(lambda: grid.points))[tuple(np.argwhere(bad)[0])]
         raise ValueError(
-            f"dynamics must have a finite drift and noise on the grid, which it has not at {bad.sum()} of {bad.size} "
-            f"cells, the first around {place.tolist()}."
+            f"dynamics must have a finite drift and noise on the grid, but they are not finite at {bad.sum()} of "
+            f"{bad.size} cells, the first around {place.tolist()}."
         )
     if not has_noise:
         raise ValueError(

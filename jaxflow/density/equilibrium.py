@@ -42,10 +42,10 @@ def stationary(equation: Any) -> jax.Array:
     chain = as_chain(equation)
     _refuse_absorbing(chain)
     if chain.grid.dimensions == 1:
-        return _resolved(_at_rest(chain))
+        return _require_resolved(_solve_for_law(chain))
     import scipy.sparse.linalg
 
-    matrix = _sparse(chain).tocsc()
+    matrix = _sparse_matrix(chain).tocsc()
     size = matrix.shape[0]
     # One equation is the sum of the others; in its place the density there is 1.
     place = size // 2 + chain.grid.shape[1] // 2
@@ -55,15 +55,15 @@ def stationary(equation: Any) -> jax.Array:
     diagonal: Any = {"diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
     factors = scipy.sparse.linalg.splu(-matrix[others][:, others], permc_spec="MMD_AT_PLUS_A", **diagonal)
     found = np.insert(factors.solve(flows), place, 1.0).reshape(chain.grid.shape)
-    return _resolved(jnp.asarray(found / (found.sum() * float(chain.grid.volume))))
+    return _require_resolved(jnp.asarray(found / (found.sum() * float(chain.grid.volume))))
 
 
-def _resolved(law: jax.Array) -> jax.Array:
+def _require_resolved(law: jax.Array) -> jax.Array:
     """A law, refused where rates of jumps that are too small for a number left it undefined."""
     if not isinstance(law, Tracer) and not np.isfinite(np.asarray(law)).all():
         raise ValueError(
-            "equation must have noise that its cells resolve, got a drift against which a jump of one cell is less "
-            "likely than a number can say: more cells, or a higher temperature, help."
+            "equation must have noise that its cells resolve, got a drift against which a jump of one cell is too "
+            "unlikely for a floating-point number: more cells, or a higher temperature, help."
         )
     return law
 
@@ -74,14 +74,14 @@ def _refuse_absorbing(chain: Chain) -> None:
 
 
 @compiled
-def _at_rest(chain: Chain) -> jax.Array:
+def _solve_for_law(chain: Chain) -> jax.Array:
     ratios = jnp.log(chain.forward[0][:-1]) - jnp.log(chain.backward[0][1:])
     logarithm = jnp.concatenate([jnp.zeros(1, ratios.dtype), jnp.cumsum(ratios)])
     weights = jnp.exp(logarithm - jnp.max(logarithm))
     return weights / (jnp.sum(weights) * chain.grid.volume)
 
 
-def _sparse(chain: Chain) -> Any:
+def _sparse_matrix(chain: Chain) -> Any:
     """The matrix of `chain.apply`, for SciPy."""
     import scipy.sparse
 
@@ -125,7 +125,7 @@ def spectral_gap(equation: Any) -> jax.Array:
     **Returns** a scalar, per unit of time. In two coordinates it is the least real part of minus an eigenvalue other
     than 0, by SciPy. Where the drift turns, that eigenvalue may be one of a pair, whose mode swings as it decays.
 
-    **Raises** as `stationary`.
+    **Raises** what `stationary` raises.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-6.0, 6.0, 400)
@@ -147,7 +147,7 @@ def _gap_in_the_plane(chain: Chain) -> float:
     """
     import scipy.sparse.linalg
 
-    matrix, scale = _sparse(chain).tocsc(), float(np.asarray(chain.leaving).max())
+    matrix, scale = _sparse_matrix(chain).tocsc(), float(np.asarray(chain.leaving).max())
 
     def nearest(place) -> Any:
         shifted = matrix if isinstance(place, float) else matrix.astype(complex)
@@ -155,7 +155,7 @@ def _gap_in_the_plane(chain: Chain) -> float:
         return find(shifted, k=3, sigma=place, which="LM", return_eigenvectors=False)
 
     rate = float(np.sort(-nearest(1e-9 * scale).real)[1])
-    fastest, decay = _turning(chain)
+    fastest, decay = _rates_of_turning(chain)
     frequency = 2 * fastest
     for _ in range(OCTAVES if decay < rate else 0):
         if frequency <= rate:
@@ -166,7 +166,7 @@ def _gap_in_the_plane(chain: Chain) -> float:
     return rate
 
 
-def _turning(chain: Chain) -> tuple[float, float]:
+def _rates_of_turning(chain: Chain) -> tuple[float, float]:
     """Of pairs of eigenvalues of the drift's Jacobian, away from the walls: the largest frequency, the least rate.
 
     Where that rate, of what decays as it swings, is above another mode's, no mode that swings is the slowest.
@@ -185,7 +185,7 @@ def _turning(chain: Chain) -> tuple[float, float]:
 
 @compiled
 def _gap(chain: Chain) -> jax.Array:
-    law = _at_rest(chain) * chain.grid.volume
+    law = _solve_for_law(chain) * chain.grid.volume
     passing = law[:-1] * chain.forward[0][:-1]  # the flow between neighbours at rest, in either direction
     below = jnp.cumsum(law)[:-1]
 
@@ -200,7 +200,7 @@ def _gap(chain: Chain) -> jax.Array:
         f = jnp.concatenate([jnp.zeros(1, slope.dtype), jnp.cumsum(slope)])
         return f - jnp.sum(law * f)
 
-    def going(carry):
+    def is_unfinished(carry):
         _, old, new, count = carry
         return (jnp.abs(new - old) > TOLERANCE * jnp.abs(new)) & (count < MOST)
 
@@ -213,7 +213,7 @@ def _gap(chain: Chain) -> jax.Array:
     first = chain.grid.centers(0) - jnp.sum(law * chain.grid.centers(0))
     first = first / jnp.sqrt(jnp.sum(law * first**2))
     infinite = jnp.asarray(jnp.inf, law.dtype)
-    return lax.while_loop(going, iterate, (first, infinite, jnp.zeros_like(infinite), 0))[2]
+    return lax.while_loop(is_unfinished, iterate, (first, infinite, jnp.zeros_like(infinite), 0))[2]
 
 
 def mean_first_passage_time(equation: Any) -> jax.Array:
@@ -227,7 +227,10 @@ def mean_first_passage_time(equation: Any) -> jax.Array:
 
     **Returns** an array of the shape of the grid, in units of time.
 
-    **Raises** `TypeError` for another equation; `ValueError` for walls that all reflect, and as `stationary`.
+    **Raises** `TypeError` for another equation; `ValueError` for walls that all reflect; and what `stationary`
+    raises.
+
+    Source: Risken (1989), The Fokker–Planck Equation, chapter 8.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(0.0, 1.0, 100)
@@ -243,7 +246,7 @@ def mean_first_passage_time(equation: Any) -> jax.Array:
         return _passage(chain)
     import scipy.sparse.linalg
 
-    matrix = _sparse(chain).tocsc()
+    matrix = _sparse_matrix(chain).tocsc()
     return jnp.asarray(
         scipy.sparse.linalg.spsolve(-matrix.T, np.ones(matrix.shape[0])).reshape(chain.grid.shape)
     )

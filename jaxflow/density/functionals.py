@@ -25,7 +25,8 @@ def entropy(density: Any, grid: Grid) -> jax.Array:
 
     **Returns** a scalar.
 
-    **Raises** `ValueError` for an array of another shape than the grid's.
+    **Raises** `ValueError` for an array of another shape than the grid's; `TypeError` for densities that are not
+    numbers.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-9.0, 9.0, 400)
@@ -51,7 +52,8 @@ def kl(density: Any, other: Any, grid: Grid) -> jax.Array:
     **Returns** a scalar at least 0 for densities of mass 1; infinite where q is 0 and p is not. Masses of a cell
     below the square of rounding, 5e-32 in float64, count as 0 there, as q may be too small for a number.
 
-    **Raises** `ValueError` for an array of another shape than the grid's.
+    **Raises** `ValueError` for an array of another shape than the grid's; `TypeError` for densities that are not
+    numbers.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-9.0, 9.0, 400)
@@ -72,8 +74,8 @@ def _kl(p: jax.Array, q: jax.Array, grid: Grid) -> jax.Array:
 def potential(stationary: Any, temperature: Any, grid: Grid) -> jax.Array:
     r"""The potential Φ = −T log p of a law at rest, with its least value set to 0.
 
-    What the law of a dynamics descends is $\int \Phi p + T\int p\log p$ with this Φ, which is the loss only where the
-    noise is isotropic (Chaudhari & Soatto 2018, 1710.11029).
+    The law of a dynamics descends $\int \Phi p + T\int p\log p$ with this Φ, which is the loss only where the noise
+    is isotropic (Chaudhari & Soatto 2018, 1710.11029).
 
     **Arguments**
 
@@ -83,7 +85,8 @@ def potential(stationary: Any, temperature: Any, grid: Grid) -> jax.Array:
 
     **Returns** an array of the shape of the grid, in units of T; infinite where the law is 0.
 
-    **Raises** `ValueError` for a temperature that is not positive, or an array of another shape than the grid's.
+    **Raises** `ValueError` for a temperature that is not positive, or an array of another shape than the grid's;
+    `TypeError` for a temperature or densities that are not numbers.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> grid = jf.density.Grid(-3.0, 3.0, 61)
@@ -117,7 +120,10 @@ def free_energy(density: Any, energy: Any, temperature: Any, grid: Grid) -> jax.
 
     **Returns** a scalar.
 
-    **Raises** `ValueError` for a negative temperature, or an array of another shape than the grid's.
+    **Raises** `ValueError` for a negative temperature, or an array of another shape than the grid's; `TypeError`
+    for a temperature or densities that are not numbers.
+
+    Source: Jordan, Kinderlehrer & Otto 1998; for noise that is not isotropic: Chaudhari & Soatto 2018, 1710.11029.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-9.0, 9.0, 400)

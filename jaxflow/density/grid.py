@@ -20,8 +20,8 @@ class Grid:
     r"""Equal cells over an interval or a rectangle. A density on it is an array of averages over its cells.
 
     A density p has the shape of the grid, is not negative, and $\sum_i p_i\,v = 1$ with the volume v of a cell. Its
-    values at the middles of the cells, which `gaussian` takes, differ from averages by $h^2 p''/24$. What
-    `fokker_planck` makes of either is the same kind again.
+    values at the middles of the cells, which `gaussian` takes, differ from averages by $h^2 p''/24$.
+    `fokker_planck` moves a density of either kind to one of the same kind.
 
     **Arguments**
 
@@ -30,8 +30,8 @@ class Grid:
     - `shape`: the number of cells, an integer or a pair of integers at least 2 (static).
 
     **Raises** `ValueError` for more than two coordinates, `low` ≥ `high`, fewer than two cells or lengths that
-    differ; `TypeError` for a number of cells that is no integer. Beyond two coordinates a grid has too many cells:
-    `jaxflow.density.ou_limit` gives the law at a minimum, and `jaxflow.ensemble` a sample of any.
+    differ; `TypeError` for a number of cells that is not an integer. Beyond two coordinates a grid has too many
+    cells: `jaxflow.density.ou_limit` gives the law at a minimum, and `jaxflow.ensemble` a sample of any.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-2.0, 2.0, 4)
@@ -63,7 +63,9 @@ class Grid:
         if not any(isinstance(bound, Tracer) for bound in bounds.values()):
             ends = {name: np.asarray(bound) for name, bound in bounds.items()}
             if not (ends["low"] < ends["high"]).all() or not np.isfinite([*ends.values()]).all():
-                raise ValueError(f"high must be finite and above low, got {ends['high']} over {ends['low']}.")
+                raise ValueError(
+                    f"high must be finite and above low, got {ends['high']} above {ends['low']}."
+                )
         for name, bound in bounds.items():
             object.__setattr__(self, name, bound)
         object.__setattr__(self, "shape", tuple(int(number) for number in cells))
@@ -74,7 +76,7 @@ class Grid:
 
     @classmethod
     def tree_unflatten(cls, shape, bounds):
-        """A grid whose bounds were checked when it was made, or are no numbers now."""
+        """A grid whose bounds were checked when it was made, or are not numbers now."""
         grid = object.__new__(cls)
         for name, value in zip(("low", "high", "shape"), (*bounds, shape), strict=True):
             object.__setattr__(grid, name, value)
@@ -221,7 +223,7 @@ def histogram(values: Any, grid: Grid, *, spread: bool = False) -> jax.Array:
 
     **Returns** a density, an array of the shape of the grid; its mass is the share of points within the grid.
 
-    **Raises** `ValueError` for a sample of another shape.
+    **Raises** `ValueError` for a sample of another shape; `TypeError` for values that are not numbers.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> grid = jf.density.Grid(0.0, 4.0, 4)
@@ -270,7 +272,8 @@ def l1_distance(p: Any, q: Any, grid: Grid) -> jax.Array:
 
     **Returns** a scalar.
 
-    **Raises** `ValueError` for an array of another shape than the grid's.
+    **Raises** `ValueError` for an array of another shape than the grid's; `TypeError` for densities that are not
+    numbers.
 
     >>> import jaxflow as jf
     >>> grid = jf.density.Grid(-9.0, 9.0, 200)

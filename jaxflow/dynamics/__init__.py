@@ -1,4 +1,4 @@
-"""Continuous time: what a state's velocity is, as pytrees of the objective and the hyperparameters.
+"""Continuous time: dynamics that give a state its velocity, as pytrees of objective and hyperparameters.
 
 A name with `sgd`, `sde` or `langevin` in it is a stochastic differential equation: `sgd`, `momentum_sgd`,
 `nesterov_sgd`, `sign_sgd`, `rmsprop_sde`, `adam_sde`, `modified_sde`, `langevin`, `underdamped_langevin`. Every other

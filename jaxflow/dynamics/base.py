@@ -46,7 +46,8 @@ class Field(NamedTuple):
     - `prefix(params) -> Prefix | None`: discrete steps with which a run begins, for an ODE whose `init` is not on
       its flow.
     - `observe(state) -> pytree`: what the state tells in addition to its parameters, for `Trajectory.observed`.
-    - `check(params)`: refuses concrete parameters that are no start, by a `ValueError`, before anything is compiled.
+    - `check(params)`: refuses concrete parameters that cannot be a start, by a `ValueError`, before anything is
+      compiled.
     - `remark(times, observed) -> str | None`: what to warn of when concrete records of `observe` look wrong.
     """
 

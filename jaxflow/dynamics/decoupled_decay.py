@@ -1,4 +1,4 @@
-"""Weight decay that is no part of the gradient: a drift towards 0, added to the equation of a method."""
+"""Weight decay that is not a part of the gradient: a drift towards 0, added to the equation of a method."""
 
 from typing import Any
 

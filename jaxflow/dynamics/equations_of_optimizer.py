@@ -51,13 +51,13 @@ def _put_in_time(chosen: dict[str, Any], steps: int | None) -> dict[str, Any]:
     return {name: put(value) for name, value in chosen.items()}
 
 
-def _on_clock(equation: Dynamics, rate: Any, time_step: Any) -> Dynamics:
+def _put_on_clock(equation: Dynamics, rate: Any, time_step: Any) -> Dynamics:
     """An equation on the clock t = kη, on that on which a step takes the time `time_step`."""
     if time_step is None:
         return equation
     if rate is None or callable(rate):
         raise ValueError(
-            f"time_step must be None for an equation whose learning rate is no number, got {time_step!r}."
+            f"time_step must be None for an equation whose learning rate is not a number, got {time_step!r}."
         )
     return (rate / time_step) * equation
 
@@ -71,7 +71,7 @@ def _compose(optimizer: Any, equation_of: Callable[[Parts], Dynamics], time_step
     groups = groups_of(optimizer)
     if groups is None:
         parts = parts_of(optimizer)
-        return _on_clock(equation_of(parts), rate_of(parts), time_step)
+        return _put_on_clock(equation_of(parts), rate_of(parts), time_step)
     if time_step is None:
         try:
             optim.learning_rate_of(optimizer)
@@ -81,7 +81,7 @@ def _compose(optimizer: Any, equation_of: Callable[[Parts], Dynamics], time_step
                 f"time_step must be the time of a step where groups differ in their rates ({rates}), got None."
             ) from None
     equations = {
-        label: _on_clock(equation_of(parts), rate_of(parts), time_step)
+        label: _put_on_clock(equation_of(parts), rate_of(parts), time_step)
         for label, parts in groups.optimizers.items()
     }
     return grouped(equations, groups.labels)
@@ -124,13 +124,13 @@ def limit_of(
     - `steps`: the number of steps for which schedules over steps are tabulated as functions of the time
       (`schedule_in_time`); needed where the equation depends on a schedule.
     - `time_step`: the time of a step, a number above 0. Default: the learning rate. It must be given where groups
-      differ in theirs, and then each goes at its rate over `time_step` times its own speed.
+      differ in their rates. Each group then moves at its own speed times its rate over `time_step`.
 
     **Returns** a `Dynamics`.
 
     **Raises** `ValueError`, which names the optimizer and those known, for an optimizer without such an equation, or
     for a schedule without `steps`, or groups of different rates without `time_step`: `modified` finds the equation
-    of any optimizer. `TypeError` for what is no optimizer.
+    of any optimizer. `TypeError` when `optimizer` is not one.
 
     >>> import jax.numpy as jnp, optax, jaxflow as jf
     >>> jf.dynamics.limit_of(jf.optim.momentum(0.5, 0.5), jnp.sum)
@@ -191,7 +191,8 @@ def sde_of(
     **Returns** a `Dynamics`.
 
     **Raises** `ValueError`, which names the optimizer, where no SDE is known, for a schedule without `steps`, or
-    for an order where there is only one equation; `TypeError` for what is no optimizer or an objective without data.
+    for an order where there is only one equation; `TypeError` when `optimizer` is not one, or for an objective
+    without data.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))

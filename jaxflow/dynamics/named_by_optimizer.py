@@ -54,7 +54,9 @@ def heavy_ball_of_nesterov(objective, learning_rate, beta, lookahead):
     return _ball(objective, learning_rate, beta, nesterov=True)
 
 
-def _decoupled(make: Callable[[Any], Dynamics], learning_rate, weight_decay, multiplier) -> Dynamics:
+def _add_decoupled_decay(
+    make: Callable[[Any], Dynamics], learning_rate, weight_decay, multiplier
+) -> Dynamics:
     r"""`make(rate)` with decoupled decay, in either of its forms, on the clock t = k · `learning_rate`.
 
     The paper's form, $\theta \leftarrow \theta - \mu(\alpha u + \lambda\theta)$, is the default form of rate μα and
@@ -73,7 +75,9 @@ def _decoupled(make: Callable[[Any], Dynamics], learning_rate, weight_decay, mul
 
 def sgdw_flow(objective, learning_rate, beta, weight_decay, multiplier):
     """The heavy ball of `optim.sgdw`, with its decay."""
-    return _decoupled(lambda rate: _ball(objective, rate, beta), learning_rate, weight_decay, multiplier)
+    return _add_decoupled_decay(
+        lambda rate: _ball(objective, rate, beta), learning_rate, weight_decay, multiplier
+    )
 
 
 def sgdw_sde(
@@ -84,13 +88,13 @@ def sgdw_sde(
     def make(rate):
         return momentum_sgd(objective, rate, batch_size, beta, replacement=replacement, order=order)
 
-    return _decoupled(make, learning_rate, weight_decay, multiplier)
+    return _add_decoupled_decay(make, learning_rate, weight_decay, multiplier)
 
 
 def adamw_flow(objective, learning_rate, b1, b2, eps, weight_decay, multiplier):
     """The `adam` dynamics with the decay of `optim.adamw`."""
     make = lambda rate: adam_flow(objective, rate, b1=b1, b2=b2, eps=eps)
-    return _decoupled(make, learning_rate, weight_decay, multiplier)
+    return _add_decoupled_decay(make, learning_rate, weight_decay, multiplier)
 
 
 def adamw_sde(
@@ -98,4 +102,4 @@ def adamw_sde(
 ):
     """`adam_sde` with the decay of `optim.adamw`."""
     make = lambda rate: adam_sde(objective, rate, batch_size, b1, b2, eps, replacement=replacement)
-    return _decoupled(make, learning_rate, weight_decay, multiplier)
+    return _add_decoupled_decay(make, learning_rate, weight_decay, multiplier)

@@ -26,8 +26,8 @@ def accept_batches(flow: Any, sde: Any) -> Callable:
                     raise ValueError(f"{key} must be left out for {name}_sde, got {value!r}.")
             return sde(**given)
         warnings.warn(
-            f"{name} takes neither batch_size nor what tells how batches are drawn, and what came after them by "
-            f"keyword; {name}_sde takes mini-batches.",
+            f"{name} no longer takes batch_size, malladi, replacement or noise, which {name}_sde takes; give the "
+            f"arguments that came after batch_size by keyword.",
             DeprecationWarning,
             stacklevel=2,
         )

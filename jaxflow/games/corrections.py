@@ -15,8 +15,8 @@ PyTree = Any
 def consensus(game: VectorField, gamma: Any) -> VectorField:
     r"""Consensus optimization: every player also descends the length of the field, $V + \gamma\nabla\frac12|V|^2$.
 
-    $\nabla\frac12|V|^2 = V'(\theta)^\top V(\theta)$. All points of rest stay; further ones may appear where $V$ is
-    orthogonal to its derivatives. It costs two evaluations of V.
+    $\nabla\frac12|V|^2 = V'(\theta)^\top V(\theta)$. All points of rest of V remain such; others may appear where
+    $V$ is orthogonal to its derivatives. It costs two evaluations of V.
 
     **Arguments**
 
@@ -25,7 +25,7 @@ def consensus(game: VectorField, gamma: Any) -> VectorField:
 
     **Returns** a `VectorField`.
 
-    **Raises** `TypeError` for a game that is no `VectorField`; `ValueError` for γ < 0.
+    **Raises** `TypeError` for a game that is not a `VectorField`; `ValueError` for γ < 0.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda p: (p[0] * p[1], -p[0] * p[1]))
@@ -61,8 +61,8 @@ def extragradient(game: VectorField, step: Any) -> VectorField:
 
     **Returns** a `VectorField`.
 
-    **Raises** `TypeError` for a game that is no `VectorField`; `ValueError` for h < 0, or, when it is called, for
-    another number of steps than of players.
+    **Raises** `TypeError` for a game that is not a `VectorField`; `ValueError` for h < 0, or, when it is called,
+    for another number of steps than of players.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda p: (p[0] * p[1], -p[0] * p[1]))
@@ -79,7 +79,7 @@ def extragradient(game: VectorField, step: Any) -> VectorField:
 
 
 def _extragradient(params, game, step):
-    return game(_add(params, _at_speeds(step, game(params)), -1.0))
+    return game(_add(params, _scale_by_speeds(step, game(params)), -1.0))
 
 
 def cancel_drift(game: VectorField, step: Any, *, alternating: bool = False) -> VectorField:
@@ -90,10 +90,10 @@ def cancel_drift(game: VectorField, step: Any, *, alternating: bool = False) -> 
 
     $$V_i - \tfrac12 \sum_j \pm\, \partial_j V_i\, h_j V_j,$$
 
-    with + for players at once, and − in turn where j moves before i. The losses whose gradients these are have the
-    terms of Rosca et al. with opposite signs, both those of a player's own gradient and those of the interaction.
-    In a rotation of speed ω a step then multiplies the radius by $\sqrt{1 + h^4\omega^4/4}$ only. It costs two
-    evaluations of V at once and n + 1 in turn.
+    with + for players at once; in turn, with − where j moves before i. The losses whose gradients these are have
+    the terms of Rosca et al. with opposite signs, both those of a player's own gradient and those of the
+    interaction. In a rotation of speed ω a step then multiplies the radius by $\sqrt{1 + h^4\omega^4/4}$ only. It
+    costs two evaluations of V for players at once, and n + 1 for players in turn.
 
     **Arguments**
 
@@ -104,8 +104,8 @@ def cancel_drift(game: VectorField, step: Any, *, alternating: bool = False) -> 
 
     **Returns** a `VectorField`, for descent with that rate.
 
-    **Raises** `TypeError` for a game that is no `VectorField`; `ValueError` for h < 0, or, when it is called, for
-    another number of steps than of players, or parameters in turn that are no tuple or list.
+    **Raises** `TypeError` for a game that is not a `VectorField`; `ValueError` for h < 0, or, when it is called,
+    for another number of steps than of players, or parameters in turn that are not a tuple or list.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda p: (p[0] * p[1], -p[0] * p[1]))
@@ -123,14 +123,14 @@ def cancel_drift(game: VectorField, step: Any, *, alternating: bool = False) -> 
 
 def _cancelled(params, game, step):
     velocity = game(params)
-    along = jax.jvp(game, (params,), (_at_speeds(step, velocity),))[1]
+    along = jax.jvp(game, (params,), (_scale_by_speeds(step, velocity),))[1]
     return _add(velocity, along, -0.5)
 
 
 def _cancelled_in_turn(params, game, step):
     require_players(params)
     velocity = game(params)
-    moves = _at_speeds(step, velocity)
+    moves = _scale_by_speeds(step, velocity)
     entries = []
     for i, own in enumerate(velocity):
         signed = [jax.tree.map(jnp.negative, move) if j < i else move for j, move in enumerate(moves)]
@@ -145,16 +145,16 @@ def _require_steps(step: Any) -> None:
 
 
 def _add(tree: PyTree, other: PyTree, factor: Any) -> PyTree:
-    return jax.tree.map(lambda x, y: x + _scaled(factor, y), tree, other)
+    return jax.tree.map(lambda x, y: x + _scale(factor, y), tree, other)
 
 
-def _scaled(factor: Any, leaf: jax.Array) -> jax.Array:
+def _scale(factor: Any, leaf: jax.Array) -> jax.Array:
     return jnp.asarray(factor).astype(leaf.real.dtype) * leaf
 
 
-def _at_speeds(step: Any, velocity: PyTree) -> PyTree:
-    """What each player would move by, but for the sign."""
-    times: Callable = lambda factor, tree: jax.tree.map(lambda leaf: _scaled(factor, leaf), tree)
+def _scale_by_speeds(step: Any, velocity: PyTree) -> PyTree:
+    """What each player would move by, except for the sign."""
+    times: Callable = lambda factor, tree: jax.tree.map(lambda leaf: _scale(factor, leaf), tree)
     if not isinstance(step, (tuple, list)):
         return times(step, velocity)
     require_players(velocity)

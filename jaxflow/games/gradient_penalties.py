@@ -29,7 +29,7 @@ def gradient_penalty(
 ) -> VectorField:
     r"""A game in which one player also descends $\frac\gamma2\,\mathrm{mean}_b\,(|\nabla_x D(x_b)| - g_0)^2$.
 
-    The samples decide about its name:
+    Its name depends on the samples:
 
     - *R1*: $x_b$ are the data, $g_0 = 0$.
     - *R2*: $x_b$ are generated, $g_0 = 0$.
@@ -57,10 +57,11 @@ def gradient_penalty(
 
     **Returns** a `VectorField`.
 
-    **Raises** `TypeError` for a game that is no `VectorField`, a discriminator that is no function, samples that are
-    neither an array nor a function, data that are no tuple, or a player that is no integer; `ValueError` for γ < 0,
-    $g_0$ < 0, no samples, data without a function, or, when it is called, parameters that are no tuple or list, a
-    player that does not exist, or a discriminator that does not return one output for each sample.
+    **Raises** `TypeError` for a game that is not a `VectorField`, a discriminator that is not a function, samples
+    that are neither an array nor a function, data that are not a tuple, or a player that is not an integer;
+    `ValueError` for γ < 0, $g_0$ < 0, no samples, data without a function, or, when it is called, parameters that
+    are not a tuple or list, a player that does not exist, or a discriminator that does not return one output for
+    each sample.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda p: (p[0] @ p[1], -p[0] @ p[1]))
@@ -100,7 +101,7 @@ def interpolate(real: Any, generated: Any, key: Any) -> jax.Array:
 
     **Returns** an array (B, ...).
 
-    **Raises** `ValueError` for arrays of different shapes; `TypeError` for what is no key.
+    **Raises** `ValueError` for arrays of different shapes; `TypeError` when `key` is not a random key.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> between = jf.games.interpolate(jnp.zeros((3, 2)), jnp.ones((3, 2)), jax.random.key(0))

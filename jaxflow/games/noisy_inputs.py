@@ -41,8 +41,8 @@ def instance_noise(game: VectorField, sigma: Any, draws: Any, *, weights: Any = 
 
     **Returns** a `VectorField`. An evaluation is K evaluations of the game at once.
 
-    **Raises** `TypeError` for a game that is no `VectorField`; `ValueError` for σ < 0, a game without data, K < 1,
-    or draws or weights of another shape.
+    **Raises** `TypeError` for a game that is not a `VectorField`; `ValueError` for σ < 0, a game without data, K <
+    1, or draws or weights of another shape.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> square = jf.game(lambda p, noise: (jnp.cos(p[0] + noise),), (jnp.array(0.0),))

@@ -36,15 +36,15 @@ class VectorField:
       with one `field` share a compilation. Other vector fields may be among them.
     - `draws`: for a field that draws random numbers, the number of draws whose mean stands for its expectation
       (static). Each step of `iterate` draws its own, from the step's key. Flows, Jacobians and a plain call need a
-      function of the parameters alone: there the field is its mean over as many draws, the same ones every time, and
-      is refused without `draws`.
+      function of the parameters alone: there the field is its mean over this number of draws, which are the same
+      every time. Without `draws` it is refused.
     - `key`: the random key with which all numbers are drawn; `with_key` sets it.
 
     There is no loss: where an optimizer asks for its value it is NaN, so a line search has nothing to search along.
 
-    **Raises** `TypeError` when `field` is not callable or `data` is no tuple; `ValueError` for `draws` < 1, or for
-    `draws` of a field without a key; and, when it is called, for a field whose structure or shapes are not those of
-    the parameters, or one that draws and has neither `draws` nor a key.
+    **Raises** `TypeError` when `field` is not callable or `data` is not a tuple; `ValueError` for `draws` < 1, or
+    for `draws` of a field without a key; and, when it is called, for a field whose structure or shapes are not
+    those of the parameters, or one that draws and has neither `draws` nor a key.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> rotation = jf.VectorField(lambda z, speed: speed * jnp.array([-z[1], z[0]]), (1.0,))
@@ -87,8 +87,8 @@ class VectorField:
     def _mean_of_draws(self, params: PyTree) -> PyTree:
         if self.draws is None:
             raise ValueError(
-                "draws must be given to a VectorField that draws random numbers, where it stands for its "
-                "expectation: the mean over draws=n draws takes its place. Steps of iterate draw their own; got "
+                "draws must be given to a VectorField that draws random numbers, outside the steps of iterate, which "
+                "draw their own: the mean over draws=n draws then takes the place of the expectation; got "
                 f"{show(self.field)} without draws."
             )
 
@@ -108,7 +108,7 @@ class VectorField:
         return self._lacks_key or any(part.is_random for part in self.data if _is_field(part))
 
     def with_key(self, key: jax.Array) -> "VectorField":
-        """The field with the numbers that `key` draws, in fields among its data too: no longer a random one.
+        """The field with the numbers that `key` draws, in fields among its data too: it is no longer random.
 
         >>> import jax, jax.numpy as jnp, jaxflow as jf
         >>> shaken = jf.VectorField(lambda x, key: x + jax.random.normal(key), draws=100)
@@ -173,8 +173,8 @@ def game(losses: Callable[..., Any], data: tuple = (), *, draws: int | None = No
     **Returns** a `VectorField`. Under one optimizer all players move at once; `jaxflow.optim.alternating` moves
     them in turn. An evaluation costs one backward pass for each player.
 
-    **Raises** `TypeError` when `losses` is not callable or `data` is no tuple; `ValueError` for `draws` of losses
-    without a key, and, when it is called, where losses and players differ in number.
+    **Raises** `TypeError` when `losses` is not callable or `data` is not a tuple; `ValueError` for `draws` of
+    losses without a key, and, when it is called, where losses and players differ in number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> bilinear = jf.game(lambda players: (players[0] * players[1], -players[0] * players[1]))
@@ -218,7 +218,7 @@ def require_players(params: Any) -> None:
 
 
 def require_field(game: Any) -> None:
-    """Refuse what is no vector field."""
+    """Refuse anything but a vector field."""
     if not isinstance(game, VectorField):
         raise TypeError(f"game must be a VectorField, such as jaxflow.game makes, got {game!r}.")
 

@@ -30,10 +30,10 @@ class Factors(NamedTuple):
 
 def factors_of(predict: Callable, params: PyTree, x: PyTree, structured: bool) -> Factors:
     """The derivatives at examples x, in factors where the network is `structured` so that it has them."""
-    return jax.vmap(lambda example: _of_one(predict, params, example, structured))(x)
+    return jax.vmap(lambda example: _factors_of_example(predict, params, example, structured))(x)
 
 
-def _of_one(predict: Callable, params: PyTree, example: PyTree, structured: bool) -> Factors:
+def _factors_of_example(predict: Callable, params: PyTree, example: PyTree, structured: bool) -> Factors:
     leaves, treedef = jax.tree.flatten(params)
     batch = jax.tree.map(lambda part: part[None], example)
     closed = jax.make_jaxpr(lambda leaves, x: predict(jax.tree.unflatten(treedef, leaves), x))(leaves, batch)
@@ -63,10 +63,10 @@ def _of_one(predict: Callable, params: PyTree, example: PyTree, structured: bool
     found, pull, activations = jax.vjp(outputs, zeros, [leaves[leaf] for leaf in others], has_aux=True)
     signals, derivatives = jax.vmap(pull)(jnp.eye(found.size, dtype=found.dtype))
     flat = lambda x: x.reshape(found.size, -1)
-    return Factors([*map(_with_one, layers, activations, map(flat, signals))], [*map(flat, derivatives)])
+    return Factors([*map(_append_bias, layers, activations, map(flat, signals))], [*map(flat, derivatives)])
 
 
-def _with_one(layer: Any, activations: jax.Array, signals: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _append_bias(layer: Any, activations: jax.Array, signals: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The factors of a layer. A bias is one more weight, whose activation is 1."""
     if layer.bias is None:
         return activations, signals
@@ -81,7 +81,7 @@ def inner(a: Factors, b: Factors) -> jax.Array:
     return jnp.asarray(total)
 
 
-def inner_traced(a: Factors, b: Factors) -> jax.Array:
+def inner_products_of_same_output(a: Factors, b: Factors) -> jax.Array:
     """The inner products of the derivatives of the same output, summed over outputs; shape (n, m)."""
     flat = lambda x: x.reshape(x.shape[0], -1)
     total = sum(flat(mine) @ flat(yours).T for mine, yours in zip(a.others, b.others, strict=True))

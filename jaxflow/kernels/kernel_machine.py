@@ -56,7 +56,7 @@ class KernelMachine:
 
     @property
     def predictions(self) -> jax.Array:
-        """What all contributions make of the first predictions: those at the end but for the residual."""
+        """The predictions at the start plus all contributions: those at the end, except for the residual."""
         moved = self.start + self.contributions.sum(0)
         return moved if self.regularizer is None else moved + self.regularizer
 
@@ -74,9 +74,7 @@ class KernelMachine:
         _require_place("point", point, np.shape(self.contributions)[1])
         outputs = self.end[point]
         if outputs.size < 2:
-            raise ValueError(
-                f"A margin is between two of at least two outputs, got outputs of shape {outputs.shape}."
-            )
+            raise ValueError(f"A margin needs at least two outputs, got outputs of shape {outputs.shape}.")
         return jax.lax.top_k(outputs, 2)[1]
 
     def effects(self, point: int, output: int | tuple[int, int] | None = None) -> jax.Array:
@@ -88,7 +86,7 @@ class KernelMachine:
           what is predicted: what is added to all outputs alike changes no class and no softmax. A single output needs
           no number.
 
-        It raises `ValueError` or `TypeError` for a point or an output that is not there.
+        It raises `ValueError` or `TypeError` for a point or an output that does not exist.
         """
         _require_place("point", point, np.shape(self.contributions)[1])
         mine = self.contributions[:, point]
@@ -120,7 +118,8 @@ class KernelMachine:
     ) -> Support:
         """The `count` training examples that lowered the prediction at a point most, the first of them most.
 
-        `point` and `output` are those of `effects`. Their values are above 0 where fewer examples lowered it.
+        `point` and `output` are those of `effects`. Where fewer than `count` examples lowered it, the others have
+        values of 0 or more.
         """
         return self._support(self.effects(point, output), count, -1)
 
@@ -137,6 +136,6 @@ class KernelMachine:
 
 
 def _require_place(name: str, place: Any, count: int) -> None:
-    """Refuse what is no place on an axis."""
+    """Refuse anything but a place on an axis."""
     _check.require_integer(name, place, 0)
     _check.require(name, place, place < count, f"an integer from 0 to {count - 1}")

@@ -51,7 +51,8 @@ def lazy_predictions(
     **Returns** `Predictions` with a leading axis T. It costs an eigendecomposition of K. It is compiled when called
     plainly, and works under `jit` and `vmap`.
 
-    **Raises** `ValueError` for shapes that do not fit together.
+    **Raises** `ValueError` for shapes that do not fit together; `TypeError` for a `start` that is not
+    `Predictions`.
 
     Source: Jacot, Gabriel & Hongler 2018, 1806.07572; Lee, Xiao, Schoenholz et al. 2019, 1902.06720.
 
@@ -84,16 +85,16 @@ def _closed_form(kernel, start, targets, times, test_kernel):
     error = vectors.T @ columns(start.train - targets)
     decay = -jnp.expm1(-times[:, None] * rates[None] / size)  # (T, n)
 
-    def over_time(weights, basis, first):
+    def predict_over_time(weights, basis, first):
         moved = jnp.einsum("pk,tk,kc->tpc", basis, weights, error)
         return first[None] - moved.reshape(times.size, *first.shape)
 
-    train = over_time(decay, vectors, start.train)
+    train = predict_over_time(decay, vectors, start.train)
     if test_kernel is None:
         return Predictions(train)
     safe = jnp.where(rates > 0, rates, 1)
     growth = jnp.where((rates > 0)[None], decay / safe[None], times[:, None] / size)
-    return Predictions(train, over_time(growth, _as_matrix(test_kernel) @ vectors, start.test))
+    return Predictions(train, predict_over_time(growth, _as_matrix(test_kernel) @ vectors, start.test))
 
 
 @traceable
@@ -154,7 +155,7 @@ def _as_matrix(kernel: jax.Array) -> jax.Array:
 def _as_predictions(kernel: Any, start: Any, test_kernel: Any) -> Predictions:
     """The start as arrays, refused where the kernels do not act on it."""
     if not isinstance(start, Predictions):
-        raise TypeError(f"Function space holds Predictions(train, test), got {type(start).__name__}.")
+        raise TypeError(f"The start must be Predictions(train, test), got {type(start).__name__}.")
     if (start.test is None) != (test_kernel is None):
         raise ValueError("test_kernel and the predictions at the test points must be given together.")
     start = Predictions(*(None if f is None else jnp.asarray(f) for f in start))

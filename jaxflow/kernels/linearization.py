@@ -71,7 +71,7 @@ def linearized(objective: Any, params: PyTree, *, trainable: Trainable = None) -
     - `trainable`: what of `params` is trained, as in `iterate`. The linearised model is a function of this part, in
       which everything else is `None`.
 
-    **Returns** an `Objective` whose `losses.predict(w, x)` is the linearised prediction; of a function another
+    **Returns** an `Objective` whose `losses.predict(w, x)` is the linearised prediction; for a function, another
     function `predict(w, x)`, a pytree whose leaves are $w_0$. Training starts at w₀ (or its trained part).
 
     **Raises** `TypeError` for an objective without these parts, or parameters that are not real.
@@ -90,5 +90,7 @@ def linearized(objective: Any, params: PyTree, *, trainable: Trainable = None) -
     check_parts(objective)
     losses: Any = objective.losses
     if isinstance(losses, Completed):
-        raise TypeError("objective must be one of whole models; this one was completed or linearised before.")
+        raise TypeError(
+            "objective must be one of whole models, got one that was completed or linearised before."
+        )
     return replace(objective, losses=Completed(ExpandedLosses(Expanded(losses.predict), losses.loss), start))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxflow._traceable import traceable
 from jaxflow.curvature.products import check_parts
 from jaxflow.dynamics import Field
-from jaxflow.kernels.shares import pushed, shares_of_gradient
+from jaxflow.kernels.shares import push_forward, shares_of_gradient
 from jaxflow.objective import Objective
 
 PyTree = Any
@@ -30,7 +30,8 @@ def path_flow(objective: Objective, x_test: Any) -> Field:
     r"""Gradient flow, with what each training example has contributed to predictions since its start.
 
     With $\dot\theta = -\nabla L(\theta)$ and $\dot c_i(x) = -\frac1N\langle\nabla y(x, \theta),
-    \nabla\ell_i(\theta)\rangle$ $y(x, t) - y(x, 0) = \sum_i c_i(x, t)$, but for the tolerance of the solver.
+    \nabla\ell_i(\theta)\rangle$ the predictions obey $y(x, t) - y(x, 0) = \sum_i c_i(x, t)$, up to the tolerance of
+    the solver.
 
     **Arguments**
 
@@ -63,6 +64,6 @@ def path_flow(objective: Objective, x_test: Any) -> Field:
         del t
         shares = jax.tree.map(jnp.negative, shares_of_gradient(objective, state.params))
         velocity = jax.tree.map(lambda share: share.sum(0), shares)
-        return PathState(velocity, pushed(losses.predict, state.params, x_test, shares))
+        return PathState(velocity, push_forward(losses.predict, state.params, x_test, shares))
 
     return Field(drift=drift, init=init, params=lambda state: state.params)

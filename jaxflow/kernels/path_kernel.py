@@ -19,7 +19,7 @@ from jaxflow._devices import memory
 from jaxflow._losses.models import Trainable
 from jaxflow.curvature.products import check_parts, open_real
 from jaxflow.kernels.kernel_machine import KernelMachine
-from jaxflow.kernels.shares import drawn_of, pushed, shares_of_gradient
+from jaxflow.kernels.shares import examples_drawn, push_forward, shares_of_gradient
 from jaxflow.kernels.shares_of_step import average_shares, check_shared, divide_shares, is_averaged
 from jaxflow.kernels.tangent_kernel import output_shape
 from jaxflow.objective import Objective
@@ -73,7 +73,8 @@ def path_kernel(
       `jaxflow.problems.mlp` have.
     - `params` θ₀: a pytree whose real arrays are trained.
     - `x_test`: M points, an array (or a pytree of them) with this leading axis.
-    - `steps`: the number of steps (static in another program; alone, another number compiles nothing).
+    - `steps`: the number of steps. In a plain call another number compiles nothing; in a program of yours it is
+      static.
     - `rule`: the nodes s and weights w on a step (static). `"left"`, at its beginning, has a residual of order 1 in
       the step size; `"midpoint"` of order 2; `"simpson"` (three nodes) and `"gauss"` (two) of order 4.
     - `batch_size`, `estimator`, `key`: the examples of each step, as in `iterate`, whose steps are the same with the
@@ -84,10 +85,10 @@ def path_kernel(
     averages). A step costs the gradient of each example and a derivative of the M predictions along it for each node.
     It is compiled when called plainly.
 
-    **Raises** `TypeError` for an objective without these parts, an estimator that is none, or parameters that are not
-    real; `ValueError` for another optimizer, a decay that is a schedule, `debias`, `lookahead`, a `multiplier`, fewer
-    than one step, an unknown rule, outputs of another shape, batches without a key, or more gradients than memory
-    holds.
+    **Raises** `TypeError` for an objective without these parts, an `estimator` that is not one, or parameters that
+    are not real; `ValueError` for another optimizer, a decay that is a schedule, `debias`, `lookahead`, a
+    `multiplier`, fewer than one step, an unknown rule, outputs of another shape, batches without a key, or more
+    gradients than memory holds.
 
     Source: Domingos 2020, 2012.00152; exact for steps: Bell, Geyer, Glickenstein, Fernandez & Moore 2023, 2308.00824.
 
@@ -135,7 +136,7 @@ def _count_of_step(estimator: Estimator, objective: Objective, key: Any) -> int:
     draws = estimator.build()
 
     def weights(key):
-        return drawn_of(
+        return examples_drawn(
             draws.draw, objective, draws.init(objective, key), jnp.zeros([], jnp.int32), key
         ).weights
 
@@ -174,7 +175,7 @@ def _path_kernel(optimizer, objective, params, x_test, estimator, key, known_ste
 
     def step(k, carry):
         step_key = None if key is None else jax.random.fold_in(key, k)
-        drawn = drawn_of(draws.draw, objective, carry.drawn, k, step_key)
+        drawn = examples_drawn(draws.draw, objective, carry.drawn, k, step_key)
         loss, drawn_state = draws.draw(objective, carry.drawn, k, step_key)
         taken = take_step(optimizer, carry.params, carry.state, loss)
         gradients = shares_of_gradient(objective, carry.params, drawn)
@@ -184,9 +185,9 @@ def _path_kernel(optimizer, objective, params, x_test, estimator, key, known_ste
         added, regularizer = 0.0, carry.regularizer
         for node, weight in RULES[rule]:
             at = jax.tree.map(lambda p, d, s=node: p + s * d, carry.params, taken.updates)
-            added = added + weight * pushed(predict, at, x_test, shares)
+            added = added + weight * push_forward(predict, at, x_test, shares)
             if regularizer is not None:
-                regularizer = regularizer + weight * pushed(predict, at, x_test, alone)[0]
+                regularizer = regularizer + weight * push_forward(predict, at, x_test, alone)[0]
         contributions = drawn.add(carry.contributions, added)
         return _Carry(taken.params, taken.state, drawn_state, averages, contributions, regularizer)
 

@@ -49,7 +49,7 @@ class DrawnExamples:
         return Drawn(indices, jnp.full(count, 1 / count) if weights is None else weights)
 
 
-def drawn_of(draw: Any, objective: Objective, state: PyTree, step: Any, key: Any) -> Drawn:
+def examples_drawn(draw: Any, objective: Objective, state: PyTree, step: Any, key: Any) -> Drawn:
     """The examples that an estimator draws for a step."""
     needed = "estimator must take the loss of a step from objective, its minibatch or its weighted, as it is"
     try:
@@ -75,7 +75,7 @@ def shares_of_gradient(objective: Objective, params: PyTree, drawn: Drawn | None
     return jax.vmap(share, (None, 0, 0))(params, batch, drawn.weights)
 
 
-def pushed(predict: Any, params: PyTree, x: PyTree, directions: PyTree) -> jax.Array:
+def push_forward(predict: Any, params: PyTree, x: PyTree, directions: PyTree) -> jax.Array:
     """The derivatives of predictions along N directions, leaves (N, …); shape (N, M) or (N, M, C)."""
     push = jax.linearize(lambda p: predict(p, x), params)[1]
     return lax.map(push, directions, batch_size=PAGE)

@@ -12,7 +12,7 @@ from jaxflow._compiled import compiled
 from jaxflow._devices import memory
 from jaxflow._losses.models import Completed, Trainable, split_model
 from jaxflow.curvature.products import real_parameters
-from jaxflow.kernels.factors import bytes_of_factors, factors_of, inner, inner_traced
+from jaxflow.kernels.factors import bytes_of_factors, factors_of, inner, inner_products_of_same_output
 
 PyTree = Any
 Predict = Callable[[PyTree, Any], jax.Array]
@@ -34,7 +34,7 @@ def tangent_kernel(
 ) -> jax.Array:
     r"""The neural tangent kernel $K(x, y) = J(x)\,J(y)^T$, where $J(x) = \partial f(\theta, x)/\partial\theta$.
 
-    Of layers $z = aW + b$ no derivative in W is formed: with signals $s = \partial f/\partial z$ such a layer adds
+    For layers $z = aW + b$ no derivative in W is formed: with signals $s = \partial f/\partial z$ such a layer adds
     $(a \cdot a' + 1)(s \cdot s')$ to the kernel. They are found in the program of `predict`, whatever it is made
     of. For all other parameters, those of convolutions or of weights that are used twice or rescaled first (write
     $aW/\sqrt m$ as `x @ w / m**0.5`, not as `x @ (w / m**0.5)`), the derivatives are formed and multiplied.
@@ -48,14 +48,14 @@ def tangent_kernel(
     - `output`: `"all"` for all pairs of outputs, or `"trace"` for $\sum_c K_{cc}$ (static).
     - `method`: `"structured"`, or `"jacobian"`, which forms the derivatives in all parameters (static).
     - `chunk`: the number of examples of each kind whose derivatives are in memory at a time (static). Where it is
-      less than m the derivatives at `y` are made anew for each chunk of `x`. Default: as many as take a 16th of the
-      memory.
+      less than m the derivatives at `y` are made anew for each chunk of `x`. Default: the number that takes a 16th
+      of the memory.
     - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** the block (n, m, C, C), whose entry `[i, j, c, d]` is $\nabla f_c(x_i) \cdot \nabla f_d(y_j)$. It is
     (n, m) for outputs (B,) and for the trace. It is compiled when called plainly, and works under `jit` and `vmap`.
 
-    **Raises** `TypeError` for a `predict` that is no function or parameters that are not real; `ValueError` for
+    **Raises** `TypeError` for a `predict` that is not a function or parameters that are not real; `ValueError` for
     outputs of another shape, unknown names, a chunk below 1, or a block larger than the memory.
 
     Source: Jacot, Gabriel & Hongler 2018, 1806.07572; contractions by structure: Novak, Sohl-Dickstein & Schoenholz
@@ -92,7 +92,7 @@ def tangent_kernel(
 def _block(predict, params, x, y, traced, structured, chunk):
     of = lambda examples: factors_of(predict, params, examples, structured)
     n, m = (jax.tree.leaves(examples)[0].shape[0] for examples in (x, y))
-    pair = inner_traced if traced else _inner_by_rows
+    pair = inner_products_of_same_output if traced else _inner_products_by_rows
     whole = of(y) if m <= chunk else None  # made once for all chunks of x
 
     def rows(examples):
@@ -120,7 +120,7 @@ def _pages(examples: PyTree, size: int) -> PyTree:
     return jax.tree.map(divide, examples)
 
 
-def _inner_by_rows(a, b):
+def _inner_products_by_rows(a, b):
     """All inner products, a few rows at a time: a large block is then written to memory once and never read."""
     n, outputs = jax.tree.leaves(a)[-1].shape[:2]
     m = jax.tree.leaves(b)[-1].shape[0]
@@ -153,7 +153,7 @@ def tangent_kernel_product(
     **Returns** the product, shaped like the outputs at `x`. It is compiled when called plainly, and works under `jit`
     and `vmap`.
 
-    **Raises** `TypeError` for a `predict` that is no function or parameters that are not real; `ValueError` for
+    **Raises** `TypeError` for a `predict` that is not a function or parameters that are not real; `ValueError` for
     outputs or a `v` of another shape.
 
     >>> import jax.numpy as jnp, jaxflow as jf

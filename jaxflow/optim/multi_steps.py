@@ -1,4 +1,4 @@
-"""What a user gives as an optimizer, as a transformation: an `optax.MultiSteps` is none, and has one inside.
+"""What a user gives as an optimizer, as a transformation: an `optax.MultiSteps` is not one, and has one inside.
 
 It averages the gradients of k mini-batches for one update.
 """
@@ -65,8 +65,8 @@ def accumulation_of(optimizer: Any) -> tuple[Any, int] | None:
         raise ValueError("use_grad_mean must be True for an equation of MultiSteps, got False.")
     if not _is_made_by_optax(settings["_should_skip_update_fn"]):
         raise ValueError(
-            "should_skip_update_fn must be None for an equation of MultiSteps, as which updates are skipped is known "
-            f"to the run only, got {settings['_should_skip_update_fn']!r}."
+            "should_skip_update_fn must be None for an equation of MultiSteps, as only a run knows which updates are "
+            f"skipped, got {settings['_should_skip_update_fn']!r}."
         )
     every = settings["_every_k_schedule"]
     if not _is_made_by_optax(every):

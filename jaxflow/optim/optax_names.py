@@ -32,7 +32,7 @@ def _is_on(value: Any) -> bool:
     return found is not None and bool(found.any())
 
 
-def _nan_unless_off(eps: Any, value: Any) -> Any:
+def _require_zero(eps: Any, value: Any) -> Any:
     """ε where `value` is 0, and NaN where a traced `value` is not, so that no wrong equation is solved."""
     return eps if _check.values(value) is not None else jnp.where(value == 0, eps, jnp.nan)
 
@@ -50,7 +50,7 @@ def _adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=False):
         return DTYPE
     if _is_on(eps_root):
         return EPS_ROOT
-    eps = _nan_unless_off(eps, eps_root)
+    eps = _require_zero(eps, eps_root)
     return (adaptive.nadam if nesterov else adaptive.adam)(learning_rate, b1, b2, eps)
 
 
@@ -79,7 +79,7 @@ def _radam(learning_rate, b1, b2, eps, eps_root, threshold, nesterov=False):
         return NESTEROV
     if _is_on(eps_root):
         return EPS_ROOT
-    return adaptive.radam(learning_rate, b1, b2, _nan_unless_off(eps, eps_root), threshold)
+    return adaptive.radam(learning_rate, b1, b2, _require_zero(eps, eps_root), threshold)
 
 
 def _rmsprop(
@@ -94,7 +94,7 @@ def _rmsprop(
         return Without("corrects the bias of its second moment, for which no equation is known here")
     if _is_on(initial_scale):
         return INITIAL_SCALE
-    eps = _nan_unless_off(eps, initial_scale)
+    eps = _require_zero(eps, initial_scale)
     return squared_gradients.rmsprop(learning_rate, decay, eps, eps_in_sqrt=eps_in_sqrt)
 
 

@@ -75,7 +75,7 @@ def constant(value):
 
     **Returns** a `Schedule`.
 
-    **Raises** `ValueError` for a negative value.
+    **Raises** `ValueError` for a negative value; `TypeError` for one that is not a number.
 
     >>> print(constant(0.5)(10))
     0.5
@@ -94,7 +94,7 @@ def inverse_sqrt(value):
 
     **Returns** a `Schedule`.
 
-    **Raises** `ValueError` for a negative value.
+    **Raises** `ValueError` for a negative value; `TypeError` for one that is not a number.
 
     >>> print(inverse_sqrt(1.0)(8))
     0.333...
@@ -115,7 +115,8 @@ def warmup(peak, steps, start=0.0):
 
     **Returns** a `Schedule`.
 
-    **Raises** `ValueError` for a negative `peak` or `start`, or `steps` ≤ 0.
+    **Raises** `ValueError` for a negative `peak` or `start`, or `steps` ≤ 0; `TypeError` for one that is not a
+    number.
 
     >>> print(warmup(1.0, 4)(1), warmup(1.0, 4)(9))
     0.25 1.0
@@ -145,7 +146,8 @@ def triangular(low, high, half_period):
 
     **Returns** a `Schedule`.
 
-    **Raises** `ValueError` for a negative `low` or `high`, or `half_period` ≤ 0.
+    **Raises** `ValueError` for a negative `low` or `high`, or `half_period` ≤ 0; `TypeError` for one that is not a
+    number.
 
     >>> print(triangular(0.0, 1.0, 4)(jnp.arange(9)))
     [0.   0.25 0.5  0.75 1.   0.75 0.5  0.25 0.  ]
@@ -178,7 +180,8 @@ def sgdr(high, period, growth=1.0, low=0.0):
 
     **Returns** a `Schedule`.
 
-    **Raises** `ValueError` for a negative `high` or `low`, `period` ≤ 0 or `growth` < 1.
+    **Raises** `ValueError` for a negative `high` or `low`, `period` ≤ 0 or `growth` < 1; `TypeError` for one that
+    is not a number.
 
     >>> print(sgdr(1.0, 4)(jnp.arange(5)).round(3))
     [1.    0.854 0.5   0.146 1.   ]
@@ -262,7 +265,8 @@ def one_cycle(peak, steps, start_factor=25.0, final_factor=1e4, warm_fraction=0.
 
     **Returns** a `Schedule`.
 
-    **Raises** `ValueError` for a number out of range, or `warm_fraction*steps` ≤ 1.
+    **Raises** `ValueError` for a number out of range, or `warm_fraction*steps` ≤ 1; `TypeError` for one that is not
+    a number.
 
     >>> print(one_cycle(1.0, 100)(jnp.array([0, 29, 99])))
     [4.e-02 1.e+00 4.e-06]
@@ -295,7 +299,8 @@ def one_cycle_momentum(steps, low=0.85, high=0.95, warm_fraction=0.3):
 
     **Returns** a `Schedule`.
 
-    **Raises** `ValueError` for a number out of range, or `warm_fraction*steps` ≤ 1.
+    **Raises** `ValueError` for a number out of range, or `warm_fraction*steps` ≤ 1; `TypeError` for one that is not
+    a number.
 
     >>> print(one_cycle_momentum(100, low=0.5, high=1.0)(jnp.array([0, 29, 99])))
     [1.  0.5 1. ]

@@ -150,7 +150,7 @@ ENTRIES = (
     Entry(switching.lookahead,
           family=Without("synchronizes after a number of steps that stays the same when a step is shorter"),
           preconditioner=Inherited("inner"),
-          threshold=Without("has no closed form but for a few inner optimizers; stability_threshold finds it"),
+          threshold=Without("has no closed form except for a few inner optimizers; stability_threshold finds it"),
           period="steps"),
     Entry(descent.newton, family="PLAIN", preconditioner="constant_one",
           threshold=Without("is stable at every sharpness when its rate is below 2"), flow="newton_flow"),

@@ -27,13 +27,12 @@ def animate(
     - `frames`: what `show` is called with, in their order, at least two: step counts, times, or anything else.
     - `path`: the file, whose name ends in .webp, .gif or .png (an animated PNG). WebP is the smallest. It is replaced
       where it exists, whole or not at all.
-    - `seconds`: how long the animation takes before it begins again, a number above 0, in seconds of whom it is
-      shown to.
+    - `seconds`: how long the animation takes before it begins again, a number above 0, in seconds of real time.
 
     **Returns** the path. The figure is left as the last frame shows it, as a still for print.
 
-    **Raises** `TypeError` for what is no figure or function; `ValueError` for fewer than two frames, another ending
-    of the name, or numbers that are out of range.
+    **Raises** `TypeError` when `figure` is not a figure or `show` not a function; `ValueError` for fewer than two
+    frames, another ending of the name, or numbers that are out of range.
 
     >>> import pathlib, tempfile, jax.numpy as jnp, jaxflow as jf
     >>> from matplotlib.figure import Figure

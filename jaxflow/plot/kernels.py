@@ -26,8 +26,8 @@ def contributions(
 ) -> Any:
     """The training examples that raised and lowered one prediction most, as bars, with pictures if there are any.
 
-    A dotted line parts the examples that raised it most from those that lowered it most. The title says what all
-    examples added together.
+    A dotted line separates the examples that raised it most from those that lowered it most. The title says what
+    all examples added together.
 
     **Arguments**
 
@@ -43,8 +43,8 @@ def contributions(
 
     **Returns** the Axes.
 
-    **Raises** `TypeError` for what is no kernel machine; `ValueError` for a point, an output or a count that is not
-    there, and for labels or images of another shape.
+    **Raises** `TypeError` when `machine` is not a kernel machine; `ValueError` for a point, an output or a count
+    that does not exist, and for labels or images of another shape.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> from matplotlib.figure import Figure
@@ -127,8 +127,8 @@ def kernel(
 
     - `kernel` K: what `jaxflow.kernels.tangent_kernel` returned for N examples, (N, N) or (N, N, C, C).
     - `ax`: the Axes to draw on; default the current ones.
-    - `labels`: the classes of the examples, (N,). Lines part the classes, whose names are the ticks. Default: the
-      examples are in the order in which they were given.
+    - `labels`: the classes of the examples, (N,). Lines separate the classes, whose names are the ticks. Default:
+      the examples are in the order in which they were given.
     - `eigenvalues`: other Axes, on which the eigenvalues of what is drawn are shown on a logarithmic axis, the
       largest first; a second call adds those of another kernel. Those that rounding has made 0 or less are left out.
     - `label`: what the kernel is, for its colours and for the legend of eigenvalues.
@@ -169,10 +169,10 @@ def kernel(
 
 
 def _require_kernel(values: np.ndarray) -> None:
-    """Refuse what is no symmetric matrix of numbers."""
+    """Refuse anything but a symmetric matrix of numbers."""
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
         raise ValueError(
-            f"kernel must have shape (N, N) or (N, N, C, C), got {values.shape}, its trace taken."
+            f"kernel must have shape (N, N) or (N, N, C, C), got {values.shape} after taking its trace."
         )
     if not np.isfinite(values).all():
         raise ValueError("kernel must be finite, got infinities or NaN among its values.")

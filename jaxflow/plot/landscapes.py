@@ -54,9 +54,9 @@ def landscape(
 
     **Returns** the Axes.
 
-    **Raises** `TypeError` for what is no slice; `ValueError` for another kind, paths on a line or not like the
-    parameters of the slice, a slice without a finite loss, limits that are not two numbers in order, or a surface on
-    flat Axes.
+    **Raises** `TypeError` when `slice` is not a slice; `ValueError` for another kind, paths on a line or not like
+    the parameters of the slice, a slice without a finite loss, limits that are not two numbers in order, or a
+    surface on flat Axes.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> from matplotlib.figure import Figure
@@ -75,7 +75,7 @@ def landscape(
     if losses.ndim != len(slice.coordinates) or not np.isfinite(losses).any():
         raise ValueError("slice must be one slice with a finite loss, not a stack of them or a lost one.")
     low, high = _limits(limits, losses)
-    given = {name: _projected(path, slice) for name, path in (paths or {}).items()}
+    given = {name: _project_path(path, slice) for name, path in (paths or {}).items()}
     if len(slice.coordinates) == 1:
         if given:
             raise ValueError(f"paths must be left out on a line, got {', '.join(given)}.")
@@ -91,7 +91,7 @@ def landscape(
     return ax
 
 
-def _projected(path: Any, slice: Slice) -> Projection:
+def _project_path(path: Any, slice: Slice) -> Projection:
     return path if isinstance(path, Projection) else project(path, slice)
 
 
@@ -130,7 +130,7 @@ def _contours(
         # A pale edge, so that every colour is seen on dark and on light.
         ax.plot(line[:, 0], line[:, 1], color="white", linewidth=3.2, zorder=2)
         dash = stroke(i)["linestyle"]
-        named = _named(name, path)
+        named = _legend_entry(name, path)
         ax.plot(line[:, 0], line[:, 1], label=named, color=colour, linewidth=1.8, linestyle=dash, zorder=3)
         ends = {"color": colour, "markersize": 7, "zorder": 4, "linestyle": ""}
         finite = line[np.isfinite(line).all(1)]
@@ -141,7 +141,7 @@ def _contours(
         ax.legend(fontsize="small", framealpha=0.85, edgecolor="none", loc="best")
 
 
-def _named(name: str, path: Projection) -> str:
+def _legend_entry(name: str, path: Projection) -> str:
     percent = 100 * float(path.share)
     return f"{name} (plane holds {percent:.{0 if percent >= 10 else 2}{'f' if percent >= 10 else 'g'}} %)"
 
@@ -207,7 +207,7 @@ def _surface(ax: Any, slice: Slice, losses: np.ndarray, paths: dict[str, Project
         line = line[np.isfinite(line).all(1)]
         up = on(line) + RAISED * size
         ends = {"color": _colour(i), "markersize": 6, "zorder": 4, "linestyle": "", "marker": "o"}
-        named = _named(name, path)
+        named = _legend_entry(name, path)
         ax.plot(line[:, 0], line[:, 1], up, label=named, zorder=3, **{**stroke(i), "color": _colour(i)})
         ax.plot(*line[:1].T, up[:1], markerfacecolor="white", **ends)
         ax.plot(*line[-1:].T, up[-1:], **ends)

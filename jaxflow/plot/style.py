@@ -44,7 +44,7 @@ def axes(ax: Any) -> Any:
 
 
 def several_axes(ax: Any, count: int, what: str) -> list[Any]:
-    """As many Axes as there are panels: the given ones, or new ones under each other on a new figure."""
+    """As many Axes as there are panels: the given ones, or new ones, one below another, on a new figure."""
     if ax is None:
         import matplotlib.pyplot as plt
 

@@ -18,6 +18,13 @@ def cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
     p is the softmax of logits (B, C), or, of one logit z (B,), the logistic function $p(1) = 1/(1 + e^{-z})$. The
     loss of a label outside 0, …, C−1 is NaN.
 
+    **Arguments**
+
+    - `outputs`: the logits, (B, C), or (B,) for two classes.
+    - `y` (B,): the labels, integers from 0 to C − 1.
+
+    **Returns** the loss of each example, (B,), in the dtype of the logits.
+
     >>> print(cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([1])).round(4))
     [0.6931]
     """
@@ -54,6 +61,13 @@ def _of_labels(outputs: jax.Array, y: jax.Array, axis: int) -> jax.Array:
 def squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
     r"""$\frac12 |f - y|^2$ summed over outputs: shape (B,). Integer labels y (B,) stand for one-hot targets.
 
+    **Arguments**
+
+    - `outputs` f (B, …): the predictions.
+    - `y`: the targets (B, …), or integer labels (B,) for predictions (B, C).
+
+    **Returns** the loss of each example, (B,), in the dtype of the predictions.
+
     >>> print(squared_error(jnp.array([[1.0, 1.0]]), jnp.array([0])))
     [0.5]
     """
@@ -71,8 +85,8 @@ class PredictionLosses:
 
     Called with `(params, batch)`, where a batch is a dict of `x` (B, …) and `y` (B, …), it gives (B,). It keeps its
     two parts apart, which a Gauss–Newton matrix needs. It is hashable, and equal to another one with the same
-    parts, so that problems made anew compile nothing anew: give it functions defined once, not a `lambda` for every
-    problem.
+    parts, so that a problem made again compiles nothing again: give it functions that are defined once, not a
+    `lambda` for every problem.
 
     - `predict`: a function `predict(params, x) -> (B, …)` of the outputs f.
     - `loss`: a function `loss(outputs, y) -> (B,)` of the loss of each example, such as `losses.cross_entropy` and

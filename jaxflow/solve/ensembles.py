@@ -44,7 +44,6 @@ def ensemble(
       axis by their examples, every member's gradients are shared out among the devices of that axis.
     - `at_once`: the number of members that run together, one group after another. It helps where all of them would
       not fit in memory or, on a CPU, in its cache. By default all run together.
-
     - `progress`: whether to show a bar, over groups of `at_once` members, by default a tenth of them (more where
       there are more devices). Ctrl-C ends the ensemble after the groups that are done, which are returned, with a
       warning.

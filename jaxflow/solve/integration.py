@@ -94,17 +94,19 @@ def integrate(
     - `noise_substeps`: the number of Brownian increments drawn between two times, a multiple of the number of steps,
       which are summed into the steps (static). Runs that agree in it, in `key` and in `times` are driven by one
       Brownian path whatever their steps are. This serves strong convergence, and differences between step sizes with
-      little variance. It is refused where a step is not driven by the sum of its increments: for `rmsprop`, `adam`
-      and `sign_sgd`, and for noise that picks examples.
+      little variance. It is refused where a step is not driven by the sum of its increments: for `rmsprop_sde`,
+      `adam_sde` and `sign_sgd`, and for noise that picks examples.
     - `solver`: `diffrax.Heun()` takes the place of Euler–Maruyama. It has weak order 2, and only additive noise may
       use it, as it would otherwise solve the Stratonovich equation.
 
-    *Without noise* the steps are adaptive:
+    *Without noise* the steps are adaptive, unless the dynamics has a step of its own:
 
     - `rtol`, `atol`: relative and absolute tolerance of the solver. Default: rtol is 1e-8 in float64, 1e-5 in
       float32, 1e-2 in half precision, and atol = rtol.
     - `step_size`: fixed steps of this length, in time, instead of adaptive ones.
-    - `substeps`: a number of equal steps between two times (static), instead of adaptive ones.
+    - `substeps`: a number of equal steps between two times (static), instead of adaptive ones. For a dynamics with
+      a step of its own, such as `central_flow`, it is the number of these steps between two times, by default 1.
+      There it is not static in a plain call: another number compiles nothing.
     - `solver`: any diffrax ODE solver. Default: Tsitouras' method in a loop of our own, which takes the steps of
       `diffrax.Tsit5()` and compiles in less than half the time. `RKC2()` is for stiff late-time gradient flow;
       `"auto"` measures the stiffness at the start and chooses one of the two (on the host, so not under `jit`).
@@ -114,7 +116,7 @@ def integrate(
       `diffrax.DirectAdjoint()` for both. With an `event`, or another solver than the default or `RKC2()`, reverse
       mode is that of diffrax.
     - `event`: a `diffrax.Event`, such as `gradient_norm_below(1e-3)`. Values at times after it are NaN.
-    - `max_steps`: the number of steps allowed, rejected ones included.
+    - `max_steps`: the number of steps allowed, rejected ones included (static).
 
     **Returns** a `Trajectory`. Nothing is raised when a solve fails: `Trajectory.message` says how it ended, and
     when. A path of fixed steps that is not finite at its end is marked as diverged. A lane of a vmapped adaptive

@@ -77,10 +77,10 @@ def iterate(
     - `objective`: an `Objective`, or any function `loss(params) -> scalar`.
     - `params`: the first iterate $\theta_0$, a pytree: a dictionary of arrays, an Equinox module, a flax state. Its
       real and complex arrays are trained. All other leaves (functions, integers, random keys), and variables of
-      flax.nnx that are no `Param`, are carried along untouched: the objective and `record` see them, and they are in
-      the `params` of the result; `values` have `None` there.
-    - `steps`: the number of steps. A traced integer is allowed with `every=None` or `max_steps` (then without reverse
-      mode).
+      flax.nnx that are not a `Param`, are carried along untouched: the objective and `record` see them, and they
+      are in the `params` of the result; `values` have `None` there.
+    - `steps`: the number of steps, an integer (static). Or a JAX array of one integer, traced or not: then another
+      number compiles nothing. That needs `every=None` or `max_steps`, and has no reverse mode.
     - `time_step`: the time that one step stands for, a number or a schedule. By default it is the optimizer's
       learning rate (its running sum under a schedule), also where that is inside chains, groups and masks. It is 1.0
       where no learning rate is found, and comparing with a flow then warns.
@@ -88,8 +88,8 @@ def iterate(
     - `estimator`: another way to draw them, from `jaxflow.solve`, or anything with a `draw` (see `solve.Draws`); or
       an iterable of batches on the host, for data that do not fit in memory (this does not work under `jit`).
     - `key`: the random key that mini-batches need; step k uses `fold_in(key, k)`.
-    - `every`: the number of steps between two records. The last interval is shorter where it does not divide `steps`.
-      `None` records only the two ends.
+    - `every`: the number of steps between two records (static). The last interval is shorter where `every` does not
+      divide `steps`. `None` records only the two ends.
     - `record`: a function `record(params) -> pytree` of what to keep, or a `Recorder` such as
       `jaxflow.curvature.record_sharpness`, which sees the optimizer's state too. Default: the parameters.
     - `metrics`: a dict of functions `metric(step) -> pytree` by name, which are shown the step that led to each
@@ -116,8 +116,9 @@ def iterate(
 
     **Raises** `ValueError` or `TypeError` for `steps` or `every` < 1, a batch larger than the data without
     replacement, a missing key, mini-batches of an objective without data, an estimator whose `draw` takes or returns
-    something else than in `solve.Draws`, parameters that are not floats, an optimizer whose `update` asks for
-    arguments of its own, or a metric that is no function, returns what is no number or changes its shape.
+    something other than in `solve.Draws`, parameters that are not floats, an optimizer whose `update` asks for
+    arguments of its own, or a metric that is not a function, returns something other than numbers, or changes the
+    shape of what it returns.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.gd(0.5), lambda x: 0.5 * x @ x, jnp.ones(1), steps=4, every=2)

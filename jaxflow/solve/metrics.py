@@ -23,6 +23,12 @@ Metric = Callable[[Step], PyTree] | Recording | Recorder
 def loss(step: Step) -> jax.Array:
     """The loss of the step's batch, at the parameters before the step. It comes with the gradient, at little cost.
 
+    **Arguments**
+
+    - `step`: the `Step` that led to a record, which `iterate` hands over.
+
+    **Returns** a scalar; NaN at the first record.
+
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.gd(0.5), lambda x: x @ x, jnp.ones(1), steps=2,
     ...                  metrics={"loss": jf.solve.metrics.loss})
@@ -35,17 +41,29 @@ def loss(step: Step) -> jax.Array:
 def gradient_norm(step: Step) -> jax.Array:
     """The 2-norm of the step's gradient, that of its batch, at the parameters before the step.
 
+    **Arguments**
+
+    - `step`: the `Step` that led to a record, which `iterate` hands over.
+
+    **Returns** a real scalar, in at least single precision; NaN at the first record.
+
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.gd(0.5), lambda x: 2 * x @ x, jnp.ones(1), steps=1,
     ...                  metrics={"slope": jf.solve.metrics.gradient_norm})
     >>> print(run.metrics["slope"])
     [nan  4.]
     """
-    return jnp.sqrt(_inner(step.gradient, step.gradient))
+    return jnp.sqrt(_inner_product(step.gradient, step.gradient))
 
 
 def update_norm(step: Step) -> jax.Array:
     """The 2-norm of what the step added to the parameters.
+
+    **Arguments**
+
+    - `step`: the `Step` that led to a record, which `iterate` hands over.
+
+    **Returns** a real scalar, in at least single precision; NaN at the first record.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.gd(0.5), lambda x: 2 * x @ x, jnp.ones(1), steps=1,
@@ -53,13 +71,19 @@ def update_norm(step: Step) -> jax.Array:
     >>> print(run.metrics["length"])
     [nan  2.]
     """
-    return jnp.sqrt(_inner(step.updates, step.updates))
+    return jnp.sqrt(_inner_product(step.updates, step.updates))
 
 
 def update_cosine(step: Step) -> jax.Array:
     """The cosine of the angle between the step's updates and those of the step before; NaN where either is 0.
 
     It is near 1 where a run goes straight on, and near −1 where it oscillates.
+
+    **Arguments**
+
+    - `step`: the `Step` that led to a record, which `iterate` hands over.
+
+    **Returns** a real scalar, from −1 to 1; NaN at the first two records.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.gd(0.9), lambda x: x @ x, jnp.ones(1), steps=3,  # x becomes −0.8 x
@@ -68,11 +92,11 @@ def update_cosine(step: Step) -> jax.Array:
     [nan nan -1. -1.]
     """
     now, last = step.updates, step.last_updates
-    lengths = [jnp.sqrt(_inner(updates, updates)) for updates in (now, last)]
-    return _inner(now, last) / lengths[0] / lengths[1]
+    lengths = [jnp.sqrt(_inner_product(updates, updates)) for updates in (now, last)]
+    return _inner_product(now, last) / lengths[0] / lengths[1]
 
 
-def _inner(a: PyTree, b: PyTree) -> jax.Array:
+def _inner_product(a: PyTree, b: PyTree) -> jax.Array:
     """The inner product of two pytrees, real and in at least single precision.
 
     It is not scaled, as a norm elsewhere is, which would take twice the time: the squares of numbers below 1e-19
@@ -97,10 +121,12 @@ def of_parameters(function: Any) -> Recorder:
 
     **Arguments**
 
-    - `function`: any function of the parameters. The data of an `Objective` enter the compiled program as
-      arguments, which what a plain function holds does not.
+    - `function`: any function of the parameters. The data of an `Objective` enter the compiled program as arguments;
+      arrays that a plain function holds become constants of it.
 
     **Returns** a `Recording`, for `metrics=` of `iterate`.
+
+    **Raises** `TypeError` when `function` is not callable.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> test = jf.Objective(lambda w, c: (w - c) ** 2, jnp.array([0.0, 2.0]))
@@ -160,7 +186,7 @@ def at_stride(metric: Any, stride: int) -> Strided:
 
 
 def check_metrics(metrics: Any) -> None:
-    """Refuse what is no dictionary of metrics by name."""
+    """Refuse anything but a dictionary of metrics by name."""
     if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
         raise TypeError(f"metrics must be a dict of functions of the step by name, got {metrics!r}.")
     for name, metric in metrics.items():

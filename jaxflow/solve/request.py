@@ -68,7 +68,7 @@ class Request(NamedTuple):
 
 
 def check_dynamics(dynamics: Any) -> None:
-    """Refuse what is no dynamics, such as an objective."""
+    """Refuse anything but a dynamics, such as an objective."""
     if not isinstance(dynamics, Dynamics):
         raise TypeError(f"dynamics must be a Dynamics such as gradient_flow(objective), got {dynamics!r}.")
 

@@ -42,9 +42,10 @@ def train(
     **Arguments** are those of `iterate`, and
 
     - `until`: a dict of conditions, the first of which to hold ends the run. `"loss"`: the loss of a step is at most
-      this number. `"gradient_norm"`: the 2-norm of its gradient is. `"time"`: this much time has passed on the clock
-      of the run, since it began. `"gradients"`: as many gradients were taken, one for each step. Loss and gradient
-      are those of the step's batch, at the parameters before the step. The numbers may be traced.
+      this number. `"gradient_norm"`: the 2-norm of its gradient is at most this number. `"time"`: this much time has
+      passed on the clock of the run, since it began. `"gradients"`: this number of gradients was taken, one at each
+      step. Loss and gradient are those of the step's batch, at the parameters before the step. The numbers may be
+      traced.
     - `max_steps`: the largest number of steps (static), which also fixes the number of records.
     - `optimizer`, `objective`, `params`, `time_step`, `batch_size`, `estimator`, `key`, `every`, `record`, `metrics`,
       `state`, `trainable`: as in `iterate`, but batches do not come from a stream. By default only the two ends are

@@ -44,8 +44,9 @@ def sweep(
     **Arguments**
 
     - `trial`: any pure function of a dict of numbers and a key that returns a pytree of arrays: an `iterate`, an
-      `integrate`, a `compare`, your own loop. What it reads from elsewhere is read when it is traced, as by `jax.jit`
-      (with a directory by every call), and is kept by JAX; data should be its own: `jax.tree_util.Partial(f, data)`.
+      `integrate`, a `compare`, your own loop. What it reads from outside is read when it is traced, as by `jax.jit`
+      (with a directory at every call), and JAX keeps that. So hand it its data as an argument:
+      `jax.tree_util.Partial(f, data)`.
     - `axes`: a dict from names to values, of which all combinations are run; or samples, a list of dicts or a NumPy
       array with named fields, such as `jf.sweeps.sample` draws or `DataFrame.to_records(index=False)` returns.
     - `seeds`: the number of runs of each combination. Seed s has the key `fold_in(key, s)` everywhere, so
@@ -72,9 +73,8 @@ def sweep(
     coordinate `time`; otherwise there is a coordinate `times`. Of a `Trajectory` its record, its metrics by their
     names, `status` and `stopped` are kept. A trial has `diverged` if a trajectory says so or another number is not
     finite, or if it returns a flag of that name. Its floats are then NaN, except for those that are finite at
-    earlier times. Attributes tell
-    versions, device, time and git state. `to_netcdf` works on it, with SciPy unless numbers are unsigned or complex
-    or arrays empty, which need h5netcdf.
+    earlier times. Its attributes hold versions, device, time and git state. `to_netcdf` works on it, with SciPy
+    unless numbers are unsigned or complex or arrays empty, which need h5netcdf.
 
     Each cell is what `trial` alone gives on its hyperparameters and `fold_in(key, seed)`, up to rounding. Under
     `jax.distributed` call it in every process: each runs its share, and all return the whole.

@@ -73,7 +73,7 @@ def test_an_experiment_becomes_one_page_with_its_claims(copied):
 def test_the_verdict_on_an_edge_names_the_flow_that_its_numbers_are_of(work, flow):
     """Without a central flow the numbers are those of the pairs."""
     content = {"central_flow": work, "loss_ratio": 0.9, "stable_loss_ratio": 0.5, "distance_ratio": 0.1}
-    (said,) = verdicts.of_edge(content)
+    (said,) = verdicts.judge_edge(content)
     assert f"predicted by the {flow} 0.9, of the stable flow 0.5." in said
     assert f"Last distance of the {flow} from the iterates" in said
 
@@ -88,9 +88,9 @@ def test_the_verdict_on_an_edge_names_the_flow_that_its_numbers_are_of(work, flo
         (lambda folder: (folder / "moving_averages.json").unlink(), "but {folder!r} holds no JSON file."),
         (
             lambda folder: (folder / "moving_averages.json").write_text("{"),
-            "but moving_averages.json is in a format that it does not know.",
+            "but moving_averages.json is in a format that report does not know.",
         ),
-        (lambda folder: change(folder, versions=None), "is in a format that it does not know."),
+        (lambda folder: change(folder, versions=None), "is in a format that report does not know."),
         (
             lambda folder: (folder / "moving_averages.png").unlink(),
             "must hold the figure moving_averages.png too",

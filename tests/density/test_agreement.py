@@ -220,7 +220,7 @@ def test_bad_input_is_refused():
         compare(members(points[:9]), densities, GRID)
     with pytest.raises(TypeError, match=r"real numbers, got dtype complex128"):
         compare(members(points + 0j), densities, GRID)
-    with pytest.raises(ValueError, match=r"finite and at least 0, which they are not at 1 of 1 times"):
+    with pytest.raises(ValueError, match=r"finite and at least 0, but they are not at 1 of 1 times"):
         compare(good, solution(law * np.nan), GRID)
     for level in (0, 1, "high"):
         with pytest.raises(ValueError, match=r"level must be a number between 0 and 1"):

@@ -320,7 +320,7 @@ def test_histograms():
         (
             lambda: D.fokker_planck(jf.dynamics.langevin(lambda x: jnp.sqrt(x), 0.1), D.Grid(-1.0, 1.0, 5)),
             ValueError,
-            "finite drift and noise on the grid, which it has not at",
+            "finite drift and noise on the grid, but they are not finite at",
         ),
         (
             lambda: D.fokker_planck(jf.dynamics.langevin(WELL, 0.1), GRID, walls="soft"),

@@ -210,7 +210,7 @@ def test_groups_without_an_equation_are_refused(members, message):
 
 def test_what_has_no_one_clock_is_refused():
     rate = optim.inverse_sqrt(0.1)
-    with pytest.raises(ValueError, match=r"time_step must be None .* no number, got 0.1"):
+    with pytest.raises(ValueError, match=r"time_step must be None .* not a number, got 0.1"):
         limit_of(optim.adam(rate), loss, steps=5, time_step=0.1)
     with pytest.raises(ValueError, match=r"time_step must be .* above 0, got 0"):
         limit_of(optim.gd(0.1), loss, time_step=0)

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.benchmarks import compilation
 from experiments.benchmarks.analysis import density, density_peers, kernels, landscape, landscape_peers
-from experiments.benchmarks.figures import FIGURES, Figure, chosen
+from experiments.benchmarks.figures import FIGURES, Figure, choose_figures
 from experiments.benchmarks.runs import speed
 from experiments.benchmarks.timing import medians
 
@@ -54,11 +54,11 @@ def test_every_figure_has_a_bound_and_its_own_name():
 
 
 def test_the_figures_of_one_module_are_chosen_by_its_name():
-    named = {figure.what for figure in chosen("modified")}
+    named = {figure.what for figure in choose_figures("modified")}
     assert len(named) == 5
     assert "its compile time, order 4 / order 1" in named
-    assert len(chosen("density")) >= 8  # and more where peers are installed
-    assert not chosen("--quick")
+    assert len(choose_figures("density")) >= 8  # and more where peers are installed
+    assert not choose_figures("--quick")
 
 
 def test_the_double_wells_reference_is_converged():
@@ -86,7 +86,7 @@ def test_a_peer_is_timed_beside_ours(monkeypatch):
     known = density_peers.reference(density.CELLS)[0]
     knows = ("", lambda cells: lambda: known, density.CELLS)
     monkeypatch.setitem(density.INSTALLED, "one who knows", knows)
-    found = density.faster("one who knows", quick=True)
+    found = density.measure_speedup("one who knows", quick=True)
     assert found["its error"] == 0 < found["ours"] < 1e-6
     assert found["ratio"] == pytest.approx(found["its ms"] / found["our ms"])
 
@@ -118,7 +118,7 @@ def test_quick_figures_of_landscapes_run(monkeypatch):
 
 def test_quick_figures_of_kernels_run():
     assert kernels.error(quick=True)["ratio"] < 1e-12
-    assert len(chosen("kernels")) == 4
+    assert len(choose_figures("kernels")) == 4
     for which in ("block", "trace", "product"):
         found = kernels.share(which, quick=True)
         assert found["ratio"] == pytest.approx(found["ms"] / found["ms of the contraction"])
@@ -139,7 +139,7 @@ def one(x): return x + x
 def other(x): return x * x
 one, other = jax.jit(one), jax.jit(other)
 """
-    found = compilation.measured("(one(x), one(y), other(x))", setting)
+    found = compilation.measure_programs("(one(x), one(y), other(x))", setting)
     assert {name: program["number"] for name, program in found["programs"].items()} == {"one": 2, "other": 1}
     assert found["number"] == 3
     assert all(program["compile"] > 0 for program in found["programs"].values())

@@ -130,7 +130,7 @@ def test_what_is_not_found_without_the_matrix_is_told(monkeypatch):
 
 def test_what_is_no_rest_point_is_told_and_the_rest_goes_on():
     game = jf.problems.dirac_gan("r1", gamma=0.9).objective
-    with pytest.warns(UserWarning, match=r"no rest point of the game: \|V\| = 0\.05"):
+    with pytest.warns(UserWarning, match=r"not a rest point of the game: \|V\| = 0\.05"):
         found = game_stability(game, (0.1, 0.0))
     assert "not at rest, |V| = 0.05" in repr(found)
     assert found.stable

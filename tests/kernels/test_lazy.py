@@ -164,7 +164,7 @@ def test_what_is_not_trained_stays(digits):
     ("change", "error", "match"),
     [
         ({"kernel": jnp.eye(3)}, ValueError, r"kernel must have shape \(2, 2\).*got \(3, 3\)"),
-        ({"start": jnp.zeros(2)}, TypeError, "Function space holds Predictions"),
+        ({"start": jnp.zeros(2)}, TypeError, "start must be Predictions"),
         ({"targets": jnp.zeros(3)}, ValueError, "targets must be shaped like the outputs"),
         ({"times": 1.0}, ValueError, r"times must have shape \(T,\)"),
         ({"test_kernel": jnp.eye(2)}, ValueError, "given together"),

@@ -140,7 +140,9 @@ def test_the_sharpness_along_a_path_of_models():
     along = jf.curvature.sharpness_along(OBJECTIVE, path.values, model=path.params)
     plain = jf.curvature.sharpness_along(PLAIN_OBJECTIVE, {name: path.values[name] for name in LAYERS})
     same(along.eigenvalues, plain.eigenvalues, 1e-9)
-    with pytest.raises(ValueError, match="model must be one that the path is the trained part of"):
+    with pytest.raises(
+        ValueError, match="model must be the whole model of which the path is the trained part"
+    ):
         jf.curvature.sharpness_along(OBJECTIVE, {"first": jnp.ones((2, 3))}, model=path.params)
 
 

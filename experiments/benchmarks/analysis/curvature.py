@@ -213,7 +213,7 @@ def speed(quick: bool) -> dict[str, float]:
     objective, params = network("float32")
     optimizer, steps, parts = jf.optim.gd(0.1), 50 if quick else 1000, {}
 
-    def timed(name: str, part: Callable[[], Any]) -> Any:
+    def time_part(name: str, part: Callable[[], Any]) -> Any:
         begin = time.perf_counter()
         out = jax.block_until_ready(part())
         parts[name] = time.perf_counter() - begin
@@ -224,14 +224,18 @@ def speed(quick: bool) -> dict[str, float]:
         times = 0.1 * jnp.arange(steps + 1)
         with ThreadPoolExecutor(2) as pool:
             flow = jf.dynamics.central_flow(optimizer, objective, modes=5)
-            central = pool.submit(timed, f"{kind}: central flow", lambda: jf.integrate(flow, params, times))
-            run = timed(f"{kind}: iterates", lambda: jf.iterate(optimizer, objective, params, steps=steps))
+            central = pool.submit(
+                time_part, f"{kind}: central flow", lambda: jf.integrate(flow, params, times)
+            )
+            run = time_part(
+                f"{kind}: iterates", lambda: jf.iterate(optimizer, objective, params, steps=steps)
+            )
             middle = jf.midpoints(run).values
-            timed(
+            time_part(
                 f"{kind}: midpoints' eigenvalues", lambda: jf.curvature.sharpness_along(objective, middle, 5)
             )
             stable = jf.dynamics.stable_flow(optimizer, objective)
-            timed(f"{kind}: stable flow", lambda: jf.integrate(stable, params, times))
+            time_part(f"{kind}: stable flow", lambda: jf.integrate(stable, params, times))
             out = central.result()
         parts[kind] = time.perf_counter() - begin
         return out

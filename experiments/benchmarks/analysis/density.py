@@ -1,4 +1,4 @@
-"""The Fokker–Planck equation: errors and orders, speed beside other libraries, growth with the number of cells."""
+"""The Fokker–Planck equation: errors and orders, speed next to other libraries, growth with the number of cells."""
 
 from functools import partial
 
@@ -52,7 +52,7 @@ def double_well_order(quick: bool) -> float:
     return order([distance(ours(cells)[0](), reference(cells)[0], cells) for cells in counts])
 
 
-def faster(peer: str, quick: bool, cells: int = CELLS) -> dict[str, float]:
+def measure_speedup(peer: str, quick: bool, cells: int = CELLS) -> dict[str, float]:
     """Seconds of a peer over ours on `cells`, a plain call and one under `jit`, with the errors of both."""
     _, make, its_cells = INSTALLED[peer]
     solve, (plain, jitted) = make(its_cells), ours(cells)

@@ -44,7 +44,7 @@ def evaluations_an_image(quick: bool) -> float:
 
 
 @functools.cache
-def beside(peer: str, quick: bool) -> dict[str, dict[str, float]]:
+def race(peer: str, quick: bool) -> dict[str, dict[str, float]]:
     """Evaluations and seconds, ours and a peer's, to the same largest force; the worse of both saddles for us."""
     found = {}
     for saddle in SADDLES:
@@ -65,18 +65,18 @@ def beside(peer: str, quick: bool) -> dict[str, dict[str, float]]:
 
 
 def evaluations(peer: str, quick: bool) -> dict[str, float]:
-    found = beside(peer, quick)
+    found = race(peer, quick)
     details = {f"{name}, {whose}": row[whose] for name, row in found.items() for whose in ("ours", "theirs")}
     return {"ratio": max(row["evaluations"] for row in found.values()), **details}
 
 
-def faster(peer: str, quick: bool) -> dict[str, float]:
-    found = beside(peer, quick)
+def measure_speedup(peer: str, quick: bool) -> dict[str, float]:
+    found = race(peer, quick)
     details = {f"{name}, {what}": row[what] for name, row in found.items() for what in ("ms", "error")}
     return {"ratio": min(row["time"] for row in found.values()), **details}
 
 
-def rescaled(params: Any, factors: tuple[float, float]) -> Any:
+def rescale(params: Any, factors: tuple[float, float]) -> Any:
     """A ReLU network with the same function, whose first two layers are scaled as wholes."""
     first, second, third = params
     one, two = factors
@@ -100,7 +100,7 @@ def filter_normalisation(quick: bool) -> float:
         landscape.slice(problem.objective, p, landscape.random_directions(p, key), points=points).losses
     )
     whole = draw(params)
-    changes = [jnp.max(jnp.abs(draw(rescaled(params, f)) / whole - 1)) for f in ((10.0, 0.1), (0.01, 100.0))]
+    changes = [jnp.max(jnp.abs(draw(rescale(params, f)) / whole - 1)) for f in ((10.0, 0.1), (0.01, 100.0))]
     return float(max(changes))
 
 
@@ -205,7 +205,7 @@ def digits(kind: str, quick: bool) -> dict[str, float]:
     return {"ratio": float(path.barrier), "straight": straight, "points lost": 100 * drop, "seconds": seconds}
 
 
-def aligned(activation: str, quick: bool) -> dict[str, float]:
+def measure_alignment(activation: str, quick: bool) -> dict[str, float]:
     """The linear barrier of two networks of width 128 after alignment / before."""
     del quick
     with jax.enable_x64(False):

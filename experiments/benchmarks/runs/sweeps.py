@@ -147,14 +147,14 @@ def _loop(chosen: Case):
     return run
 
 
-def over_vmap(quick: bool) -> dict[str, float]:
+def measure_excess(quick: bool) -> dict[str, float]:
     """Milliseconds by which a sweep exceeds 1.05 × a bare vmap with a key for each lane, the worst case."""
     taken = {what: seconds(what, quick) for what in ("Rosenbrock, Adam", "quadratic, SGD", "network")}
     excess = {what: 1e3 * (t["sweep"] - 1.05 * t["vmap"]) for what, t in taken.items()}
     return {"ratio": max(excess.values()), **excess}
 
 
-def faster(what: str, than: str, quick: bool) -> dict[str, Any]:
+def measure_speedup(what: str, than: str, quick: bool) -> dict[str, Any]:
     """How many times faster a sweep is than another way of running its 64 trials."""
     taken = seconds(what, quick)
     return {"ratio": taken[than] / taken["sweep"], **{f"seconds, {name}": t for name, t in taken.items()}}

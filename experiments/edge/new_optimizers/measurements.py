@@ -30,7 +30,7 @@ ORDERS, LADDER = (1, 2, 3), np.array([80, 120, 160, 240])  # steps in the time o
 SHOWN, LONG = 80, 1000  # steps past the edge that flows follow, and after which a pair has settled
 
 
-def placed(state: Any, values: dict[str, Any]) -> Any:
+def place(state: Any, values: dict[str, Any]) -> Any:
     """A state with some of its fields, by name, set to numbers."""
     put = lambda path, leaf: jnp.full_like(leaf, values.get(getattr(path[-1], "name", ""), leaf))
     return jax.tree_util.tree_map_with_path(put, state)
@@ -55,7 +55,7 @@ def paths(make, rates, start, b2, adapts, values, *, matrix, steps):
             updates, state = optimizer.update(w, state, w, obj_fn=loss)
             return (w + updates, state), w.ravel()[0]
 
-        return lax.scan(step, (w, placed(optimizer.init(w), values)), None, length=steps)[1]
+        return lax.scan(step, (w, place(optimizer.init(w), values)), None, length=steps)[1]
 
     return jax.vmap(run)(rates)
 
@@ -99,7 +99,7 @@ def by_library(row):
     return found * hidden, " ".join(str(warning.message) for warning in said)
 
 
-def widest(row, steps):
+def measure_widest(row, steps):
     """Run as it is at rates from .001 to 1000: the largest late |x| over η of all."""
     rates = np.geomspace(1e-3, 1e3, LANES)
     x = np.asarray(paths(row.make, rates, 0.1, RAW, 1.0, {}, matrix=row.matrix, steps=steps))
@@ -141,9 +141,7 @@ def past_the_edge(row):
     loss = lambda w: jnp.log(jnp.cosh(w[0])) + 0.5 * slow * w[1] ** 2
     optimizer, start = row.make(rate, STILL, 0.0), width * jnp.array([0.3, 1.0])
     begin = jf.iterate(optimizer, loss, start, steps=1, time_step=1.0).state
-    begin = begin._replace(
-        optimizer=placed(optimizer.init(start), held(row)), step=jnp.zeros_like(begin.step)
-    )
+    begin = begin._replace(optimizer=place(optimizer.init(start), held(row)), step=jnp.zeros_like(begin.step))
     begin = begin._replace(time=jnp.zeros_like(begin.time))
     warm = jf.iterate(optimizer, loss, start, steps=20, time_step=1.0, state=begin)
     run = jf.iterate(optimizer, loss, warm.params, steps=LONG, time_step=1.0, state=warm.state)

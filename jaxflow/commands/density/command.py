@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -31,24 +31,23 @@ class Density:
 
     From one normal law and on the clock t = steps × learning rate it runs SGD many times, as many paths of its
     stochastic differential equation, and the Fokker–Planck equation, whose solution is the density of the paths. The
-    loss has one or two coordinates: a function with noise on its gradients, or a linear model of two features of a
-    data set, whose mini-batches make the noise. The command computes in float64, prints a table of the three at five
-    times, tests whether the runs and the paths have the density, and writes density.png, density.gif, summary.json
-    and densities.npz.
+    loss has one or two coordinates. It is a function whose gradients get noise, of variance
+    T·2·batch-size/learning-rate; or a linear model on the two leading principal components of a data set, which
+    predict its target, or whether the class is in the last half of the classes, and whose noise is that of
+    mini-batches. The command computes in float64, prints a table of the three at five times, tests whether the runs
+    and the paths have the density, and writes density.png, density.gif, summary.json and densities.npz.
     """
 
-    problem: tyro.conf.Positional[str] = "double_well"
+    problem: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[NAME]")] = "double_well"
     """double_well or sines_minus_parabola, of one coordinate; himmelblau or muller_brown, of two."""
     data: str | None = None
-    """In place of a function, a data set: digits, breast_cancer, wine, iris, diabetes, or a .npz or .csv file. Its
-    two leading principal components predict whether the class is in the last half of the classes, or the target."""
+    """In place of a function, a data set: digits, breast_cancer, wine, iris, diabetes, or a .npz or .csv file."""
     temperature: float | None = None
-    """Temperature T of a function's noise, in units of the loss: the gradients' variance is 2·T·batch/learning-rate
-    in each coordinate. Default: one at which the barriers are crossed within the time."""
+    """Temperature T of a function's noise, in units of the loss. Default: one at which the barriers are crossed."""
     penalty: float = 0.1
     """The µ in the penalty ½µ|θ|² of a data set's loss, above 0, so that there is a minimum."""
     examples: int = 300
-    """The number of examples of the data set, the first ones; all where there are fewer."""
+    """The number of examples: the first ones of the data set, or all if there are fewer."""
     learning_rate: float | None = None
     """Learning rate: the time that one step stands for. Default: one that suits the problem."""
     batch_size: int = 4
@@ -58,7 +57,7 @@ class Density:
     seeds: int = 2000
     """The number of runs of SGD, and of paths of the SDE, each with its own key."""
     substeps: int = 4
-    """Steps of the SDE for each step of SGD, at least 4, so that it is the SDE that is compared."""
+    """Steps of the SDE for each step of SGD, at least 4, as with fewer it would not be the SDE that is compared."""
     cells: int | None = None
     """Cells of the grid along each coordinate. Default: 400 for one coordinate, 96 for two."""
     seed: int = 0

@@ -97,7 +97,7 @@ def from_function(settings: Any) -> NoisyProblem:
     loss: Any = problem.objective
     grid = jf.density.Grid(scene.low, scene.high, _cells(settings, problem.params.size))
     deviation = np.sqrt(2 * settings.batch_size * temperature / rate)
-    data = jnp.asarray(deviation * _white(problem.params.size, settings.seed))
+    data = jnp.asarray(deviation * _white_vectors(problem.params.size, settings.seed))
     return NoisyProblem(
         described=f"{settings.problem}, with noise of standard deviation {deviation:.4g} on the gradients",
         loss=loss,
@@ -114,7 +114,7 @@ def from_function(settings: Any) -> NoisyProblem:
     )
 
 
-def _white(dimension: int, seed: int) -> np.ndarray:
+def _white_vectors(dimension: int, seed: int) -> np.ndarray:
     """Vectors of mean 0 and covariance I, exactly, and symmetric about 0."""
     half = np.random.default_rng(seed).standard_normal((TILTS // 2, dimension))
     root = np.linalg.cholesky(half.T @ half / len(half))

@@ -25,7 +25,7 @@ def figure(problem: NoisyProblem, levels: Levels, measures: Measures) -> Figure:
     count = len(levels.shown)
     panels = np.atleast_2d(upper.subplots(rows - 1, count, sharex=True, sharey=True))
     (_curves if flat else _maps)(panels, problem, levels, measures)
-    _over_time(lower.subplots(1, 4), problem, levels, measures)
+    _draw_over_time(lower.subplots(1, 4), problem, levels, measures)
     setting = f"gd({problem.learning_rate:g}), batch {problem.batch_size}, T = {problem.temperature:.3g}"
     made.suptitle(f"{problem.described}; {setting}", fontsize=11)
     return made
@@ -84,7 +84,7 @@ def _maps(panels: Any, problem: NoisyProblem, levels: Levels, measures: Measures
 
 
 def _window(axis: int, problem: NoisyProblem, levels: Levels, measures: Measures) -> tuple[float, float]:
-    """The part of an axis of the grid that holds the densities shown and the law at rest, but for 1e-4."""
+    """The part of an axis of the grid that holds the densities shown and the law at rest, except for 1e-4 of them."""
     mean = np.asarray(levels.density.values)[levels.shown].mean(0) + measures.rest
     share = mean.sum(tuple(i for i in range(mean.ndim) if i != axis)) / mean.sum()
     x = np.asarray(problem.grid.centers(axis))
@@ -93,7 +93,7 @@ def _window(axis: int, problem: NoisyProblem, levels: Levels, measures: Measures
     return float(inside[0] - room), float(inside[-1] + room)
 
 
-def _over_time(panels: Any, problem: NoisyProblem, levels: Levels, measures: Measures) -> None:
+def _draw_over_time(panels: Any, problem: NoisyProblem, levels: Levels, measures: Measures) -> None:
     """Mean losses, entropy, free energy and what is produced, against time."""
     times, over = np.asarray(levels.density.times), measures.over_time
     losses, entropy, free, produced = panels

@@ -34,7 +34,11 @@ def heading(settings: Any, problem: NoisyProblem) -> str:
 def text(problem: NoisyProblem, levels: Levels, measures: Measures) -> str:
     """The table and the sentences under it."""
     return "\n\n".join(
-        [text_table(_rows(levels, measures), head=2), *_verdicts(measures), _rest(problem, measures)]
+        [
+            text_table(_rows(levels, measures), head=2),
+            *_verdicts(measures),
+            _sentences_at_rest(problem, measures),
+        ]
     )
 
 
@@ -57,14 +61,14 @@ def _verdicts(measures: Measures) -> list[str]:
     return [f"{NAMES[name]}: {found.message}" for name, found in measures.verdicts.items()]
 
 
-def _rest(problem: NoisyProblem, measures: Measures) -> str:
+def _sentences_at_rest(problem: NoisyProblem, measures: Measures) -> str:
     """What is said of the law at rest, of the way to it, and of the grid."""
     over, rest, rises = measures.over_time, measures.at_rest, measures.rises
     first, last, largest = over.free_energy[0], over.free_energy[-1], rises["free_energy"]
     if largest <= 1e-9 * abs(first):
         rise = f"it never rises (largest rise between two records {largest:.1g})"
     else:
-        rise = f"it rises by up to {largest:.3g}, for want of cells or digits"
+        rise = f"it rises by up to {largest:.3g}, because there are too few cells or digits"
     said = [
         f"At rest: mean loss {rest.loss:.5g}, entropy {rest.entropy:.4g} nats; the slowest deviation falls to 1/e in "
         f"t = {measures.relaxation:.4g}.",
@@ -74,9 +78,9 @@ def _rest(problem: NoisyProblem, measures: Measures) -> str:
         said.append("The noise is the same in every direction: nothing circulates at rest.")
     else:
         said.append(
-            f"The potential Φ = −T log p at rest is not the loss: they differ by {_apart(problem, measures):.3g} T "
-            f"on average. At rest probability sweeps an area of {rest.circulation:.3g} in a unit of time, and "
-            f"{rest.production:.3g} nats of entropy are produced in it."
+            f"The potential Φ = −T log p at rest is not the loss: they differ by "
+            f"{_distance_from_loss(problem, measures):.3g} T on average. At rest probability sweeps an area of "
+            f"{rest.circulation:.3g} in a unit of time, and {rest.production:.3g} nats of entropy are produced in it."
         )
     said.append(f"Mass at the walls of the grid: {measures.at_walls:.2g} at most.")
     if measures.at_walls > TOUCHING:
@@ -86,7 +90,7 @@ def _rest(problem: NoisyProblem, measures: Measures) -> str:
     return "\n".join(said)
 
 
-def _apart(problem: NoisyProblem, measures: Measures) -> float:
+def _distance_from_loss(problem: NoisyProblem, measures: Measures) -> float:
     """The standard deviation of (Φ − L)/T under the law at rest."""
     weight = measures.rest / measures.rest.sum()
     gap = np.where(np.isfinite(measures.potential), measures.potential - measures.loss, 0)

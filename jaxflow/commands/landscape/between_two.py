@@ -24,7 +24,7 @@ class Paths(NamedTuple):
     bent: jf.landscape.Path
     alignment: Alignment
 
-    def named(self) -> dict[str, jf.landscape.Path]:
+    def paths_by_name(self) -> dict[str, jf.landscape.Path]:
         """The paths by their names."""
         return {"straight": self.straight, "aligned": self.aligned, "bent": self.bent}
 
@@ -74,7 +74,7 @@ def measure_along(problem: Any, losses: Losses, paths: Paths) -> dict[str, Along
         return jax.lax.map(one, points, batch_size=8)
 
     found = {}
-    for name, path in paths.named().items():
+    for name, path in paths.paths_by_name().items():
         numbers = jax.device_get(measure(path.params, losses.train, losses.test, examples, problem.test))
         length = np.asarray(path.arclength)
         share = length / length[-1] if length[-1] > 0 else np.linspace(0, 1, len(length))

@@ -51,7 +51,7 @@ def train(settings: Any, objective: jf.Objective, optimizer: jf.optim.Optimizer,
     """Train all networks together, on mini-batches and then on all data."""
     starts, states, keys = _starts(settings, optimizer)
 
-    def sampled(params, states, steps):
+    def sample_runs(params, states, steps):
         one = lambda m: jf.iterate(
             optimizer,
             objective,
@@ -69,7 +69,7 @@ def train(settings: Any, objective: jf.Objective, optimizer: jf.optim.Optimizer,
         return jf.ensemble(one, (params, states))
 
     every = max(1, settings.steps // RECORDS)
-    first, _ = iterate_in_chunks(sampled, starts, states, settings.steps, every, bar)
+    first, _ = iterate_in_chunks(sample_runs, starts, states, settings.steps, every, bar)
     counts = [*range(0, settings.steps, every), settings.steps]
     # What the optimizer remembers of mini-batches is no start on all data.
     fresh = jit_once(jax.vmap(lambda p: start(optimizer, p)))(first.params)

@@ -41,8 +41,8 @@ def heading(settings: Any, problem: Any, optimizer: Any, size: int) -> str:
 
 def text(problem: Any, found: Found) -> str:
     """The tables and the sentences under them."""
-    ends, between = _ends(problem, found), _between(problem, found)
-    return "\n\n".join([text_table(ends, head=1), text_table(between, head=2), _said(found)])
+    ends, between = _ends(problem, found), _rows_between(problem, found)
+    return "\n\n".join([text_table(ends, head=1), text_table(between, head=2), _sentences(found)])
 
 
 def _ends(problem: Any, found: Found) -> list[tuple[str, ...]]:
@@ -55,7 +55,7 @@ def _ends(problem: Any, found: Found) -> list[tuple[str, ...]]:
     return rows
 
 
-def _between(problem: Any, found: Found) -> list[tuple[str, ...]]:
+def _rows_between(problem: Any, found: Found) -> list[tuple[str, ...]]:
     rows = [
         (
             "path from 1 to 2",
@@ -67,7 +67,7 @@ def _between(problem: Any, found: Found) -> list[tuple[str, ...]]:
         ),
         ("", "", "training loss", "test loss", "", "lower end"),
     ]
-    for name, path in found.paths.named().items():
+    for name, path in found.paths.paths_by_name().items():
         along = found.along[name]
         rows.append(
             (
@@ -82,7 +82,7 @@ def _between(problem: Any, found: Found) -> list[tuple[str, ...]]:
     return rows
 
 
-def _said(found: Found) -> str:
+def _sentences(found: Found) -> str:
     """What the planes hold, and what the alignment did."""
     shares = lambda name: ", ".join(f"{float(on.share):.2g}" for on in found.slices[name].paths.values())
     directions = found.slices["random"].slice.directions
@@ -123,7 +123,7 @@ def _arrays(found: dict[str, Any]) -> dict[str, Any]:
     put("runs", found["runs"].values)
     arrays["steps"] = np.asarray(found["runs"].steps)
     if "paths" in found:
-        for name, path in found["paths"].named().items():
+        for name, path in found["paths"].paths_by_name().items():
             put(f"paths/{name}", path.params)
             arrays[f"paths/{name}/losses"] = path.losses
             arrays[f"paths/{name}/arclength"] = path.arclength
@@ -151,7 +151,7 @@ def write(settings: Any, problem: Any, found: Found) -> None:
 
 def _summary(settings: Any, problem: Any, found: Found) -> dict[str, Any]:
     paths = {}
-    for name, path in found.paths.named().items():
+    for name, path in found.paths.paths_by_name().items():
         along = found.along[name]
         paths[name] = {
             "length": path.arclength[-1],

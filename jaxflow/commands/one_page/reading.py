@@ -34,7 +34,7 @@ KINDS = (
         {
             "comparison.png": "Losses of the iterates, the flows and the SDE, and their distances from the iterates"
         },
-        verdicts.of_compare,
+        verdicts.judge_compare,
     ),
     Kind(
         "density",
@@ -43,25 +43,25 @@ KINDS = (
             "density.png": "The density at several times, with the runs of SGD and the paths of its SDE",
             "density.gif": "The density as it moves, with the runs of SGD",
         },
-        verdicts.of_density,
+        verdicts.judge_density,
     ),
     Kind(
         "edge",
         frozenset({"table", "central_flow", "loss_ratio"}),
         {"edge.png": "Loss, effective sharpness and distance of the iterates and of the flows"},
-        verdicts.of_edge,
+        verdicts.judge_edge,
     ),
     Kind(
         "landscape",
         frozenset({"networks", "paths", "alignment"}),
         {"landscape.png": "The loss on three planes with the runs, and along the paths between two networks"},
-        verdicts.of_landscape,
+        verdicts.judge_landscape,
     ),
     Kind(
         "order",
         frozenset({"orders", "step_sizes"}),
         {"order.png": "Errors of the modified equations against the step size, with the slopes fitted"},
-        verdicts.of_order,
+        verdicts.judge_order,
     ),
     Kind(
         "sweep",
@@ -69,9 +69,9 @@ KINDS = (
         {
             "sweep.png": "Maps over learning rate and batch size: loss, distance from gradient flow and from the SDE"
         },
-        verdicts.of_sweep,
+        verdicts.judge_sweep,
     ),
-    Kind("experiment", frozenset({"experiment", "headlines"}), {}, verdicts.of_experiment),
+    Kind("experiment", frozenset({"experiment", "headlines"}), {}, verdicts.judge_experiment),
 )
 
 
@@ -89,7 +89,7 @@ def read_results(folder: Path) -> Results:
     if not known:
         names = ", ".join(path.name for path in files)
         raise ValueError(
-            f"folder must hold the results of a command, but {names} is in a format that it does not know."
+            f"folder must hold the results of a command, but {names} is in a format that report does not know."
         )
     if len(known) > 1:
         names = ", ".join(path.name for path, *_ in known)

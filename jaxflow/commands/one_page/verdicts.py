@@ -21,7 +21,7 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def of_compare(content: dict[str, Any]) -> list[str]:
+def judge_compare(content: dict[str, Any]) -> list[str]:
     """Whether the SDE describes the runs."""
     verdict = content["verdict"]
     if verdict is None:
@@ -29,13 +29,13 @@ def of_compare(content: dict[str, Any]) -> list[str]:
     return [f"No verdict on the SDE: {verdict}" if isinstance(verdict, str) else verdict["sentence"]]
 
 
-def of_density(content: dict[str, Any]) -> list[str]:
+def judge_density(content: dict[str, Any]) -> list[str]:
     """Whether the runs and the paths have the density."""
     names = {"sgd": "Runs of SGD", "sde": "Paths of the SDE"}
     return [f"{names.get(name, name)}: {one['sentence']}" for name, one in content["verdicts"].items()]
 
 
-def of_edge(content: dict[str, Any]) -> list[str]:
+def judge_edge(content: dict[str, Any]) -> list[str]:
     """How well the central flow, or without one the flow of pairs, predicts the iterates."""
     flow = NAMES["pairs" if content["central_flow"] is None else "central"]
     return [
@@ -46,14 +46,14 @@ def of_edge(content: dict[str, Any]) -> list[str]:
     ]
 
 
-def of_landscape(content: dict[str, Any]) -> list[str]:
+def judge_landscape(content: dict[str, Any]) -> list[str]:
     """What lies between two networks."""
     barriers = {name: path["barrier"]["train"] for name, path in content["paths"].items()}
     told = ", ".join(f"{name} {show(barrier)}" for name, barrier in barriers.items())
     return [f"Barrier of the training loss between the first two networks: {told}."]
 
 
-def of_order(content: dict[str, Any]) -> list[str]:
+def judge_order(content: dict[str, Any]) -> list[str]:
     """The slopes of the modified equations."""
     fits = content["orders"].items()
     return [
@@ -62,7 +62,7 @@ def of_order(content: dict[str, Any]) -> list[str]:
     ]
 
 
-def of_sweep(content: dict[str, Any]) -> list[str]:
+def judge_sweep(content: dict[str, Any]) -> list[str]:
     """The best cell, what diverged, and where the SDE holds."""
     winner, sde = content["best"], content.get("sde")
     told = ["No cell finished with all its seeds."]
@@ -79,7 +79,7 @@ def of_sweep(content: dict[str, Any]) -> list[str]:
     return told
 
 
-def of_experiment(content: dict[str, Any]) -> list[str]:
+def judge_experiment(content: dict[str, Any]) -> list[str]:
     """How many claims were reached."""
     verdicts = [line.get("reached") for line in content["headlines"].values()]
     claims = len(verdicts) - verdicts.count(None)

@@ -22,8 +22,7 @@ class Training:
     """A network, its data and an optimizer, as options of a command."""
 
     data: str = "digits"
-    """Data set: digits, breast_cancer, wine, iris, diabetes, or a .npz file (arrays x, y) or .csv file (last
-    column the target)."""
+    """digits, breast_cancer, wine, iris, diabetes; or a .npz file of x and y; or a .csv file, the target last."""
     encode: bool = False
     """Turn a .csv file's columns of words, and its blank cells, into numbers."""
     hidden: tuple[int, ...] = (32,)

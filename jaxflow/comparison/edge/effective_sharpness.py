@@ -23,13 +23,13 @@ from jaxflow.optim import learning_rate_of
 PyTree = Any
 
 
-def why_unknown(optimizer: optax.GradientTransformation, params: PyTree) -> str:
+def explain_unknown(optimizer: optax.GradientTransformation, params: PyTree) -> str:
     """Why an optimizer's effective sharpness cannot be measured, in a sentence; nothing where it can."""
     try:
         jax.eval_shape(lambda p: preconditioner_of(optimizer, optimizer.init(p)), params)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            threshold = stability_threshold(optimizer, count=1 if _scheduled(optimizer) else None)
+            threshold = stability_threshold(optimizer, count=1 if _has_schedule(optimizer) else None)
     except ValueError as error:
         return str(error)
     if np.isnan(threshold):
@@ -50,7 +50,7 @@ def preconditioner_at(optimizer, objective, state: ModifiedState) -> PyTree:
 
 def unit(optimizer: optax.GradientTransformation, steps: np.ndarray) -> np.ndarray:
     """2 over the stability threshold at these step counts, which eigenvalues are multiplied by."""
-    if not _scheduled(optimizer):
+    if not _has_schedule(optimizer):
         return np.full(np.shape(steps), 2 / float(stability_threshold(optimizer)))
     counts = np.floor(np.asarray(steps) + 1e-2).astype(np.int32) + 1
     return 2 / np.asarray(_thresholds(optimizer=optimizer, counts=counts), float)
@@ -61,10 +61,10 @@ def _thresholds(*, optimizer, counts):
     return jax.vmap(lambda count: stability_threshold(optimizer, count=count))(counts)
 
 
-def _scheduled(optimizer) -> bool:
+def _has_schedule(optimizer) -> bool:
     return callable(learning_rate_of(optimizer))
 
 
-def lifted(params: PyTree, state: PyTree) -> ModifiedState:
+def as_flow_state(params: PyTree, state: PyTree) -> ModifiedState:
     """Parameters and an optimizer's own state, as a state that can flow."""
     return ModifiedState(params, lift(state), jnp.zeros([]))

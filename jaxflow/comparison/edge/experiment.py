@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxflow.comparison.edge.measurement import measure_study
-from jaxflow.comparison.edge.paths import paths_beside, stable_path, watch_iterates
+from jaxflow.comparison.edge.paths import follow_other_flows, stable_path, watch_iterates
 from jaxflow.comparison.edge.results import EdgeStudy
 from jaxflow.comparison.edge.stable_approach import Approach, approach
 from jaxflow.comparison.edge.starting_point import first_state, iterate_state
@@ -46,11 +46,13 @@ def edge_study(
     """Run an optimizer past the edge of stability, together with the flows that stand for it there.
 
     1. *Approach.* The stable flow is followed from `params` until its effective sharpness rises through `level`. That
-    is the largest eigenvalue of $P^{-1/2}HP^{-1/2}$, with P the optimizer's preconditioner, times 2 over its
-    stability threshold, so that the edge is at 2; for gradient descent it is ηλ. It may begin above, as networks do:
-    only a rise from below counts. 2. From there, with the optimizer's state reached, `steps` steps of the optimizer
-    on all data are taken, and the flows are followed over their time. 3. Losses, squared gradients and effective
-    eigenvalues are measured along each, and distances from the `midpoints` of the iterates.
+       is the largest eigenvalue of $P^{-1/2}HP^{-1/2}$, with P the optimizer's preconditioner, times 2 over its
+       stability threshold, so that the edge is at 2; for gradient descent it is ηλ. The sharpness may begin above
+       `level`, as that of networks does: only a rise from below counts.
+    2. *Paths.* From there the optimizer takes `steps` steps on all data, with the state that it has reached, and the
+       flows are followed over the time of these steps.
+    3. *Measurements.* Losses, squared gradients and effective eigenvalues are measured along each path, and its
+       distances from the `midpoints` of the iterates.
 
     | path | equation | optimizers |
     |---|---|---|
@@ -61,8 +63,9 @@ def edge_study(
 
     **Arguments**
 
-    - `optimizer`: any of `jaxflow.optim` or optax, with a number or a schedule as learning rate. Where there is a
-      central flow a schedule begins again after the approach, else it goes on. An `optax.MultiSteps` is refused.
+    - `optimizer`: any of `jaxflow.optim` or optax, with a number or a schedule as learning rate. A schedule begins
+      again after the approach where there is a central flow, and otherwise goes on. An `optax.MultiSteps` is
+      refused.
     - `objective`: an `Objective` or another loss, three times differentiable.
     - `params`: the start, a pytree of real arrays.
     - `steps`: the number of steps, at least 4; hundreds are needed for averages over the oscillation's bursts.
@@ -76,13 +79,13 @@ def edge_study(
       Default: steps/10, at least 1.
 
     **Returns** an `EdgeStudy`. The study is a host loop over compiled pieces, so it does not work under `jit`. It
-    holds the parameters of all paths at all times for a while. Use float64 where you can afford it. A flow that
-    fails is recorded as what is not finite.
+    holds the parameters of all paths at all times for a while. Use float64 where you can afford it. Where a flow
+    fails, its records are not finite.
 
     **Raises** `ValueError` where the level is not reached (saying what the sharpness was, and a learning rate at
     which it would be), for an optimizer whose state is random, for a level with an optimizer whose preconditioner or
-    threshold is not known (a sign), and for numbers that are not as above; `TypeError` for what is no optimizer and
-    an objective that is no loss. There is a warning for an optimizer that is not smooth, such as a clip.
+    threshold is not known (a sign), and for numbers outside the ranges above; `TypeError` when `optimizer` is not an
+    optimizer or `objective` is not a loss. There is a warning for an optimizer that is not smooth, such as a clip.
 
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206; for pairs and rods see `pair_flow`.
 
@@ -93,7 +96,7 @@ def edge_study(
     [2.] True
     >>> from matplotlib.figure import Figure
     >>> [ax.get_ylabel() for ax in jf.plot.edge(study, Figure().subplots(3))]
-    ['loss', 'effective sharpness × η', 'distance from the iterates']
+    ['loss', 'effective sharpness', 'distance from the iterates']
     """
     chosen = plan(
         optimizer=optimizer,
@@ -132,7 +135,7 @@ def run_study(chosen: Plan, watch: Callable[[str, float], None] = lambda stage, 
     # The stable flow of an optimizer's whole state begins where the iterates do, with a whole count.
     calm = follow("stable", solve_stable, way.start if chosen.central else origin)
     found = {"stable": calm}
-    for path in paths_beside(chosen, way.start, origin):
+    for path in follow_other_flows(chosen, way.start, origin):
         found[path.name] = follow(path.name, path.solve, path.begin())
     watch("measures", 0.0)
     study = measure_study(chosen, way, run, found, first)

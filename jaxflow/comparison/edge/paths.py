@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflow._compiled import compiled
 from jaxflow._traceable import traceable
-from jaxflow.comparison.edge.effective_sharpness import lifted, moved_state, preconditioner_at, unit
+from jaxflow.comparison.edge.effective_sharpness import as_flow_state, moved_state, preconditioner_at, unit
 from jaxflow.comparison.edge.study_plan import Plan
 from jaxflow.curvature.stability.sharpness_record import SharpnessRecord, record_sharpness
 from jaxflow.dynamics.base import Dynamics, add
@@ -49,7 +49,9 @@ def stable_path(chosen: Plan) -> Callable[[PyTree, np.ndarray], Trajectory]:
     if not chosen.central:
         flow: Any = modified(optimizer, objective, order=1, warmup=0)
         record = watch_sharpness(optimizer, objective, chosen.modes, chosen.sharpness)
-        return lambda state, times: _in_units(chosen, _solve(chosen, flow, record, RTOL, state, times))
+        return lambda state, times: _rescale_eigenvalues(
+            chosen, _solve(chosen, flow, record, RTOL, state, times)
+        )
     record = record_sharpness(
         objective,
         chosen.modes,
@@ -59,7 +61,7 @@ def stable_path(chosen: Plan) -> Callable[[PyTree, np.ndarray], Trajectory]:
     return partial(_solve, chosen, stable_flow(optimizer, objective), record, RTOL)
 
 
-def paths_beside(chosen: Plan, begin: PyTree, origin: ModifiedState) -> list[Path]:
+def follow_other_flows(chosen: Plan, begin: PyTree, origin: ModifiedState) -> list[Path]:
     """The central flow where there is one, rods and pairs, from where the stable flow is at `begin`."""
     optimizer, objective, order = chosen.optimizer, chosen.objective, chosen.order
     split: Any = partial(_split, optimizer=optimizer, objective=objective, state=origin)
@@ -95,7 +97,7 @@ def _solve(chosen, flow: Dynamics, record, rtol: float, state: PyTree, times: np
     return integrate(flow, flow.params(state), times, state=state, record=record, max_steps=MOST, **tolerance)
 
 
-def _in_units(chosen: Plan, path: Trajectory) -> Trajectory:
+def _rescale_eigenvalues(chosen: Plan, path: Trajectory) -> Trajectory:
     """A recorded path whose eigenvalues are in units of the edge."""
     if not chosen.sharpness:
         return path
@@ -155,7 +157,7 @@ def watch_iterates(optimizer, objective) -> Recorder:
     """A recorder of what `observe` sees of the iterates, and of the optimizer's state after the update at them."""
 
     def look(memory, params, state):
-        after = moved_state(optimizer, objective, lifted(params, state))
+        after = moved_state(optimizer, objective, as_flow_state(params, state))
         return observe(objective, params) | {"after": after}, memory
 
     return Recorder(lambda params, state: (), look)

@@ -20,17 +20,17 @@ OF_CENTRAL = ("eigenvector_residual", "complementarity_residual", "substeps", "p
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EdgePath:
-    """One of the paths, at the T times of a study: those of the iterates without the first and the last.
+    """One path of a study, at its T times: those of the iterates without the first and the last.
 
-    - `loss`, `squared_gradient` (T,): for the iterates and the stable flow those at their parameters; for the central
-      flow the time averages that it predicts of the iterates; for pairs and rods the mean of both ends.
-    - `eigenvalues` (T, modes): the effective ones, of $P^{-1/2}HP^{-1/2}$ with P the preconditioner, times 2 over the
-      optimizer's stability threshold, largest first, so that the edge of stability is at 2. For the iterates they are
-      those at the midpoints, also for pairs and rods; for the central flow those where its last substep began. NaN
-      where preconditioner or threshold are not known.
+    - `loss`, `squared_gradient` (T,): for the iterates and the stable flow, the values at their parameters; for the
+      central flow, the time averages that it predicts of the iterates; for pairs and rods, the mean of both ends.
+    - `eigenvalues` (T, modes): the effective eigenvalues, largest first: those of $P^{-1/2}HP^{-1/2}$, with P the
+      preconditioner, times 2 over the optimizer's stability threshold, so that the edge of stability is at 2. For
+      iterates, pairs and rods they are measured at the midpoints, and for the central flow where its last substep
+      began. They are NaN where the preconditioner or the threshold is not known.
     - `distance` (T,): the distance of its parameters from the midpoints of the iterates; for the iterates
-      themselves the size of their oscillation.
-    - `params`: the parameters at the last time; the midpoint of pairs and rods.
+      themselves, the size of their oscillation.
+    - `params`: the parameters at the last time; for pairs and rods, their midpoint.
     """
 
     loss: jax.Array
@@ -46,23 +46,25 @@ class EdgeStudy:
     """Iterates near the edge of stability and the flows that stand for them; a pytree of arrays.
 
     - `times` (T,): on the clock t = kη, from step 1 to the last but one, where the iterates have midpoints.
-    - `iterates`, `stable`, `rods`, `pairs`: an `EdgePath` each; `central` too, `None` for an optimizer without a
-      central flow.
+    - `iterates`, `stable`, `rods`, `pairs`: an `EdgePath` each; `central`: another, or `None` for an optimizer
+      without a central flow.
     - `averaged_loss`, `averaged_squared_gradient` (T,): those of the iterates, with their oscillation averaged over
       time. They are the values at the midpoints, plus what the iterates have above that, averaged by a Gaussian
-      whose standard deviation is `window` steps (near the ends over what there is). An average of the falling loss
-      itself would be too high.
-    - `start`: the parameters where all begin.
-    - `approach_times`, `approach_sharpness` (n,): the way there, from t = 0 of its own; n = 0 without an approach.
-    - `covariance` (T, modes, modes): X, the central flow's oscillation in its eigenvectors; it and the following are
-      `None` without one.
+      whose standard deviation is `window` steps (near the ends it covers fewer steps). An average of the falling
+      loss itself would be too high.
+    - `start`: the parameters at which all paths begin.
+    - `approach_times`, `approach_sharpness` (n,): the times and the effective sharpness of the approach to `start`,
+      on a clock that begins at 0; n = 0 without an approach.
+    - `covariance` (T, modes, modes): X, the central flow's oscillation in its eigenvectors; X and the following
+      fields are `None` without a central flow.
     - `eigenvector_residual`, `complementarity_residual`: the central flow's largest relative residuals.
     - `substeps`, `products`, `third_derivatives`: the numbers of substeps, Hessian products and third derivatives
       that the central flow took.
 
-    Its numbers are `loss_ratios` over the last half of the time and `distance_ratios` at the end, by the name of the
-    flow; the mean `sharpness` of the last half; and the times at which the edge is `reached` and the flows part,
-    `left`. Where a path stops being finite, it and these numbers are NaN from then on.
+    Some numbers follow from these. `loss_ratios`, over the last half of the time, and `distance_ratios`, at the
+    end, are dicts by the name of the flow. `sharpness` is the mean over the last half. `reached` is the time at
+    which the iterates reach the edge, and `left` that at which they leave the stable flow. Where a path stops being
+    finite, it and these numbers are NaN from then on.
     """
 
     times: jax.Array
@@ -102,7 +104,7 @@ class EdgeStudy:
 
     @property
     def loss_ratio(self) -> jax.Array:
-        """That of `loss_ratios` of the central flow; without one of the pairs."""
+        """The entry of `loss_ratios` for the central flow, or for the pairs where there is no central flow."""
         return self.loss_ratios[self.predicted]
 
     @property
@@ -112,16 +114,15 @@ class EdgeStudy:
 
     @property
     def squared_gradient_ratio(self) -> jax.Array:
-        """The mean |∇L|² that the central flow (without one the pairs) predicts for the last half, over that of the
-        iterates.
+        """The mean |∇L|² that the flow named by `predicted` predicts for the last half, over that of the iterates.
 
-        It comes in bursts, of which the half holds a few, cut anywhere; see `burst_ratios`.
+        |∇L|² comes in bursts. The half holds a few of them, and its ends may cut one in two; see `burst_ratios`.
         """
         return self._numbers.squared_gradient_ratio
 
     @property
     def squared_gradient_total_ratio(self) -> jax.Array:
-        """The mean |∇L|² that the central flow (without one the pairs) predicts for all steps, over the iterates'."""
+        """The mean |∇L|² that the flow named by `predicted` predicts for all steps, over that of the iterates."""
         return self._numbers.squared_gradient_total_ratio
 
     @functools.cached_property
@@ -131,7 +132,7 @@ class EdgeStudy:
         A burst is from one time at which the iterates' effective sharpness rises through 2 to the next. With X the
         oscillation along its eigenvector, the sharpness S obeys $dS/dk = \alpha - \beta X$, α and β changing slowly,
         whatever X does within the burst. S is the same at both ends, so the sum of X is α/β times the steps, which
-        is the central flow's; and |∇L|² is $4X/\eta^2$ and little else. Shorter stretches are missed by any factor.
+        is the central flow's; and |∇L|² is $4X/\eta^2$ and little else. Shorter stretches may be off by any factor.
         Where several modes oscillate, the leading one alone does not tell where a burst ends: compare all steps.
         Without a central flow the sums are those of the pairs, which follow each burst.
         """
@@ -147,7 +148,7 @@ class EdgeStudy:
 
     @property
     def distance_ratio(self) -> jax.Array:
-        """That of `distance_ratios` of the central flow; without one of the pairs."""
+        """The entry of `distance_ratios` for the central flow, or for the pairs where there is no central flow."""
         return self.distance_ratios[self.predicted]
 
     @property
@@ -157,8 +158,8 @@ class EdgeStudy:
 
     @property
     def reached(self) -> jax.Array:
-        """The time at which the iterates' effective sharpness is 2, or the central flow oscillates; NaN if that is
-        never.
+        """The time at which the iterates' effective sharpness is 2, or the central flow oscillates; NaN if that
+        never happens.
 
         Below the edge of stability a central flow is the stable flow, and nothing tells them apart.
         """
@@ -167,12 +168,12 @@ class EdgeStudy:
     @property
     def left(self) -> jax.Array:
         """The time from `reached` on at which the stable flow begins to stay farther from the iterates than the
-        central flow (without one the pairs); NaN where there is no such time."""
+        central flow (or the pairs, where there is no central flow); NaN where there is no such time."""
         return self._numbers.left
 
     @property
     def predicted(self) -> str:
-        """The name of the flow that single numbers are of: `central`, or `pairs` where there is none."""
+        """The flow to which single numbers belong: "central", or "pairs" where there is no central flow."""
         return "pairs" if self.central is None else "central"
 
     @functools.cached_property
@@ -184,7 +185,7 @@ class EdgeStudy:
             return f"EdgeStudy(times of shape {np.shape(self.times)})"
         ratios = self.loss_ratio, self.stable_loss_ratio, self.distance_ratio
         predicted, stable, distance = map(float, ratios)
-        edge = "; the edge was not reached" if below_edge(self) else ""
+        edge = "; the edge was not reached" if is_below_edge(self) else ""
         return (
             f"EdgeStudy({self.times.size + 1} steps to t = {float(np.asarray(self.times)[-1]):.6g}: loss predicted "
             f"by the {NAMES[self.predicted]} {predicted:.4f} of the iterates', stable flow's {stable:.4f}; distance "
@@ -201,7 +202,7 @@ NAMES = {
 }
 
 
-def below_edge(study: EdgeStudy) -> bool:
+def is_below_edge(study: EdgeStudy) -> bool:
     """Whether the edge was not reached, where that is known."""
     known = not np.isnan(np.asarray(study.iterates.eigenvalues)).all()
     return known and bool(np.isnan(float(study.reached)))

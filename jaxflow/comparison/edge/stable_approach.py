@@ -48,8 +48,8 @@ def approach(
         times, sharpness = np.append(times, some[1:]), np.append(sharpness, found if not done else found[1:])
         if not np.isfinite(sharpness[-1]):
             raise ValueError(
-                f"level must be one that the stable flow reaches, got {level!r}: it {path.message}, its effective "
-                f"sharpness being {_largest_finite(sharpness):.4g} at most."
+                f"level must be one that the stable flow reaches, got {level!r}: it {path.message}, and its "
+                f"effective sharpness was {_largest_finite(sharpness):.4g} at most."
             )
         at = _first_crossing(sharpness, level)
         watch("approach", _share(sharpness, level))

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from jaxflow import _check
-from jaxflow.comparison.edge.effective_sharpness import why_unknown
+from jaxflow.comparison.edge.effective_sharpness import explain_unknown
 from jaxflow.curvature.products import open_real
 from jaxflow.dynamics.edge.methods import method_of
 from jaxflow.dynamics.modified_equations.equation import check_arguments, clock_of
@@ -59,11 +59,11 @@ def plan(
     _check.require("modes", modes, modes <= size, f"at most {size}, the number of parameters")
     if level is not None:
         _check.require_positive(level=level)
-    why = why_unknown(optimizer, params)
+    why = explain_unknown(optimizer, params)
     if level is not None and why:
         raise ValueError(
-            f"level must be None (--level 0 on the command line), which begins at the parameters as they are, for an "
-            f"optimizer whose effective sharpness is not known, got {level!r}: {why}"
+            f"level must be None (--level 0 on the command line) for an optimizer whose effective sharpness is not "
+            f"known, so that the study begins at the parameters as they are, got {level!r}: {why}"
         )
     _check.require_integer("approach_steps", approach_steps, 1)
     window = max(steps / 10, 1.0) if window is None else window

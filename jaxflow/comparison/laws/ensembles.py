@@ -56,10 +56,10 @@ def compare_ensembles(
     - `test`: "panel" (default) tests a panel of functions of the record: means, variances, covariances and
       cosines of its coordinates, their average variance, the squared norm and, where given, the mean of
       `objective`. Where there are more than 8 coordinates it uses 8 random projections of the standardised ones. The
-      statistic is the largest gap in standard errors; p-value and simultaneous intervals are from random divisions
-      of all members into ensembles of the two sizes; of pairs, from a multinomial bootstrap of the centred maximum.
-      "energy" takes the energy distance of the records as they are, all times together, with the p-value of a
-      permutation test. It has no interval, as a bootstrap of a degenerate statistic covers nothing.
+      statistic is the largest gap in standard errors; the p-value and the simultaneous intervals come from random
+      divisions of all members into ensembles of the two sizes, or for pairs from a multinomial bootstrap of the
+      centred maximum. "energy" takes the energy distance of the records as they are, all times together, with the
+      p-value of a permutation test. It has no interval, as a bootstrap of a degenerate statistic covers nothing.
     - `paired`: whether member i of both ensembles shares its randomness (common random numbers). Resamples, and the
       random signs of the energy distance, are then of pairs.
     - `level`: the level of the simultaneous intervals, between 0 and 1; 1 − level is the rate of false alarms.

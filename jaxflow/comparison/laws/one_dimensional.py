@@ -19,8 +19,8 @@ def wasserstein(a, b, order: float = 2.0) -> jax.Array:
 
     **Arguments**
 
-    - `a` (n, …), `b` (m, …): real samples along the leading axis, of one trailing shape. Every trailing entry is a
-      marginal of its own.
+    - `a` (n, …), `b` (m, …): real samples along the leading axis, of one trailing shape. Every trailing entry is one
+      marginal.
     - `order` p: a number at least 1 (static).
 
     **Returns** the distance of every marginal, shape (…), in the units of the samples. It works under `jit` and
@@ -42,7 +42,7 @@ def wasserstein(a, b, order: float = 2.0) -> jax.Array:
 
 
 def two_samples(a, b) -> tuple[jax.Array, jax.Array]:
-    """Both as float arrays; what are not two samples of one thing is refused in one sentence."""
+    """Both as float arrays. Anything but two samples of one shape is refused in one sentence."""
     for name, x in (("a", a), ("b", b)):
         if jnp.iscomplexobj(x):
             raise TypeError(f"{name} must be real, got dtype {jnp.result_type(x)}.")

@@ -13,11 +13,11 @@ from jax.core import Tracer
 class EnsembleComparison:
     """What `compare_ensembles` found: a pytree of arrays, with the names static.
 
-    - `names` (p): the statistics. `gap` (p,): a − b of each of them.
+    - `names`: the names of the p statistics. `gap` (p,): a − b of each of them.
     - `scale` (p,): the scale of each gap (the pooled SD for a mean, the pooled variance for a variance, …), 0 where
       nothing varies.
-    - `standard_error` (p,): that of each gap. `low`, `high` (p,): the simultaneous interval at `level`; `None` for
-      the energy distance, whose standard error is that of its null law.
+    - `standard_error` (p,): the standard error of each gap. `low`, `high` (p,): the simultaneous interval at
+      `level`; `None` for the energy distance, whose standard error is taken from its null law.
     - `statistic`: the largest |gap| in standard errors (infinite where constants differ).
     - `p_value`: the p-value of all statistics together; NaN where too few members are left.
     - `distance`: the energy distance, `None` where it was not asked for.

@@ -132,8 +132,8 @@ def order_study(
     (some average forgets within few steps, or h times the (preconditioned) sharpness is not small), and where the
     optimizer is not smooth, of which there is a warning.
 
-    **Raises** `TypeError` for what is no family, objective or parameters; `ValueError` for orders, times or step
-    sizes that are not as above, or an optimizer that is random.
+    **Raises** `TypeError` when `family`, `objective` or `params` is of another kind; `ValueError` for orders, times
+    or step sizes outside the ranges above, or an optimizer that is random.
 
     Errors below (tolerance + 100 ε)·|θ|, of rounding and the solver, are left out of the fit, and marked. So are
     runs that diverge or need over 256 steps of the solver, as where an optimizer has jumps or kinks, whose

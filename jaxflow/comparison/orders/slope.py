@@ -50,10 +50,12 @@ def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order
     - `step_sizes` (n,), n ≥ 3: positive, distinct numbers, in time.
 
     **Returns** an `Order`: the slope p and its standard error from the residuals of the fit (n − 2 degrees of
-    freedom). Curvature of the ladder (large h) and rounding (small h) show in it.
+    freedom). It is large where the errors leave the power law, by higher orders at large h or by rounding at small
+    h.
 
     **Raises** `ValueError` for fewer than three step sizes, non-positive or repeated ones, or errors that are not
-    one number each; and, when concrete, for errors that are not positive and finite.
+    one number each; and, when concrete, for errors that are not positive and finite; `TypeError` for a `run` that
+    is not a function.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> jf.order_of_accuracy(lambda h: 3 * h**2, [0.1, 0.05, 0.025])
@@ -82,7 +84,7 @@ def order_of_accuracy(run: Callable[[jax.Array], Any], step_sizes: Any) -> Order
 
 
 def check_ladder(name: str, sizes: Any) -> None:
-    """Refuse what is no vector of at least three positive and distinct numbers; those of a tracer are not known."""
+    """Refuse anything but a vector of at least three positive, distinct numbers; those of a tracer are not known."""
     if sizes.ndim != 1 or sizes.size < 3:
         raise ValueError(f"{name} must be a vector of at least three numbers, got shape {sizes.shape}.")
     if isinstance(sizes, Tracer):

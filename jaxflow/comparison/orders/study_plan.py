@@ -69,7 +69,7 @@ def _orders(orders: Any, dtype: Any) -> tuple[int, ...]:
 
 def _ladder(time: Any, warmup: Any, step_sizes: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Step sizes, and the numbers of them that the warm-up and the time take."""
-    sizes = _default(time, warmup) if step_sizes is None else np.asarray(step_sizes, float)
+    sizes = _default_step_sizes(time, warmup) if step_sizes is None else np.asarray(step_sizes, float)
     check_ladder("step_sizes", sizes)
     counts = []
     for name, span in (("warmup", warmup), ("time", time)):
@@ -81,7 +81,7 @@ def _ladder(time: Any, warmup: Any, step_sizes: Any) -> tuple[jax.Array, jax.Arr
     return jax.device_put((sizes, *counts))
 
 
-def _default(time: float, warmup: float) -> np.ndarray:
+def _default_step_sizes(time: float, warmup: float) -> np.ndarray:
     """`time` over multiples, near those of `LADDER`, of the denominator of warmup/time."""
     ratio = Fraction(warmup / time).limit_denominator(COARSEST // 2)
     if abs(float(ratio) - warmup / time) > 1e-9:

@@ -44,9 +44,10 @@ def weak_order(
     standard error, by the delta method over members, whose differences on all rungs enter together. It is
     stretched by √(χ²/(r−2)) where the gaps scatter about the line by more than their errors.
 
-    **Raises** `ValueError` for learning rates that are no such ladder, results that differ in structure or shape,
-    samples that are not finite, and, from samples, a largest gap within 2 standard errors of 0 (the message says
-    how many members it needs); `TypeError` for traced learning rates or a `panel` that is no function.
+    **Raises** `ValueError` for learning rates that are not at least three positive, distinct numbers, results that
+    differ in structure or shape, samples that are not finite, and, from samples, a largest gap within 2 standard
+    errors of 0 (the message says how many members it needs); `TypeError` for traced learning rates or a `panel`
+    that is not a function.
 
     A slope of 1 for a first-order SDE says nothing about its noise: gradient flow has it too. Centred second
     moments do tell.
@@ -155,7 +156,7 @@ def _check_gaps(rates: list[float], gaps: list[float], members: list) -> None:
             continue
         if len(differences) != len(members[0]):
             raise ValueError(
-                f"Learning rates must have the same number of samples, got {len(members[0])} at {rates[0]:g} and "
+                f"All learning rates must have the same number of samples, got {len(members[0])} at {rates[0]:g} and "
                 f"{len(differences)} at {rate:g}."
             )
         error = _standard_errors(differences[None])[0]

@@ -40,8 +40,8 @@ class SpectralDensity:
     - `nodes` θ (probes, depth): ascending, in units of the Hessian.
     - `weights` w (probes, depth): at least 0, with sum 1 for each probe.
     - `residuals` (probes, depth): the norms $|Mq_k - \theta_k q_k|$ of the nodes' Ritz vectors; M has an eigenvalue
-      within that of $\theta_k$. Nodes at the ends of the spectrum converge first. A node whose residual is large
-      stands for many eigenvalues around it.
+      within this distance of $\theta_k$. Nodes at the ends of the spectrum converge first. A node whose residual is
+      large stands for many eigenvalues around it.
     - `size` P: the number of eigenvalues (static).
 
     The errors of `density` and `moment` are standard errors over probes, infinite with one. It is a pytree; made
@@ -82,8 +82,8 @@ class SpectralDensity:
         A count of k has the sampling error $\sqrt{2k(P-k)/((P+2) \cdot \text{probes})}$, which is known for probes
         drawn evenly from all directions, also for a single one. To it is added what the quadrature does not
         resolve: P times the larger weight of the two nodes next to x, which bounds its error, where their residuals
-        reach x. That is nothing in a gap, and much in a cluster of eigenvalues much closer to one another than
-        `depth` tells apart.
+        reach x. That is nothing in a gap. It is much in a cluster of eigenvalues that are too close to one another
+        to be told apart at this `depth`.
         """
         return _count(self, x, 1)
 

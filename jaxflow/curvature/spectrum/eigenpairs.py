@@ -158,8 +158,9 @@ def sharpness(
 ) -> Estimate:
     """The largest eigenvalue of the Hessian, or of $P^{-1/2} H P^{-1/2}$, and the norm of its residual.
 
-    There is an eigenvalue within the residual of it, and its error is of the order of residual². Gradient descent is
-    stable where it is below 2/η, see `stability_threshold`. `top_eigenpairs` can also follow it warm.
+    There is an eigenvalue within the residual of the value, whose error is of the order of residual². Gradient
+    descent is stable where it is below 2/η, see `stability_threshold`. `top_eigenpairs` can also follow it from a
+    warm start.
 
     **Arguments**
 

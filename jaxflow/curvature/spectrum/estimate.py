@@ -19,9 +19,9 @@ class Estimate:
 
     - `value`: the estimate; `float(estimate)` gives it too.
     - `error`: for a mean over random probes (`trace`, a moment or height of a `SpectralDensity`) its standard error,
-      infinite for a single probe; for a count of eigenvalues (`count_above`, `saddle_index`) the standard error and
-      what the quadrature does not resolve; for an eigenvalue λ found by iteration the norm of the residual
-      $Mv - \lambda v$ of its unit vector v, within which M has an eigenvalue; 0 where the number is exact up to
+      infinite for a single probe; for a count of eigenvalues (`count_above`, `saddle_index`) the standard error
+      plus what the quadrature does not resolve; for an eigenvalue λ found by iteration the norm of the residual $Mv
+      - \lambda v$ of its unit vector v, within which M has an eigenvalue; 0 where the number is exact up to
       rounding.
 
     >>> import jax.numpy as jnp

@@ -66,8 +66,8 @@ def batch_sharpness(
     r"""The expected curvature of a mini-batch's loss along that batch's gradient, $E[g^T H_B g] / E[g^T g]$.
 
     A step of SGD from θ changes the loss of its own batch by $-\eta\,g^T g + \frac{\eta^2}{2} g^T H_B g$, up to third
-    derivatives. Where the batch sharpness is 2/η this is 0 on average. SGD sharpens until it is, and stays there,
-    while the sharpness of all data (`sharpness`) stays below 2/η (Andreyev & Beneventano).
+    derivatives. Where the batch sharpness is 2/η this is 0 on average. SGD sharpens until this is so, and stays
+    there, while the sharpness of all data (`sharpness`) stays below 2/η (Andreyev & Beneventano).
 
     **Arguments**
 

@@ -69,7 +69,8 @@ def game_stability(
     step h is stable where no eigenvalue of its matrix is outside the unit circle. For players at once this is
     $h \le \min 2\,\mathrm{Re}\,\lambda/|\lambda|^2$ over the eigenvalues λ of J. For players in turn ever longer
     steps are tried, each an eighth longer than the last, until one is unstable, and the boundary between these two is
-    found to 1e-10 (in single precision 1e-6). An eigenvalue 0, along which a rest point is not alone, bounds no step.
+    found to 1e-10 (in single precision 1e-6). An eigenvalue 0 belongs to a direction of further rest points, and
+    bounds no step.
 
     **Arguments**
 
@@ -77,16 +78,17 @@ def game_stability(
     - `params` θ: a rest point: a tuple or a list with one entry (any pytree of real arrays) for each player.
     - `times`: the number of steps $n_i$ that each player takes in its turn. By default 1 each.
     - `k`: the number of eigenvalues to look for by ARPACK, from products with J alone, at either end of the
-      spectrum: these decide about stability. By default all are computed from J up to 200 parameters, and 6 are
-      looked for beyond. At the number of parameters, or one less, all are computed from J at any size.
+      spectrum: these decide whether it is stable. By default all are computed from J up to 200 parameters, and 6
+      are looked for in larger games. If k is the number of parameters, or one less, all are computed from J at any
+      size.
 
     **Returns** `GameStability`. It computes on the host: it is not for use under `jit` or `vmap`. It warns where
-    `params` is no rest point.
+    `params` is not a rest point.
 
-    **Raises** `TypeError` for a game that is no `VectorField`, or parameters that are traced or not real;
-    `ValueError` for parameters that are no tuple or list, another number of `times` than of players, or k < 1 or
-    above the number of parameters, or derivatives that are not finite; `RuntimeError` where ARPACK does not converge,
-    as where many eigenvalues share a real part.
+    **Raises** `TypeError` for a game that is not a `VectorField`, or parameters that are traced or not real;
+    `ValueError` for parameters that are not a tuple or list, another number of `times` than of players, or k < 1 or
+    above the number of parameters, or derivatives that are not finite; `RuntimeError` where ARPACK does not
+    converge, as where many eigenvalues share a real part.
 
     >>> import jaxflow as jf
     >>> problem = jf.problems.dirac_gan("r1", gamma=0.9)
@@ -113,15 +115,15 @@ def game_stability(
     # A real part that is 0 but for rounding is that of a circle.
     stable, neutral = growth < -rounding * scale, abs(growth) <= rounding * scale
     at_once = step.simultaneous(values, rounding * scale) if stable else 0.0
-    in_turn = _longest(step.radius_in_turn, scale, rounding) if stable or neutral else 0.0
+    in_turn = _longest_stable_step(step.radius_in_turn, scale, rounding) if stable or neutral else 0.0
     residual = float(np.linalg.norm(ravel_pytree(game(params))[0]))
     at_rest = residual <= AT_REST * scale * max(float(np.linalg.norm(ravel_pytree(params)[0])), 1.0)
     message = _message(growth, stable, neutral, at_once, in_turn)
     if not at_rest:
         message = f"not at rest, |V| = {residual:.3g}; {message}"
         warnings.warn(
-            f"params is no rest point of the game: |V| = {residual:.3g}. The eigenvalues are those of the Jacobian "
-            "there.",
+            f"params is not a rest point of the game: |V| = {residual:.3g}. The eigenvalues are those of the "
+            "Jacobian there.",
             stacklevel=2,
         )
     return GameStability(
@@ -263,7 +265,7 @@ def _bound(values: np.ndarray, least: float) -> np.ndarray:
     return np.maximum(-2 * np.real(moving) / np.abs(moving) ** 2, 0.0)
 
 
-def _longest(radius: Callable[[float], float], scale: float, rounding: float) -> float:
+def _longest_stable_step(radius: Callable[[float], float], scale: float, rounding: float) -> float:
     """The first step, from short to long, at which a spectral radius passes 1."""
     from scipy import optimize  # here, as it is slow to import
 

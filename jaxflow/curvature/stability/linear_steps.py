@@ -95,7 +95,7 @@ def largest_move(optimizer, state, dtype) -> jax.Array:
 
 
 @traceable
-def of_matrix(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+def matrix_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """An optimizer of matrices, on a matrix whose one entry is the parameter."""
     entry: Callable[[Any], Any] = lambda x: jnp.reshape(x, (1, 1))
     number: Callable[[Any], Any] = lambda x: jnp.reshape(x, ())

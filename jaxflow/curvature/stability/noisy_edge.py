@@ -43,8 +43,10 @@ class SelfStabilization:
 
     - `sharpness` S: the largest eigenvalue of the Hessian, with the unit eigenvector u.
     - `residual`: the norm of $Hu - Su$, in the units of S.
-    - `sharpening` α: $-\nabla S \cdot \nabla L$, the rate of S in the time t = kη, where no motion along u is left.
-    - `stabilization` β: $|\nabla S|^2$ there. Half of it times x² is the rate at which a displacement lowers S.
+    - `sharpening` α: $-\nabla S \cdot \nabla L$, the rate at which S rises in the time t = kη, without any motion
+      along u.
+    - `stabilization` β: $|\nabla S|^2$, at the same place. Half of it times x² is the rate at which a displacement
+      lowers S.
     - `noise` σ_u²: $u^T \Sigma u$, the variance of a single example's gradient along u, over N examples.
     - `displacement` x: $u \cdot \nabla L / S$, the distance along u from where the slope along u is 0.
     """
@@ -59,8 +61,8 @@ class SelfStabilization:
     def gap(self, learning_rate: Any, batch_size: Any) -> jax.Array:
         r"""How far below 2/η noise keeps the sharpness on average, $\Delta S = \eta\beta\sigma_u^2 / (4\alpha B)$.
 
-        It is the leading order of the Δ with $\Delta\,(1 - \eta\Delta/2) = \Delta S$, which has no solution, and the
-        sharpness no rest at the edge, where ηΔS > ½: noise alone moves x by more than S allows.
+        It is the leading order of the Δ with $\Delta\,(1 - \eta\Delta/2) = \Delta S$. Where ηΔS > ½, there is no
+        such Δ, and the sharpness does not rest at the edge: noise alone moves x by more than S allows.
 
         **Arguments**
 
@@ -107,13 +109,13 @@ def self_stabilization(
     - α and β are those at x = 0. They are measured at θ − xu, as at θ itself $-\nabla S\cdot\nabla L$ holds
       $-\frac12\beta x^2$ too, and is 0 on average where S rests.
     - $\sigma_u^2$ is that at θ itself. There it holds the fluctuation of the batches' curvature along u, times x²,
-      which belongs into the gap.
+      which belongs to the gap.
     - u is the only direction that moves. Noise in others makes $-\nabla S\cdot\nabla L$ at a single iterate of SGD
       much smaller, often negative, as it is far from the path about which SGD fluctuates. Along a run
       `record_self_stabilization` takes α and β at a mean of iterates. The others' oscillation lowers S as well, so
-      that for small batches, and networks with several eigenvalues near 2/η, $\overline{x^2} < 2\alpha/\beta$ and the
-      gap is larger than the formula has it, by a factor of 2 and more. $\eta\sigma_u^2/(2B\overline{x^2})$, with the
-      `displacement` as measured, is right then too.
+      that for small batches, and networks with several eigenvalues near 2/η, $\overline{x^2} < 2\alpha/\beta$ and
+      the gap is larger than the formula says, by a factor of 2 and more. $\eta\sigma_u^2/(2B\overline{x^2})$, with
+      the `displacement` as measured, is then right as well.
 
     **Arguments**
 
@@ -156,15 +158,16 @@ def record_self_stabilization(objective: Objective, *, stride: Any = 50) -> Reco
     r"""A `record=` for `iterate`: α, β, $\sigma_u^2$ and S along a run with noise, at the mean of recent iterates.
 
     S, $\sigma_u^2$ and x are those of the iterate, as in `self_stabilization`. α and β are taken at the mean of the
-    `stride` last records, without x: noise in all directions, which at an iterate hides α, is largely gone from it.
-    Average each over the time that the run is at the edge, and then take the gap of the averages.
+    `stride` last records, without x: the noise in all directions, which hides α at an iterate, is largely gone from
+    this mean. Average each over the time that the run is at the edge, and then take the gap of the averages.
 
     **Arguments**
 
     - `objective`: an `Objective` with data, N ≥ 2 examples: the loss whose Hessian is measured.
-    - `stride`: measure only at every `stride`-th record, at the mean of as many; in between all are NaN. It should be
-      large compared with the time that noise lasts, and so short that training hardly moves. u is followed from one
-      measurement to the next, and found anew at the first of every 20.
+    - `stride`: the number of records from one measurement to the next, each of which is at the mean of these
+      records. In between all values are NaN. The stride should be long compared with the time that noise lasts, and
+      so short that training hardly moves. u is followed from one measurement to the next, and found anew at the
+      first of every 20.
 
     **Returns** a `Recording`. The trajectory's `values` are then a `SelfStabilization` with leaves (T,).
 

@@ -201,7 +201,7 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
     | `amsgrad` | as Adam, of $v_{max}$; without `bias_correction` $\sqrt{v_{max}} + \epsilon$ |
     | `adabound` | α* (with its schedule) over the clipped rate: it goes to 1 |
     | `swats` | $(1-\beta_1^t)(\sqrt v + \epsilon)/\sqrt{1-\beta_2^t}$, and 1 in each array that has switched |
-    | `lookahead`, `chain` | that of the inner optimizer, of the one member that has a preconditioner |
+    | `lookahead`, `chain` | that of the inner optimizer; that of the one member that has a preconditioner |
     | any without a second moment | 1.0 |
 
     **Arguments**
@@ -213,9 +213,9 @@ def preconditioner_of(optimizer: optax.GradientTransformation, state: PyTree) ->
     **Returns** P, a pytree like the parameters (for `scalar_rmsprop` one scalar array), real and at least in single
     precision. It works under `jit` and `vmap`.
 
-    **Raises** `TypeError` when `optimizer` is no optimizer; `ValueError`, which names it, for one whose formula is
-    not known (a plain optimizer of optax hides its ε: make it `traceable`), a chain with two preconditioners, or a
-    state of another optimizer.
+    **Raises** `TypeError` when `optimizer` is not an optimizer; `ValueError`, which names it, for one whose formula
+    is not known (a plain optimizer of optax hides its ε: make it `traceable`), a chain with two preconditioners, or
+    a state of another optimizer.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.rmsprop(0.1, decay=0.75, eps=0.0)

@@ -74,10 +74,12 @@ def record_sharpness(
 
     - `objective`: the loss whose Hessian is measured, an `Objective` or any twice differentiable function.
     - `k`: the number of eigenvalues, at most the number of parameters (static).
-    - `stride`: measure only at every `stride`-th record, the first included; the eigenvalues in between are NaN.
-    - `preconditioner`: for the eigenvalues of $P^{-1/2}HP^{-1/2}$ an optimizer, whose P is read off its state in
-      `iterate` (`preconditioner_of`; before its first step P is ε, and the first record huge); or a function
-      `P(state)` of the state, that of the optimizer in `iterate`, that of the dynamics in `integrate`.
+    - `stride`: the number of records from one measurement to the next; the first record is measured. The
+      eigenvalues in between are NaN.
+    - `preconditioner`: P, for the eigenvalues of $P^{-1/2}HP^{-1/2}$. It is an optimizer, whose P
+      `preconditioner_of` reads off its state in `iterate` (before its first step P is ε, and so the first record is
+      huge). Or it is a function `P(state)` of the optimizer's state in `iterate`, or of the dynamics' state in
+      `integrate`.
     - `record`: a function `record(params) -> pytree` of what else to keep, at every record.
 
     **Returns** a `Recording`. The trajectory's `values` are then a `SharpnessRecord` with leaves (T, …).
@@ -172,7 +174,7 @@ def sharpness_along(
 
     **Raises** `TypeError` for an objective that is not a loss or a path that is not of real numbers; `ValueError`
     for k < 1 or above the number of parameters, leaves whose numbers of times differ, preconditioners that are not
-    positive, or a `model` of which `path` is no part.
+    positive, or a `model` of which `path` is not a part.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> print(jf.curvature.sharpness_along(lambda x: jnp.sum(x**4) / 12, jnp.array([[1.0], [2.0]])).sharpness)

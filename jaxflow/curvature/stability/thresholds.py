@@ -26,7 +26,7 @@ from jaxflow.curvature.stability.linear_steps import (
     late_state,
     lengthen_counts,
     linear_step,
-    of_matrix,
+    matrix_optimizer,
     replace_leaves,
 )
 from jaxflow.curvature.stability.preconditioners import preconditioner_of
@@ -215,14 +215,15 @@ def stability_threshold(
 
     **Arguments**
 
-    - `optimizer`: any, optax's own too. For one that `preconditioner_of` does not know, P is the power of its state's
-      second moment (a field such as `nu`, after the step) by which its steps are found to be divided. Prodigy's
-      and D-Adaptation's estimate of a step's length stays as it was; from `state=` on it is a run's. One that treats
-      matrices otherwise than single numbers, such as Muon, is asked about a matrix of one entry. An
-      `optax.MultiSteps` has the threshold of the optimizer inside, unless a `state` or `period` of its own is given.
+    - `optimizer`: any optimizer, of optax too. For one that `preconditioner_of` does not know, P is the power of
+      its state's second moment (a field such as `nu`, after the step) by which its steps are found to be divided.
+      The step length that Prodigy and D-Adaptation estimate stays at its first value; `state=` takes it from a run.
+      An optimizer that treats matrices differently from single numbers, such as Muon, is asked about a matrix of
+      one entry. An `optax.MultiSteps` has the threshold of the optimizer inside, unless a `state` or `period` of
+      its own is given.
     - `count` t: the threshold is that of step t = 1, 2, …, whose schedules have the value at t − 1;
-      `preconditioner_of` the state after t steps is its P. Default: late, t = 2·10⁹, where bias corrections and
-      AdaBound's bounds are over; a schedule that has ended at 0 leaves no threshold then.
+      P is `preconditioner_of` the state after t steps. Default: a late step, t = 2·10⁹, when bias corrections and
+      the motion of AdaBound's bounds are over. A schedule that has ended at 0 leaves no threshold then.
     - `state`: a state for one scalar parameter, whose next step is taken instead (SWATS after its switch).
     - `period`: the number of steps over which growth is counted. Default: that of `lookahead` where there is one,
       else 1.
@@ -233,12 +234,12 @@ def stability_threshold(
     searched, in steps of 1 % below the threshold.
 
     A plain call is compiled, computes in float64 whether or not x64 is enabled, and is exact to 1e-9. Under `jit`
-    and `vmap` (over hyperparameters, say) it has the precision of the day: 1e-4 in float32, where late is t = 10⁷,
-    and there is no warning. It has no derivative.
+    and `vmap` (over hyperparameters, say) it has the precision of JAX's default float: 1e-4 in float32, where the
+    late step is t = 10⁷. There is no warning then. It has no derivative.
 
-    **Raises** `TypeError` when `optimizer` is no optimizer or `count` or `period` is no integer; `ValueError` for
-    one below 1, a stack of optimizers (`vmap` over it), a `count` above 2·10⁹, a `count` with a `state`, or a state
-    that is not the optimizer's for a scalar.
+    **Raises** `TypeError` when `optimizer` is not an optimizer or `count` or `period` is not an integer;
+    `ValueError` for a `count` or `period` below 1, a stack of optimizers (`vmap` over it), a `count` above 2·10⁹, a
+    `count` with a `state`, or a state that is not the optimizer's for a scalar.
 
     >>> import jaxflow as jf
     >>> print(jf.curvature.stability_threshold(jf.optim.momentum(0.1, 0.9)))
@@ -259,7 +260,7 @@ def stability_threshold(
         optimizer.constructor.__name__ if isinstance(optimizer, optim.Optimizer) else "The optax optimizer"
     )
     if jax.tree.structure(matrix) != jax.tree.structure(fresh):
-        optimizer, fresh = of_matrix(optimizer), matrix
+        optimizer, fresh = matrix_optimizer(optimizer), matrix
     if state is not None:
         if count is not None:
             raise ValueError(f"count must be None where a state, which has its own, is given, got {count!r}.")

@@ -33,13 +33,13 @@ def compare_density(
 
     The cells of the grid are merged to boxes of about equal mass p, each of at least 5 expected members. With $n_i$
     of n members in box i the statistic is $G = 2\sum_i n_i \log\frac{n_i}{n\,p_i}$, divided by Williams' factor; its
-    law is chi-square of one degree of freedom less than there are boxes. It sees any change, a change of temperature
-    with little power. That is seen by a second test, of the mean surprise $-\log p(x)$ of the members against the
-    entropy of the density: for a Gibbs law it is the score of the temperature. Its law is taken to be a gamma law of
-    the same mean, variance and skewness, which is exact for Gaussian densities. Members outside the grid, and those
-    that diverged or have ended, are a box of their own where 5 or more of them are expected. Elsewhere they, and
-    members in cells that are as good as empty, have an exact binomial test. The three share the false alarms, 47.5,
-    47.5 and 5 %.
+    law is chi-square of one degree of freedom less than there are boxes. It detects any change, but a change of
+    temperature with little power only. A second test detects that one. It compares the mean surprise $-\log p(x)$
+    of the members with the entropy of the density: for a Gibbs law this is the score of the temperature. Its law is
+    taken to be a gamma law of the same mean, variance and skewness, which is exact for Gaussian densities. Members
+    outside the grid, and those that diverged or have ended, are a box of their own where 5 or more of them are
+    expected. Elsewhere they, and members in cells that are practically empty, have an exact binomial test. The
+    three tests share the false alarms: 47.5, 47.5 and 5 % of them.
 
     **Arguments**
 
@@ -50,14 +50,15 @@ def compare_density(
     - `grid`: the `Grid`. Default: that of the equation, which is known where its coefficients do not change with
       time.
     - `level`: between 0 and 1; 1 − level is the rate of false alarms of all times together, by Holm's procedure.
-    - `cells`: the largest number of boxes, an integer at least 2. Few boxes see changes of the whole law with more
-      power, many see changes of its details.
+    - `cells`: the largest number of boxes, an integer at least 2. Few boxes detect changes of the whole law with
+      more power; many boxes detect changes of its details.
 
     **Returns** a `DensityComparison`, whose `message` is a sentence. Everything is computed on the host.
 
-    **Raises** `TypeError` for what are no trajectories or no grid, and for records that are not real; `ValueError`
-    for a single run, fewer than 10 members, records or densities of another shape, no time in common, densities
-    that are not finite, a level outside (0, 1), or traced values. It warns where only one clock counts steps.
+    **Raises** `TypeError` for arguments that are not trajectories or not a grid, and for records that are not real;
+    `ValueError` for a single run, fewer than 10 members, records or densities of another shape, no time in common,
+    densities that are not finite, a level outside (0, 1), or traced values. It warns where only one of the two
+    clocks counts steps.
 
     Source: Wilks (1938); Williams (1976), Biometrika 63; Kolmogorov (1933); Holm (1979).
 
@@ -121,8 +122,8 @@ def _check_arguments(ensemble: Any, densities: Any, grid: Any, level: Any, cells
     _check.require_integer("cells", cells, 2)
     if ensemble.counts_steps != densities.counts_steps:
         warnings.warn(
-            "Only one of ensemble and densities is on the clock of a learning rate, the times of the other count "
-            "steps; give time_step= (its learning rate) where it is made.",
+            "Only one of ensemble and densities is on the clock of a learning rate; the times of the other count "
+            "steps: give time_step= (its learning rate) where it is made.",
             stacklevel=3,
         )
     return grid
@@ -169,7 +170,7 @@ def _masses(densities: Trajectory, grid: Grid) -> np.ndarray:
     if bad.any():
         first = float(np.asarray(densities.times)[np.argmax(bad)])
         raise ValueError(
-            f"densities must be finite and at least 0, which they are not at {bad.sum()} of {bad.size} times, first "
+            f"densities must be finite and at least 0, but they are not at {bad.sum()} of {bad.size} times, first "
             f"at t = {first:.6g}."
         )
     return masses
@@ -267,7 +268,7 @@ def _surprise(counts: np.ndarray, held: np.ndarray, least: float) -> tuple[float
 
 
 def _empty_cells(masses: np.ndarray, n: int) -> tuple[np.ndarray, float]:
-    """The cells with the least mass, which together expect as good as no member, and that mass."""
+    """The cells with the least mass, in which together practically no member is expected, and that mass."""
     order = np.argsort(masses, axis=None)
     upto = np.cumsum(masses.ravel()[order])
     some = upto * n <= NOTHING

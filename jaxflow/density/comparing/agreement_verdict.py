@@ -23,7 +23,7 @@ class DensityComparison:
       `l1_by_chance` (T,): its mean where the members do have the density.
     - `outside` (T,): the number of members outside the grid, diverged or ended; `expected_outside` (T,): how many the
       density expects there.
-    - `strays` (T,): the number of members where the density has as good as nothing, on the grid or outside.
+    - `strays` (T,): the number of members where the density is practically 0, on the grid or outside.
     - `members`: the number n of members. `level`: 1 − level is the rate of false alarms of the verdict.
     - `left_out`: the number of times that only one of the two has.
 

@@ -27,7 +27,7 @@ def _cut(expected: np.ndarray, box: Box, most: int) -> list[Box]:
         return [box]
     inside = expected[box]
     half = most // 2
-    for axis in _widest_first(inside):
+    for axis in _axes_by_spread(inside):
         along = inside.sum(tuple(i for i in range(inside.ndim) if i != axis))
         below = np.cumsum(along)[:-1]
         allowed = (below >= LEAST) & (along.sum() - below >= LEAST)
@@ -46,7 +46,7 @@ def _cut(expected: np.ndarray, box: Box, most: int) -> list[Box]:
     return [box]
 
 
-def _widest_first(inside: np.ndarray) -> list[int]:
+def _axes_by_spread(inside: np.ndarray) -> list[int]:
     """The axes by the standard deviation of the members' cells, in units of the whole box."""
     if inside.ndim == 1:
         return [0]

@@ -81,14 +81,14 @@ def _coordinates(dynamics, field: Field, dimensions: int, dtype: Any, like: PyTr
         phase = hasattr(state, "velocity")
         parts = (state.params, state.velocity) if phase else state
         if sum(leaf.size for leaf in jax.tree.leaves(parts)) == dimensions:
-            return _of_state(field, parts, phase)
+            return _coordinates_of_state(field, parts, phase)
     raise ValueError(
         f"dynamics must have a state of as many numbers as the grid has coordinates, {dimensions}, got {dynamics!r}; "
         "params= tells the structure of its parameters."
     )
 
 
-def _of_state(field: Field, parts: PyTree, phase: bool) -> _Coordinates:
+def _coordinates_of_state(field: Field, parts: PyTree, phase: bool) -> _Coordinates:
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), parts)
     unravel = ravel_pytree(blank)[1]
     if not phase:

@@ -143,7 +143,7 @@ def build_chain(
             into.append(jnp.where(stays, rate, 0))
             if any(any(ends) for ends in walls):
                 lost = lost + jnp.where(
-                    stays, 0, _through_walls(coefficients, grid, t, points, along, weights[k], walls)
+                    stays, 0, _rate_through_walls(coefficients, grid, t, points, along, weights[k], walls)
                 )
     return Chain(grid, jnp.stack(forward), jnp.stack(backward), lost, offsets)
 
@@ -158,7 +158,7 @@ class _Edge(NamedTuple):
 def _edge(coefficients, grid: Grid, t, points, offset: Offset, length: float = 1.0) -> _Edge:
     step = jnp.asarray(offset, points.dtype) * length
     spacing = grid.spacing
-    look = _at_points(lambda x: _local(coefficients, t, x, spacing), grid)
+    look = _map_points(lambda x: _local(coefficients, t, x, spacing), grid)
 
     def node(place):
         return look(points + grid.as_points(place * step * spacing)).pull @ step
@@ -172,7 +172,7 @@ def _edge(coefficients, grid: Grid, t, points, offset: Offset, length: float = 1
     return _Edge(pull, look(points + grid.as_points(0.5 * step * spacing)).wind @ jnp.sign(step))
 
 
-def _through_walls(coefficients, grid: Grid, t, points, along: Offset, weight, walls):
+def _rate_through_walls(coefficients, grid: Grid, t, points, along: Offset, weight, walls):
     """The rate of jumps by a vector that leads through a wall that absorbs; its edge ends at the wall."""
     axes = [i for i, e in enumerate(along) if e]
     whole = len(axes) > 1  # an edge across a corner is taken whole
@@ -187,7 +187,7 @@ def _through_walls(coefficients, grid: Grid, t, points, along: Offset, weight, w
     return jnp.where(through, rate, 0)
 
 
-def _at_points(function, grid: Grid):
+def _map_points(function, grid: Grid):
     """A function of a point as one of an array of points (*shape, d)."""
     for _ in grid.shape:
         function = jax.vmap(function)
@@ -199,7 +199,7 @@ def _weights(coefficients, grid: Grid, t, offsets: tuple[Offset, ...]) -> jax.Ar
     matrices = _matrices(coefficients, grid, t)
     if grid.dimensions == 1:
         return matrices[None, ..., 0, 0]
-    vectors, found = _at_points(decompose, grid)(matrices)
+    vectors, found = _map_points(decompose, grid)(matrices)
     weights, left = [], found
     for offset in offsets:
         step = jnp.asarray(offset, vectors.dtype)
@@ -214,10 +214,10 @@ def _weights(coefficients, grid: Grid, t, offsets: tuple[Offset, ...]) -> jax.Ar
 def _matrices(coefficients, grid: Grid, t) -> jax.Array:
     spacing = grid.spacing
     at = lambda x: coefficients.diffusion(t, x) / jnp.outer(spacing, spacing)
-    return _at_points(at, grid)(grid.points)
+    return _map_points(at, grid)(grid.points)
 
 
 def used_offsets(coefficients: Coefficients, grid: Grid, t: Any) -> tuple[jax.Array, jax.Array]:
     """The vectors (*shape, 3, 2) that the cells of a grid of two coordinates use, and whether each is used."""
-    vectors, found = _at_points(decompose, grid)(_matrices(coefficients, grid, t))
+    vectors, found = _map_points(decompose, grid)(_matrices(coefficients, grid, t))
     return vectors, found > 1e-12 * found.sum(-1, keepdims=True)

@@ -51,8 +51,8 @@ def ou_limit(
       $s_B = \frac1B\frac{N-B}{N-1}$ (static).
     - `k`: the number of leading eigenvectors of H in whose span the law is computed (static). Default: for at most
       2,000 parameters all of them, and the answer is in the coordinates of the parameters; beyond that 20, and
-      it is in those of the `directions`. In the span nothing is approximated: $S_{ij} = 2TD_{ij}/(h_i + h_j)$. What
-      is outside of it is told as `left_out`.
+      it is in those of the `directions`. In the span nothing is approximated: $S_{ij} = 2TD_{ij}/(h_i + h_j)$.
+      `left_out` tells how much is outside of it.
     - `tolerance`: the size of an eigenvalue, as a part of the largest, below which its direction counts as flat; a
       number at least 0. Default: 1e-6 in float64, 1e-4 in float32. A trained network has small negative eigenvalues;
       a larger tolerance counts these as flat too.
@@ -63,8 +63,8 @@ def ou_limit(
     counted.
 
     **Raises** `ValueError` where the Hessian has an eigenvalue below −`tolerance` × the largest, as then `params` are
-    at no minimum (of a traced call all numbers are NaN instead), for η < 0, B ≤ 0 or > N without replacement, or k
-    out of range; `TypeError` for an objective without data or parameters that are not real.
+    not at a minimum (in a traced call all numbers are NaN instead), for η < 0, B ≤ 0 or > N without replacement, or
+    k out of range; `TypeError` for an objective without data or parameters that are not real.
 
     Source: Mandt, Hoffman & Blei 2017, 1704.04289; the current: Chaudhari & Soatto 2018, 1710.11029, whose D this is,
     and whose β is 1/T.
@@ -89,14 +89,14 @@ def ou_limit(
     _check.require_nonnegative(tolerance=tolerance)
     warn_unless_twice_differentiable(objective, params)
     if k is None and count <= DENSE:
-        found = _dense(objective, params, learning_rate, factor, tolerance)
+        found = _solve_densely(objective, params, learning_rate, factor, tolerance)
     else:
         pairs = top_eigenpairs(objective, params, min(k or LEADING, count))
-        found = _in_span(objective, params, learning_rate, factor, tolerance, pairs)
-    return _at_minimum(found, tolerance)
+        found = _solve_in_span(objective, params, learning_rate, factor, tolerance, pairs)
+    return _require_minimum(found, tolerance)
 
 
-def _at_minimum(found: tuple[OULaw, jax.Array], tolerance: Any) -> OULaw:
+def _require_minimum(found: tuple[OULaw, jax.Array], tolerance: Any) -> OULaw:
     """The law, refused where there is none; where that cannot be told yet its numbers become NaN."""
     law, scale = found  # the scale is the largest |eigenvalue|
     lowest, largest, allowed = (_check.values(x) for x in (law.lowest, scale, tolerance))
@@ -119,7 +119,7 @@ def _numbers(params: PyTree, *values: Any) -> tuple[jax.Array, ...]:
 
 
 @compiled
-def _dense(objective, params, learning_rate, factor, tolerance) -> tuple[OULaw, jax.Array]:
+def _solve_densely(objective, params, learning_rate, factor, tolerance) -> tuple[OULaw, jax.Array]:
     rate, factor, tolerance = _numbers(params, learning_rate, factor, tolerance)
     hessian = matrix(operator(objective, params))
     noise = gradient_covariance(objective, params).astype(hessian.dtype)
@@ -138,7 +138,7 @@ def _dense(objective, params, learning_rate, factor, tolerance) -> tuple[OULaw, 
 
 
 @compiled
-def _in_span(
+def _solve_in_span(
     objective, params, learning_rate, factor, tolerance, pairs: Eigenpairs
 ) -> tuple[OULaw, jax.Array]:
     rate, factor, tolerance = _numbers(params, learning_rate, factor, tolerance)

@@ -41,17 +41,17 @@ class OULaw:
       where that is not everything.
     - `excess_loss` $\frac12 \mathrm{tr}(HS)$: the mean loss less the minimum, which is $\frac T2 \mathrm{tr} D$ over
       the curved directions.
-    - `effective_rank` $(\mathrm{tr} D)^2 / \mathrm{tr}(D^2)$ of all of D, from 1 to its rank. (The rank itself
-      depends on the precision.) Where `directions` are given, it is found from the k leading eigenvalues of D, and is
-      a little too large.
+    - `effective_rank` $(\mathrm{tr} D)^2 / \mathrm{tr}(D^2)$ of the whole D, from 1 to its rank. (The rank itself
+      depends on the precision.) Where `directions` are given, it is found from the k leading eigenvalues of D, and
+      is a little too large.
     - `flat`: the number of flat directions, along which nothing holds the parameters and there is no law at rest;
       they are left out of everything else.
     - `left_out`: the share of tr D that lies outside the directions kept or in flat ones. Where all that is left out
       is curved, it is the share of the excess loss that is missing as well.
     - `lowest`: the smallest eigenvalue of the Hessian that was found.
     - `above_minimum`: $\frac12 g^\top H^{-1} g$ in the curved directions, how far the loss at the parameters is above
-      the minimum of its quadratic model. The law is one about the parameters where this is small against
-      `excess_loss`.
+      the minimum of its quadratic model. The law is centred at the parameters only where this is small compared
+      with `excess_loss`.
     - `largest_rank`: D has at most this rank, N − 1 of N examples or the number of parameters (static).
 
     It is a pytree; under `vmap` every leaf has a leading axis.
@@ -193,7 +193,8 @@ def ou_law(hessian: Any, noise: Any, temperature: Any) -> OULaw:
     **Returns** an `OULaw`; its `learning_rate` is NaN. Eigenvalues of H below 1e-12 (in float32: 1e-6) of the largest
     count as flat. It is compiled when called plainly, works under `jit` and `vmap`, and has derivatives.
 
-    **Raises** `ValueError` for matrices that are not symmetric and positive semidefinite, or T < 0.
+    **Raises** `ValueError` for matrices that are not symmetric and positive semidefinite, or T < 0; `TypeError` for
+    arguments that are not real numbers.
 
     Source: Chaudhari & Soatto 2018, 1710.11029; Mandt, Hoffman & Blei 2017, 1704.04289.
 

@@ -100,10 +100,10 @@ def area_rate(paths: Any, directions: PyTree = None, *, skip: int = 0) -> AreaRa
             f"paths must hold at least two chains and two records after skip, got {chains} chains of {records} "
             f"records and skip={skip}."
         )
-    return _area_rate(values, _checked(directions, values), skip=int(skip))
+    return _area_rate(values, _check_directions(directions, values), skip=int(skip))
 
 
-def _checked(directions: PyTree, values: PyTree) -> PyTree:
+def _check_directions(directions: PyTree, values: PyTree) -> PyTree:
     if directions is None:
         return None
     found = jax.tree.leaves(directions)

@@ -77,7 +77,7 @@ def as_covariance(name: str, matrix, size: int | None = None) -> jax.Array:
 
 
 def as_floats(name: str, x) -> jax.Array:
-    """A real array of floats; complex numbers and what is no array of numbers are refused."""
+    """A real array of floats; complex numbers, and anything but an array of numbers, are refused."""
     try:
         array = jnp.asarray(x)
     except TypeError:

@@ -37,8 +37,8 @@ def smoothed(
     r"""The loss convolved with the noise of one step, $\tilde L(y) = E_w L(y - \eta w)$, $w \sim N(0, C)$.
 
     With $y_k = \theta_k - \eta \nabla L(\theta_k)$, before the noise of the step is added, SGD has
-    $E[y_{k+1} | y_k] = y_k - \eta \nabla E_w L(y_k - \eta w)$: on average it descends $\tilde L$, not L. Minima that
-    are narrow against the noise of a step are not in $\tilde L$.
+    $E[y_{k+1} | y_k] = y_k - \eta \nabla E_w L(y_k - \eta w)$: on average it descends $\tilde L$, not L. Minima
+    that are narrow compared with the noise of a step are not in $\tilde L$.
 
     **Arguments**
 
@@ -60,9 +60,9 @@ def smoothed(
     With draws its losses draw random numbers: each step of `iterate` draws a single pair of its own from the step's
     key, and everywhere else it is the mean over the same `draws` pairs. η, B, C and the data are its leaves.
 
-    **Raises** `TypeError` for an objective without data where `batch_size` is given; `ValueError` where not one of
-    `batch_size` and `covariance` is given, for η < 0, a bad batch size, a covariance that is not positive
-    semidefinite, or `draws` and `nodes` that are not as above.
+    **Raises** `TypeError` for an objective without data where `batch_size` is given; `ValueError` unless one of
+    `batch_size` and `covariance` is given, and not both, for η < 0, a bad batch size, a covariance that is not
+    positive semidefinite, or `draws` and `nodes` outside the ranges above.
 
     Source: Kleinberg, Li & Yuan 2018, 1802.06175. There w has the law of the noise itself, here the Gaussian of its
     covariance.
@@ -124,7 +124,7 @@ def _shift(params: PyTree, rate: jax.Array, w: PyTree) -> PyTree:
     )
 
 
-def _widened(noise: jax.Array, xi: jax.Array) -> jax.Array:
+def _widen_noise(noise: jax.Array, xi: jax.Array) -> jax.Array:
     """C^{1/2} ξ, for standard normal numbers (P,)."""
     noise = noise.astype(xi.dtype)
     if noise.ndim == 2:
@@ -163,7 +163,7 @@ class _AtDraws:
             w = jax.tree.map(lambda x: jnp.sqrt(noise).astype(x.dtype) * x, sampling.draw(loss, still, xi))
         else:
             flat, unravel = ravel_pytree(params)
-            w = unravel(_widened(noise, jax.random.normal(key[0], flat.shape, flat.dtype)))
+            w = unravel(_widen_noise(noise, jax.random.normal(key[0], flat.shape, flat.dtype)))
         return 0.5 * (loss(_shift(params, rate, w)) + loss(_shift(params, -rate, w)))[None]
 
 
@@ -182,7 +182,7 @@ class _AtNodes:
         flat, unravel = ravel_pytree(real_parameters(params))
         places, weights = _rule(self.nodes, flat.size)
         places, weights = jnp.asarray(places, flat.dtype), jnp.asarray(weights, flat.dtype)
-        at = lambda xi: loss(_shift(unravel(flat), rate, unravel(_widened(noise, xi))))
+        at = lambda xi: loss(_shift(unravel(flat), rate, unravel(_widen_noise(noise, xi))))
         return jnp.sum(weights * jax.vmap(at)(places))[None]
 
 

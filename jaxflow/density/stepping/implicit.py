@@ -64,7 +64,7 @@ def radau(chain: Chain, density: jax.Array, dt: Any, tolerance: Any = None) -> j
     band, dt = chain.band(), jnp.asarray(dt, dtype)
     size = jnp.sum(jnp.abs(density))
 
-    def going(carry):
+    def is_unfinished(carry):
         _, left, _, count = carry
         return (left > 0) & (count < MOST)
 
@@ -82,5 +82,5 @@ def radau(chain: Chain, density: jax.Array, dt: Any, tolerance: Any = None) -> j
         length = length * jnp.clip(factor, 0.1, 5.0)
         return jnp.where(good, positive, density), left, length, count + 1
 
-    new, left, _, _ = lax.while_loop(going, advance, (density, dt, dt, jnp.zeros((), jnp.int32)))
+    new, left, _, _ = lax.while_loop(is_unfinished, advance, (density, dt, dt, jnp.zeros((), jnp.int32)))
     return jnp.where(left > 0, jnp.nan, new)

@@ -21,14 +21,14 @@ def uniformize(chain: Chain, density: jax.Array, dt: Any) -> jax.Array:
     most = 400.0 if dtype == jnp.float64 else 50.0  # jumps in a part: e⁻ᵐᵒˢᵗ must not vanish
     fastest = jnp.max(chain.leaving)
     jumps = fastest * jnp.asarray(dt, dtype)
-    # Rates that are not numbers make a density that is none.
+    # Rates that are NaN or infinite make a density of NaN.
     parts = jnp.where(jnp.isfinite(jumps), jnp.ceil(jumps / most), 1)
     each = jumps / jnp.maximum(parts, 1)
     scale = jnp.where(fastest > 0, 1 / jnp.where(fastest > 0, fastest, 1), 0)
     tiny = jnp.finfo(dtype).eps / 8
 
     def part(_, density):
-        def going(carry):
+        def is_unfinished(carry):
             k, weight, *_ = carry
             return (k < each) | (weight > tiny)
 
@@ -41,7 +41,7 @@ def uniformize(chain: Chain, density: jax.Array, dt: Any) -> jax.Array:
 
         weight = jnp.exp(-each)
         begun = jnp.zeros((), dtype), weight, weight * density, density, weight
-        _, _, total, _, summed = lax.while_loop(going, jump, begun)
+        _, _, total, _, summed = lax.while_loop(is_unfinished, jump, begun)
         return total / summed
 
     return lax.fori_loop(0, parts.astype(jnp.int32), part, density)

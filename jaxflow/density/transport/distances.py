@@ -114,7 +114,7 @@ def bures(mean_x: Any, covariance_x: Any, mean_y: Any, covariance_y: Any) -> jax
     **Raises** `ValueError` for shapes that do not fit or a covariance that is not symmetric and positive
     semidefinite; `TypeError` for numbers that are not real.
 
-    Source: Dowson & Landau 1982; Gelbrich 1990; as a Procrustes distance Bhatia, Jain & Lim 2019, 1712.01504.
+    Source: Dowson & Landau 1982; Gelbrich 1990; as a Procrustes distance: Bhatia, Jain & Lim 2019, 1712.01504.
 
     >>> import jax.numpy as jnp
     >>> from jaxflow.density import bures

@@ -59,13 +59,14 @@ def gaussian_jko(
     derivatives in all numbers.
 
     **Raises** `ValueError` for shapes that do not fit, a matrix that is not symmetric, a covariance that is not
-    positive semidefinite, H with an eigenvalue at most −1/τ, T < 0, τ ≤ 0 or `steps` < 1.
+    positive semidefinite, H with an eigenvalue at most −1/τ, T < 0, τ ≤ 0 or `steps` < 1; `TypeError` for arguments
+    that are not real numbers, or `steps` that are not an integer.
 
     **Derivation.** The slope in S' of the squared distance is $I - M$, where M is the optimal map from $N(0, S')$ to
     $N(0, S)$: $M S' M = S$. So $M = A - \tau T S'^{-1}$. In $Z = A^{1/2} S' A^{1/2}$ that is
     $Z + (\tau T)^2 Z^{-1} - 2 \tau T I = K$: Z and K have the same eigenvectors, and
     $\sqrt z - \tau T / \sqrt z = \sqrt k$. The steps are those of Jordan, Kinderlehrer & Otto
-    1998; on Gaussians without a potential Wibisono 2018, 1802.08089.
+    1998; on Gaussians without a potential: Wibisono 2018, 1802.08089.
 
     >>> import jax.numpy as jnp
     >>> from jaxflow.density import gaussian_jko
@@ -84,7 +85,7 @@ def gaussian_jko(
 
 
 def check_steps(temperature: Any, step_size: Any, steps: Any) -> None:
-    """Refuse what is no temperature, no size or no number of steps."""
+    """Refuse a bad temperature, step size or number of steps."""
     _check.require_nonnegative(temperature=temperature)
     _check.require_positive(step_size=step_size)
     _check.require_integer("steps", steps, 1)

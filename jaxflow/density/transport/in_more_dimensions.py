@@ -17,7 +17,11 @@ TOLERANCE = 1e-9  # of the masses that its plan moves
 
 def exact_distance(x: jax.Array, y: jax.Array, x_weights: Any, y_weights: Any, p: float) -> jax.Array:
     """The p-Wasserstein distance of samples (n, d) and (m, d), by the network simplex method."""
-    ot, (points, a), (others, b) = _pot(), _concrete("x", x, x_weights), _concrete("y", y, y_weights)
+    ot, (points, a), (others, b) = (
+        _pot(),
+        _require_concrete("x", x, x_weights),
+        _require_concrete("y", y, y_weights),
+    )
     found = ot.emd2(a, b, _costs(ot, points, others, p), numItermax=10_000_000)
     return jnp.asarray(max(float(found), 0.0) ** (1 / p))
 
@@ -40,8 +44,7 @@ def sinkhorn(
     - `x_weights` (n,), `y_weights` (m,): masses at least 0, not all 0, which are divided by their sum. Default: equal
       masses.
 
-    **Returns** the distance, a scalar in the units of the samples. A warning of POT's tells where its iterations did
-    not converge.
+    **Returns** the distance, a scalar in the units of the samples. POT warns where its iterations did not converge.
 
     **Raises** `ImportError` without POT (`pip install 'jaxflow[transport]'`); `ValueError` for samples of different
     dimensions or traced ones, ε ≤ 0, p < 1, and for weights as `wasserstein`.
@@ -59,7 +62,11 @@ def sinkhorn(
     x, y = as_sample("x", x), as_sample("y", y)
     require_one_dimension(x, y)
     x_weights, y_weights = as_weights("x_weights", x_weights, x), as_weights("y_weights", y_weights, y)
-    ot, (points, a), (others, b) = _pot(), _concrete("x", x, x_weights), _concrete("y", y, y_weights)
+    ot, (points, a), (others, b) = (
+        _pot(),
+        _require_concrete("x", x, x_weights),
+        _require_concrete("y", y, y_weights),
+    )
     costs = _costs(ot, points, others, p)
     limits: Any = {"numItermax": MOST, "stopThr": TOLERANCE}
     plan = ot.sinkhorn(a, b, costs, float(regularization), method="sinkhorn_log", **limits)
@@ -110,7 +117,7 @@ def _pot() -> Any:
     return ot
 
 
-def _concrete(name: str, x: jax.Array, weights: jax.Array | None) -> tuple[np.ndarray, np.ndarray]:
+def _require_concrete(name: str, x: jax.Array, weights: jax.Array | None) -> tuple[np.ndarray, np.ndarray]:
     """A sample (n, d) and its masses, of sum 1, as numbers."""
     points = _check.values(x)
     masses = np.ones(len(x)) if weights is None else _check.values(weights)

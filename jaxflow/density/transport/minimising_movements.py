@@ -81,7 +81,7 @@ def jko(
     **Raises** `TypeError` for a potential that is not callable; `ValueError` for quantiles of another shape or that
     do not increase, T < 0, τ ≤ 0, `steps` < 1 or a tolerance that is not positive.
 
-    Source: Jordan, Kinderlehrer & Otto 1998; in quantiles Blanchet, Calvez & Carrillo 2008.
+    Source: Jordan, Kinderlehrer & Otto 1998; in quantiles: Blanchet, Calvez & Carrillo 2008.
 
     >>> import jax.numpy as jnp
     >>> from jaxflow.density import jko

@@ -64,8 +64,9 @@ def rmsprop_sde(
     large as the squared gradients, here by `state=` of `integrate`. In the denominator v counts as at least 1 − α
     of $E g^2$, as it does in the discrete method.
 
-    **Raises** `TypeError` for an objective without data or complex parameters; `ValueError` for a rate ≤ 0, `decay`
-    outside [0, 1), a negative `eps` or `batch_size` ≤ 0 (or > N without replacement).
+    **Raises** `TypeError` for an objective without data, a hyperparameter that is not a number or complex
+    parameters; `ValueError` for a rate ≤ 0, `decay` outside [0, 1), a negative `eps` or `batch_size` ≤ 0 (or > N
+    without replacement).
 
     **`malladi=True`** is the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their
     clock **t = kη²**: $d\theta = -P^{-1}(\nabla L\,dt + \sigma_0\Sigma^{1/2}dW)$, $du = c_2(\mathrm{diag}\,\Sigma -
@@ -163,8 +164,9 @@ def adam_sde(
     `integrate`. A drift forms diag Σ (4 to 5 gradients of the mean loss on a small network), a step takes two
     mini-batch gradients.
 
-    **Raises** `TypeError` for an objective without data or complex parameters; `ValueError` for a rate ≤ 0, `b1` or
-    `b2` outside [0, 1), a negative `eps` or `batch_size` ≤ 0 (or > N without replacement).
+    **Raises** `TypeError` for an objective without data, a hyperparameter that is not a number or complex
+    parameters; `ValueError` for a rate ≤ 0, `b1` or `b2` outside [0, 1), a negative `eps` or `batch_size` ≤ 0 (or >
+    N without replacement).
 
     **`malladi=True`** is the limit of large noise (Malladi, Lyu, Panigrahi & Arora 2022, 2205.10287), on their
     clock **t = kη²**: $d\theta = -\frac{\sqrt{\gamma_2}}{\gamma_1}P^{-1}m\,dt$, $dm = c_1(\nabla L - m)\,dt +

@@ -41,10 +41,10 @@ def langevin(objective: Callable[[PyTree], jax.Array], temperature: Any) -> Fiel
 
     **Returns** a `Dynamics`, whose state is the parameters.
 
-    **Raises** `TypeError` for an objective that is not callable or complex parameters; `ValueError` for a negative
-    temperature.
+    **Raises** `TypeError` for an objective that is not callable, a hyperparameter that is not a number or complex
+    parameters; `ValueError` for a negative temperature.
 
-    Source: Langevin (1908); as a sampler Roberts & Tweedie (1996), Bernoulli 2, 341.
+    Source: Langevin (1908); as a sampler: Roberts & Tweedie (1996), Bernoulli 2, 341.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> dynamics = jf.dynamics.langevin(lambda x: 0.5 * jnp.sum(x**2), temperature=0.5)
@@ -107,8 +107,8 @@ def sgd(
     state and does not commute, and it is stepped by Euler–Maruyama. With full noise a step of order 1 is one
     backward pass, drift and noise together; a step of order 2+ costs a Hessian product more.
 
-    **Raises** `TypeError` for an objective without data; `ValueError` for a negative rate, `batch_size` ≤ 0 (or > N
-    without replacement) or another order.
+    **Raises** `TypeError` for an objective without data or a hyperparameter that is not a number; `ValueError` for
+    a negative rate, `batch_size` ≤ 0 (or > N without replacement) or another order.
 
     The second-order terms are derived for a constant η; under a schedule η(t) takes its place.
 

@@ -132,8 +132,8 @@ def momentum_sgd(
     **Returns** a `Dynamics`. Its state is an `InertialState(params, velocity)`, at rest at first. A step, of a
     splitting of weak order 2, is one backward pass.
 
-    **Raises** `TypeError` for an objective without data; `ValueError` for a rate ≤ 0, `beta` outside [0, 1),
-    `batch_size` ≤ 0 (or > N without replacement) or another order.
+    **Raises** `TypeError` for an objective without data or a hyperparameter that is not a number; `ValueError` for
+    a rate ≤ 0, `beta` outside [0, 1), `batch_size` ≤ 0 (or > N without replacement) or another order.
 
     For isotropic Σ the law ends as Gibbs' at temperature $\frac{\eta s_B}{2(1-\beta)}$, with `ema` at $\frac{\eta
     s_B}{2}$. Order 1 is the same in Itô's and Stratonovich's sense, because the noise on u depends on θ only. It is
@@ -198,8 +198,8 @@ def nesterov_sgd(
     **Returns** a `Dynamics`. Its state is an `InertialState(params, velocity)`, at rest at first. A step is one
     backward pass, of weak order 1.
 
-    **Raises** `TypeError` for an objective without data; `ValueError` for a rate ≤ 0, `beta` outside [0, 1),
-    `batch_size` ≤ 0 (or > N without replacement) or another order.
+    **Raises** `TypeError` for an objective without data or a hyperparameter that is not a number; `ValueError` for
+    a rate ≤ 0, `beta` outside [0, 1), `batch_size` ≤ 0 (or > N without replacement) or another order.
 
     The stationary variance of order 1 is too small by up to $\frac74 \eta h$ of itself as β → 1 (1.083, 1.613, 1.736
     times ηh at β = .5, .9, .99), seven times the error of the heavy ball's. The temperature is

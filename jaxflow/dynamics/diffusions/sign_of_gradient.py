@@ -51,8 +51,8 @@ def sign_sgd(
     \frac{1-r}2\mathrm{sign}\,g_2$ with $r^2 = 2\eta/dt - 1$: it has the same mean, and the covariance of the signs
     themselves, as in the source.
 
-    **Raises** `TypeError` for an objective without data or complex parameters; `ValueError` for a rate ≤ 0 or
-    `batch_size` ≤ 0 (or > N without replacement).
+    **Raises** `TypeError` for an objective without data, a hyperparameter that is not a number or complex
+    parameters; `ValueError` for a rate ≤ 0 or `batch_size` ≤ 0 (or > N without replacement).
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))

@@ -53,8 +53,8 @@ def underdamped_langevin(
     any stable step, $dt < 2\sqrt{m/h}$. No discrete process belongs to it, so `integrate` needs `substeps` or
     `step_size`; steps of $0.1\sqrt{m/h}$ are fine ones. The noise is additive.
 
-    **Raises** `TypeError` for an objective that is not callable or complex parameters; `ValueError` for a negative
-    temperature or friction, or a mass that is not positive.
+    **Raises** `TypeError` for an objective that is not callable, a hyperparameter that is not a number or complex
+    parameters; `ValueError` for a negative temperature or friction, or a mass that is not positive.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> dynamics = jf.dynamics.underdamped_langevin(lambda x: 0.5 * jnp.sum(x**2), temperature=0.5)

@@ -57,29 +57,31 @@ def central_flow(
       or an `optax.MultiSteps` of one, whose flow is that of its updates.
     - `objective`: an `Objective` on all data, or any three times differentiable function `loss(params) -> scalar`.
     - `modes`: the number of leading eigenvectors to follow (static). All that come to oscillate must be among them.
-      Products grow in proportion; up to 16 modes are solved for together.
+      The number of Hessian products grows in proportion; up to 16 modes are solved for together.
 
     **Returns** a `Dynamics`, whose state is a `CentralState`. `integrate` steps it by its own map, with substeps as
     long as the effective sharpness allows: of fourth order below the edge, where it is `stable_flow`; at the edge
     of second order, and of first in Σ. The trajectory's `observed` is a `CentralRecord` of its predictions.
-    `substeps=` there asks for at least that number between two times. All is one compiled program, which vmaps over
-    optimizers and starts, and is a trial of `jf.sweep`, each lane with its own substeps; of a `Trajectory` a sweep
-    keeps the values alone, so return what you need of `observed` with them. It has no derivative: reverse mode is
-    refused, and forward mode, through eigenvectors that meet, is not to be trusted. The eigenvectors are found anew
-    at the first and every 50th interval between two times. That search holds 2·(20 + 8·modes) vectors like the
-    parameters; while a mode is within .2 of the edge there is a third derivative for each pair of modes,
-    modes·(modes + 1)/2 vectors, in the same memory, and otherwise none is taken. A compiled program asks for the
-    larger at once: 100 vectors in all for 3 modes, 330 for 16.
+    `substeps=` of `integrate` asks for at least that number between two times; in a plain call another number
+    compiles nothing. All is one compiled program, which vmaps over optimizers and starts, and is a trial of
+    `jf.sweep`, each lane with its own substeps; a sweep keeps only the values of a `Trajectory`, so return what you
+    need of `observed` with them. It has no derivative: reverse mode is refused, and forward mode, through
+    eigenvectors that meet, is not to be trusted. The eigenvectors are found anew at the first and every 50th
+    interval between two times. That search holds 2·(20 + 8·modes) vectors like the parameters; while a mode is
+    within .2 of the edge there is a third derivative for each pair of modes, modes·(modes + 1)/2 vectors, in the
+    same memory, and otherwise none is taken. A compiled program asks for the larger at once: 100 vectors in all for
+    3 modes, 330 for 16.
 
-    **Raises** `ValueError` for an optimizer with momentum, for which no such closure is known (2605.06821 treats
-    it), or another one, and for `modes` < 1 or more than parameters; `TypeError` for an objective that is no loss.
+    **Raises** `ValueError` for an optimizer with momentum, for which this closure does not hold (2605.06821 treats
+    momentum), or any other one, and for `modes` < 1 or more than parameters; `TypeError` for an objective that is
+    not a loss.
 
     **It holds** from a start that does not oscillate yet, such as the end of `stable_flow` run to an effective
     sharpness of 1.8 (see `flow_state`). From a random start far past the edge it does not describe the first steps.
     It averages over oscillations, so compare it with `midpoints` of the iterates. An oscillation first has to grow
-    from what there is, so a run overshoots the edge, the farther the calmer it was, and then oscillates in bursts;
-    a warm-up that comes to the edge from far below leaves next to nothing to grow from. X and the squared gradient
-    are predicted for whole bursts, from one rise of the sharpness through the edge to the next
+    from what there is. So a run overshoots the edge, the farther the calmer it was before, and then oscillates in
+    bursts; a warm-up that comes to the edge from far below leaves almost nothing to grow from. X and the squared
+    gradient are predicted for whole bursts, from one rise of the sharpness through the edge to the next
     (`EdgeStudy.burst_ratios`), and not within one, which `pair_flow` follows.
 
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206, whose P, Σ and X these are.

@@ -16,8 +16,8 @@ class CentralState(NamedTuple):
     r"""The state of a `central_flow`; `vectors` are in the coordinates $P^{1/2}\theta$, flat, P numbers in all.
 
     - `params`: the parameters.
-    - `second_moment` ν: after the update at `params`; like the parameters, or a number, which is 0 where the method
-      has no second moment.
+    - `second_moment` ν: the one after the update at `params`; like the parameters, or a number, which is 0 where
+      the method has no second moment.
     - `steps`: the step count k, a float.
     - `vectors` (modes, P): orthonormal eigenvectors of $P^{-1/2}HP^{-1/2}$.
     - `eigenvalues` (modes,): the effective ones at the beginning of the last substep.

@@ -30,7 +30,7 @@ from jaxflow.dynamics.modified_equations.equation import (
     check_arguments,
     clock_of,
     first_steps,
-    steps_a_time,
+    steps_per_time,
 )
 from jaxflow.dynamics.modified_equations.smoothness import warn_if_rough
 from jaxflow.dynamics.modified_equations.step_logarithm import (
@@ -112,8 +112,8 @@ def pair_flow(
     makes the state to go on from, for `integrate(…, state=…)`.
 
     **Raises** `ValueError` for an order not in 1 … 8, a time step ≤ 0, a warm-up < 0 or an optimizer with random
-    state; `TypeError` for what is no optimizer or objective, or a state not made of arrays. There is a warning for
-    an optimizer that is not smooth, such as a sign or a clip.
+    state; `TypeError` when `optimizer` or `objective` is of another kind, or for a state that is not made of
+    arrays. There is a warning for an optimizer that is not smooth, such as a sign or a clip.
 
     It **holds** where what a run excites is slow or oscillates: of eigenvalues e with |e − 1| or |e + 1| below 1 it
     has the logarithm, the closer the higher the order, and all others only have to decay. Those that turn, of modulus
@@ -122,12 +122,12 @@ def pair_flow(
     flow follows bursts in their time. Where a run depends on its own rounding it cannot be nearer than two runs are
     to each other. For an adaptive method give `integrate` an `atol` far below the second moments.
 
-    The *gauge* is `convergence(…, stride=2)`. Its `radius` is the largest $|e^2 - 1|$, 1 + β of modes that turn. Its
-    `ratio` tells how much of what the series misses a run excites. On digits it is at most .53 with Nesterov's method
-    (β = .9), where the flow is closest. In the bursts of other methods it passes 1, and there the flow errs. Where
-    modes that turn are few or soon damped it is near again after that (RMSProp and Adam, 2 to 10 for some steps). A
-    burst of the heavy ball with β = .9 leaves modes that turn and decay by .95 a step: the ratio stays above 1 for a
-    hundred steps, and this flow errs most.
+    The *gauge* is `convergence(…, stride=2)`. Its `radius` is the largest $|e^2 - 1|$, 1 + β of modes that turn.
+    Its `ratio` tells how strongly a run excites what the series misses. On digits it is at most .53 with Nesterov's
+    method (β = .9), where the flow is closest. In the bursts of other methods it passes 1, and there the flow errs.
+    Where modes that turn are few or soon damped it is near again after that (RMSProp and Adam, 2 to 10 for some
+    steps). A burst of the heavy ball with β = .9 leaves modes that turn and decay by .95 a step: the ratio stays
+    above 1 for a hundred steps, and this flow errs most.
 
     *Related flows.* `modified(…, stride=2)` follows every second iterate; it has both in one state and is accurate in
     the same places, at half the reach in step size. A central flow (Cohen et al.) averages over the bursts: its
@@ -157,7 +157,7 @@ def pair_flow(
 
     def drift(t, state):
         total = logarithm(lambda pair: _pair_increment(optimizer, objective, pair), state, shares)
-        return scale(steps_a_time(tau, t, state.midpoint.steps, shares), total)
+        return scale(steps_per_time(tau, t, state.midpoint.steps, shares), total)
 
     return Field(
         drift=drift,
@@ -180,9 +180,10 @@ def rod_flow(
 ) -> Field:
     r"""Rod flow: two successive iterates as the ends of a rod whose middle and extent flow; `pair_flow` at order 1.
 
-    Each end takes a step of the optimizer. Per step, the middle moves by the mean of what they move by, and the
-    extent, half the difference, by half the difference of that, after the ends have changed places:
-    $\Delta m = \frac12(\Delta_+ + \Delta_-)$, $\Delta\delta = -2\delta - \frac12(\Delta_+ - \Delta_-)$.
+    Each end takes a step of the optimizer. The middle moves by the mean of both moves. The extent, half the
+    difference of the ends, changes by half the difference of the moves, and then its sign turns, because the ends
+    change places: $\Delta m = \frac12(\Delta_+ + \Delta_-)$, $\Delta\delta = -2\delta - \frac12(\Delta_+ -
+    \Delta_-)$.
 
     **Arguments**
 
@@ -215,20 +216,20 @@ def pair_state(
     r"""Split an optimizer's state into midpoint and half-difference, so that `pair_flow` goes on from it.
 
     Both are weighted sums of the states of 2q − 1 further steps. Of what a step multiplies by e the midpoint has the
-    share $p(e) = \int_{-1}^e (1 - u^2)^{q-1}du \,/ \int_{-1}^1$: all of slow motion and none of an oscillation, but
-    for the q-th power of the distance of e from 1 and −1. At q = 1 they are half the sum and half the difference of
-    two iterates. At q = 2 the half-difference is $\frac14(2z_0 - 3z_1 + z_3)$.
+    share $p(e) = \int_{-1}^e (1 - u^2)^{q-1}du \,/ \int_{-1}^1$: all of slow motion and none of an oscillation,
+    except for the q-th power of the distance of e from 1 and −1. At q = 1 they are half the sum and half the
+    difference of two iterates. At q = 2 the half-difference is $\frac14(2z_0 - 3z_1 + z_3)$.
 
     **Arguments**
 
     - `optimizer`: any of `jaxflow.optim` or optax.
     - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField`.
     - `state`: a `ModifiedState`, such as `modified_state(run)` at the end of a run of `iterate`.
-    - `order` q: an integer at least 1 (static). That of the flow is enough.
+    - `order` q: an integer at least 1 (static). The order of the flow is enough.
 
     **Returns** a `PairState`, whose midpoint plus half-difference is the state. It costs 2q − 1 gradients.
 
-    **Raises** `TypeError` for a state that is no `ModifiedState`; `ValueError` for an order < 1.
+    **Raises** `TypeError` for a state that is not a `ModifiedState`; `ValueError` for an order < 1.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([0.1, 2.0]) * x**2)
@@ -270,7 +271,7 @@ def record_pairs(objective: Callable[[PyTree], jax.Array]) -> Recorder:
     **Returns** a recorder whose values are a `PairRecord`, leaves (T, …). Begin the flow with `state=` or without a
     warm-up: at the first discrete steps there are no pairs, and the first pair stands in their place.
 
-    **Raises** `TypeError` for an objective that is no loss.
+    **Raises** `TypeError` for an objective that is not a loss.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([0.1, 2.0]) * x**2)

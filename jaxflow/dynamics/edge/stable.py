@@ -27,8 +27,8 @@ class StableState(NamedTuple):
     """The state of a `stable_flow`.
 
     - `params`: the parameters.
-    - `second_moment` ν: after the update at `params`; like the parameters, or a number, which is 0 where the method
-      has no second moment.
+    - `second_moment` ν: the one after the update at `params`; like the parameters, or a number, which is 0 where
+      the method has no second moment.
     - `steps`: the step count, a float scalar.
     """
 
@@ -54,7 +54,7 @@ def stable_flow(optimizer: optax.GradientTransformation, objective: Callable[[Py
 
     **Returns** a `Dynamics`. Its state is a `StableState`; ν starts at one update of the optimizer's first state.
 
-    **Raises** `ValueError` for another optimizer; `TypeError` for an objective that is no loss.
+    **Raises** `ValueError` for another optimizer; `TypeError` for an objective that is not a loss.
 
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206.
 

@@ -111,7 +111,7 @@ def optimizer_state(
 
     **Returns** a state like that of `optimizer.init`; `jaxflow.solve.begin` makes of it a state for `iterate`.
 
-    **Raises** `TypeError` where `state` is of no such kind, or for an `optax.MultiSteps`; `ValueError` for an
+    **Raises** `TypeError` where `state` is of another kind, or for an `optax.MultiSteps`; `ValueError` for an
     optimizer without a central flow and the state of one.
 
     >>> import jax.numpy as jnp, jaxflow as jf

@@ -142,8 +142,8 @@ def rmsprop(
     an accurate comparison start both from a v as large as the squared gradients, here by `state=` of `integrate`. In
     the denominator v counts as at least 1 − α of g², as it does in the discrete method. A drift costs one gradient.
 
-    **Raises** `TypeError` when `objective` is not callable or parameters are complex; `ValueError` for a rate ≤ 0,
-    `decay` outside [0, 1) or a negative `eps`.
+    **Raises** `TypeError` when `objective` is not callable, a hyperparameter is not a number or parameters are
+    complex; `ValueError` for a rate ≤ 0, `decay` outside [0, 1) or a negative `eps`.
 
     Source: da Silva & Gazeau (2020, 1810.13108), whose equations of adaptive methods include it.
 
@@ -179,8 +179,8 @@ def adam(objective: Loss, learning_rate: Any, *, b1: Any = 0.9, b2: Any = 0.999,
     k steps of the optimizer, with its m and v, give $m/(1-\beta_1^k)$, $v/(1-\beta_2^k)$ and k by `state=` of
     `integrate`. A drift costs one gradient.
 
-    **Raises** `TypeError` when `objective` is not callable or parameters are complex; `ValueError` for a rate ≤ 0,
-    `b1` or `b2` outside [0, 1) or a negative `eps`.
+    **Raises** `TypeError` when `objective` is not callable, a hyperparameter is not a number or parameters are
+    complex; `ValueError` for a rate ≤ 0, `b1` or `b2` outside [0, 1) or a negative `eps`.
 
     **Derivation.** $m_{k+1} - m_k = (1-\beta_1)(g - m_k)$ is $\dot m = \lambda_1(\nabla L - m)$, whose share of
     gradients is $1 - e^{-\lambda_1 t} = \gamma_1$, $\dot\gamma_1 = \lambda_1(1 - \gamma_1)$, so that $\hat m =

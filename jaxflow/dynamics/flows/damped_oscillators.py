@@ -49,8 +49,8 @@ def heavy_ball(objective: Loss, friction: Any, mass: Any) -> Field:
     **Returns** a `Dynamics`. Its state is `InertialState(params, velocity)`, at rest at first. A drift costs one
     gradient.
 
-    **Raises** `TypeError` when `objective` is not callable; `ValueError` for a negative friction or a mass that is
-    not positive.
+    **Raises** `TypeError` when `objective` is not callable or a hyperparameter is not a number; `ValueError` for a
+    negative friction or a mass that is not positive.
 
     **From the optimizer.** $v \leftarrow \beta v + g,\ \theta \leftarrow \theta - \eta v$ on the clock t = kη, with
     $\dot\theta = u = -v$, reads $u_{k+1} - u_k = -(1-\beta)u_k - g$ for each step of length η. So
@@ -66,7 +66,7 @@ def heavy_ball(objective: Loss, friction: Any, mass: Any) -> Field:
     only. The start still shifts the path by O(η), because the velocity is that of half a step before. A run that
     begins at t = −η/2 is of second order from the beginning. `limit_of(jaxflow.optim.momentum(η, β), objective)`
     makes this choice; with `ema=True` the friction is 1 and the mass $\frac{\eta(1+\beta)}{2(1-\beta)}$. The
-    equation with mini-batches is `momentum`.
+    equation on mini-batches is `momentum_sgd`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> ball = jf.dynamics.heavy_ball(lambda x: 0.5 * jnp.sum(x**2), friction=0.0, mass=1.0)
@@ -101,7 +101,8 @@ def nesterov(objective: Loss, damping: Any = 3.0) -> Field:
     **Returns** a `Dynamics`. Its state is `InertialState(params, velocity)`. A drift costs one gradient. Runs must
     start at time 0.
 
-    **Raises** `TypeError` when `objective` is not callable; `ValueError` for a negative damping.
+    **Raises** `TypeError` when `objective` is not callable or a hyperparameter is not a number; `ValueError` for a
+    negative damping.
 
     **Derivation.** With $x_{k+1} = y_k - \eta g(y_k)$, $y_k = x_k + \beta_k(x_k - x_{k-1})$ and s = √η,
     $\frac{x_{k+1} - x_k}{s} = \beta_k\frac{x_k - x_{k-1}}{s} - s\,g(y_k)$. For $x_k = \theta(ks)$ the two quotients

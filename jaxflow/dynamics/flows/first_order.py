@@ -1,7 +1,8 @@
 """Ordinary differential equations in the parameters alone that optimizers follow: as the step goes to 0, and near it.
 
-Those with a velocity are in `damped_oscillators`, those that form the Hessian in `hessian_flows`, those with a second
-moment in the folder `diffusions`. `modified` finds such equations by itself; these have a known closed form.
+Those with a velocity are in `damped_oscillators`, those that form the Hessian in `hessian_flows`, those with a
+second moment in `averaged_squares` and `summed_squares`. `modified` finds such equations by itself; these have a
+known closed form.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ Loss = Callable[[PyTree], jax.Array]
 
 
 def slope_of(objective: Loss) -> Callable[[PyTree], PyTree]:
-    """The gradient of a loss; anything that is no loss is refused."""
+    """The gradient of a loss; anything that is not a loss is refused."""
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
     return gradient(objective)
@@ -74,7 +75,8 @@ def implicit_gradient_regularization(objective: Loss, learning_rate: Any) -> Fie
 
     **Returns** a `Dynamics`, whose state is the parameters. A drift costs a gradient and a Hessian product.
 
-    **Raises** `TypeError` when `objective` is not callable; `ValueError` for a negative rate.
+    **Raises** `TypeError` when `objective` is not callable or a hyperparameter is not a number; `ValueError` for a
+    negative rate.
 
     **Derivation.** Let $\dot\theta = F = -g + \eta f_2$. Over one step $\theta(\eta) = \theta + \eta F +
     \frac{\eta^2}2 F'F + O(\eta^3) = \theta - \eta g + \eta^2 (f_2 + \frac12 Hg) + O(\eta^3)$, which is
@@ -115,8 +117,8 @@ def momentum_loss_flow(objective: Loss, learning_rate: Any, beta: Any = 0.9, nes
 
     **Returns** a `Dynamics`, whose state is the parameters. A drift costs a gradient and a Hessian product.
 
-    **Raises** `TypeError` when `objective` is not callable; `ValueError` for a negative rate or `beta` outside [0,
-    1).
+    **Raises** `TypeError` when `objective` is not callable or a hyperparameter is not a number; `ValueError` for a
+    negative rate or `beta` outside [0, 1).
 
     **Derivation.** At fixed β the velocity forgets its past in $\frac1{1-\beta}$ steps. After that it is a function
     of θ: $v_{k+1} = \sum_j \beta^j g(\theta_{k-j})$. On $\dot\theta = F$ the past is
@@ -125,7 +127,7 @@ def momentum_loss_flow(objective: Loss, learning_rate: Any, beta: Any = 0.9, nes
     $-\eta v_{k+1} = -\eta\big(\frac{g}{1-\beta} + \frac{\eta\beta}{(1-\beta)^3} Hg\big)$. The field with such steps
     has $-\frac\eta2 F'F = -\frac{\eta}{2(1-\beta)^2} Hg$ in addition, as without momentum:
     $-\eta\frac{2\beta + 1 - \beta}{2(1-\beta)^3} Hg$. Nesterov's step is $-\eta(g + \beta v_{k+1})$, which gives
-    $2\beta^2 + 1 - \beta$. Source: Kovachki & Stuart 2021, 1906.04285; as a modified loss Ghosh, Lyu, Zhang & Wang
+    $2\beta^2 + 1 - \beta$. Source: Kovachki & Stuart 2021, 1906.04285; as a modified loss: Ghosh, Lyu, Zhang & Wang
     2023, 2302.00849.
 
     It is **valid** after the start, about $\frac{1}{1-\beta}$ steps, which shifts the path by O(η) (`heavy_ball`

@@ -51,8 +51,8 @@ def newton_flow(objective: Loss, damping: Any = 0.0) -> Field:
     **Returns** a `Dynamics`, whose state is the parameters, which must be real. A drift forms the Hessian, d² numbers
     from d Hessian products, and solves with it (d up to some thousands).
 
-    **Raises** `TypeError` when `objective` is not callable or parameters are complex; `ValueError` for a negative
-    damping.
+    **Raises** `TypeError` when `objective` is not callable, a hyperparameter is not a number or parameters are
+    complex; `ValueError` for a negative damping.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> flow = jf.dynamics.newton_flow(lambda x: x @ jnp.diag(jnp.array([1.0, 100.0])) @ x)
@@ -109,8 +109,8 @@ def principal_flow(objective: Loss, learning_rate: Any) -> Field:
     eigenvectors, which is d³ work (d up to some hundreds). Its derivative is that of an eigendecomposition, which
     is NaN where eigenvalues coincide.
 
-    **Raises** `TypeError` when `objective` is not callable or is a `VectorField`, whose Jacobian is not symmetric, or
-    when parameters are complex; `ValueError` for a rate ≤ 0.
+    **Raises** `TypeError` when `objective` is not callable or is a `VectorField`, whose Jacobian is not symmetric,
+    when the rate is not a number, or when parameters are complex; `ValueError` for a rate ≤ 0.
 
     **Derivation.** On $L = \frac12\theta^\top H\theta$ descent is $\theta_k = (I - \eta H)^k\theta_0 = e^{\log(I -
     \eta H)\,t/\eta}\,\theta_0$, so $\dot\theta = \frac1\eta\log(I - \eta H)\,\theta$ goes through every iterate,

@@ -50,8 +50,8 @@ def adagrad(
 
     **Returns** a `Dynamics`, whose state is `AdagradState(params, accumulator)`. A drift costs one gradient.
 
-    **Raises** `TypeError` when `objective` is not callable or parameters are complex; `ValueError` for a rate ≤ 0, a
-    negative `eps` or accumulator.
+    **Raises** `TypeError` when `objective` is not callable, a hyperparameter is not a number or parameters are
+    complex; `ValueError` for a rate ≤ 0, a negative `eps` or accumulator.
 
     **Derivation.** $r_{k+1} - r_k = g^2$ and $\theta_{k+1} - \theta_k = -\eta\frac{g}{\sqrt{r_{k+1}} + \epsilon}$
     happen in a time η; divided by it, with $r_{k+1} = r_k(1 + O(\eta))$, they are the equation. r is of order 1/η:

@@ -31,7 +31,7 @@ LADDER = 30.0 ** -np.arange(4)
 
 
 class Effective(NamedTuple):
-    r"""What an optimizer is equivalent to at one place, to second order: descent of $L + \kappa|\nabla L|^2$.
+    r"""Descent of $L + \kappa|\nabla L|^2$, to which an optimizer is equivalent at one place, to second order.
 
     - `learning_rate`: that of plain descent with the same velocity, step for step: η/(1 − β) for the heavy ball.
     - `penalty` κ: η/4 for gradient descent, $\frac{\eta(1+\beta)}{4(1-\beta)^2}$ for the heavy ball.
@@ -50,7 +50,7 @@ class Effective(NamedTuple):
     def modified_loss(self, objective: Callable[[PyTree], jax.Array], params: PyTree) -> jax.Array:
         r"""$L(\theta) + \kappa|\nabla L(\theta)|^2$ at `params`; a scalar. `TypeError` for a `VectorField`."""
         if isinstance(objective, VectorField):
-            raise TypeError("objective must be a loss: a VectorField is the gradient of none.")
+            raise TypeError("objective must be a loss, got a VectorField, which is the gradient of no loss.")
         slope = gradient(objective)(params)
         return objective(params) + self.penalty * optax.tree.norm(slope, squared=True)
 
@@ -73,7 +73,7 @@ def effective(
     **Arguments**
 
     - `optimizer`: one with a `learning_rate` among its own arguments: of `jaxflow.optim`, or of optax through
-      `jaxflow.optim.traceable`. Of an `optax.MultiSteps` it is the optimizer inside.
+      `jaxflow.optim.traceable`. For an `optax.MultiSteps`, the optimizer inside is taken.
     - `objective`: an `Objective` or any function `loss(params) -> scalar`.
     - `params`: the place, a pytree of float arrays.
     - `step_size`: the largest learning rate with which the coefficients are found. By default it is the step that
@@ -85,10 +85,11 @@ def effective(
     to 1e-4 in float32.
 
     **Raises** `ValueError` for an optimizer without a learning rate of its own, with a schedule for it, with random
-    state, or for a step size ≤ 0; `TypeError` for what is no optimizer or objective, or a state not made of arrays.
+    state, or for a step size ≤ 0; `TypeError` when `optimizer` or `objective` is of another kind, or for a state
+    that is not made of arrays.
 
-    Source: Barrett & Dherin (2021), 2009.11162; for momentum Kovachki & Stuart (2021), 1906.04285, and Ghosh et al.
-    (2023), 2302.00849.
+    Source: Barrett & Dherin (2021), 2009.11162; for momentum: Kovachki & Stuart (2021), 1906.04285, and Ghosh et
+    al. (2023), 2302.00849.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> found = jf.dynamics.effective(jf.optim.momentum(0.01, 0.9), lambda x: jnp.sum(x**2), jnp.ones(2))

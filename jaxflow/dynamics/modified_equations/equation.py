@@ -40,7 +40,7 @@ def modified(
     stride: int = 1,
     warmup: int | None = None,
 ) -> Field:
-    r"""The modified equation of an optimizer (backward error analysis), to order p, out of the optimizer itself.
+    r"""The modified equation of an optimizer (backward error analysis), to order p, made from the optimizer itself.
 
     $\dot z = F(z) = \frac1\tau \sum_{j<p} b_j d_j$, where z is the parameters and the optimizer's state, $d_j$ is
     what the j-th of p successive steps from z adds to it, and $b = (1);\ (\frac32, -\frac12);\ (\frac{11}6,
@@ -72,8 +72,8 @@ def modified(
     on from it, or from where a run of `iterate` ended: `modified_state(run)`.
 
     **Raises** `ValueError` for an order not in 1 … 8, a time step ≤ 0, a stride < 1, a warm-up < 0 or an
-    optimizer with random state; `TypeError` for what is no optimizer or objective, or a state not made of
-    arrays.
+    optimizer with random state; `TypeError` when `optimizer` or `objective` is of another kind, or for a state that
+    is not made of arrays.
 
     It is **valid** where the optimizer is smooth (there is a warning for one that is not: a sign, a clip, a
     condition on the step count) and τ times the sharpness is below 1, which `convergence` measures. A flow that
@@ -107,7 +107,7 @@ def modified_field(optimizer, objective, tau, shares) -> Field:
 
     def drift(t, state):
         total = logarithm(lambda z: increment(optimizer, objective, z), state, shares)
-        return scale(steps_a_time(tau, t, state.steps, shares), total)
+        return scale(steps_per_time(tau, t, state.steps, shares), total)
 
     # Under a schedule the time of a step depends on the state, not on the time.
     constant = None if callable(tau) else tau
@@ -115,7 +115,7 @@ def modified_field(optimizer, objective, tau, shares) -> Field:
 
 
 def check_arguments(optimizer, objective, order, stride, warmup) -> None:
-    """Refuse what is no optimizer or no objective, and static numbers out of range."""
+    """Refuse anything but an optimizer and an objective, and static numbers out of range."""
     as_transformation(optimizer)
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
@@ -142,7 +142,7 @@ def clock_of(optimizer, time_step) -> Any:
 LEAST_SHARE = 3e-3
 
 
-def steps_a_time(tau, t, steps, shares) -> Any:
+def steps_per_time(tau, t, steps, shares) -> Any:
     """One over the time that passes in a step; under a schedule it uses the logarithm's component along the clock.
 
     Where a schedule ends at 0 the clock stops, and so does the flow: smoothly, as the updates vanish with the rate.

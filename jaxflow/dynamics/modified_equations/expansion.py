@@ -75,8 +75,8 @@ def coefficients(
     coefficient, so theirs are zeros. It costs 2p(p + 3) gradients, and 8 to find the step. It compiles once for a
     family, also with hyperparameters in a `jax.tree_util.Partial`, and works under `jit`, `vmap` and `jacfwd`.
 
-    **Raises** `ValueError` for an order not in 1 … 6 or a step size ≤ 0; `TypeError` for a family that makes no
-    optimizer, or what is no objective.
+    **Raises** `ValueError` for an order not in 1 … 6 or a step size ≤ 0; `TypeError` for a family that does not
+    return an optimizer, or when `objective` is not an objective.
 
     **Accuracy**, relative, in float64 on losses with one length scale: $f_2$ 1e-12, $f_3$ 1e-9, $f_4$ 1e-7, $f_5$
     1e-4, $f_6$ 1e-2; in float32 $f_2$ 1e-5, $f_3$ 1e-3, $f_4$ 0.1. Where the curvature along the flow does not tell
@@ -110,7 +110,7 @@ def coefficients(
 
 
 def check_objective(objective: Any) -> None:
-    """Refuse what is no objective, while it can still be shown in a message."""
+    """Refuse anything but an objective, while it can still be shown in a message."""
     if not callable(objective):
         raise TypeError(f"objective must be an Objective or a function of the parameters, got {objective!r}.")
 

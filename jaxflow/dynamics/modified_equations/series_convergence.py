@@ -112,17 +112,18 @@ def convergence(
 ) -> Convergence:
     r"""Measure whether the modified equation's series converges, at `params` or along a run from there.
 
-    Two numbers tell. One is the spectral radius ρ of $D\Phi^m - 1$, where Φ is the map of a step on parameters and
-    optimizer state, by a power iteration: it is the sharpness times the step as the method feels it, also in
+    Two numbers tell this. One is the spectral radius ρ of $D\Phi^m - 1$, where Φ is the map of a step on parameters
+    and optimizer state, by a power iteration: it is the sharpness times the step as the method feels it, also in
     directions in which the run does not move. The other is the ratio of two successive terms along the run. The
     series at order p errs by about ρᵖ of the part of the velocity in that direction. Past 1 no order helps. With
     `stride=2` the radius of gradient descent is |(1 − ηλ)² − 1|, below 1 for ηλ < 1 + √2 except at ηλ = 1, where a
     step is no longer invertible. A network whose largest ηλ is above 1 has some λ near that: its verdict is
-    "marginal" at best, and the pairs' flow is still accurate, as what such directions held is gone after a step.
+    "marginal" at best, and the pairs' flow is still accurate, as what moved in such a direction is gone after a
+    step.
 
     **Arguments**
 
-    - `optimizer`: any of `jaxflow.optim` or optax. Of an `optax.MultiSteps` it is the optimizer inside.
+    - `optimizer`: any of `jaxflow.optim` or optax. For an `optax.MultiSteps`, the optimizer inside is taken.
     - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField`.
     - `params`: the start, a pytree of real or complex arrays.
     - `steps`: the number of steps of the optimizer along which to measure (static). Default: only at the start.
@@ -138,8 +139,8 @@ def convergence(
     **Returns** a `Convergence`. It compiles once for all numbers, and works under `jit` and `vmap`.
 
     **Raises** `ValueError` for a time step ≤ 0, or `steps`, `every`, `stride`, `warmup` or `iterations` out of
-    range, or an optimizer with random state; `TypeError` for what is no optimizer, objective or `ModifiedState`, or
-    parameters that are not arrays of floats.
+    range, or an optimizer with random state; `TypeError` when `optimizer`, `objective` or `state` is of another
+    kind, or for parameters that are not arrays of floats.
 
     A sign has derivative 0, and so radius 0, which tells nothing (`modified` warns of it). Memory that is replaced
     whole at every step (a last gradient) counts as 1.

@@ -55,9 +55,9 @@ def slow_manifold(
 
     **Arguments**
 
-    - `optimizer`: any of `jaxflow.optim` or optax; of an `optax.MultiSteps` it is the one inside. All its
-      hyperparameters must be numbers, no schedules; a schedule that is hidden in a plain optax optimizer is not seen,
-      and stands at its end.
+    - `optimizer`: any of `jaxflow.optim` or optax; for an `optax.MultiSteps`, the optimizer inside is taken. All
+      its hyperparameters must be numbers, no schedules; a schedule that is hidden in a plain optax optimizer is not
+      seen, and stands at its end.
     - `objective`: an `Objective`, any function `loss(params) -> scalar`, or a `VectorField`.
     - `order` p: an integer from 1 to 4 (static). A drift costs $1 + p + 6p(p-1)$ gradients: 2, 15, 40, 77.
     - `time_step` τ: the time of a step, a number. Default: the optimizer's learning rate, 1.0 where it has none.
@@ -66,7 +66,7 @@ def slow_manifold(
     behind: the iterate after some $\frac{10}{1-\beta}$ steps.
 
     **Raises** `ValueError` for an order not in 1 … 4, a time step ≤ 0, a schedule, or an optimizer with random state;
-    `TypeError` for what is no optimizer or objective, or a state not made of arrays.
+    `TypeError` when `optimizer` or `objective` is of another kind, or for a state that is not made of arrays.
 
     **Method.** A deviation of s from the manifold shrinks by β at each step, so $\Delta^p$ multiplies it by $(\beta
     - 1)^p$, and what moves slowly by $O(\eta^p)$: the constraint leaves an error $O(\eta^p)$. It is solved by 6(p −

@@ -55,8 +55,8 @@ def modified_sde(
     **Returns** a `Dynamics`. Its state is `ModifiedState(params, optimizer, steps)`. A drift costs p m gradients.
 
     **Raises** `ValueError` for an order not in 1 … 8, a time step ≤ 0, a stride < 1, `batch_size` ≤ 0 (or > N without
-    replacement) or an optimizer with random state; `TypeError` for what is no optimizer, an objective without data,
-    or a state not made of arrays.
+    replacement) or an optimizer with random state; `TypeError` when `optimizer` is not one, for an objective
+    without data, or for a state that is not made of arrays.
 
     Source: Hairer, Lubich & Wanner (2006), Geometric Numerical Integration, IX, for the drift; Li, Tai & E (2019,
     1811.01558) for the noise.

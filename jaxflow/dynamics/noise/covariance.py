@@ -77,8 +77,8 @@ def gradient_covariance(objective: Objective, params: PyTree, *, trainable: Trai
 
     **Arguments**
 
-    - `objective`: an `Objective` with data. Examples are taken `objective.chunk` at a time, or as many as make 64
-      MiB of gradients.
+    - `objective`: an `Objective` with data. Examples are taken `objective.chunk` at a time, or the number whose
+      gradients take 64 MiB.
     - `params`: a pytree whose real arrays are trained, P numbers in all, at most 20,000.
     - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 

@@ -111,7 +111,13 @@ def subset(examples: int) -> Sampling:
 
     **Returns** a `Noise`.
 
-    **Raises** `ValueError` unless 2 ≤ M; M ≤ N is checked where it is used.
+    **Raises** `ValueError` or `TypeError` unless M is an integer at least 2; that M ≤ N is checked where it is used.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> sde = jf.dynamics.sgd(objective, 0.1, 1, noise=jf.dynamics.noise.subset(2))
+    >>> jf.integrate(sde, 0.0, [0.0, 1.0], key=jax.random.key(0)).values.shape
+    (2,)
     """
     _check.require_integer("examples", examples, 2)
 
@@ -144,7 +150,13 @@ def two_batches(batch_size: int) -> Sampling:
 
     **Returns** a `Noise`.
 
-    **Raises** `ValueError` unless b ≥ 1.
+    **Raises** `ValueError` or `TypeError` unless b is an integer at least 1.
+
+    >>> import jax, jax.numpy as jnp, jaxflow as jf
+    >>> objective = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))
+    >>> sde = jf.dynamics.sgd(objective, 0.1, 1, noise=jf.dynamics.noise.two_batches(2))
+    >>> jf.integrate(sde, 0.0, [0.0, 1.0], key=jax.random.key(0)).values.shape
+    (2,)
     """
     _check.require_integer("batch_size", batch_size, 1)
 
@@ -172,7 +184,7 @@ def minibatch_noise(
     - `objective`: an `Objective` with data.
     - `params` θ: a pytree of float arrays.
     - `xi`: standard normal numbers (N,) for the default noise; otherwise of the shape that `brownian` of the noise
-      tells. The draw is linear in normal numbers.
+      returns. The draw is linear in normal numbers.
     - `batch_size` B: the number of examples per gradient, a number above 0.
     - `replacement`: whether the batches are independent draws, $s_B = \frac1B$, or fresh ones without replacement,
       $s_B = \frac1B\frac{N-B}{N-1}$ (static).

@@ -42,13 +42,13 @@ def find_layers(params: PyTree, names: Names | None) -> list[Layer]:
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(params), strict=True)
     paths = tuple(path[:-1] if name_of(path).endswith("/value") else path for path in paths)  # of flax.nnx
     shapes = [np.shape(leaf) for leaf in leaves]
-    names = _names_in_a_list(paths, shapes) if names is None else _checked(names)
+    names = _names_in_a_list(paths, shapes) if names is None else _check_given_names(names)
     number = {name_of(path): i for i, path in enumerate(paths)}
     layers = [_layer(name, number, shapes) for name in names]
     taken = [i for layer in layers for i in (layer.kernel, layer.bias) if i is not None]
     if left := [name for name, i in number.items() if i not in taken]:
         raise ValueError(
-            f"layers must name all that has parameters, as units that move take theirs along; {left[0]!r} of shape "
+            f"layers must hold all parameters, as a unit that moves takes its own along; {left[0]!r} of shape "
             f"{shapes[number[left[0]]]} belongs to no dense layer."
         )
     if len(layers) < 2 or len(set(taken)) < len(taken):
@@ -56,10 +56,10 @@ def find_layers(params: PyTree, names: Names | None) -> list[Layer]:
             "layers must be at least two different ones, between which there are hidden units, got "
             f"{', '.join(repr(layer.name) for layer in layers) or 'none'}."
         )
-    return _in_sequence(layers, shapes)
+    return _put_in_sequence(layers, shapes)
 
 
-def _checked(names: Any) -> Names:
+def _check_given_names(names: Any) -> Names:
     pair = lambda name: isinstance(name, tuple) and len(name) == 2 and all(isinstance(x, str) for x in name)
     if (
         isinstance(names, str)
@@ -75,12 +75,12 @@ def _checked(names: Any) -> Names:
 
 def _names_in_a_list(paths: Sequence[tuple], shapes: Sequence[tuple[int, ...]]) -> list[str]:
     """The names of the layers of a model that holds them in one list or tuple, which alone tells their order."""
-    beside: dict[tuple, list] = {}
+    siblings: dict[tuple, list] = {}
     for path, shape in zip(paths, shapes, strict=True):
-        beside.setdefault(path[:-1], []).append((path[-1:], len(shape)))
+        siblings.setdefault(path[:-1], []).append((path[-1:], len(shape)))
 
     def owner(path):
-        keys, sizes = zip(*beside[path[:-1]], strict=True)
+        keys, sizes = zip(*siblings[path[:-1]], strict=True)
         in_order = path and all(isinstance(key[0], SequenceKey) for key in keys if key)
         is_pair = in_order and sizes == (2, 1)
         return path if in_order and not is_pair else path[:-1]
@@ -125,7 +125,7 @@ def _layer(name: str | tuple[str, str], number: dict[str, int], shapes: Sequence
     )
 
 
-def _in_sequence(layers: list[Layer], shapes: Sequence[tuple[int, ...]]) -> list[Layer]:
+def _put_in_sequence(layers: list[Layer], shapes: Sequence[tuple[int, ...]]) -> list[Layer]:
     """The layers with their kernels as their names tell, or else all the other way round, whichever fits."""
     turned = [Layer(layer.name, layer.kernel, layer.bias, not layer.flipped) for layer in layers]
     if (misfit := _misfit(layers, shapes)) is None:

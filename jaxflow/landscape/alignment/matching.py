@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROUNDING = 1e-12  # of the largest gain there could be: a smaller one is none
+ROUNDING = 1e-12  # of the largest gain there could be: a smaller one does not count
 SAME = 1e-6  # of the best matched unit: two units that gain less by their places are not told apart
 
 

@@ -28,9 +28,9 @@ class Alignment:
     - `distance`: the 2-norm of `a` less `params`, and `distance_before` that of `a` less `b`.
     - `sweeps`: how many times the layers were gone through, the last time with nothing to gain.
     - `unaligned`: the numbers, from 0 on, of hidden layers with units that cannot be told apart, such as copies of
-      each other or units without any weights. Another order of them is as near.
+      each other or units without any weights. Another order of these units is equally near.
 
-    Arrays are NumPy's but in `params`.
+    All arrays but those in `params` are NumPy's.
     """
 
     params: PyTree
@@ -71,21 +71,22 @@ def align(
 ) -> Alignment:
     r"""Put the hidden units of one network into the order in which its weights are nearest to another's.
 
-    The order of hidden units changes no function of a network, but where it is on the loss. With kernels $W_l$
-    (in, out) and biases $c_l$, permutations $P_l$ of the hidden units are sought with
+    Another order of its hidden units leaves the function of a network as it is, but moves its parameters. With
+    kernels $W_l$ (in, out) and biases $c_l$, permutations $P_l$ of the hidden units are sought that attain
 
     $$\max_{P} \sum_l \langle W^a_l, P_{l-1}^T W^b_l P_l \rangle + \langle c^a_l, P_l^T c^b_l \rangle,$$
 
-    which is the least $|a - b|$. For one hidden layer and the others as they are, it is an assignment problem, which
-    is solved exactly. So the layers are gone through, from the last to the first, until none changes. For one hidden
-    layer the result is the best of all; for more it is one that no change of a single layer improves.
+    which makes $|a - b|$ least. For one hidden layer, with the others held as they are, this is an assignment
+    problem, which is solved exactly. So the layers are visited one by one, from the last to the first, until none
+    changes. With one hidden layer the result is the best of all; with more, no change of a single layer improves
+    it.
 
     **Arguments**
 
     - `a`, `b`: two networks, pytrees of one structure and shape. Each hidden unit's numbers must be in dense layers:
       a kernel `w`, `kernel` or `weight`, and possibly a bias `b` or `bias`; pairs (kernel, bias); or bare matrices.
-      Kernels are (in, out), those called `weight` (out, in) as in Equinox and PyTorch; where these do not fit in
-      sequence, and the other way round they do, it is the other way round.
+      Kernels are (in, out), those called `weight` (out, in) as in Equinox and PyTorch; where the layers fit in
+      sequence only the other way round, that is taken.
     - `layers`: the names of the layers from the input to the output, as `jax.tree_util.keystr(path, simple=True,
       separator="/")` has them, such as `("params/Dense_0", "params/Dense_1")`; or pairs of the names of a kernel and
       its bias, `(("w1", "b1"), ("w2", "b2"))`. Default: the entries of the one list or tuple that holds all layers,
@@ -97,8 +98,8 @@ def align(
     does not work under `jit` or `vmap`.
 
     **Raises** `TypeError` for networks that are not of one structure, or traced, or not real, or for `layers` that
-    are no names; `ValueError` for other shapes, numbers that are not finite, parameters outside of dense layers, such
-    as those of convolutions and normalisation, layers that do not fit in sequence, or no hidden layer.
+    are not names; `ValueError` for other shapes, numbers that are not finite, parameters outside of dense layers,
+    such as those of convolutions and normalisation, layers that do not fit in sequence, or no hidden layer.
 
     Source: Ainsworth, Hayase & Srinivasa 2023, 2209.04836 (weight matching); signs as in Chen, Lu & Hecht-Nielsen
     1993.
@@ -124,7 +125,7 @@ def align(
     away = lambda stack: float(np.sqrt(sum(np.sum((x - y) ** 2) for x, y in zip(one, stack, strict=True))))
     best = match(one, other, signs)
     hidden = range(len(best.permutations))
-    moved = _in_new_order(leaves, found, best.permutations, best.signs)
+    moved = _reorder(leaves, found, best.permutations, best.signs)
     return Alignment(
         params=join_model(jax.tree.unflatten(structure, moved), rest),
         permutations=tuple(best.permutations),
@@ -147,7 +148,7 @@ def _require_numbers(name: str, tree: PyTree) -> None:
             raise ValueError(f"{name} must be finite, got an array of shape {np.shape(leaf)} that is not.")
 
 
-def _in_new_order(
+def _reorder(
     leaves: list[Any], layers: list[Layer], permutations: list[np.ndarray], signs: list[np.ndarray]
 ) -> list[Any]:
     """The leaves of a network with the units of its hidden layers in a new order and with new signs."""

@@ -21,9 +21,9 @@ def band_field(
 ) -> VectorField:
     r"""The forces on the inner images of an elastic band, in the place of a gradient.
 
-    `neb` relaxes a band for you. This is for whoever wants to watch it: `iterate` moves the band by any optimizer and
-    records it, and `integrate` with `gradient_flow` follows $\dot\theta_i = F_i$, its continuous limit, on the clock
-    of gradient flow.
+    `neb` relaxes a band for you. With this field you can watch it: `iterate` moves the band by any optimizer and
+    records it, and `integrate` with `gradient_flow` follows $\dot\theta_i = F_i$, its continuous limit, on the
+    clock of gradient flow.
 
     **Arguments**
 

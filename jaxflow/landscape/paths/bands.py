@@ -27,7 +27,7 @@ READY = (
     0.3  # of the largest gradient at the start: the largest force at which the highest image begins to climb
 )
 LONGEST = 1 / 80  # of the distance between the ends: a step of all images together, of the default optimizer
-STIFFEST = 32  # so many images have springs of the mean curvature; fewer need weaker ones
+STIFFEST = 32  # images: this number has springs of the mean curvature, and fewer need weaker ones
 
 
 def neb(
@@ -71,8 +71,8 @@ def neb(
       norms of the gradient at them are in `gradients` and `message`, and the band is relaxed whatever they are.
     - `points` n: the number of images at the start, both ends included; an integer at least 3 (static). They are
       evenly spaced on the straight line.
-    - `start`: a path that the band begins at instead, with the images and their relative distances that it has; such
-      as one of `curve` or `neb`. `points` is then not used.
+    - `start`: a path at which the band begins instead, with its images and their relative distances, such as one
+      that `curve` or `neb` returned. `points` is then not used.
     - `optimizer`: any optimizer. Default: `fire`, with a first step from the forces at the start, which needs no
       tuning.
     - `spring` k: the stiffness, a number at least 0 in units of a curvature. Default: n/32 times the mean curvature
@@ -80,12 +80,13 @@ def neb(
     - `climb`: whether the highest image climbs (static).
     - `insert`: the number of images that may be added where the path is high between two images, an integer at least
       0 (static). After the band has relaxed, the loss is evaluated at nine points between all neighbours. A new
-      image comes where it is highest above the line between the two, if by more than .02 of the height of the path.
+      image is put where the loss is highest above the line between the two, if by more than .02 of the height of
+      the path.
     - `rounds`: the number of times that images are added, and the band is relaxed anew; an integer at least 1
       (static). Each adds at most `insert` / `rounds`, rounded up.
     - `max_steps`: the largest number of steps of each relaxation, an integer at least 1. In networks a band grows
-      longer with its steps and rises between its images: more images, inserted after some tens of steps, help it
-      more than more steps, and `refine` tells.
+      longer with its steps and rises between its images, which `refine` shows. More images, inserted after some
+      tens of steps, then help it more than further steps.
     - `tolerance`: the largest force, a number above 0 in units of a gradient. Default: 1e-10 of the largest gradient
       at the start in float64, 1e-4 in float32.
     - `trainable`: what of the models moves, as in `iterate`; the rest is that of `a`.
@@ -97,11 +98,11 @@ def neb(
     `insert` allows ends with copies of `b`. It has no derivatives in reverse mode.
 
     **Raises** `TypeError` for an objective that is not a function, ends that are not real or not of one structure,
-    or a start that is no path; `ValueError` for ends of different shapes, `points` < 3, a negative spring,
+    or a start that is not a path; `ValueError` for ends of different shapes, `points` < 3, a negative spring,
     `insert` < 0, or numbers that are not positive.
 
-    Source: Henkelman & Jónsson 2000; the climbing image Henkelman, Uberuaga & Jónsson 2000; the insertion and bands
-    between networks Draxler, Veschgini, Salmhofer & Hamprecht 2018, 1803.00885.
+    Source: Henkelman & Jónsson 2000; the climbing image: Henkelman, Uberuaga & Jónsson 2000; the insertion and
+    bands between networks: Draxler, Veschgini, Salmhofer & Hamprecht 2018, 1803.00885.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> problem = jf.problems.muller_brown()

@@ -53,8 +53,8 @@ def curve(
     - `bends` m: the number of bends, an integer at least 1 (static).
     - `optimizer`: any optimizer, for a stack (m, …) of the bends. Default: `adam(0.01)`.
     - `steps`: the number of steps, an integer at least 1.
-    - `draws`: the number of points on the curve at each step, an integer at least 1 (static). One lies in each of as
-      many equal parts of (0, 1).
+    - `draws`: the number of points on the curve at each step, an integer at least 1 (static). The interval (0, 1)
+      is divided into this number of equal parts, and one point lies in each.
     - `batch_size`: the number of examples that each step draws with replacement. Default: all data.
     - `estimator`: another way to draw them, as in `iterate`.
     - `points`: the number of points, even in t, of the path that is returned; an integer at least 3 (static).
@@ -99,13 +99,13 @@ def curve(
         estimator=_on_curve(first, last, inner, kind=kind, draws=int(draws)),
         key=key,
         every=None,
-        record=_nothing,
+        record=_record_nothing,
     )
     path = _evaluate(given, first, last, run.params, run.steps * draws, kind=kind, points=int(points))
     return replace(path, rest=rest)
 
 
-def _nothing(bends: PyTree) -> tuple:
+def _record_nothing(bends: PyTree) -> tuple:
     """A record of nothing: the bends are wanted at the end only."""
     del bends
     return ()
@@ -120,13 +120,13 @@ def _on_curve(first, last, inner, kind: str, draws: int) -> Draws:
         loss, state = each.draw(objective, state, step, jax.random.fold_in(key, 0))
         shifts = jax.random.uniform(jax.random.fold_in(key, 1), (draws,))
         t = (jnp.arange(draws) + shifts) / draws
-        mean = lambda bends: jnp.mean(jax.vmap(loss)(on_curve(first, bends, last, t, kind)))
+        mean = lambda bends: jnp.mean(jax.vmap(loss)(points_on_curve(first, bends, last, t, kind)))
         return mean, state
 
     return Draws(draw, each.init, each.batch_size, each.distinct)
 
 
-def on_curve(first: PyTree, bends: PyTree, last: PyTree, t: jax.Array, kind: str) -> PyTree:
+def points_on_curve(first: PyTree, bends: PyTree, last: PyTree, t: jax.Array, kind: str) -> PyTree:
     """The points of a curve at the t (T,), stacked."""
     corners = jax.tree.map(lambda x, y, z: jnp.concatenate([x[None], y, z[None]]), first, bends, last)
     sides = jax.tree.leaves(corners)[0].shape[0] - 1
@@ -142,7 +142,7 @@ def on_curve(first: PyTree, bends: PyTree, last: PyTree, t: jax.Array, kind: str
 
 @compiled(static=("kind", "points"))
 def _evaluate(objective, first, last, bends, evaluations, kind: str, points: int) -> Path:
-    on = on_curve(first, bends, last, jnp.linspace(0, 1, points), kind)
+    on = points_on_curve(first, bends, last, jnp.linspace(0, 1, points), kind)
     # A bend that is not finite has the weight 0 at the ends, which is not a number either.
     put = lambda x, a, b: x.at[0].set(a).at[-1].set(b)
     on = jax.tree.map(put, on, first, last)

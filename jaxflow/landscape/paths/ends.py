@@ -25,7 +25,7 @@ def open_ends(
 
 
 def require_like_end(name: str, tree: PyTree, end: PyTree) -> None:
-    """Refuse what is no pytree like the end `a`."""
+    """Refuse anything but a pytree like the end `a`."""
     _check.require_like(name, tree, end, "be a pytree like a", "have the shapes of a", structures=TypeError)
 
 

@@ -28,7 +28,7 @@ class FireState(NamedTuple):
     - `moved`: the length of the last step, 0 before the first.
     - `step_size`: the step in time that was taken last.
     - `downhill`: the number of steps since the last one that led uphill; an int32 scalar.
-    - `curvature`: the largest change of the gradient over a step's length, of late.
+    - `curvature`: the largest change of the gradient over a step's length, in recent steps.
     """
 
     velocity: PyTree
@@ -45,21 +45,22 @@ def fire(step_size, longest=float("inf")):
 
     With the gradient g, $v \leftarrow v - \Delta t\, g$, then $v \leftarrow (1-\alpha) v - \alpha |v|\, g / |g|$ with
     α = .2, and $\theta \leftarrow \theta + \Delta t\, v$. After five steps downhill Δt grows by a tenth each. Where
-    $v \cdot g \ge 0$, v is set to 0 and Δt falls by a tenth. Differently from its source, Δt is never above
-    $1/\sqrt{\ell}$, where ℓ is the largest $|\Delta g| / |\Delta\theta|$ of the last steps, forgotten by 2 % a step:
-    so the step needs no tuning, and neither has it to be halved uphill. It does not need a loss, so it suits the
+    $v \cdot g \ge 0$, v is set to 0 and Δt falls by a tenth. Unlike in its source, Δt is never above
+    $1/\sqrt{\ell}$, where ℓ is the largest $|\Delta g| / |\Delta\theta|$ of the last steps, forgotten by 2 % a
+    step: so the step needs no tuning, and need not be halved uphill. It does not need a loss, so it suits the
     forces on a band.
 
     **Arguments**
 
-    - `step_size` Δt: the first step in time, a number above 0; too small a one grows, too large a one is cut by what
-      it meets. A curvature h allows $2/\sqrt{h}$.
+    - `step_size` Δt: the first step in time, a number above 0; a step that is too small grows, and one that is too
+      large is cut by the curvature that it meets. A curvature h allows $2/\sqrt{h}$.
     - `longest`: the largest length of a step, a number above 0 in units of the parameters. Longer ones, and the
       velocity with them, are scaled down.
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a step or a length that is not above 0.
+    **Raises** `ValueError` for a step or a length that is not above 0; `TypeError` for anything that is not a
+    number.
 
     Source: Bitzek, Koskinen, Gähler, Moseler & Gumbsch 2006.
 

@@ -27,13 +27,13 @@ class SpanningTree:
 
     - `edges` (m − 1, 2): the pairs of minima that are connected, by their numbers, lowest saddle first.
     - `paths`: a tuple of the m − 1 paths, each from the first to the second of its pair.
-    - `saddles` (m, m): the highest loss on the path between every two minima, of bands at nine points between
-      neighbouring images too; on the diagonal their own losses.
-    - `passes` (m, m): the highest saddle on the way through the tree from one to the other. No other choice among
-      these paths has a lower one.
+    - `saddles` (m, m): the highest loss on the path between every two minima, for bands also at nine points between
+      neighbouring images; on the diagonal the losses at the minima.
+    - `passes` (m, m): the highest saddle on the way through the tree from one to the other. No other tree of these
+      paths has a lower one.
     - `losses` (m,): the losses at the minima.
 
-    All are NumPy arrays but the paths.
+    All but the paths are NumPy arrays.
     """
 
     edges: np.ndarray
@@ -65,8 +65,9 @@ def connect(
 ) -> SpanningTree:
     r"""Connect many minima by the minimum spanning tree of the paths between them.
 
-    A path is found between every two minima. The tree that is returned has the least sum of saddles, and therefore
-    the lowest highest saddle between any two minima. Of two paths over one saddle it takes the shorter.
+    A path is found between every two minima. The tree that is returned has the least sum of saddles, and therefore,
+    between any two minima, the way whose highest saddle is lowest. Of two paths over one saddle it takes the
+    shorter.
 
     **Arguments**
 
@@ -83,7 +84,7 @@ def connect(
     **Raises** `ValueError` for an unknown `path`, fewer than two minima, leaves that differ in m, or a missing `key`;
     `TypeError` for traced minima; and what the chosen function raises.
 
-    Source: Draxler, Veschgini, Salmhofer & Hamprecht 2018, 1803.00885; the tree Prim 1957.
+    Source: Draxler, Veschgini, Salmhofer & Hamprecht 2018, 1803.00885; the tree: Prim 1957.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> problem = jf.problems.muller_brown()

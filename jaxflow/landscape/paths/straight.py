@@ -22,14 +22,14 @@ def interpolate(
 ) -> Path:
     r"""Evaluate a loss on the straight line $\theta(t) = (1 - t)\,a + t\,b$ and measure its barrier.
 
-    The barrier is $\max_t L(\theta(t)) - (1-t) L(a) - t L(b)$. Two solutions that have none, up to the noise of
+    The barrier is $\max_t L(\theta(t)) - (1-t) L(a) - t L(b)$. Two solutions without a barrier, up to the noise of
     training, are linearly mode connected.
 
     **Arguments**
 
     - `objective`: an `Objective` or any differentiable function `loss(params) -> scalar`.
     - `a`, `b`: the ends, pytrees of one structure and of one shape: dictionaries of arrays, Equinox modules, flax
-      parameters. What is not trained of a model is taken from `a`.
+      parameters. The parts of a model that are not trained are taken from `a`.
     - `points` n: the number of points, both ends included; an integer at least 3 (static). They are evenly spaced.
     - `trainable`: what of the models moves, as in `iterate`; the rest is that of `a`.
 
@@ -39,7 +39,8 @@ def interpolate(
     **Raises** `TypeError` for an objective that is not a function, ends that are not real or not of one structure;
     `ValueError` for ends of different shapes or `points` < 3.
 
-    Source: Goodfellow, Vinyals & Saxe 2015, 1412.6544; the barrier Frankle, Dziugaite, Roy & Carbin 2020, 1912.05671.
+    Source: Goodfellow, Vinyals & Saxe 2015, 1412.6544; the barrier: Frankle, Dziugaite, Roy & Carbin 2020,
+    1912.05671.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> path = jf.landscape.interpolate(lambda x: (x**2 - 1) ** 2, -1.0, 1.0)
@@ -116,7 +117,7 @@ def _evaluate_through(objective, points) -> Path:
 def refine(objective: Any, path: Path, between: int = 9) -> Path:
     r"""Evaluate a loss densely along the straight lines between the points of a path.
 
-    What a band of few images says of its barrier is that at its images. Between two of them the loss may be higher.
+    A band of few images knows its barrier at its images only. Between two of them the loss may be higher.
 
     **Arguments**
 
@@ -129,7 +130,7 @@ def refine(objective: Any, path: Path, between: int = 9) -> Path:
     how the given path was found, and counts the evaluations of both. It is compiled when called plainly, and works
     under `jit` and `vmap`.
 
-    **Raises** `TypeError` for an objective that is not a function or a path that is none; `ValueError` for
+    **Raises** `TypeError` for an objective that is not a function or a `path` that is not one; `ValueError` for
     `between` < 1.
 
     Source: Draxler, Veschgini, Salmhofer & Hamprecht 2018, 1803.00885, who evaluate nine points between pivots.

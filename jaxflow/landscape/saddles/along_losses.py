@@ -34,8 +34,8 @@ class IndexAgainstLoss:
     r"""Where the searches from n starts ended, and the index there. All arrays are (n,) or have the leading axis n.
 
     - `points`: a `CriticalPoint` of all searches, with their losses, gradient norms and how each ended.
-    - `index`: the number of negative eigenvalues of the Hessian. Where the search did not converge it is that of
-      where it ended, which is no critical point.
+    - `index`: the number of negative eigenvalues of the Hessian. Where the search did not converge, it is the index
+      at the point where it ended, which is not a critical point.
     - `share`: `index` over the number of parameters, from 0 to 1.
     - `distance`: how far each search moved from its start, in units of the parameters.
 
@@ -54,7 +54,7 @@ class IndexAgainstLoss:
 
     @property
     def message(self) -> str:
-        """How many searches ended how."""
+        """How many searches ended in each way."""
         return count_endings(np.asarray(self.points.status))
 
     def __repr__(self):
@@ -78,7 +78,7 @@ def index_against_loss(
 
     In high dimension, critical points of high loss are expected to be saddles of high index: for random Gaussian
     functions the share of negative eigenvalues grows with the loss. Many searches in networks end at gradient-flat
-    points, which are no critical points (see `find_critical_point`); `converged` says which did not.
+    points, which are not critical points (see `find_critical_point`); `converged` says which searches did find one.
 
     **Arguments**
 
@@ -96,10 +96,10 @@ def index_against_loss(
     and `vmap`.
 
     **Raises** `TypeError` for an objective that is not a function, or starts that are not of real numbers;
-    `ValueError` for leaves whose numbers of starts differ, no `key` where one is needed, a `model` of which `starts`
-    is no part, or as `find_critical_point`.
+    `ValueError` for leaves whose numbers of starts differ, no `key` where one is needed, or a `model` of which
+    `starts` is not a part; and what `find_critical_point` raises.
 
-    Source: Dauphin, Pascanu, Gulcehre, Cho, Ganguli & Bengio 2014, 1406.2572; random functions Bray & Dean 2007.
+    Source: Dauphin, Pascanu, Gulcehre, Cho, Ganguli & Bengio 2014, 1406.2572; random functions: Bray & Dean 2007.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> problem = jf.problems.himmelblau()

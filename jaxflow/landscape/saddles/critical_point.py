@@ -37,8 +37,8 @@ class CriticalPoint:
     - `loss`: $L(\theta)$.
     - `gradient_norm`: $|\nabla L(\theta)|$.
     - `flatness`: $|Hg| / (|H||g|)$ of the gradient g there, with the largest |eigenvalue| that the search met as
-      |H|. Near 0 with a gradient that is not, the point is a gradient-flat one: nearly stationary for |∇L|², but
-      not for L. It is 1 where the gradient is 0.
+      |H|. Where this is near 0 and the gradient is not, the point is gradient-flat: nearly stationary for |∇L|²,
+      but not for L. It is 1 where the gradient is 0.
     - `steps`: the number of steps.
     - `products`: the number of Hessian products spent.
     - `evaluations`: the number of gradients evaluated, each with its loss.
@@ -90,7 +90,7 @@ class CriticalPoint:
 
 
 def count_endings(status: np.ndarray) -> str:
-    """How many of several searches ended how."""
+    """How many of several searches ended in each way."""
     counts = {code: int((status == code).sum()) for code in MEANING}
     return ", ".join(f"{n} of {status.size} searches {MEANING[code]}" for code, n in counts.items() if n)
 
@@ -111,12 +111,13 @@ def find_critical_point(
     $$p = \arg\min_p |H p + g|^2 + \mu |p|^2 = -(H^2 + \mu I)^{-1} H g,$$
 
     with the gradient g and the Hessian H, in a Krylov space of H and g. The damping µ falls as |g|², and by the ratio
-    of the decrease to the predicted one. So convergence is quadratic near points of regular Hessian where the space
-    is whole, and a singular Hessian, such as networks have, makes no step long.
+    of the decrease to the predicted one. So convergence is quadratic near points with a regular Hessian, if the
+    Krylov space is the whole space. A singular Hessian, such as networks have, makes no step long.
 
-    The search can get stuck where $Hg = 0$ and $g \ne 0$: a local minimum of |∇L|² that is no critical point of L,
-    called gradient-flat. In networks these are common. `status` and `message` tell such points apart. Points to
-    which a gradient falls off at infinity can meet any tolerance too: look at the distance from the start.
+    The search can get stuck where $Hg = 0$ and $g \ne 0$: a local minimum of |∇L|² that is not a critical point of
+    L, called gradient-flat. In networks these are common. `status` and `message` tell such points apart. Where a
+    gradient falls off at infinity, points that are far away meet any tolerance too: look at the distance from the
+    start.
 
     **Arguments**
 
@@ -126,23 +127,23 @@ def find_critical_point(
       float32.
     - `max_steps`: the largest number of steps, an integer at least 1.
     - `products`: the number of Hessian products in a step, the dimension of the Krylov space, at most P (static). It
-      holds as many vectors. Default: 500, or P if that is less. With fewer than P convergence is linear only,
-      slower the worse H is conditioned.
+      holds as many vectors. Default: 500, or P if that is less. With fewer than P, convergence is linear only, and
+      is slower the worse H is conditioned.
     - `trainable`: what of `params` is trained, as in `iterate`: the derivatives are those in this part.
 
     **Returns** a `CriticalPoint`. It is compiled when called plainly, once for all numbers, and works under `jit`
-    and `vmap`. A point at which the loss, its gradient
-    or its Hessian is not finite is returned as lost. It has no derivatives in reverse mode.
+    and `vmap`. A point at which the loss, its gradient or its Hessian is not finite is returned as lost. It has no
+    derivatives in reverse mode.
 
     **Raises** `TypeError` for an objective that is not a function, or parameters that are not real floats;
     `ValueError` for a negative tolerance, `max_steps` < 1, or `products` < 1 or above P.
 
     Newton-MR, which damps nothing and searches along $-H^+ g$ for a lower |∇L|², was measured and is not used. From
     24 starts along the training of a network of 49 parameters its exact steps found 6 critical points, with H⁺ cut
-    off at 1e-6, and 1 at 1e-12, after 78 to 3,945 gradients; this found 9 after 52 to 212.
+    off at 1e-6, and 1 at 1e-12, after 78 to 3,945 gradients; this method found 9 after 52 to 212.
 
-    Source: damping by the squared gradient Yamashita & Fukushima 2001; Krylov spaces and singular Hessians in
-    Newton-MR, Roosta, Liu, Xu & Mahoney 2018, 1810.00303; gradient-flat points Frye, Simon, Wadia, Ligeralde,
+    Source: damping by the squared gradient: Yamashita & Fukushima 2001; Krylov spaces and singular Hessians in
+    Newton-MR: Roosta, Liu, Xu & Mahoney 2018, 1810.00303; gradient-flat points: Frye, Simon, Wadia, Ligeralde,
     DeWeese & Bouchard 2021, 2003.10397.
 
     >>> import jax.numpy as jnp, jaxflow as jf

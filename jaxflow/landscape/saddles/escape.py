@@ -31,7 +31,7 @@ def escape_directions(
 
     At a saddle, gradient flow leaves along those with an eigenvalue λ < 0: a displacement in one of them grows as
     $e^{|\lambda| t}$. `escape_time` says how long it takes. Where fewer than k eigenvalues are negative, the last
-    ones are not.
+    ones returned are positive or 0.
 
     **Arguments**
 
@@ -119,9 +119,10 @@ def escape_time(
     noise and displacement, and 0 for a start beyond r. It may be traced and differentiated.
 
     **Raises** `ValueError` for an eigenvalue that is not negative, a radius that is not positive, or a temperature or
-    rate below 0; `TypeError` for what is no real number.
+    rate below 0; `TypeError` for arguments that are not real numbers.
 
-    Source: Kramers 1940 for the linear equation; for descent Du, Jin, Lee, Jordan, Póczos & Singh 2017, 1705.10412.
+    Source: Kramers 1940 for the linear equation; for descent: Du, Jin, Lee, Jordan, Póczos & Singh 2017,
+    1705.10412.
 
     >>> import jaxflow as jf
     >>> print(jf.landscape.escape_time(-2.0, 1.0, displacement=0.01).round(4))  # ln(100)/2
@@ -159,7 +160,7 @@ def mean_exit_time(eigenvalue: Any, radius: Any, *, temperature: Any, displaceme
     1e-12 in float64. It may be traced and differentiated.
 
     **Raises** `ValueError` for an eigenvalue that is not negative, or a radius or temperature that is not positive;
-    `TypeError` for what is no real number.
+    `TypeError` for arguments that are not real numbers.
 
     Source: the double integral of Gardiner 1985, section 5.2; as one integral over Dawson's function it is derived
     in the tests of this library.

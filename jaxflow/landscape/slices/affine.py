@@ -66,7 +66,9 @@ class Step(NamedTuple):
     outputs: list[Late]
 
 
-def along(function: Callable[[PyTree], Any], center: PyTree, vectors: PyTree) -> Callable[[jax.Array], Any]:
+def evaluate_along(
+    function: Callable[[PyTree], Any], center: PyTree, vectors: PyTree
+) -> Callable[[jax.Array], Any]:
     """`x -> function(center + x · vectors)` for coordinates x (k,), of which the common part is computed here."""
     count = jax.tree.leaves(vectors)[0].shape[0]
     closed = jax.make_jaxpr(function)(center)

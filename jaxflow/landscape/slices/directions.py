@@ -26,15 +26,15 @@ STRAIGHT = 1e-6  # of the distance from a to c: so near to the line through a an
 class Directions:
     r"""Directions $d_1, \dots, d_k$ in the space of parameters, for `slice` and `project`.
 
-    - `vectors`: a pytree like the parameters with leaves (k, …). Of a model it has `None` in the place of what is not
-      trained.
+    - `vectors`: a pytree like the parameters with leaves (k, …). For a model it has `None` in the place of what is
+      not trained.
     - `kind`: what they are: "random", "principal", "eigen" or "between"; static.
-    - `values` (k,): of principal directions the shares of the variance that they hold, of eigen directions the
+    - `values` (k,): for principal directions the shares of the variance that they hold, for eigen directions the
       eigenvalues, otherwise the norms of the vectors.
     - `span` (k, 2): the least and the largest coordinate along each that `slice` covers unless it is told another;
       `None` where nothing suggests one.
     - `zeros`: how many filters of each leaf, by its path, have norm 0 and therefore direction 0.
-    - `records`: of principal directions the number of records that they were found from, else 0.
+    - `records`: for principal directions the number of records from which they were found, otherwise 0.
 
     It is a pytree.
 
@@ -73,7 +73,7 @@ class Directions:
 
     @property
     def message(self) -> str:
-        """What the directions are, and what is to be known about them."""
+        """What the directions are, and how to read them."""
         shown = ", ".join(f"{value:.3g}" for value in np.asarray(self.values))
         many = f"{len(self)} direction{'s' if len(self) > 1 else ''}"
         if self.kind == "principal":
@@ -112,7 +112,7 @@ def random_walk_shares(records: Any, count: int) -> jax.Array:
 
 
 def between(a: PyTree, b: PyTree, c: PyTree | None = None, *, trainable: Trainable = None) -> Directions:
-    r"""The line through two points, or the plane through three, from the point a on.
+    r"""The line through two points, or the plane through three, with the point a as its origin.
 
     $d_1 = (b - a)/|b - a|$, and $d_2$ is the part of $c - a$ across $d_1$, of length 1. So the coordinates of a are
     (0, 0), those of b are (|b − a|, 0), and distances in the plane are distances between parameters.
@@ -143,19 +143,19 @@ def between(a: PyTree, b: PyTree, c: PyTree | None = None, *, trainable: Trainab
             trained = real_parameters(split_model(point, trainable)[0], name)
             require_like_end(name, trained, points[0])
             points.append(as_end(trained, points[0]))
-    vectors, ends, lengths = _between(points)
+    vectors, ends, lengths = _span_by_points(points)
     if not isinstance(lengths, Tracer):
         for name, length in zip("bc", np.asarray(lengths), strict=False):
             rule = "differ from a" if name == "b" else "not lie on the line through a and b"
             if length <= (STRAIGHT if name == "c" else 0):
                 raise ValueError(
-                    f"{name} must {rule}, got a point {length:.3g} of its distance away from it."
+                    f"{name} must {rule}, got a point that is only {length:.3g} of its distance away from there."
                 )
     return Directions(vectors, "between", jnp.ones_like(lengths), span=with_margin(ends))
 
 
 @compiled
-def _between(points):
+def _span_by_points(points):
     """The unit vectors, the coordinates of the points, and the parts of them that are new directions."""
     steps = [jax.tree.map(jnp.subtract, point, points[0]) for point in points[1:]]
     scale = lambda tree, factor: jax.tree.map(lambda x: x * factor.astype(x.dtype), tree)

@@ -53,23 +53,23 @@ def random_directions(
     filters: Filters = default_filters,
     trainable: Trainable = None,
 ) -> Directions:
-    r"""Random directions with the scale of the parameters: every filter's of the norm of that filter.
+    r"""Random directions with the scale of the parameters: in each filter, of the norm of that filter.
 
     A direction d is drawn from $\mathcal N(0, I)$. Then $d_f \leftarrow d_f \, |\theta_f| / |d_f|$ for every filter
     f, the weights that lead to one unit or channel. So losses along d do not depend on the scale of a layer where
     its rescaling leaves the network's function as it is.
 
     They do depend on factors for single units. A rescaled unit scales a column of its own layer and a *row* of the
-    next, and the norms of columns of the next layer do not tell the rows apart. Losses are the same then only along
-    a direction that is scaled like the parameters, not along one that is drawn at them.
+    next, and the norms of columns of the next layer do not tell the rows apart. The losses are then the same only
+    along a direction that is rescaled like the parameters, not along one that is drawn anew at them.
 
     **Arguments**
 
     - `params` θ: a pytree whose real arrays are trained.
     - `key`: the random key. Each leaf has a key of its own by its path, so that the order of a dictionary does not
       matter.
-    - `normalization`: `"filter"`; `"layer"`, each leaf's direction of the norm of that leaf; or `None`, the plain
-      draw, biases too.
+    - `normalization`: `"filter"`; `"layer"`, which gives each leaf's direction the norm of that leaf; or `None`,
+      the plain draw, biases included.
     - `count`: the number of directions (static).
     - `filters`: what a filter is: a function of the path, such as `"layers/0/w"`, and of the leaf, that returns the
       axes over which one filter extends, or `None` for a leaf whose direction is 0. Default: `default_filters`, for
@@ -80,7 +80,7 @@ def random_directions(
     are counted in `zeros` and named in `message`. It is compiled when called plainly, and works under `jit` and
     `vmap`.
 
-    **Raises** `TypeError` for parameters that are not real, a bare seed, or filters that are no axes; `ValueError`
+    **Raises** `TypeError` for parameters that are not real, a bare seed, or filters that are not axes; `ValueError`
     for another normalization, or a `count` below 1.
 
     Source: Li, Xu, Taylor, Studer & Goldstein 2018, 1712.09913.

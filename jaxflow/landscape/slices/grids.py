@@ -14,11 +14,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxflow._compiled import compiled, transfers
 from jaxflow._devices.memory import device_memory
-from jaxflow._devices.meshes import layout_of, within_explicit_axes, within_one_device
+from jaxflow._devices.meshes import is_within_explicit_axes, is_within_one_device, layout_of
 from jaxflow._programs.jaxprs import programs_of
 from jaxflow._text.progress import Bar
 from jaxflow.landscape.paths.path import dtype_of
-from jaxflow.landscape.slices.affine import along
+from jaxflow.landscape.slices.affine import evaluate_along
 
 PyTree = Any
 MOST = {
@@ -31,11 +31,11 @@ PIECES = 20  # that a slice with a bar is made in
 
 def evaluate(objective, center, vectors, coordinates, progress: bool) -> jax.Array:
     """The losses at all combinations of coordinates, in pieces where they are watched, shared out among devices."""
-    at_once = _at_once(objective, center)
+    at_once = _count_at_once(objective, center)
     shape = tuple(x.shape[0] for x in coordinates)
     given = (objective, center, vectors, coordinates)
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given))
-    if traced or within_explicit_axes() or within_one_device():
+    if traced or is_within_explicit_axes() or is_within_one_device():
         grid = jnp.stack(jnp.meshgrid(*coordinates, indexing="ij"), -1).reshape(1, -1, len(shape))
         return losses_on(objective, center, vectors, grid, at_once=at_once).reshape(shape)
     with transfers():
@@ -73,7 +73,7 @@ def spread(grid: np.ndarray, devices: list) -> jax.Array:
     return jax.device_put(grid, NamedSharding(mesh, PartitionSpec("points")))
 
 
-def _at_once(objective: Any, center: PyTree) -> int:
+def _count_at_once(objective: Any, center: PyTree) -> int:
     """How many losses fit in memory at once, by the largest array that one makes."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), center)
     closed, out = jax.make_jaxpr(lambda p: objective(p), return_shape=True)(shapes)
@@ -102,5 +102,5 @@ def point_at(center: PyTree, vectors: PyTree, at: jax.Array) -> PyTree:
 @compiled(static=("at_once",))
 def losses_on(objective, center, vectors, grid, at_once: int):
     loss = lambda params: jnp.asarray(objective(params)).reshape(()).astype(dtype_of(center))
-    value = along(loss, center, vectors)
+    value = evaluate_along(loss, center, vectors)
     return jax.vmap(lambda some: lax.map(value, some, batch_size=at_once))(grid)

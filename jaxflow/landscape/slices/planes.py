@@ -26,8 +26,8 @@ PyTree = Any
 class Slice:
     r"""The losses $L(\theta_0 + x_1 d_1 + x_2 d_2)$ on a grid of coordinates, as `slice` returns them.
 
-    - `center`: the parameters θ₀; of a model `None` in the place of what is not trained. `slice[x1, x2]` is the whole
-      model at coordinates.
+    - `center`: the parameters θ₀; for a model with `None` in the place of what is not trained. `slice[x1, x2]` is
+      the whole model at coordinates.
     - `directions`: the `Directions` d.
     - `coordinates`: a tuple with the coordinates along each direction, (n₁,) and (n₂,).
     - `losses` (n₁,) or (n₁, n₂): the losses; the first axis goes along the first direction.
@@ -84,7 +84,7 @@ def slice(
       high), or one of these for each direction, as a list. Default: that of the directions, ±1 for normalised random
       ones.
     - `points`: the number of points along each direction, an integer at least 2, or a pair of them (static).
-    - `trainable`: what of `params` is trained, as in `iterate`. It must be what the directions have.
+    - `trainable`: what of `params` is trained, as in `iterate`. It must be the part that the directions have.
     - `progress`: whether to show a bar. Ctrl-C then ends the slice with a warning; losses not yet evaluated are NaN.
 
     **Returns** a `Slice`. Points are evaluated 16 at a time, 32 in float32, or fewer where their largest array would
@@ -93,9 +93,9 @@ def slice(
     local devices, unless the data or parameters already lie on several. It is compiled when called plainly, and works
     under `jit` and `vmap`.
 
-    **Raises** `TypeError` for an objective that is no function, parameters that are not real, or directions of
+    **Raises** `TypeError` for an objective that is not a function, parameters that are not real, or directions of
     another structure; `ValueError` for directions of other shapes or more than two of them, a span that is missing,
-    not finite or empty, fewer than two points, or an objective that returns no scalar.
+    not finite or empty, fewer than two points, or an objective that does not return a scalar.
 
     Source: Goodfellow, Vinyals & Saxe 2015, 1412.6544; Li, Xu, Taylor, Studer & Goldstein 2018, 1712.09913.
 
@@ -109,7 +109,7 @@ def slice(
     check_objective(objective)
     trained, rest = split_model(params, trainable)
     trained = real_parameters(trained)
-    directions = _like(directions, trained)
+    directions = _check_like(directions, trained)
     counts = counts_of(points, len(directions))
     coordinates = coordinates_of(span, directions, counts, dtype_of(trained))
     given = objective if rest is None else complete(objective, rest)
@@ -124,7 +124,7 @@ def _lengths(vectors: PyTree) -> jax.Array:
     return jnp.sqrt(jnp.stack([x.astype(dtype) for x in square]).sum(0))
 
 
-def _like(directions: Any, params: PyTree) -> Directions:
+def _check_like(directions: Any, params: PyTree) -> Directions:
     """The directions, checked to be one or two like the parameters."""
     if not isinstance(directions, Directions):
         vectors = real_parameters(directions, "directions")

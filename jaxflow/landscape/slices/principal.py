@@ -28,10 +28,10 @@ def principal_directions(trajectory: Any, count: int = 2) -> Directions:
     A direction along which nothing moves is 0. The `span` covers the records, seen from the last. It is compiled when
     called plainly, and works under `jit` and `vmap`.
 
-    **Raises** `TypeError` for records that are not real; `ValueError` for records that are no parameters, or a
+    **Raises** `TypeError` for records that are not real; `ValueError` for records that are not parameters, or a
     `count` that is below 1 or too large.
 
-    Source: Li, Xu, Taylor, Studer & Goldstein 2018, 1712.09913; the random walk Antognini & Sohl-Dickstein 2018,
+    Source: Li, Xu, Taylor, Studer & Goldstein 2018, 1712.09913; the random walk: Antognini & Sohl-Dickstein 2018,
     1806.08805.
 
     >>> import jax.numpy as jnp, jaxflow as jf
@@ -50,12 +50,12 @@ def principal_directions(trajectory: Any, count: int = 2) -> Directions:
         raise ValueError(
             f"count must be at most {most} for {records} records of these parameters, got {count}."
         )
-    vectors, shares, span, finite = _principal(values, int(count))
+    vectors, shares, span, finite = _decompose(values, int(count))
     return Directions(vectors, "principal", shares, span=span, records=finite)
 
 
 @compiled(static=("count",))
-def _principal(values, count: int):
+def _decompose(values, count: int):
     matrix = rows(values)
     finite = jnp.isfinite(matrix).all(1, keepdims=True)
     number = jnp.maximum(finite.sum(), 1).astype(matrix.dtype)

@@ -24,7 +24,8 @@ class Projection:
     - `coordinates` (T, k): the coordinates of the nearest point of the slice to each record.
     - `distances` (T,): the distance from that point to the record.
     - `share`: the share of the variance of the records that their projections have, from 0 to 1.
-    - `random_walk`: what a random walk of as many records would have where the directions are principal, else 0.
+    - `random_walk`: for principal directions, the share that a random walk with the same number of records would
+      have; otherwise 0.
     - `principal`: whether the directions are principal; static.
 
     It is a pytree.
@@ -59,7 +60,7 @@ class Projection:
 
 
 def project(trajectory: Any, slice: Slice) -> Projection:
-    r"""Project a run onto the line or the plane of a slice, and tell how much of its motion that holds.
+    r"""Project a run onto the line or the plane of a slice, and tell how much of its motion the slice holds.
 
     The coordinates of a record θ minimise $|\theta - \theta_0 - \sum_i x_i d_i|$. The share of the
     motion is $\sum_t |p_t - \bar p|^2 / \sum_t |\theta_t - \bar\theta|^2$, where p is the projection and the bar is
@@ -69,13 +70,13 @@ def project(trajectory: Any, slice: Slice) -> Projection:
 
     - `trajectory`: a `Trajectory` that records parameters, also one with members, whose records follow one another; a
       `Path`; or a pytree of parameters, leaves (T, …).
-    - `slice`: what `slice` returned. One of other directions through the same parameters is another plane.
+    - `slice`: what `slice` returned. A slice with other directions through the same parameters is another plane.
 
     **Returns** a `Projection`. Records that are not finite have coordinates NaN and do not count. It is compiled when
     called plainly, and works under `jit` and `vmap`.
 
-    **Raises** `TypeError` for what is no slice, or records that are not like its parameters; `ValueError` for records
-    of other shapes.
+    **Raises** `TypeError` when `slice` is not a slice, or for records that are not like its parameters;
+    `ValueError` for records of other shapes.
 
     Source: Li, Xu, Taylor, Studer & Goldstein 2018, 1712.09913.
 

@@ -76,7 +76,8 @@ def adam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8):
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate or `eps`, or `b1`, `b2` outside [0, 1).
+    **Raises** `ValueError` for a negative rate or `eps`, or `b1`, `b2` outside [0, 1); `TypeError` for a
+    hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.adam(0.1)
@@ -102,14 +103,16 @@ def adamw(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-2, *, 
     - `learning_rate` η (the paper's α): a number at least 0 or a schedule, in units of the parameters.
     - `b1` β₁, `b2` β₂: the decays of the moments, numbers in [0, 1).
     - `eps` ε: a number at least 0, in units of the gradient.
-    - `weight_decay` λ: a number at least 0; PyTorch's default is 1e-2, optax's 1e-4.
+    - `weight_decay` λ: a number at least 0, in units of 1/η (without a unit in the paper's form); PyTorch's default
+      is 1e-2, optax's 1e-4.
     - `multiplier` $\eta_t$: a number or a schedule, for the paper's form, where decay does not scale with the rate:
       $\theta \leftarrow \theta - \eta_t(\alpha\,\hat m/(\sqrt{\hat v} + \epsilon) + \lambda\theta)$. 1.0 is the
       paper's form without a schedule; `None` is the default form.
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate, `eps`, `weight_decay` or `multiplier`, or `b1`, `b2` outside [0, 1).
+    **Raises** `ValueError` for a negative rate, `eps`, `weight_decay` or `multiplier`, or `b1`, `b2` outside [0,
+    1); `TypeError` for a hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.adamw(0.1, weight_decay=0.5)
@@ -144,7 +147,8 @@ def amsgrad(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, bias_correction=T
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate or `eps`, or `b1`, `b2` outside [0, 1).
+    **Raises** `ValueError` for a negative rate or `eps`, or `b1`, `b2` outside [0, 1); `TypeError` for a
+    hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.amsgrad(0.1)
@@ -182,7 +186,8 @@ def radam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, threshold=4.0):
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate or `eps`, `b1`, `b2` outside [0, 1), or a `threshold` below 4.
+    **Raises** `ValueError` for a negative rate or `eps`, `b1`, `b2` outside [0, 1), or a `threshold` below 4;
+    `TypeError` for a hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.radam(0.1)
@@ -242,7 +247,8 @@ def nadam(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-8, *, momentum_decay=None
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate, `eps` or `momentum_decay`, or `b1`, `b2` outside [0, 1).
+    **Raises** `ValueError` for a negative rate, `eps` or `momentum_decay`, or `b1`, `b2` outside [0, 1);
+    `TypeError` for a hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.nadam(0.1)

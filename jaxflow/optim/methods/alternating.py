@@ -77,7 +77,7 @@ def alternating(*optimizers: optax.GradientTransformation) -> optax.GradientTran
 
 @traceable
 def repeated(optimizer: optax.GradientTransformation, times: int) -> optax.GradientTransformationExtraArgs:
-    r"""Several steps of an optimizer as one: what a player does that moves more often than the others.
+    r"""Several steps of an optimizer as one, for a player that moves more often than the others.
 
     `alternating(gd(h), repeated(gd(h), 5))` trains a discriminator 5 times for each step of the generator. A step
     evaluates the gradient `times` times, all on the same mini-batch. `update` needs `params` and, for more than one

@@ -55,11 +55,11 @@ def gd(learning_rate):
 
     **Arguments**
 
-    - `learning_rate` η: a number at least 0 or a schedule.
+    - `learning_rate` η: a number at least 0 or a schedule, in units of 1/Hessian: the time of a step.
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative or NaN rate.
+    **Raises** `ValueError` for a negative or NaN rate; `TypeError` for a hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.gd(0.1)
@@ -78,7 +78,7 @@ def momentum(learning_rate, beta=0.9, *, ema=False, debias=False):
 
     **Arguments**
 
-    - `learning_rate` η: a number at least 0 or a schedule.
+    - `learning_rate` η: a number at least 0 or a schedule, in units of 1/Hessian: the time of a step.
     - `beta` β: the momentum, a number in [0, 1) or a schedule (`one_cycle_momentum`).
     - `ema`: whether the velocity is an average, $v \leftarrow \beta v + (1-\beta) g$, so that η is the rate of the
       clock (static).
@@ -86,7 +86,8 @@ def momentum(learning_rate, beta=0.9, *, ema=False, debias=False):
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate, `beta` outside [0, 1), or `debias` without `ema` or with a schedule.
+    **Raises** `ValueError` for a negative rate, `beta` outside [0, 1), or `debias` without `ema` or with a
+    schedule; `TypeError` for a hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.momentum(0.1, 0.5)
@@ -145,7 +146,7 @@ def nesterov(learning_rate, beta=0.9, *, lookahead=False):
 
     **Arguments**
 
-    - `learning_rate` η: a number at least 0 or a schedule.
+    - `learning_rate` η: a number at least 0 or a schedule, in units of 1/Hessian: the time of a step.
     - `beta` β: the momentum, a number in [0, 1) or a schedule.
     - `lookahead`: whether to use the original form (static): the gradient is taken at $\theta - \eta\beta v$, then
       $v \leftarrow \beta v + g$, $\theta \leftarrow \theta - \eta v$. Its `update` needs `grad_fn=` (`iterate`
@@ -154,7 +155,7 @@ def nesterov(learning_rate, beta=0.9, *, lookahead=False):
     **Returns** an `Optimizer`.
 
     **Raises** `ValueError` for a negative rate, `beta` outside [0, 1), or an `update` of the original form without
-    `grad_fn=`.
+    `grad_fn=`; `TypeError` for a hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.nesterov(0.1, 0.9, lookahead=True), lambda x: 0.5 * x @ x, jnp.ones(1), steps=2)
@@ -191,16 +192,17 @@ def sgdw(learning_rate, beta=0.9, weight_decay=1e-4, *, multiplier=None):
 
     **Arguments**
 
-    - `learning_rate` η (the paper's α): a number at least 0 or a schedule.
+    - `learning_rate` η (the paper's α): a number at least 0 or a schedule, in units of 1/Hessian: the time of a step.
     - `beta` β: the momentum, a number in [0, 1) or a schedule.
-    - `weight_decay` λ: a number at least 0.
+    - `weight_decay` λ: a number at least 0, in units of 1/η (without a unit in the paper's form).
     - `multiplier` $\eta_t$: a number or a schedule, for the paper's form, where the schedule is apart from the rate
       α and both are inside the velocity: $m \leftarrow \beta m + \eta_t\alpha g,\ \theta \leftarrow \theta - m -
       \eta_t\lambda\theta$. 1.0 is the paper's form without a schedule; `None` is the default form.
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate, `weight_decay` or `multiplier`, or `beta` outside [0, 1).
+    **Raises** `ValueError` for a negative rate, `weight_decay` or `multiplier`, or `beta` outside [0, 1);
+    `TypeError` for a hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.sgdw(0.1, weight_decay=0.5)
@@ -233,7 +235,7 @@ def sign(learning_rate):
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative or NaN rate.
+    **Raises** `ValueError` for a negative or NaN rate; `TypeError` for a hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.sign(0.1)
@@ -248,19 +250,19 @@ def sign(learning_rate):
 def newton(learning_rate=1.0, damping=0.0):
     r"""Newton's method, exact and damped: $\theta \leftarrow \theta - \eta (H + \mu I)^{-1} \nabla L$.
 
-    The Hessian H is formed, d² numbers from d Hessian-vector products, and solved with, so this is for small
-    problems (d up to some thousands). It goes to any critical point, saddles and maxima too. Its `update` needs
-    `params` and `grad_fn=` (`iterate` hands them over).
+    The Hessian H is formed, d² numbers from d Hessian-vector products, and a linear system with it is solved, so
+    this is for small problems (d up to some thousands). It goes to any critical point, saddles and maxima too. Its
+    `update` needs `params` and `grad_fn=` (`iterate` hands them over).
 
     **Arguments**
 
-    - `learning_rate` η: a number at least 0 or a schedule.
+    - `learning_rate` η: a number at least 0 or a schedule; it has no unit.
     - `damping` μ: a number at least 0, in units of the Hessian (Levenberg 1944).
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate or damping, or an `update` without `grad_fn=`; `TypeError` for complex
-    parameters.
+    **Raises** `ValueError` for a negative rate or damping, or an `update` without `grad_fn=`; `TypeError` for a
+    hyperparameter that is not a number, or for complex parameters.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: x @ jnp.diag(jnp.array([1.0, 100.0])) @ x

@@ -23,7 +23,8 @@ def gradient_noise(eta, gamma=0.55, *, key):
 
     **Returns** an `Optimizer`, to be put before another one in a `chain`.
 
-    **Raises** `ValueError` for a negative `eta` or `gamma`; `TypeError` when `key` is not a PRNG key.
+    **Raises** `ValueError` for a negative `eta` or `gamma`; `TypeError` for a hyperparameter that is not a number,
+    or when `key` is not a PRNG key.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> noisy = jf.optim.chain(jf.optim.gradient_noise(0.01, key=jax.random.key(0)), jf.optim.gd(0.1))
@@ -51,7 +52,7 @@ def l2_regularization(strength):
 
     **Returns** an `Optimizer`, to be put before another one in a `chain`.
 
-    **Raises** `ValueError` for a negative `strength`.
+    **Raises** `ValueError` for a negative `strength`; `TypeError` for a hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> ridge = jf.optim.chain(jf.optim.l2_regularization(0.5), jf.optim.gd(0.1))

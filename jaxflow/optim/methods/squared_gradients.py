@@ -41,7 +41,8 @@ def adagrad(learning_rate, eps=1e-10, *, initial_accumulator=0.0, eps_in_sqrt=Fa
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate, `eps` or accumulator.
+    **Raises** `ValueError` for a negative rate, `eps` or accumulator; `TypeError` for a hyperparameter that is not
+    a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.adagrad(0.1)
@@ -76,7 +77,8 @@ def rmsprop(learning_rate, decay=0.9, eps=1e-8, *, eps_in_sqrt=False):
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate or `eps`, or `decay` outside [0, 1).
+    **Raises** `ValueError` for a negative rate or `eps`, or `decay` outside [0, 1); `TypeError` for a
+    hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.rmsprop(0.1, decay=0.75)
@@ -109,7 +111,8 @@ def scalar_rmsprop(learning_rate, decay=0.9, eps=1e-8):
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate or `eps`, or `decay` outside [0, 1).
+    **Raises** `ValueError` for a negative rate or `eps`, or `decay` outside [0, 1); `TypeError` for a
+    hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.scalar_rmsprop(0.1, decay=0.75)

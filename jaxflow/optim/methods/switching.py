@@ -66,7 +66,8 @@ def adabound(
     **Returns** an `Optimizer`.
 
     **Raises** `ValueError` for a negative rate or `eps`, `b1`, `b2` outside [0, 1), a non-positive α* or γ, or a
-    schedule whose first rate is 0 (a warm-up from 0), as α* has no proportion to it.
+    schedule whose first rate is 0 (a warm-up from 0), as α* has no proportion to it; `TypeError` for a
+    hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.adabound(0.1)
@@ -143,10 +144,10 @@ def swats(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-9, tolerance=1e-9, *, rel
     r"""SWATS: start as Adam, switch to SGD (Keskar & Socher 2017, 1712.07628).
 
     Adam's step $p = -\alpha\frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}\frac{m}{\sqrt v + \epsilon}$ is the step of SGD
-    with rate $\gamma = p^Tp/(-p^Tg)$ projected on p (where $p^Tg \ne 0$); its average $\lambda \leftarrow
-    \beta_2\lambda + (1-\beta_2)\gamma$. When t > 1, $\Lambda = \lambda/(1-\beta_2^t) > 0$ and $|\Lambda - \gamma|
-    <$ `tolerance`, the next steps are $v \leftarrow \beta_1 v + g,\ \theta \leftarrow \theta - (1-\beta_1)\Lambda
-    v$ from v = 0. Under a schedule Λ goes on in proportion to it.
+    with rate $\gamma = p^Tp/(-p^Tg)$ projected on p (where $p^Tg \ne 0$). The average of these rates is $\lambda
+    \leftarrow \beta_2\lambda + (1-\beta_2)\gamma$. When t > 1, $\Lambda = \lambda/(1-\beta_2^t) > 0$ and $|\Lambda
+    - \gamma| <$ `tolerance`, the next steps are $v \leftarrow \beta_1 v + g,\ \theta \leftarrow \theta -
+    (1-\beta_1)\Lambda v$ from v = 0. Under a schedule Λ goes on in proportion to it.
 
     **Arguments**
 
@@ -161,7 +162,8 @@ def swats(learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-9, tolerance=1e-9, *, rel
 
     **Returns** an `Optimizer`.
 
-    **Raises** `ValueError` for a negative rate, `eps` or `tolerance`, or `b1`, `b2` outside [0, 1).
+    **Raises** `ValueError` for a negative rate, `eps` or `tolerance`, or `b1`, `b2` outside [0, 1); `TypeError` for
+    a hyperparameter that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> run = jf.iterate(jf.optim.swats(0.1, tolerance=0.5), lambda x: 0.5 * x @ x, jnp.ones(1), steps=20)
@@ -238,8 +240,8 @@ def lookahead(inner, steps=5, alpha=0.5, *, reset=False):
 
     **Returns** an `Optimizer`.
 
-    **Raises** `TypeError` when `inner` is no optimizer; `ValueError` for `steps` < 1, `alpha` outside [0, 1], or an
-    `update` without `params`.
+    **Raises** `TypeError` when `inner` is not an optimizer; `ValueError` for `steps` < 1, `alpha` outside [0, 1],
+    or an `update` without `params`.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> optimizer = jf.optim.lookahead(jf.optim.gd(0.5), steps=2)

@@ -98,20 +98,20 @@ def rescale(optimizer: Any, batch_size: Any, new_batch_size: Any) -> Any:
 
     **Arguments**
 
-    - `optimizer`: one of those named above, or the one of optax, made `traceable`, that takes the same steps.
+    - `optimizer`: one of those named above, or an optimizer of optax, made `traceable`, that takes the same steps.
     - `batch_size` B, `new_batch_size` B′: numbers of examples per gradient, above 0; they may be traced.
 
     **Returns** an optimizer of the same kind with other numbers; a new `optax.MultiSteps` where one is given.
 
-    **Raises** `TypeError` when `optimizer` is no optimizer; `ValueError` for batch sizes that are not positive, an
-    optimizer (or part) for which no rule is known, or κ(1 − β) > 1, naming the largest batch size.
+    **Raises** `TypeError` when `optimizer` is not an optimizer; `ValueError` for batch sizes that are not positive,
+    an optimizer (or part) for which no rule is known, or κ(1 − β) > 1, naming the largest batch size.
 
     **The rules break** where the SDE does. The linear rule breaks once κη times the sharpness is not small compared
     with 2, and so at batch sizes near the noise scale tr Σ/|∇L|² (`noise_scale`; Li, Malladi & Arora 2021,
     2102.12470; McCandlish et al. 2018, 1812.06162), and early in training, which is why Goyal et al. warm up. The
     square-root rule breaks where the noise of a mini-batch no longer outweighs its gradient, or κ(1 − β) is not
-    small compared with 1. Both take Σ/B for the covariance: for batches without replacement that are no small part
-    of N, give $1/s_B$ for the batch sizes.
+    small compared with 1. Both take Σ/B for the covariance: for batches without replacement that are not a small
+    part of N, give $1/s_B$ for the batch sizes.
 
     >>> import jaxflow as jf
     >>> jf.rescale(jf.optim.gd(0.1), 32, 128)

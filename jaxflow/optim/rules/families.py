@@ -27,7 +27,7 @@ Powers = dict[str, Any]
 DECAY = "decay"  # β ↦ β^s
 PLAIN: Powers = {"learning_rate": 1, "weight_decay": 0, "multiplier": 0}
 AVERAGES: Powers = PLAIN | dict.fromkeys(("b1", "b2", "b3", "decay"), DECAY)
-# The place between two sequences at which the gradient is taken is none that a step forgets.
+# Here b1 says where, between two sequences, the gradient is taken: it is not a decay.
 SCHEDULE_FREE: Powers = AVERAGES | {"b1": 0}
 # A velocity that is a sum, v ← βv + g, is of size 1/h: a rate of order h² moves the parameters by order h.
 SUMS: Powers = AVERAGES | {"learning_rate": 2} | dict.fromkeys(("beta", "momentum"), DECAY)
@@ -107,18 +107,18 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
     **Arguments**
 
     - `optimizer`: one of those above, or `traceable` versions of optax's `sgd`, `rmsprop`, `adagrad`, `lars`,
-      `novograd`, `sign_sgd`, and of any constructor with `learning_rate`, `b1` and `b2`, which is taken for one of
-      averages, q = 1 (`lamb`, `lion`, `adabelief`, `ademamix`, …; the b1 of `schedule_free_adamw`, which is none,
-      stays); or a `chain` of one such optimizer and `l2_regularization`; or a traceable `optax.multi_transform` of
-      such groups. For another optimizer write the function h ↦ optimizer yourself.
+      `novograd`, `sign_sgd`, and of any constructor with `learning_rate`, `b1` and `b2`, which is taken for a method
+      of averages, q = 1 (`lamb`, `lion`, `adabelief`, `ademamix`, …; the b1 of `schedule_free_adamw` stays, as it is
+      not a decay); or a `chain` of one such optimizer and `l2_regularization`; or a traceable
+      `optax.multi_transform` of such groups. For another optimizer write the function h ↦ optimizer yourself.
     - `time_step` h₀: the time of a step, a number above 0. Default: the learning rate; under a schedule it must be
       given.
 
     **Returns** a `Family`, a pytree that is called as `family(h)`; h may be traced. Hand `time_step=h` to `iterate`
     and `modified` along with `family(h)`, because the rate is not the time where q ≠ 1.
 
-    **Raises** `TypeError` when `optimizer` is no optimizer; `ValueError` for one without a known family (`lookahead`,
-    `swats`, `genetic`, …) or a time step that is missing or not positive.
+    **Raises** `TypeError` when `optimizer` is not an optimizer; `ValueError` for one without a known family
+    (`lookahead`, `swats`, `genetic`, …) or a time step that is missing or not positive.
 
     >>> import jaxflow as jf
     >>> jf.family_of(jf.optim.momentum(0.1, 0.81))(0.05)
@@ -134,7 +134,7 @@ def family_of(optimizer: optax.GradientTransformation, time_step: Any = None) ->
         time_step = learning_rate_of(optimizer)
     if time_step is None or callable(time_step):
         raise ValueError(
-            f"time_step must be a number above 0 where the learning rate is no number, got {time_step!r}."
+            f"time_step must be a number above 0 where the learning rate is not a number, got {time_step!r}."
         )
     _check.require_positive(time_step=time_step)
     if isinstance(time_step, np.ndarray) and time_step.ndim:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxflow.comparison import EdgeStudy
-from jaxflow.comparison.edge.results import below_edge
+from jaxflow.comparison.edge.results import is_below_edge
 from jaxflow.plot.style import CLOCK, COLOURS, drawable_values, set_logarithmic, tidy
 
 THRESHOLD = 2.0  # of the effective sharpness, whose unit is 1 / learning rate
@@ -37,7 +37,7 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     - Loss: that of the iterates, thin and averaged over time; that of the stable flow; what the central flow predicts
       of the average, where there is one; the mean of both ends of rods and pairs.
     - Effective sharpness, with the edge of stability at 2: that of the iterates at their midpoints and of the flows.
-      The smaller eigenvalues are thinner. Of an optimizer whose threshold is not known there is none.
+      The smaller eigenvalues are thinner. For an optimizer whose threshold is not known there are no curves.
     - Distance of the flows from the midpoints of the iterates, and the size of the iterates' oscillation.
 
     A dotted line through all three is at `EdgeStudy.left`, where the iterates have left the stable flow. A study that
@@ -46,7 +46,7 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     **Arguments**
 
     - `study`: what `jaxflow.edge_study` returned.
-    - `axes`: three Axes; by default new ones under each other on a new figure.
+    - `axes`: three Axes; by default new ones, one below another, on a new figure.
 
     **Returns** the three Axes.
 
@@ -57,7 +57,7 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     >>> loss = lambda p: 0.5 * p[1] * p[0] ** 2 + 0.05 * (27.2 - p[1]) ** 2
     >>> study = jf.edge_study(jf.optim.gd(0.1), loss, jnp.array([0.6, 20.0]), steps=30, modes=1, level=None)
     >>> [ax.get_ylabel() for ax in jf.plot.edge(study, Figure().subplots(3))]
-    ['loss', 'effective sharpness × η', 'distance from the iterates']
+    ['loss', 'effective sharpness', 'distance from the iterates']
     """
     if axes is None:
         import matplotlib.pyplot as plt
@@ -70,7 +70,7 @@ def edge(study: EdgeStudy, axes: Sequence[Any] | None = None) -> Sequence[Any]:
     _sharpness(axes[1], study, times)
     _distances(axes[2], study, times)
     left = float(study.left)
-    if below_edge(study):
+    if is_below_edge(study):
         axes[1].plot([], [], " ", label="the edge was not reached")
     for ax in axes:
         ax.set(xlabel=CLOCK, xlim=(0, times[-1]))
@@ -103,7 +103,7 @@ def _sharpness(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:
         ax.plot(times, leading, label=name, **style)
         for line in others:
             ax.plot(times, line, **style | {"linewidth": 0.55 * style["linewidth"]})
-    ax.set(ylabel="effective sharpness × η")
+    ax.set(ylabel="effective sharpness")
 
 
 def _distances(ax: Any, study: EdgeStudy, times: np.ndarray) -> None:

@@ -23,8 +23,8 @@ def sharpness(
 
     - `times` (T,): times on the clock t, as a trajectory has them; (L, T) where each of L lines has its own. Or a run
       recorded with `record_sharpness`, which has the sharpness too.
-    - `sharpness` (T,) or (L, T): what is not finite, such as at the times between strides, is left out: the line goes
-      from one measured point to the next.
+    - `sharpness` (T,) or (L, T): the eigenvalues. Those that are not finite, such as at the times between strides,
+      are left out: the line goes from one measured point to the next.
     - `threshold`: a number, such as 2/η or `stability_threshold(optimizer)`, or (T,), where it changes. It is not
       drawn where it is NaN or infinite, because then there is none.
     - `ax`: the Axes to draw on; default the current ones.

@@ -33,12 +33,12 @@ def animate_density(
     - `points`: the members at the times of the densities, such as the values of an ensemble: an array (n, T) or
       (n, T, 1) in one coordinate, where they are bars; (n, T, 2) in two.
     - `frames`: the largest number of pictures, spread evenly over the records; an integer at least 2.
-    - `seconds`: how long the animation takes, a number above 0, in seconds of whom it is shown to.
+    - `seconds`: how long the animation takes, a number above 0, in seconds of real time.
 
     **Returns** the Axes, with the last picture on them.
 
-    **Raises** `TypeError` for what is no run or grid; `ValueError` for densities or points of another shape, a single
-    time, another ending of the name, or numbers that are out of range.
+    **Raises** `TypeError` when `densities` is not a run or `grid` not a grid; `ValueError` for densities or points
+    of another shape, a single time, another ending of the name, or numbers that are out of range.
 
     >>> import pathlib, tempfile, jaxflow as jf
     >>> from matplotlib.figure import Figure

@@ -55,8 +55,9 @@ def density(
 
     **Returns** the Axes.
 
-    **Raises** `TypeError` for what is no grid; `ValueError` for densities, currents or points of another shape,
-    densities that are all 0 or not finite, another kind, a map of one density, or several times in two coordinates.
+    **Raises** `TypeError` when `grid` is not a grid; `ValueError` for densities, currents or points of another
+    shape, densities that are all 0 or not finite, another kind, a map of one density, or several times in two
+    coordinates.
 
     >>> import jaxflow as jf
     >>> from matplotlib.figure import Figure
@@ -244,7 +245,7 @@ def free_energy(times: Any, values: Any, ax: Any = None, *, rest: float | None =
     **Returns** the Axes. A triangle is at the end of every interval in which a curve rises by more than 1e-9 of its
     range; the legend counts them.
 
-    **Raises** `ValueError` for values of another shape than the times', or none.
+    **Raises** `ValueError` for values of another shape than the times', or where there are none.
 
     >>> import jaxflow as jf
     >>> from matplotlib.figure import Figure

@@ -43,8 +43,8 @@ def trajectories(
     - `runs`: trajectories by the name to show, recorded with one number at each time (`record=objective`), or each
       with a dict, or another pytree, of the same such numbers. Those with a leading axis (an ensemble) are drawn as
       the median and the band of the middle 80 %.
-    - `ax`: the Axes to draw on; default the current ones. For several panels as many Axes, by default new ones under
-      each other on a new figure.
+    - `ax`: the Axes to draw on; default the current ones. For several panels as many Axes, by default new ones, one
+      below another, on a new figure.
     - `log`: whether the vertical axis is logarithmic, if any number is positive.
     - `label`: the name of the number, on the vertical axis. Default: its name in the record, or "loss" where it has
       none. Several panels have their own names.
@@ -54,7 +54,7 @@ def trajectories(
 
     **Raises** `ValueError` when a run did not record one number at each time, when runs recorded different entries,
     for an `entry` that is not there, a `label` for several panels, or another number of Axes; `TypeError` where
-    `runs` is no dict of trajectories.
+    `runs` is not a dict of trajectories.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> loss = lambda x: 0.5 * jnp.sum(x**2)
@@ -67,7 +67,7 @@ def trajectories(
     if not isinstance(runs, Mapping):
         raise TypeError(f"runs must be trajectories by name, {{name: run}}, got {type(runs).__name__}.")
     lines = {name: _numbers(name, run, entry) for name, run in runs.items()}
-    panels = _same_entries(lines)
+    panels = _require_same_entries(lines)
     if len(panels) == 1:
         panel = panels[0]
         ax, shown = axes(ax), label or (entry or panel).replace("_", " ") or "loss"
@@ -75,7 +75,7 @@ def trajectories(
         return _name_runs(ax, runs, above=False)
     if label is not None:
         raise ValueError(
-            f"label must be left out for several panels, {', '.join(panels)}, or entry= name one of them, got "
+            f"label must be left out for several panels, {', '.join(panels)}, unless entry= names one of them, got "
             f"{label!r}."
         )
     every = several_axes(ax, len(panels), ", ".join(panels))
@@ -171,7 +171,7 @@ def _numbers(name: str, run: Trajectory, entry: str | None) -> dict[str, np.ndar
     return found
 
 
-def _same_entries(lines: dict[str, dict[str, np.ndarray]]) -> list[str]:
+def _require_same_entries(lines: dict[str, dict[str, np.ndarray]]) -> list[str]:
     """The names of the panels, which all runs have."""
     first, *others = [*lines.items()] or [("", {"": np.zeros(0)})]
     for name, found in others:

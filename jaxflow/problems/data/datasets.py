@@ -203,7 +203,7 @@ def _classes(x: np.ndarray, y: np.ndarray, kind: Kind | None, name: str, words: 
         raise ValueError(f"The labels of {name} are all {str(words[0])!r}, so there is nothing to learn.")
     if len(words) == len(x) > MOST_CLASSES:
         raise ValueError(
-            f"The labels of {name}, such as {str(words[0])!r}, are all different, so they are no classes."
+            f"The labels of {name}, such as {str(words[0])!r}, are all different, so they are not classes."
         )
     return Dataset(x, y[:, 0].astype(np.int32), tuple(map(str, words)), name)
 
@@ -228,7 +228,8 @@ def split(
 
     **Returns** a pair of dicts with `x` (n, P) and `y`; the second is `None` with `test_fraction=0`.
 
-    **Raises** `ValueError` when `test_fraction` is not in [0, 1).
+    **Raises** `ValueError` when `test_fraction` is not in [0, 1); `TypeError` for a `test_fraction` that is not a
+    number.
 
     >>> train, test = split(load("iris"))
     >>> train["x"].shape, test["x"].shape, jnp.bincount(test["y"]).tolist()

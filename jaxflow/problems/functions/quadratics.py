@@ -46,7 +46,7 @@ def quadratic(eigenvalues: Any) -> Problem:
     **Returns** a `Problem` with `minimum`, `minima`, `curvature` and `flow`.
 
     **Raises** `ValueError` when `eigenvalues` is not one-dimensional, is empty, or holds a negative or non-finite
-    number.
+    number; `TypeError` for anything that is not a number.
 
     >>> problem = quadratic([1.0, 10.0])
     >>> print(problem.objective(problem.params), problem.flow(0.1, problem.params).tolist())

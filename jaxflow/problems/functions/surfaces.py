@@ -30,7 +30,7 @@ def rosenbrock(dimension: int = 2) -> Problem:
 
     **Raises** `ValueError` or `TypeError` when `dimension` is not an integer at least 2.
 
-    Source: Rosenbrock (1960); the other minimum Kok & Sandrock (2009); the start Moré, Garbow & Hillstrom (1981).
+    Source: Rosenbrock (1960); the other minimum: Kok & Sandrock (2009); the start: Moré, Garbow & Hillstrom (1981).
 
     >>> problem = rosenbrock()
     >>> float(problem.objective(problem.params)), problem.curvature.tolist()

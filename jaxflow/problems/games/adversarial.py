@@ -18,7 +18,7 @@ class GANPlayers(NamedTuple):
     """The parameters of the two networks of a GAN: layers `{"w": (m, n), "b": (n,)}` each, as those of `mlp`.
 
     - `generator`: moves first where players move in turn.
-    - `discriminator`: its one output is high for what it takes to be generated.
+    - `discriminator`: its one output is high for samples that it takes for generated ones.
     """
 
     generator: Any
@@ -108,8 +108,8 @@ def gan(
 ) -> Problem:
     r"""A generative adversarial network on points or small images: a game that draws a mini-batch at each step.
 
-    The generator G makes samples of standard normal numbers z, and the discriminator D says a number of each sample,
-    high for generated ones. With $f(t) = -\log(1 + e^{-t})$ the discriminator descends
+    The generator G makes samples from standard normal numbers z, and the discriminator D gives each sample a
+    number, which is high for generated ones. With $f(t) = -\log(1 + e^{-t})$ the discriminator descends
 
     $$-\mathrm{mean}_b f(D(G(z_b))) - \mathrm{mean}_b f(-D(x_b)).$$
 
@@ -137,8 +137,8 @@ def gan(
     `test["x"]`. `iterate` needs a key.
 
     **Raises** `ValueError` for an unknown kind, penalty or activation, a number out of range, γ without a penalty,
-    data that are no examples (N, d) of finite numbers, or more weights than memory holds; `TypeError` for widths that
-    are no sequence of integers; and whatever `load` raises.
+    data that are not examples (N, d) of finite numbers, or more weights than memory holds; `TypeError` for widths
+    that are not a sequence of integers; and whatever `load` raises.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> ring = jf.problems.ring_of_gaussians()

@@ -66,9 +66,9 @@ def dirac_gan(kind: str = "gan", *, gamma: Any = None, target: Any = None, sigma
     - `"wgan"`, f(t) = t: $\pm i$.
     - `"r1"`, `"r2"`, the gradient penalty on the datum, or on the generated point, with the weight γ/2, which for a
       linear discriminator is the same: $-\gamma/2 \pm \sqrt{\gamma^2/4 - f'^2}$.
-    - `"wgan_gp"`, f(t) = t with the penalty $\frac\gamma2(|\psi| - g_0)^2$: it does not converge but to a cycle.
-      Its θ reaches $\gamma g_0 (1 + \rho)/(1 - \rho)$, $\rho = \exp(-\pi\gamma/(2\sqrt{1 - \gamma^2/4}))$, for γ < 2.
-      The field jumps at ψ = 0, so that derivatives at (0, 0), as in `game_stability`, do not tell this.
+    - `"wgan_gp"`, f(t) = t with the penalty $\frac\gamma2(|\psi| - g_0)^2$: it converges to a cycle only. Its θ
+      reaches $\gamma g_0 (1 + \rho)/(1 - \rho)$, $\rho = \exp(-\pi\gamma/(2\sqrt{1 - \gamma^2/4}))$, for γ < 2. The
+      field jumps at ψ = 0, so that derivatives at (0, 0), as in `game_stability`, do not tell this.
     - `"consensus"`, with the strength γ: $-\gamma f'^2 \pm if'$.
     - `"instance_noise"` on the datum and on the generated point, of the standard deviation σ, by a quadrature of 40
       points: the trace of the Jacobian is $2f''\sigma^2$.
@@ -83,7 +83,8 @@ def dirac_gan(kind: str = "gan", *, gamma: Any = None, target: Any = None, sigma
     **Returns** a `Problem` whose objective is a `VectorField`. The numbers are its leaves, so that all games of one
     kind share a compilation.
 
-    **Raises** `ValueError` for an unknown kind, a negative number or one that the kind does not have.
+    **Raises** `ValueError` for an unknown kind, a negative number or one that the kind does not have; `TypeError`
+    for anything that is not a number.
 
     >>> import jaxflow as jf
     >>> problem = jf.problems.dirac_gan("wgan")
@@ -136,7 +137,8 @@ def bilinear(matrix: Any = 1.0) -> Problem:
 
     **Returns** a `Problem` whose objective is a `VectorField`, with `params` of shapes (m,) and (n,).
 
-    **Raises** `ValueError` for what is no matrix of finite numbers.
+    **Raises** `ValueError` when `matrix` is not a matrix of finite numbers; `TypeError` for anything that is not a
+    number.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> problem = jf.problems.bilinear([[1.0, 0.0], [0.0, 2.0]])

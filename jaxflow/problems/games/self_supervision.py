@@ -101,7 +101,7 @@ def self_supervised(
 
     **Raises** `ValueError` for data with a constant feature or numbers that are not finite, fewer than two examples,
     an unknown name, a number out of range, or an argument that the method or the model does not have; `TypeError`
-    for a count that is no integer or a bare seed as `key`; and whatever `load` raises for bad data.
+    for a count that is not an integer or a bare seed as `key`; and whatever `load` raises for bad data.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> digits = jf.problems.self_supervised("digits", weight_decay=1.0)

@@ -64,7 +64,8 @@ def simsiam_modes(
 
     **Returns** `SimSiamModes`, of the floating dtype of the variances.
 
-    **Raises** `ValueError` for a number out of range, or a variance of 0 without augmentation.
+    **Raises** `ValueError` for a number out of range, or a variance of 0 without augmentation; `TypeError` for
+    anything that is not a number.
 
     >>> import jaxflow as jf
     >>> modes = jf.problems.simsiam_modes([1.0, 3.0], augmentation=0.2**0.5, weight_decay=0.5)

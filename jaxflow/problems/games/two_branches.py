@@ -51,7 +51,7 @@ class ExpectedLoss:
 
     def correlations(self, online, target, views, settings) -> tuple[jax.Array, jax.Array]:
         """Means (k, k) over views: of the target of one with what is online of the other, and of the latter alone."""
-        variance = _by_feature(settings["augmentation"], views) ** 2
+        variance = _deviations_by_feature(settings["augmentation"], views) ** 2
         shared = online @ views
         across = _cast(settings["teacher_scale"], target) * target @ shared.T
         return across, shared @ online.T + (variance[None] * online) @ online.T
@@ -69,7 +69,7 @@ class DrawnLoss:
 
     def __call__(self, online, predictor, target, views, settings) -> jax.Array:
         x, noise = views["x"], views["noise"]
-        seen = x[None, None] + _by_feature(settings["augmentation"], x)[None, None, None] * noise
+        seen = x[None, None] + _deviations_by_feature(settings["augmentation"], x)[None, None, None] * noise
         seen = seen.reshape(2, -1, x.shape[-1])
         predicted = self.network(online, seen.reshape(-1, x.shape[-1]))
         predicted = predicted if predictor is None else predicted @ predictor.T
@@ -111,7 +111,7 @@ class BranchDescent:
         return BYOLPlayers(online, predictor, jax.tree.map(follows, params.teacher, params.online))
 
 
-def _by_feature(augmentation: Any, like: jax.Array) -> jax.Array:
+def _deviations_by_feature(augmentation: Any, like: jax.Array) -> jax.Array:
     """Standard deviations (d,) of the augmentation, given as one number or as one for each feature."""
     return jnp.broadcast_to(_cast(augmentation, like), like.shape[-1:])
 

@@ -147,7 +147,7 @@ def mlp(
 
 
 def check_widths(name: str, hidden: Any) -> None:
-    """Refuse what is no sequence of widths of hidden layers."""
+    """Refuse anything but a sequence of widths of hidden layers."""
     if isinstance(hidden, (str, bytes)) or not isinstance(hidden, Sequence):
         raise TypeError(f"{name} must be a sequence of widths such as (32,), got {hidden!r}.")
     for width in hidden:

@@ -130,7 +130,7 @@ def logistic_regression(dataset: Any, *, test_fraction: float = 0.2, standardize
     **Returns** a `Problem`, whose parameters are `{"w", "b"}`.
 
     **Raises** `ValueError` for a regression data set or a `test_fraction` out of range, and whatever `load` raises
-    for bad data.
+    for bad data; `TypeError` for a `test_fraction` that is not a number.
 
     >>> problem = logistic_regression("breast_cancer")
     >>> problem.params["w"].shape, problem.test["x"].shape, float(problem.objective(problem.params))

@@ -60,8 +60,7 @@ def wrap(
 
     **Raises** `ValueError` for an unknown name, arrays that differ in N, targets that do not fit the loss, or a model
     that does not return one prediction for each example, changes its own arrays or draws random numbers without a
-    key; `TypeError` for a model of no such kind, or `params` or a
-    `key` that its kind does not take.
+    key; `TypeError` for a model of another kind, or `params` or a `key` that its kind does not take.
 
     >>> import equinox as eqx, jax, jaxflow as jf
     >>> model = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))

@@ -12,19 +12,19 @@ PyTree = Any
 
 
 def check_draw(draw: Callable) -> Callable:
-    """The draw of an estimator, which refuses in a sentence what is none."""
+    """The draw of an estimator, which refuses in a sentence anything that is not a draw."""
 
     def checked(objective, state, step, key):
         require_draw(draw)
         found = draw(objective, state, step, key)
         if not isinstance(found, tuple) or len(found) != 2 or not callable(found[0]):
             raise TypeError(
-                "estimator must return from its draw a pair (loss, state), whose loss is a function of the "
+                "estimator must have a draw that returns a pair (loss, state), whose loss is a function of the "
                 f"parameters, but {name_of(draw)} returned {_show_result(found)}."
             )
         if not _is_like(found[1], state):
             raise TypeError(
-                "estimator must hand on a state of the shapes and dtypes of the one that it is given, "
+                "estimator must have a draw that returns a state of the same shapes and dtypes as the given one, "
                 f"{show(state)}, but {name_of(draw)} returned the state {show(found[1])}."
             )
         return found
@@ -61,7 +61,7 @@ def _require_arguments(function: Any, role: str, *arguments: str) -> None:
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError:
-        what = inspect.signature(function) if callable(function) else ", which is no function"
+        what = inspect.signature(function) if callable(function) else ", which is not a function"
         raise TypeError(
             f"estimator must have {role}({', '.join(arguments)}), got {name_of(function)}{what}."
         ) from None

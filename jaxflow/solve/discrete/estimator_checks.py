@@ -40,8 +40,8 @@ def as_estimator(given: Any) -> Any:
         )
     if callable(given):
         raise TypeError(
-            f"estimator must have a draw, as what a constructor such as jf.solve.epochs(32) returns has, got the "
-            f"function {show(given)}; it must be called where it is a constructor."
+            f"estimator must have a draw, got the function {show(given)}; if it is a constructor, call it, as in "
+            f"jf.solve.epochs(32)."
         )
     return given
 

@@ -24,7 +24,8 @@ class Draws(NamedTuple):
     """What the body of an estimator returns.
 
     - `draw(objective, state, step, key) -> (loss, state)`: the loss of this step. `step` counts from 0, and `key` is
-      this step's own. One that draws nothing at random works without a key, which is then `None`.
+      the random key of this step. An estimator that draws nothing at random works without a key, and is then handed
+      `None`.
     - `init(objective, key) -> state`: the state that is carried from step to step. Default: an empty tuple.
     - `batch_size`: the number of examples per gradient; `None` means all.
     - `distinct`: whether a batch holds each example at most once, so that it cannot be larger than the data.
@@ -115,7 +116,7 @@ def masked_draws(batch_size, largest: int) -> Draws:
     **Arguments**
 
     - `batch_size` B: the number of examples per gradient, traced or not. Its derivative is 0.
-    - `largest`: the largest B that will come (static).
+    - `largest`: the largest B that will be used (static).
 
     **Returns** an `Estimator` for `iterate(…, estimator=…, key=…)`.
 
@@ -249,7 +250,7 @@ def svag(batch_size: int, l) -> Draws:
 
     **Returns** an `Estimator` for `iterate(…, estimator=…, key=…)`.
 
-    **Raises** `ValueError` for `l` < 1 or `batch_size` < 1, `TypeError` where `batch_size` is no integer.
+    **Raises** `ValueError` for `l` < 1 or `batch_size` < 1, `TypeError` where `batch_size` is not an integer.
 
     >>> import jax, jax.numpy as jnp, jaxflow as jf
     >>> data = jf.Objective(lambda w, c: 0.5 * (w - c) ** 2, jnp.array([-1.0, 1.0]))

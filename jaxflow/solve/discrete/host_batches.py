@@ -92,12 +92,12 @@ def iterate_stream(request: IterationRequest, *, progress: bool, checkpoint: Any
     """`iterate` over an iterable of batches; a stream that ends early gives a shorter trajectory and a warning."""
     if checkpoint is not None:
         raise ValueError(
-            f"checkpoint must be None for a stream of batches, whose place nobody can go back to, got {checkpoint!r}."
+            f"checkpoint must be None for a stream of batches, which cannot go back, got {checkpoint!r}."
         )
     if _REFUSED.get():
         raise ValueError(
             "estimator must not be a stream of batches inside ensemble: it is read once, so that all members would "
-            "see the same batches; give batch_size= or an estimator of jaxflow.solve, or run one after another."
+            "see the same batches; give batch_size= or an estimator of jaxflow.solve, or run them one after another."
         )
     optimizer, objective, batches = request.optimizer, request.objective, request.estimator
     if not isinstance(objective, Objective):

@@ -57,11 +57,11 @@ def iterate_in_pieces(
     pieces = [piece(settings) for settings in cut_steps(request.settings)]
     begun = begin(shown)
     whole = finish_pieces(begun, pieces, label="iterate", unit="steps", progress=progress, kept=kept)
-    whole = _on_one_clock(_up_to_its_end(whole, shown, begin), begun, request)
-    return _without_shown(whole, request) if progress else whole
+    whole = _put_on_one_clock(_add_last_record(whole, shown, begin), begun, request)
+    return _drop_shown_metric(whole, request) if progress else whole
 
 
-def _up_to_its_end(
+def _add_last_record(
     run: Trajectory, request: IterationRequest, begin: Callable[[IterationRequest], Trajectory]
 ) -> Trajectory:
     """A run that was interrupted between two records, with a record of where it is.
@@ -82,7 +82,7 @@ def _up_to_its_end(
     )
 
 
-def _on_one_clock(run: Trajectory, begun: Trajectory, request: IterationRequest) -> Trajectory:
+def _put_on_one_clock(run: Trajectory, begun: Trajectory, request: IterationRequest) -> Trajectory:
     """A run with the times that one program would give it: those of pieces are rounded at every seam."""
     taken = int(run.steps)
     ends = np.minimum(np.arange(run.times.size) * request.settings.interval, taken)
@@ -149,7 +149,7 @@ def _loss(objective: Any, params: PyTree) -> jax.Array:
     return (objective.with_key(jax.random.key(0)) if is_random(objective) else objective)(params)
 
 
-def _without_shown(run: Trajectory, request: IterationRequest) -> Trajectory:
+def _drop_shown_metric(run: Trajectory, request: IterationRequest) -> Trajectory:
     """A run without the metric that only its bar showed."""
 
     def drop(told: dict) -> dict | None:

@@ -151,7 +151,7 @@ def check_iteration(
             _warn_if_large(params, 1 + settings.intervals)
     elif settings.open or batch_size is not None:
         raise ValueError(
-            "A stream of batches sets the batch size itself and needs a concrete number of steps."
+            "batch_size must be left out for a stream of batches, which sets it, and steps must be a plain number."
         )
     return IterationRequest(
         settings=settings,

@@ -86,7 +86,7 @@ class Watcher:
             )
         seen, memory = self.look(begun, step, number)
         step = self.hand_on(step)
-        if isinstance(watch, Watch) and _same_shapes(watch, Watch(memory, seen, step.updates)):
+        if isinstance(watch, Watch) and _has_same_shapes(watch, Watch(memory, seen, step.updates)):
             memory, seen, step = watch.memory, watch.seen, step._replace(updates=watch.updates)
         return step, seen, memory
 
@@ -107,10 +107,10 @@ class Watcher:
         if self.metrics is None:
             return (value, None), (own, others)
         told = {name: _look(metric, others[name], step, number) for name, metric in self.metrics.items()}
-        values = {name: self._checked(name, value) for name, (value, _) in told.items()}
+        values = {name: self._check_value(name, value) for name, (value, _) in told.items()}
         return (value, values), (own, {name: memory for name, (_, memory) in told.items()})
 
-    def _checked(self, name: str, value: PyTree) -> PyTree:
+    def _check_value(self, name: str, value: PyTree) -> PyTree:
         """A metric's value as arrays, of the shapes that it had at the first look."""
 
         def array(leaf):
@@ -155,7 +155,7 @@ def _blank_step(step: Step, shapes: Step) -> Step:
     return step._replace(**unknown, last_updates=unknown["updates"])
 
 
-def _same_shapes(given: PyTree, expected: PyTree) -> bool:
+def _has_same_shapes(given: PyTree, expected: PyTree) -> bool:
     shape = lambda leaf: (jnp.shape(leaf), jnp.asarray(leaf).dtype)
     same = jax.tree.structure(given) == jax.tree.structure(expected)
     return same and list(map(shape, jax.tree.leaves(given))) == list(map(shape, jax.tree.leaves(expected)))

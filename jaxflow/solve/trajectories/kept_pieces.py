@@ -37,7 +37,9 @@ class KeptPieces:
         try:
             before = json.loads(path.read_text())
         except ValueError as error:
-            raise ValueError(f"checkpoint {self.folder} is damaged: {FACTS} is no JSON ({error}).") from error
+            raise ValueError(
+                f"checkpoint {self.folder} is damaged: {FACTS} is not JSON ({error})."
+            ) from error
         for name in {**facts, **before}:
             was, now = before.get(name), facts.get(name)
             if was != now:

@@ -43,11 +43,11 @@ def join(*runs: Trajectory) -> Trajectory:
 
     - `runs`: trajectories with the same record, in their order; each was made with the `state` of the one before.
 
-    **Returns** a `Trajectory` with all records, that of a seam once. It says how the first that did not finish ended,
-    and goes on from the last.
+    **Returns** a `Trajectory` with all records; the record at a seam is kept once. Its `message` says how the first
+    run that did not finish ended, and its `state` is that of the last run.
 
-    **Raises** `TypeError` for what is no trajectory; `ValueError` where one does not begin at the time at which the
-    one before it ends, or their records differ in structure or shape.
+    **Raises** `TypeError` when one of them is not a trajectory; `ValueError` where one does not begin at the time at
+    which the one before it ends, or their records differ in structure or shape.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> gd, loss = jf.optim.gd(0.5), lambda x: 0.5 * x @ x

@@ -23,7 +23,7 @@ def dataset_of(run: Any) -> "xarray.Dataset":
     own_clocks = times.ndim > 1  # lanes of a vmap; an ensemble keeps one clock
     axis = "record" if own_clocks else "time"
     variables = {}
-    for name, leaf in _named(run.values, run.observed).items():
+    for name, leaf in _name_records(run.values, run.observed).items():
         trailing = [f"{name}_{i}" for i in range(leaf.ndim - members - 1)]
         variables[name] = ([*lanes, axis, *trailing], leaf)
     for name in ("status", "stopped", "steps"):
@@ -62,18 +62,18 @@ def frame_of(run: Any) -> "pandas.DataFrame":
     return pandas.DataFrame(columns, labels)
 
 
-def _named(values: PyTree, observed: PyTree) -> dict[str, np.ndarray]:
+def _name_records(values: PyTree, observed: PyTree) -> dict[str, np.ndarray]:
     """What is kept of a run, by the path of each leaf; that of metrics is in front where two are the same."""
     named: dict[str, np.ndarray] = {}
     for part, alone in ((values, "value"), (observed, "observed")):
         for path, leaf in jax.tree_util.tree_leaves_with_path(part):
             name = jax.tree_util.keystr(path, simple=True, separator="/") or alone
             name = f"observed/{name}" if name in named else name
-            named[name] = _plain(leaf)
+            named[name] = _to_plain_dtype(leaf)
     return named
 
 
-def _plain(leaf: jax.Array) -> np.ndarray:
+def _to_plain_dtype(leaf: jax.Array) -> np.ndarray:
     """An array of a dtype that files and tables know."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)

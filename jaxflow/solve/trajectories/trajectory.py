@@ -49,11 +49,11 @@ class Trajectory:
       `values` have `None` in the place of what was not trained.
     - `state`: what resumes the run when it is given back as `state=`.
     - `steps`: the number of steps taken.
-    - `evaluations`: the number of gradient or field evaluations; −1 where the solver does not tell it.
+    - `evaluations`: the number of gradient or field evaluations; −1 where the solver does not count them.
     - `status`: a code that says how the run ended; `message` says it in words.
     - `stopped`: the time at which the run ended.
-    - `observed`: what is told at each time in addition to `values`, leaves (T, …): the metrics of `iterate`, or what
-      the dynamics itself tells, such as the predictions of a `central_flow`. `None` for most.
+    - `observed`: what is recorded at each time in addition to `values`, leaves (T, …): the metrics of `iterate`, or
+      what the dynamics itself observes, such as the predictions of a `central_flow`. `None` for most.
     - `counts_steps`: whether the times only count steps, because no learning rate was found to be the clock; static.
 
     It is a pytree; under `vmap` every leaf has a leading axis.
@@ -159,8 +159,8 @@ class Trajectory:
           makes one, of which only the shapes are asked, so that nothing is computed. Without it dicts and lists take
           the place of all other containers: that is enough for records, not to go on.
 
-        Raises `FileNotFoundError`; `ValueError` for a file that `save` did not write, and where it does not fit, with
-        the first difference.
+        It raises `FileNotFoundError` where there is no such file, and `ValueError` for a file that `save` did not
+        write or that does not fit `like`, with the first difference.
         """
         if like is None:
             parts: dict[str, Any] = dict.fromkeys(_FIELDS) | read_tree(Path(path))

@@ -40,6 +40,8 @@ def sample(ranges: Mapping[str, Any], n: int, *, method: str = "sobol", seed: in
     2^m$ only: choose such an n. For any other n the points are a union of such balanced blocks, which is better
     than independent points, but may be no better than the power of two below.
 
+    Source: Sobol' 1967; Latin hypercubes: McKay, Beckman & Conover 1979.
+
     >>> from scipy import stats
     >>> import jaxflow as jf
     >>> points = jf.sweeps.sample({"learning_rate": stats.loguniform(1e-4, 1), "beta": (0.0, 0.99)}, 64)

@@ -91,7 +91,7 @@ class Program:
         self, trial: Trial, design: Design, group: Group, seeds: int, key: jax.Array, mesh: Mesh | None
     ):
         # Numbers and arrays of the trial itself (a `jax.tree_util.Partial`) are arguments too.
-        self.dynamic, functions = partition(_whole_on_each(trial, mesh))
+        self.dynamic, functions = partition(_copy_to_each(trial, mesh))
         fixed = tuple((name, type(value), value) for name, value in group.fixed)
         self.design, self.group, self.seeds, self.key = design, group, seeds, key
         self.devices = 1 if mesh is None else mesh.devices.size
@@ -223,7 +223,7 @@ class Program:
         return settings, dynamic, columns, seeds, key
 
 
-def _whole_on_each(trial: Trial, mesh: Mesh | None) -> Trial:
+def _copy_to_each(trial: Trial, mesh: Mesh | None) -> Trial:
     """The trial with its arrays whole on every device, as each runs trials of its own."""
     dynamic, functions = partition(trial)
     if mesh is None:

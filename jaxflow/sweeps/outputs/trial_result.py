@@ -128,10 +128,10 @@ def layout(arrays: Mapping[str, jax.ShapeDtypeStruct], axes: Mapping[str, Any]) 
     several = len(set(clocks.values())) > 1
     dims = {n: ".".join((*n.split(".")[:-1], TIME)) if several else TIME for n in clocks}
     # Where times go that trials do not share.
-    beside = {".".join((*n.split(".")[:-1], "times")) for n in clocks}
-    if len(beside) < len(clocks):
+    unshared = {".".join((*n.split(".")[:-1], "times")) for n in clocks}
+    if len(unshared) < len(clocks):
         raise ValueError(f"trial must return either time or times, got {', '.join(clocks)}.")
-    taken = {SEED, TRIAL, *axes, *({*dims.values(), *beside} - {*clocks})}
+    taken = {SEED, TRIAL, *axes, *({*dims.values(), *unshared} - {*clocks})}
     variables = {}
     for name, array in arrays.items():
         if name in taken:

@@ -130,14 +130,14 @@ class Store:
             except ValueError:
                 raise DirectoryError(
                     f"directory {self.directory} holds batches, but its {MANIFEST} is {state} and {file.name} is "
-                    "damaged or of another sweep; nothing in it was touched, choose another directory."
+                    "damaged or of another sweep. Nothing in it was touched; choose another directory."
                 ) from None
             sizes[str(info["group"])] = info["size"]
         path = self.directory / MANIFEST
         if not sizes and state == "damaged":
             raise DirectoryError(
-                f"directory {self.directory} holds a {MANIFEST} that is damaged or no sweep's, and no batches to "
-                "write it anew from; nothing in it was touched, choose another directory."
+                f"directory {self.directory} holds a {MANIFEST} that is damaged or not a sweep's, and no batches "
+                "from which to write it anew. Nothing in it was touched; choose another directory."
             )
         if sizes:
             warnings.warn(

@@ -225,7 +225,7 @@ def test_approach_waits_for_the_rise_after_an_early_hump():
         (lambda t: 2.8 + t / 5, r"between 2\.8 and 4\.8; with a learning rate of about 0\.054 it would"),
         (
             lambda t: np.where(t > 5, np.nan, t / 10),
-            r"got 1\.8: it reached the last time, its .* 0\.5 at most",
+            r"got 1\.8: it reached the last time, and its .* 0\.5 at most",
         ),
     ],
     ids=["too slow", "falling", "below 0", "never below", "diverges"],

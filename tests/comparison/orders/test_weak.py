@@ -155,7 +155,7 @@ ONE = lambda rate: rate
         (
             (lambda r: r * np.ones(int(1 / r)), lambda r: np.zeros(int(1 / r)), RATES),
             jnp.sum,
-            "Learning rates must have the same number of samples, got 10 at 0.1 and 20 at 0.05",
+            "All learning rates must have the same number of samples, got 10 at 0.1 and 20 at 0.05",
         ),
     ],
 )

@@ -5,7 +5,7 @@ from experiment_files import check_files
 
 pytestmark = pytest.mark.promotes
 NAME = "edge_of_every_optimizer"
-FLOWS = "pairs, order 2", "stable flow", "a run 1e-9 beside"
+FLOWS = "pairs, order 2", "stable flow", "a run 1e-9 away"
 
 
 def test_figure_and_numbers_are_written_whole(run):
@@ -16,6 +16,6 @@ def test_below_the_edge_pairs_lack_what_the_stable_flow_lacks(run):
     """Until the oscillation is large the stable flow errs at the first order in the rate, pairs of order 2 at it."""
     gaps = run(NAME)[0]["runs"]["gradient descent"]["gaps"]
     early = slice(10, 40)
-    pairs, stable, beside = (gaps[name][0, early] for name in FLOWS)
+    pairs, stable, neighbours = (gaps[name][0, early] for name in FLOWS)
     assert (pairs < 0.3 * stable).all()
-    assert (beside < 1e-6).all()
+    assert (neighbours < 1e-6).all()

@@ -82,7 +82,7 @@ def test_a_network_trained_without_examples_is_that_of_a_plain_loop():
     objective, params, x, _ = kernel_machine.digits(40)
     sizes = kernel_machine.QUICK._replace(steps=5)
     kept, key = np.arange(3, 40), jax.random.key(4)
-    found = left_out_examples.retrained(
+    found = left_out_examples.retrain(
         objective, params, jnp.asarray(kept)[None], x[:1], jnp.array([[2, 7]]), sizes, key
     )
     flat, unravel = ravel_pytree(params)
@@ -135,7 +135,7 @@ def test_scaled_flow_is_that_of_another_solver(ten_digits):
 
     slope = jax.jit(jax.grad(loss))
     known = scipy.integrate.solve_ivp(lambda t, f: -slope(f), (0, 0.5), flat, rtol=1e-8, atol=1e-10)
-    found = lazy_and_rich.trained(s, 0.25, jnp.array([0.0, 0.5]), 1e-9)
+    found = lazy_and_rich.train_flow(s, 0.25, jnp.array([0.0, 0.5]), 1e-9)
     np.testing.assert_allclose(
         ravel_pytree(jax.tree.map(lambda x: x[1], found))[0], known.y[:, -1], atol=1e-6
     )
@@ -143,7 +143,7 @@ def test_scaled_flow_is_that_of_another_solver(ten_digits):
 
 def test_values_are_read_off_at_a_level():
     """Between 1 and e⁻², in the middle of the logarithms."""
-    assert lazy_and_rich.at_level(
+    assert lazy_and_rich.value_at_level(
         [0, 1, 2], ([2.0, 1.0, np.exp(-2)], [9.0, 4.0, 8.0]), np.exp(-1)
     ) == pytest.approx(6)
-    assert np.isnan(lazy_and_rich.at_level([0, 1], ([2.0, 1.0], [9.0, 4.0]), 0.5))
+    assert np.isnan(lazy_and_rich.value_at_level([0, 1], ([2.0, 1.0], [9.0, 4.0]), 0.5))

@@ -101,7 +101,7 @@ def test_a_share_of_the_labels_is_wrong():
 def test_differences_are_paired():
     """Two schedules that differ by 1 ± .1 while the keys differ by far more."""
     keys, noise = 100.0 * np.arange(8)[:, None] * np.ones((1, 3)), 0.1 * np.array([1, -1] * 4)[:, None]
-    gap, error = schedules.paired(np.stack([keys, keys + 1 + noise]))
+    gap, error = schedules.pair_differences(np.stack([keys, keys + 1 + noise]))
     np.testing.assert_allclose(gap[1], 1, atol=1e-9)
     np.testing.assert_allclose(error[1], 0.1 / 7**0.5, rtol=1e-9)
 
@@ -117,7 +117,7 @@ def test_steps_to_a_loss_are_linear_between_records():
     assert batches_at_equal_cost.steps_to(0.5, records, line) == pytest.approx(6)
     assert batches_at_equal_cost.steps_to(0.1, records, line) == np.inf
     logs = np.stack([line, line - np.log(2)])[:, None]
-    assert batches_at_equal_cost.fewest(0.5, records, logs) == (pytest.approx(4), 1)
+    assert batches_at_equal_cost.fewest_steps(0.5, records, logs) == (pytest.approx(4), 1)
 
 
 def test_the_noise_scale_is_that_of_gradients_one_by_one():

@@ -71,7 +71,7 @@ REFUSED = {
     "estimator is a number": (
         lambda: run(objective=DATA, estimator=7), TypeError, "estimator must come from jaxflow.solve or"),
     "stream with batch size": (
-        lambda: run(objective=DATA, estimator=[jnp.ones((2, 2))], batch_size=2), ValueError, "sets the batch size"),
+        lambda: run(objective=DATA, estimator=[jnp.ones((2, 2))], batch_size=2), ValueError, "which sets it"),
     "stream for a plain function": (
         lambda: run(estimator=[jnp.ones((2, 2))]), TypeError, "stream of batches needs an Objective"),
     "empty stream": (lambda: run(objective=DATA, estimator=[]), ValueError, "stream of batches is empty"),

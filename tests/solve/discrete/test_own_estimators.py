@@ -64,12 +64,11 @@ def test_what_draws_at_random_needs_a_key():
 
 def test_a_function_is_refused_in_a_sentence():
     with pytest.raises(
-        TypeError, match=r"estimator must have a draw, .* got the function in_order; it must be called"
+        TypeError,
+        match=r"estimator must have a draw, got the function in_order; if it is a constructor, call it",
     ):
         run(in_order)
-    with pytest.raises(
-        TypeError, match=r"got the function epochs; it must be called where it is a constructor"
-    ):
+    with pytest.raises(TypeError, match=r"got the function epochs; if it is a constructor, call it"):
         run(jf.solve.epochs, key=jax.random.key(0))
     with pytest.raises(TypeError, match=r"estimator must come from jaxflow\.solve or be an iterable"):
         run(3)
@@ -105,7 +104,7 @@ WRONG = {
     "only a loss": (
         Body(lambda objective, state, step, key: lambda w: objective(w)),
         TypeError,
-        r"estimator must return from its draw a pair \(loss, state\), .* returned the function <lambda> alone\.",
+        r"estimator must have a draw that returns a pair \(loss, state\), .* returned the function <lambda> alone\.",
     ),
     "a value": (
         Body(lambda objective, state, step, key: (objective(0.0), state)),
@@ -115,12 +114,12 @@ WRONG = {
     "another state": (
         Body(changed),
         TypeError,
-        r"estimator must hand on a state .* it is given, \(\), but changed returned the state float64\[3\]",
+        r"returns a state .* the given one, \(\), but changed returned the state float64\[3\]",
     ),
     "another dtype": (
         Body(counted, init=lambda objective, key: jnp.zeros([], jnp.int32)),
         TypeError,
-        r"given, int32\[\], but counted returned the state float64\[\]",
+        r"given one, int32\[\], but counted returned the state float64\[\]",
     ),
     "a signature": (
         Body(lambda objective: objective),
@@ -132,7 +131,7 @@ WRONG = {
         TypeError,
         r"estimator must have init\(objective, key\), got <lambda>\(\)\.",
     ),
-    "no function": (Body(3), TypeError, r"estimator must have draw\(.*\), got 3, which is no function\."),
+    "no function": (Body(3), TypeError, r"estimator must have draw\(.*\), got 3, which is not a function\."),
     "a batch size": (
         Body(in_order, batch_size=1.5),
         TypeError,

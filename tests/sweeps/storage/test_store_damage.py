@@ -184,7 +184,7 @@ def test_the_manifest_of_another_sweep_is_refused(whole, tmp_path, runs):
 
 def test_a_manifest_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
-    with pytest.raises(ValueError, match=r"holds a manifest.json that is damaged or no sweep's"):
+    with pytest.raises(ValueError, match=r"holds a manifest.json that is damaged or not a sweep's"):
         swept(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.name != "lock"] == ["manifest.json"]
     assert (tmp_path / "manifest.json").read_text() == '{"name": "a web page"}'

@@ -24,7 +24,7 @@ def gradient_norm_below(tolerance: float) -> "diffrax.Event":
 
     **Returns** a `diffrax.Event`.
 
-    **Raises** `ValueError` unless `tolerance` > 0.
+    **Raises** `ValueError` unless `tolerance` > 0; `TypeError` for a tolerance that is not a number.
 
     >>> import jax.numpy as jnp, jaxflow as jf
     >>> flow = jf.dynamics.gradient_flow(lambda x: 0.5 * jnp.sum(x**2))

@@ -119,7 +119,7 @@ def _make_again(remake: Callable[..., Any], tape: Tape, k: jax.Array, active: ja
     the way from one to the next has room in the other.
     """
     begin, y = tape.latest(k)
-    room, way = jnp.sum(tape.free_after(k), dtype=jnp.int32), k - begin
+    room, way = jnp.sum(tape.rows_free_after(k), dtype=jnp.int32), k - begin
     spacing = -(-way // (1 + jnp.where(way <= room + 1, room, (room + 1) // 2)))
 
     def advance(carry):
@@ -128,7 +128,7 @@ def _make_again(remake: Callable[..., Any], tape: Tape, k: jax.Array, active: ja
         after = jnp.minimum(i + 1, tape.ends.size - 1)
         t, end, choice = tape.ends[i], tape.ends[after], tape.choices[after]
         wanted = here & (i > begin) & (i < k) & ((i - begin) % jnp.maximum(spacing, 1) == 0)
-        tape = tape.keep(wanted, i, y, tape.free_after(k))
+        tape = tape.keep(wanted, i, y, tape.rows_free_after(k))
         after, stages = remake(choice, t, end - t, y, dense)
         new = y, stages, after
         before, stages, y = jax.tree.map(lambda a, b: jnp.where(here, a, b), new, (before, *carry[3:]))

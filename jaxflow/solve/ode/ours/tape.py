@@ -52,7 +52,7 @@ class Tape(NamedTuple):
         row = jnp.argmax(jnp.where(self.index <= step, self.index, -1))
         return self.index[row], lax.dynamic_index_in_dim(self.states, row, keepdims=False)
 
-    def free_after(self, step: jax.Array) -> jax.Array:
+    def rows_free_after(self, step: jax.Array) -> jax.Array:
         """Which rows are free once all steps after `step` have been gone back."""
         return (self.index < 0) | (self.index > step)
 
