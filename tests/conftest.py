@@ -31,7 +31,7 @@ import jax
 import pytest
 from threadpoolctl import threadpool_limits
 
-from jaxflow._disk.program_cache import keep_programs
+from jaxflow._disk import program_cache
 
 jax.config.update("jax_enable_x64", True)
 threadpool_limits(1, "blas")  # that of NumPy, which a plugin of pytest has loaded before
@@ -46,7 +46,22 @@ else:
     # JAX loads every dialect of MLIR anew for each program, a third of what a small one takes. A program that is made
     # while another is lowered has a context to itself, as its parts would end in the other.
     mlir.make_ir_context = lambda: shared_context() if mlir.ir.Context.current is None else fresh_context()
-keep_programs()  # JAX_ENABLE_COMPILATION_CACHE=false compiles everything anew
+try:
+    from jax._src.lru_cache import LRUCache
+
+    make_room = LRUCache._evict_if_needed
+except (ImportError, AttributeError):
+    make_room = None
+else:
+    # Before JAX writes a program it looks at the ages of all that are there, which, with the suite's 14,000, takes
+    # longer than to compile most of them. So it is done once for all, and the shortest programs are kept too.
+    LRUCache._evict_if_needed = lambda self, *, additional_size=0: None
+    program_cache.SHORTEST = 0.0
+PROGRAMS = program_cache.keep_programs("suite")  # JAX_ENABLE_COMPILATION_CACHE=false compiles everything anew
+if make_room and PROGRAMS and "PYTEST_XDIST_WORKER" not in os.environ:
+    kept = LRUCache(os.fspath(PROGRAMS), max_size=2**29)
+    with kept.lock:
+        make_room(kept)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.disable()  # while modules are imported
 

@@ -25,13 +25,13 @@ ROOM = 2**20  # bytes that must find room in the folder: most programs are small
 PROGRAM, LAST_USE, LOCK = "-cache", "-atime", ".lockfile"
 
 
-def keep_programs() -> Path | None:
+def keep_programs(part: str = "") -> Path | None:
     """Have JAX keep compiled programs in a folder from now on, and return it; `None` where that cannot be.
 
     The folder is `jaxflow` in `$JAX_COMPILATION_CACHE_DIR` where that is set: next to files that JAX wrote without a
-    lock it could write none with one. Otherwise it is the user's cache folder for jaxflow on this platform. Where the
-    variable names a remote folder, JAX is left alone. A folder that cannot be written brings one warning, and nothing
-    is kept.
+    lock it could write none with one. Otherwise it is the user's cache folder for jaxflow on this platform. A `part`
+    is a folder in it. Where the variable names a remote folder, JAX is left alone. A folder that cannot be written
+    brings one warning, and nothing is kept.
     """
     settings: Any = jax.config  # its attributes are not declared
     if not settings.jax_enable_compilation_cache:
@@ -40,6 +40,7 @@ def keep_programs() -> Path | None:
     if given and "://" in given:
         return None
     folder = Path(given) / "jaxflow" if given else user_cache_path("jaxflow", appauthor=False)
+    folder /= part
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".") as trial:
