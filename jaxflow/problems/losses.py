@@ -30,7 +30,7 @@ def cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
     """
     if outputs.ndim == 1:
         return jax.nn.softplus(outputs) - y.astype(outputs.dtype) * outputs
-    return jax.nn.logsumexp(outputs, axis=1) - _of_labels(outputs, y, axis=1)
+    return jax.nn.logsumexp(outputs, axis=1) - _outputs_of_labels(outputs, y, axis=1)
 
 
 def cross_entropy_of_columns(outputs: jax.Array, y: jax.Array) -> jax.Array:
@@ -42,10 +42,10 @@ def cross_entropy_of_columns(outputs: jax.Array, y: jax.Array) -> jax.Array:
     [0.6931]
     """
     columns = outputs.T
-    return jax.nn.logsumexp(columns, axis=0) - _of_labels(columns, y, axis=0)
+    return jax.nn.logsumexp(columns, axis=0) - _outputs_of_labels(columns, y, axis=0)
 
 
-def _of_labels(outputs: jax.Array, y: jax.Array, axis: int) -> jax.Array:
+def _outputs_of_labels(outputs: jax.Array, y: jax.Array, axis: int) -> jax.Array:
     """The output for each example's label y (B,), with the classes along `axis`; NaN for a label of no class.
 
     It compares, as the derivative of a gather is a scatter: slow to compile and, on a CPU, to run.
