@@ -175,7 +175,7 @@ def _runs(settings: Compare, objective, params, optimizer, flows, sde, runs) -> 
         label = f"{name}, batch {batch} ({seeds} runs)"
         runs["mini_batch"] = report.Timed(label, batches, batch / objective.size, seconds)
         # Few pieces, as each measures the stiffness and finds its first step anew.
-        solution, seconds = solve_in_chunks(flow, params, discrete.times, progress, chunks=5)
+        solution, seconds = solve_in_chunks(flow, params, discrete.times, progress, chunks=3)
         runs["gradient_flow"] = report.Timed("gradient flow", solution, 1.0, seconds)
         if sde is not None:
             solution, seconds = solve_in_chunks(paths, path_states, discrete.times, progress)
