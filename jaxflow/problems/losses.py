@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
@@ -53,7 +54,7 @@ def _outputs_of_labels(outputs: jax.Array, y: jax.Array, axis: int) -> jax.Array
     number = outputs.shape[axis]
     if y.dtype.itemsize < 4:  # which may not hold the number of classes
         y = y.astype(jnp.int32)
-    is_label = jnp.expand_dims(y, axis) == jnp.expand_dims(jnp.arange(number, dtype=y.dtype), 1 - axis)
+    is_label = lax.broadcasted_iota(y.dtype, outputs.shape, axis) == jnp.expand_dims(y, axis)
     chosen = jnp.where(is_label, outputs, 0).sum(axis)
     return jnp.where((y >= 0) & (y < number), chosen, jnp.nan)
 
