@@ -94,7 +94,6 @@ def test_files_that_are_written_are_named_where_the_last_is_not(tmp_path, monkey
 
     monkeypatch.setattr(edge, "run", half)
     (tmp_path / "edge.png").touch()  # of another time
-    time.sleep(0.02)
     assert main(["edge", *SMALL, "--output", str(tmp_path)]) == 130
     assert told(capsys, "edge") == f"Kept in {tmp_path}: summary.json."
 

@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 CODE = 130  # of a process stopped by Ctrl-C, as shells tell it
@@ -77,9 +77,20 @@ class Written:
 
     def __init__(self, settings: Any, names: tuple[str, ...]):
         self.paths = [settings.output / name for name in names]
-        self.began = time.time_ns()
+        self.before = [_mark(path) for path in self.paths]
 
     def __call__(self) -> str:
         """The sentence."""
-        new = [path for path in self.paths if path.is_file() and path.stat().st_mtime_ns >= self.began]
+        marks = [_mark(path) for path in self.paths]
+        new = [
+            p for p, old, now in zip(self.paths, self.before, marks, strict=True) if now not in (None, old)
+        ]
         return f"Kept in {new[0].parent}: {', '.join(path.name for path in new)}." if new else NOTHING
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """What differs once a file is written anew; `None` without a file. Its time alone runs behind the clock's."""
+    if not path.is_file():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
