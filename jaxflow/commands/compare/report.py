@@ -118,7 +118,7 @@ def table(rows: list[Row], score: str) -> str:
 def temperature_of(settings: Any, optimizer: jf.optim.Optimizer) -> float | None:
     """The temperature of the mini-batch runs; `None` where the optimizer has no such number."""
     chosen = jf.optim.hyperparameters(optimizer)
-    # It is what the linear rule of batch sizes keeps.
+    # The linear rule of batch sizes keeps a temperature; other rules keep something else.
     if formula_of(optimizer, "scaling") is not linear or "weight_decay" in chosen:
         return None
     beta = 0.0 if chosen.get("ema") else chosen.get("beta", 0.0)

@@ -58,9 +58,10 @@ def wrap(
     untouched too, so that its dropout has the same mask at every step. For a new one write an `Objective` with
     `losses(params, batch, key)`, which are handed the step's key, for `model(x, rngs=nnx.Rngs(dropout=key))`.
 
-    **Raises** `ValueError` for an unknown name, arrays that differ in N, targets that do not fit the loss, or a model
-    that does not return one prediction for each example, changes its own arrays or draws random numbers without a
-    key; `TypeError` for a model of another kind, or `params` or a `key` that its kind does not take.
+    **Raises** `ValueError` for an unknown name, arrays that differ in N, targets that do not fit the loss, labels
+    outside 0, …, C−1, or a model that does not return one prediction for each example, changes its own arrays or
+    draws random numbers without a key; `TypeError` for a model of another kind, or `params` or a `key` that its kind
+    does not take.
 
     >>> import equinox as eqx, jax, jaxflow as jf
     >>> model = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
@@ -267,6 +268,4 @@ def _check_labels(y: jax.Array, classes: int) -> None:
     if found is None or not found.size:
         return
     for label in (int(found.min()), int(found.max())):
-        _check.require(
-            "y", label, 0 <= label < classes, f"labels from 0 to {classes - 1}, one for each output"
-        )
+        _check.require("y", label, 0 <= label < classes, f"labels from 0 to {classes - 1}")
